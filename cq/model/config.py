@@ -1,0 +1,94 @@
+"""What a transformer is made of, in one record; the rest of the model reads it and nothing else. Knows no files and no names
+of any model hub."""
+from dataclasses import asdict, dataclass, fields
+
+from ..errors import FormatError
+
+_CHOICES = {
+    "norm": ("layer", "rms"),
+    "activation": ("gelu", "gelu_tanh", "silu", "relu"),
+    "pooling": ("mean", "cls", "max", "mean_sqrt_len", "last", None),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions."""
+    family: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_positions: int
+    type_vocab_size: int = 0
+    norm: str = "layer"
+    norm_eps: float = 1e-12
+    norm_first: bool = False
+    activation: str = "gelu"
+    gated: bool = False
+    rope_theta: float | None = None
+    causal: bool = False
+    lm_head: bool = False
+    tied: bool = False
+    pooling: str | None = None
+    normalize: bool = False
+    max_length: int = 512
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and (type(value) is not int or value < (0 if field.name == "type_vocab_size" else 1)
+                                      or value > 2**31 - 1):
+                raise FormatError(f"config: {field.name} must be a positive integer below 2**31, got {value!r}")
+            if field.type is bool and type(value) is not bool:
+                raise FormatError(f"config: {field.name} must be true or false, got {value!r}")
+            if field.name in _CHOICES and value not in _CHOICES[field.name]:
+                raise FormatError(f"config: {field.name} must be one of {_CHOICES[field.name]}, got {value!r}")
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < 1e12):
+                raise FormatError(f"config: {name} must be a positive number, got {value!r}")
+        if self.num_heads % self.num_kv_heads:
+            raise FormatError(f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.rope_theta is not None and self.head_dim % 2:
+            raise FormatError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Config":
+        """The inverse of `to_dict`. Raises FormatError for a missing or unknown entry."""
+        names = {field.name for field in fields(cls)}
+        unknown = set(values) - names
+        if unknown:
+            raise FormatError(f"config: unknown entries {sorted(unknown)}; known: {sorted(names)}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise FormatError(f"config: {error}") from None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical name → shape of every float weight that this configuration requires. Biases that may be absent are left out."""
+        h, f = self.hidden_size, self.intermediate_size
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        shapes = {"embed.word": (self.vocab_size, h)}
+        if self.rope_theta is None:
+            shapes["embed.position"] = (self.max_positions, h)
+        if self.type_vocab_size:
+            shapes["embed.type"] = (self.type_vocab_size, h)
+        for i in range(self.num_layers):
+            at = f"layers.{i}."
+            shapes |= {at + "attention.query.weight": (q, h), at + "attention.key.weight": (kv, h),
+                       at + "attention.value.weight": (kv, h), at + "attention.output.weight": (h, q),
+                       at + "attention_norm.weight": (h,), at + "ffn_norm.weight": (h,),
+                       at + "ffn.up.weight": (f, h), at + "ffn.down.weight": (h, f)}
+            if self.gated:
+                shapes[at + "ffn.gate.weight"] = (f, h)
+        shapes["final_norm.weight" if self.norm_first else "embed.norm.weight"] = (h,)
+        if self.lm_head and not self.tied:
+            shapes["head.weight"] = (self.vocab_size, h)
+        return shapes

@@ -1,0 +1,245 @@
+/* Softmax attention over packed ragged sequences. A task is one head of one sequence: its keys and values are laid out for the
+ * tiles once, then blocks of queries run over them, so scores live only in a block's scratch. */
+#include <string.h>
+
+#include "kernel.h"
+#include "threads.h"
+
+#define QUERIES 24 /* rows of a block: four tiles of six */
+
+typedef struct {
+    const cq_attention_args *a;
+    const float *q, *k, *v;
+    int64_t q_stride, kv_stride;
+    const cq_coded *qc, *kc, *vc;
+    float *y;
+    int64_t y_stride;
+    const cq_codes *codes;
+    int64_t longest;
+} attention_job;
+
+static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static cq_status run_attention(int threads, attention_job *job, cq_member member) {
+    const cq_attention_args *a = job->a;
+    double work = 0;
+    for (int64_t s = 0; s < a->sequences; s++) {
+        const int64_t length = a->offsets[s + 1] - a->offsets[s];
+        job->longest = length > job->longest ? length : job->longest;
+        work += 2.0 * (double)length * (double)length * (double)(a->heads * a->dim);
+    }
+    return cq_run(threads, a->sequences * a->heads, a->sequences * a->heads, work, member, job);
+}
+
+/* A task's place: tokens first .. first + length - 1, query head h reading kv head g. */
+typedef struct { int64_t first, length, h, g; } place;
+static place place_of(const cq_attention_args *a, int64_t task) {
+    const int64_t s = task / a->heads, h = task % a->heads;
+    return (place){a->offsets[s], a->offsets[s + 1] - a->offsets[s], h, h * a->kv_heads / a->heads};
+}
+/* Keys that the last query of a block sees. */
+static int64_t keys_for(const cq_attention_args *a, int64_t length, int64_t queries_end) {
+    return a->causal ? queries_end : length;
+}
+
+/* --- float32 ------------------------------------------------------------------------------------------------------------- */
+
+/* c (rows, stride) = x (rows, k) b (k, n), n a multiple of 16, through tiles; t is a tile's scratch. */
+static void multiply(const float *x, int64_t x_stride, int64_t rows, const float *b, int64_t b_stride, int64_t n, int64_t k,
+                     float *t, float *c, int64_t c_stride) {
+    const int width = cq_active->panels * CQ_PANEL;
+    for (int64_t i = 0; i < rows; i += cq_active->rows_f32)
+        for (int64_t j = 0; j < n; j += width) {
+            const int64_t r = min(cq_active->rows_f32, rows - i), w = min(width, n - j);
+            memset(t, 0, CQ_TILE_ROWS * CQ_TILE * 4);
+            cq_active->tile_f32(x + i * x_stride, x_stride, (int)r, b + j, b_stride, (int)(w / CQ_PANEL), k, t);
+            for (int64_t l = 0; l < r; l++) memcpy(c + (i + l) * c_stride + j, t + l * CQ_TILE, (size_t)w * 4);
+        }
+}
+
+/* What a member of the team works in; all for the longest sequence. */
+typedef struct {
+    float *keys, *values; /* K transposed (dim, length16), V (length, dim16) */
+    float *scores;        /* (QUERIES, length16) */
+    float *context;       /* (QUERIES, dim16) */
+    float *tile;
+} f32_scratch;
+
+static void attend_f32(const attention_job *job, int64_t task, const f32_scratch *w) {
+    const cq_attention_args *a = job->a;
+    const place at = place_of(a, task);
+    const int64_t dim = a->dim, dim16 = up(dim, 16), length16 = up(at.length, 16);
+    const float *k = job->k + at.first * job->kv_stride + at.g * dim, *v = job->v + at.first * job->kv_stride + at.g * dim;
+    for (int64_t t = 0; t < at.length; t++)
+        for (int64_t d = 0; d < dim; d++) w->keys[d * length16 + t] = k[t * job->kv_stride + d];
+    for (int64_t t = 0; t < at.length; t++) memcpy(w->values + t * dim16, v + t * job->kv_stride, (size_t)dim * 4);
+    for (int64_t i = 0; i < at.length; i += QUERIES) {
+        const int64_t rows = min(QUERIES, at.length - i), seen = keys_for(a, at.length, i + rows);
+        const float *q = job->q + (at.first + i) * job->q_stride + at.h * dim;
+        float sums[QUERIES];
+        multiply(q, job->q_stride, rows, w->keys, length16, up(seen, 16), dim, w->tile, w->scores, length16);
+        for (int64_t r = 0; r < rows; r++) {
+            const int64_t visible = a->causal ? i + r + 1 : at.length;
+            float *row = w->scores + r * length16;
+            sums[r] = cq_active->softmax_f32(row, visible, a->scale);
+            for (int64_t t = up(visible, 16); t < seen; t++) row[t] = 0.0f;
+        }
+        multiply(w->scores, length16, rows, w->values, dim16, dim16, seen, w->tile, w->context, dim16);
+        for (int64_t r = 0; r < rows; r++) {
+            float *y = job->y + (at.first + i + r) * job->y_stride + at.h * dim;
+            memcpy(y, w->context + r * dim16, (size_t)dim * 4);
+            cq_active->scale(1.0f / sums[r], dim, y);
+        }
+    }
+}
+
+static void attention_f32_member(void *context, cq_queue *queue) {
+    const attention_job *job = context;
+    const int64_t length16 = up(job->longest, 16), dim = job->a->dim, dim16 = up(dim, 16);
+    const int64_t kept = length16 * (dim + dim16), tile = CQ_TILE_ROWS * CQ_TILE;
+    float *scratch = cq_scratch((kept + QUERIES * (length16 + dim16) + tile) * 4);
+    if (!scratch) {
+        cq_fail(queue, CQ_NO_MEMORY);
+        return;
+    }
+    memset(scratch, 0, (size_t)kept * 4); /* what pads keys and values is finite */
+    f32_scratch w = {.keys = scratch, .values = scratch + length16 * dim, .scores = scratch + kept};
+    w.context = w.scores + QUERIES * length16;
+    w.tile = w.context + QUERIES * dim16;
+    for (int64_t task, end; cq_take(queue, &task, &end);)
+        for (; task < end; task++) attend_f32(job, task, &w);
+    free(scratch);
+}
+
+cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float *q, const float *k, const float *v,
+                           int64_t q_stride, int64_t kv_stride, float *y, int64_t y_stride) {
+    attention_job job = {.a = a, .q = q, .k = k, .v = v, .q_stride = q_stride, .kv_stride = kv_stride, .y = y,
+                         .y_stride = y_stride};
+    return run_attention(threads, &job, attention_f32_member);
+}
+
+/* --- int8 ---------------------------------------------------------------------------------------------------------------- */
+
+/* What a member of the team works in; all for the longest sequence. */
+typedef struct {
+    int8_t *keys, *values; /* panels: K transposed (dim4, length16), V (length4, dim16) */
+    int32_t *correction;   /* (length16): q's zero point times each key's sum */
+    uint8_t *queries;      /* (QUERIES, dim4) uint8 */
+    int32_t *scores;       /* (QUERIES, length16) */
+    uint8_t *weights;      /* (QUERIES, length16): exp in 1/255 */
+} int8_scratch;
+
+static uint8_t flip_of(const cq_coded *c) { return c->is_signed ? 0x80 : 0; }
+
+/* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores of a
+ * query. The query's does: it multiplies the sum of the key's codes. */
+static void lay_keys(const cq_coded *k, const place *at, int64_t dim, int32_t q_zero, int8_t *panels, int32_t *correction) {
+    const int64_t dim4 = up(dim, 4);
+    const uint8_t flip = flip_of(k) ^ 0x80;
+    for (int64_t t = 0; t < at->length; t++) {
+        const uint8_t *key = (const uint8_t *)k->codes + (at->first + t) * k->stride + at->g * dim;
+        int8_t *lane = panels + t / CQ_PANEL * dim4 * CQ_PANEL + t % CQ_PANEL * 4;
+        int32_t sum = 0;
+        for (int64_t d = 0; d < dim; d++) {
+            const int8_t code = (int8_t)(key[d] ^ flip);
+            lane[d / 4 * 4 * CQ_PANEL + d % 4] = code;
+            sum += code;
+        }
+        correction[t] = q_zero * sum;
+    }
+}
+
+/* Values as int8 panels: 4 tokens of a dimension are one lane; zeros follow up to a whole group. */
+static void lay_values(const cq_coded *v, const place *at, int64_t dim, int8_t *panels) {
+    const int64_t length4 = up(at->length, 4);
+    const uint8_t flip = flip_of(v) ^ 0x80;
+    for (int64_t t = 0; t < length4; t++) {
+        const uint8_t *value = (const uint8_t *)v->codes + (at->first + t) * v->stride + at->g * dim;
+        for (int64_t d = 0; d < dim; d++)
+            panels[d / CQ_PANEL * length4 * CQ_PANEL + t / 4 * 4 * CQ_PANEL + d % CQ_PANEL * 4 + t % 4] =
+                t < at->length ? (int8_t)(value[d] ^ flip) : 0;
+    }
+}
+
+static void attend_i8(const attention_job *job, int64_t task, const int8_scratch *s) {
+    const cq_attention_args *a = job->a;
+    const place at = place_of(a, task);
+    const int64_t dim = a->dim, dim4 = up(dim, 4), length4 = up(at.length, 4), length16 = up(at.length, 16);
+    const int step = cq_active->rows_i8, width = cq_active->panels;
+    const float factor = a->scale * job->qc->scale * job->kc->scale;
+    const uint8_t q_flip = flip_of(job->qc);
+    lay_keys(job->kc, &at, dim, job->qc->zero_point + q_flip, s->keys, s->correction);
+    lay_values(job->vc, &at, dim, s->values);
+    const int32_t v_zero = job->vc->zero_point - (job->vc->is_signed ? 0 : 128);
+    _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
+    int32_t zero_points[CQ_TILE];
+    float scales[CQ_TILE];
+    for (int i = 0; i < CQ_TILE; i++) zero_points[i] = v_zero, scales[i] = job->vc->scale;
+    for (int64_t i = 0; i < at.length; i += step) {
+        const int rows = (int)min(step, at.length - i);
+        const int64_t seen = keys_for(a, at.length, i + rows), panels = up(seen, 16) / 16;
+        int32_t sums[CQ_TILE_ROWS];
+        float inverse[CQ_TILE_ROWS];
+        for (int r = 0; r < rows; r++) {
+            const uint8_t *q = (const uint8_t *)job->qc->codes + (at.first + i + r) * job->qc->stride + at.h * dim;
+            for (int64_t d = 0; d < dim; d++) s->queries[r * dim4 + d] = q[d] ^ q_flip;
+        }
+        for (int64_t p = 0; p < panels; p += width) {
+            const int n = (int)min(width, panels - p);
+            cq_active->tile_i8(s->queries, dim4, rows, s->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL, n, dim4 / 4, acc);
+            for (int r = 0; r < rows; r++)
+                memcpy(s->scores + r * length16 + p * CQ_PANEL, acc + r * CQ_TILE, (size_t)n * CQ_PANEL * 4);
+        }
+        for (int r = 0; r < rows; r++) {
+            const int64_t visible = a->causal ? i + r + 1 : at.length;
+            sums[r] = cq_active->softmax_i8(s->scores + r * length16, s->correction, visible, up(seen, 4), factor,
+                                            s->weights + r * length16);
+            inverse[r] = 1.0f / (float)sums[r];
+        }
+        for (int64_t d = 0; d < dim; d += width * CQ_PANEL) {
+            const int columns = (int)min(width * CQ_PANEL, dim - d);
+            cq_active->tile_i8(s->weights, length16, rows, s->values + d / CQ_PANEL * length4 * CQ_PANEL, length4 * CQ_PANEL,
+                               (columns + CQ_PANEL - 1) / CQ_PANEL, up(seen, 4) / 4, acc);
+            const int64_t column = at.h * dim + d, row = at.first + i;
+            const cq_coded weights = {.scales = inverse};
+            const cq_weight values = {.zero_points = zero_points, .scales = scales};
+            cq_codes codes;
+            cq_epilogue e = {.out = job->y ? job->y + row * job->y_stride + column : NULL, .out_stride = job->y_stride};
+            if (job->codes) {
+                codes = *job->codes;
+                codes.codes = (uint8_t *)codes.codes + row * codes.stride + column;
+                e.codes = &codes;
+            }
+            const cq_tile t = {.rows = rows, .columns = columns};
+            cq_active->store_i8(acc, &t, &weights, sums, &values, &e);
+        }
+    }
+}
+
+static void attention_i8_member(void *context, cq_queue *queue) {
+    const attention_job *job = context;
+    const int64_t length16 = up(job->longest, 16), dim4 = up(job->a->dim, 4), dim16 = up(job->a->dim, 16);
+    const int64_t keys = length16 * dim4, values = length16 * dim16, lines = CQ_TILE_ROWS;
+    uint8_t *scratch = cq_scratch(keys + values + length16 * 4 + lines * (up(dim4, 64) + length16 * 5));
+    if (!scratch) {
+        cq_fail(queue, CQ_NO_MEMORY);
+        return;
+    }
+    int8_scratch s = {.keys = (int8_t *)scratch, .values = (int8_t *)scratch + keys};
+    s.correction = (int32_t *)(scratch + keys + values);
+    s.scores = s.correction + length16;
+    s.weights = (uint8_t *)(s.scores + lines * length16);
+    s.queries = s.weights + lines * length16;
+    memset(scratch, 0, (size_t)(keys + values + length16 * 4));
+    memset(s.queries, 0, (size_t)(lines * up(dim4, 64)));
+    for (int64_t task, end; cq_take(queue, &task, &end);)
+        for (; task < end; task++) attend_i8(job, task, &s);
+    free(scratch);
+}
+
+cq_status cq_attention_i8(int threads, const cq_attention_args *a, const cq_coded *q, const cq_coded *k, const cq_coded *v,
+                          float *y, const cq_codes *codes) {
+    attention_job job = {.a = a, .qc = q, .kc = k, .vc = v, .y = y, .y_stride = a->heads * a->dim, .codes = codes};
+    return run_attention(threads, &job, attention_i8_member);
+}

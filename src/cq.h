@@ -1,0 +1,170 @@
+/* cq's arithmetic: every public function with its contract. Plain C11; knows nothing of Python, files or models.
+ *
+ * Shapes are (rows, columns), row-major; a stride counts elements from one row to the next. Codes are uint8 or int8 as said;
+ * x = scale * (code - zero_point). Pointers may be NULL only where "optional" stands. No function writes to an input, keeps a
+ * pointer, prints or aborts. `threads` >= 1 is the size of the team; small calls run serially. The bits of every result are
+ * independent of `threads` and of the instruction set. */
+#ifndef CQ_H
+#define CQ_H
+#include <stddef.h>
+#include <stdint.h>
+
+#define CQ_PANEL 16     /* columns of a packed panel */
+#define CQ_MAX_K 65793  /* floor((2^31 - 1) / (255 * 128)): any sum of this many uint8 x int8 products fits int32 */
+
+typedef enum { CQ_OK = 0, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW } cq_status;
+typedef enum { CQ_IDENTITY = 0, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU } cq_activation;
+
+/* --- the CPU and the choice of kernels --------------------------------------------------------------------------------- */
+
+enum { CQ_HAS_AVX2 = 1, CQ_HAS_AVX512VNNI = 2 };
+/* What this CPU and operating system support (CPUID, XGETBV). AVX2 includes FMA; AVX512VNNI includes F, BW, DQ, VL. */
+unsigned cq_cpu_features(void);
+
+/* Picks the best supported kernels, or those that CQ_ISA (scalar, avx2, avx512vnni) names. Returns 0; 1 where CQ_ISA is
+ * unknown; 2 where the CPU lacks it. Must succeed once before any function below. */
+int cq_select(void);
+const char *cq_isa(void);
+
+/* Runs `repeats` x 1024 independent register-only steps on one thread and returns the operations done (a multiply-add is 2):
+ * the ceiling that GEMM rates are compared with. */
+double cq_peak_i8(int64_t repeats);
+double cq_peak_f32(int64_t repeats);
+
+/* Registers the handler that makes a forked child run serially (its parent's team does not exist there). Call once. */
+int cq_guard_fork(void);
+
+/* --- codes --------------------------------------------------------------------------------------------------------------- */
+
+/* Where and how codes are written. `is_signed`: int8 instead of uint8. `symmetric` (with is_signed): codes -127..127, zero
+ * point 0. Static: `scales`, `zero_points` and `dynamic` are unset and (scale, zero_point) apply to all. Dynamic: each row's
+ * parameters are found from its exact values as ONNX DynamicQuantizeLinear does and stored in scales[row], zero_points[row].
+ * `row_sums` (optional): sum of each row's codes. */
+typedef struct {
+    void *codes;
+    int64_t stride;
+    int is_signed, symmetric, dynamic;
+    float scale;
+    int32_t zero_point;
+    float *scales;
+    int32_t *zero_points;
+    int32_t *row_sums;
+} cq_codes;
+
+/* Reads codes with one scale and zero point for all (scales NULL) or one per row. */
+typedef struct {
+    const void *codes;
+    int64_t stride;
+    int is_signed;
+    float scale;
+    int32_t zero_point;
+    const float *scales;
+    const int32_t *zero_points;
+} cq_coded;
+
+/* x (rows, columns) float32 -> codes. CQ_NOT_FINITE and *bad = the first bad row where x holds NaN or Inf. */
+cq_status cq_quantize(int threads, const float *x, int64_t rows, int64_t columns, const cq_codes *out, int64_t *bad);
+/* codes (rows, columns) -> y float32. */
+void cq_dequantize(int threads, const cq_coded *in, int64_t rows, int64_t columns, float *y);
+/* Smallest and largest element of x (n). CQ_NOT_FINITE where x holds NaN or Inf. n >= 1. */
+cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi);
+
+/* --- packed weights ------------------------------------------------------------------------------------------------------ */
+
+/* int8 (k, n) in panels of CQ_PANEL columns; within a panel, groups of 4 rows: panel[group][column][4]. Padded with zeros to
+ * whole panels and groups. `column_sums[j] = sum over k of (w[k][j] - zero_points[j])`; `zero_points` NULL where all are 0.
+ * `scales` is (groups, n), groups = ceil(k / group_size); one group where group_size == k. May be NULL for integer products. */
+typedef struct {
+    const int8_t *panels;
+    const int32_t *column_sums;
+    const int32_t *zero_points;
+    const float *scales;
+    int64_t k, n, group_size;
+} cq_weight;
+
+int64_t cq_packed_bytes(int64_t k, int64_t n);
+/* b: element (row, column) at b[row * row_stride + column * column_stride]. panels must be 64-byte aligned. */
+void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, const int32_t *zero_points,
+             int8_t *panels, int32_t *column_sums);
+/* The inverse: b (k, n), row-major. */
+void cq_unpack(const cq_weight *w, int8_t *b);
+
+/* --- matrix products ----------------------------------------------------------------------------------------------------- */
+
+/* What happens to a product before it is stored, in this order:
+ *   y = act(product + bias) + residual, then y itself (out) or its codes. The residual is float32 or coded, or absent. */
+typedef struct {
+    const float *bias;        /* (n), optional */
+    const int32_t *bias_i32;  /* (n), optional: added to the int32 sum (scale x_scale * w_scale) */
+    cq_activation activation;
+    const float *residual;    /* (m, n), optional */
+    int64_t residual_stride;
+    const cq_coded *residual_coded; /* (m, n), optional */
+    float *out;               /* (m, n) float32, or */
+    int64_t out_stride;
+    const cq_codes *codes;    /* static codes */
+} cq_epilogue;
+
+/* c (m, n) int32 = (a - a_zero_points) (w - w_zero_points); a (m, k) coded, its scales unused. k <= CQ_MAX_K.
+ * CQ_OVERFLOW where an exact result does not fit int32 (possible only with non-zero weight zero points and k > 33,025). */
+cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, int32_t *c, int64_t c_stride);
+/* y = epilogue(a_scale * w_scale * (integer product)); w has one scale per column (group_size == k). */
+cq_status cq_linear_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, const cq_epilogue *e);
+/* y = epilogue(sum over groups of w_scale * sum over k of a * (w - zero_point)), float32 in order of k, fused multiply-adds. */
+cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e);
+/* y = epilogue(x), x (m, n) float32 with row stride `stride`; out may be x itself. bias_i32 is not read. */
+void cq_finish_f32(int threads, const float *x, int64_t m, int64_t n, int64_t stride, const cq_epilogue *e);
+
+/* --- the rest of a transformer ------------------------------------------------------------------------------------------- */
+
+/* Layer norm (rms = 0) or RMS norm (rms = 1) of x + residual over each row: y = (x - mean) / sqrt(var + eps) * weight + bias.
+ * residual, sum (gets x + residual), bias, y and codes are optional. CQ_NOT_FINITE / *bad as in cq_quantize. */
+typedef struct {
+    const float *x, *residual, *weight, *bias;
+    float eps;
+    int rms;
+    float *sum, *y;
+    const cq_codes *codes;
+} cq_norm_args;
+cq_status cq_norm(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad);
+
+/* y = act(gate) * up, each (rows, columns), float32 or coded; to y or codes. */
+cq_status cq_gate(int threads, const float *gate, const float *up, const cq_coded *gate_coded, const cq_coded *up_coded,
+                  cq_activation activation, int64_t rows, int64_t columns, float *y, const cq_codes *codes, int64_t *bad);
+
+/* Rotary positions (Su et al. 2021, halves convention): for each token and head of x (tokens, heads * dim) in place.
+ * cosine, sine: (positions, dim / 2); position[t] selects the row. */
+void cq_rope(int threads, float *x, int64_t tokens, int64_t heads, int64_t dim, int64_t stride, const float *cosine,
+             const float *sine, const int32_t *position);
+
+/* y[t] = word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional. The word table is float32
+ * (vocabulary, columns), or int8 in panels of `panel` columns (panel 1: rows of ceil(columns/4)*4 codes; panel 16: a packed
+ * weight (columns, vocabulary)) with one scale and optional zero point per word. */
+typedef struct {
+    const float *word_f32;
+    const int8_t *word_i8;
+    const float *scales;
+    const int32_t *zero_points;
+    int64_t panel;
+    const float *position_table, *type_table;
+    const int32_t *id, *position, *type;
+} cq_embed_args;
+void cq_embed(int threads, const cq_embed_args *a, int64_t tokens, int64_t columns, float *y);
+
+/* Softmax attention over ragged sequences laid one after another: sequence s holds tokens offsets[s] .. offsets[s+1]-1.
+ * q (tokens, heads * dim), k and v (tokens, kv_heads * dim), y (tokens, heads * dim); query head h reads kv head
+ * h * kv_heads / heads. causal: a token sees itself and what comes before it in its sequence. The score matrix never exists:
+ * blocks of queries run over all keys of a (sequence, head). */
+typedef struct {
+    const int32_t *offsets;
+    int64_t sequences, heads, kv_heads, dim;
+    int causal;
+    float scale; /* of q . k, usually 1 / sqrt(dim) */
+} cq_attention_args;
+cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float *q, const float *k, const float *v,
+                           int64_t q_stride, int64_t kv_stride, float *y, int64_t y_stride);
+/* The same with int8 products: scores from int32 sums; exp(score - max) in codes of 1/255, whose int32 row sum normalizes.
+ * Per-tensor parameters. y float32, or static codes. */
+cq_status cq_attention_i8(int threads, const cq_attention_args *a, const cq_coded *q, const cq_coded *k, const cq_coded *v,
+                          float *y, const cq_codes *codes);
+#endif

@@ -1,0 +1,108 @@
+/* Drivers over rows: quantize, dequantize, ranges, norm, gate. Each shares rows out to the team; the kernels do a row. */
+#include "kernel.h"
+#include "threads.h"
+
+typedef struct {
+    const float *x;
+    int64_t columns;
+    const cq_codes *out;
+    const cq_coded *in;
+    float *y;
+    const cq_norm_args *norm;
+    const float *gate, *up;
+    const cq_coded *gate_coded, *up_coded;
+    cq_activation activation;
+    _Atomic int64_t bad; /* the first row with NaN or Inf, or INT64_MAX */
+} rows_job;
+
+static void note_bad(rows_job *job, cq_queue *queue, int64_t row) {
+    int64_t seen = atomic_load(&job->bad);
+    while (row < seen && !atomic_compare_exchange_weak(&job->bad, &seen, row)) {}
+    cq_fail(queue, CQ_NOT_FINITE);
+}
+
+static cq_status run_rows(int threads, int64_t rows, double work_per_element, cq_member member, rows_job *job, int64_t *bad) {
+    atomic_init(&job->bad, INT64_MAX);
+    const cq_status status = cq_run(threads, rows, 2, (double)rows * (double)job->columns * work_per_element, member, job);
+    if (status == CQ_NOT_FINITE) *bad = atomic_load(&job->bad);
+    return status;
+}
+
+static void quantize_rows(void *context, cq_queue *queue) {
+    rows_job *job = context;
+    for (int64_t row, end; cq_take(queue, &row, &end);)
+        for (; row < end; row++)
+            if (!cq_active->quantize(job->x + row * job->columns, job->columns, job->out, row)) note_bad(job, queue, row);
+}
+
+cq_status cq_quantize(int threads, const float *x, int64_t rows, int64_t columns, const cq_codes *out, int64_t *bad) {
+    rows_job job = {.x = x, .columns = columns, .out = out};
+    return run_rows(threads, rows, 4, quantize_rows, &job, bad);
+}
+
+static void dequantize_rows(void *context, cq_queue *queue) {
+    const rows_job *job = context;
+    for (int64_t row, end; cq_take(queue, &row, &end);)
+        for (; row < end; row++) cq_active->dequantize(job->in, row, job->columns, job->y + row * job->columns);
+}
+
+void cq_dequantize(int threads, const cq_coded *in, int64_t rows, int64_t columns, float *y) {
+    rows_job job = {.in = in, .y = y, .columns = columns};
+    run_rows(threads, rows, 2, dequantize_rows, &job, NULL);
+}
+
+cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi) {
+    return cq_active->min_max(x, n, lo, hi) ? CQ_OK : CQ_NOT_FINITE;
+}
+
+static void norm_rows(void *context, cq_queue *queue) {
+    rows_job *job = context;
+    const cq_norm_args *a = job->norm;
+    float *scratch = NULL;
+    if (!a->y && !(scratch = cq_scratch(job->columns * 4))) {
+        cq_fail(queue, CQ_NO_MEMORY);
+        return;
+    }
+    for (int64_t row, end; cq_take(queue, &row, &end);)
+        for (; row < end; row++) {
+            float *y = a->y ? a->y + row * job->columns : scratch, lo, hi;
+            cq_active->norm(a, row, job->columns, y);
+            const int finite = a->codes ? cq_active->quantize(y, job->columns, a->codes, row)
+                                        : cq_active->min_max(y, job->columns, &lo, &hi);
+            if (!finite) note_bad(job, queue, row);
+        }
+    free(scratch);
+}
+
+cq_status cq_norm(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad) {
+    rows_job job = {.norm = a, .columns = columns};
+    return run_rows(threads, rows, 8, norm_rows, &job, bad);
+}
+
+static void gate_rows(void *context, cq_queue *queue) {
+    rows_job *job = context;
+    const int64_t n = job->columns;
+    float *scratch = cq_scratch(3 * n * 4);
+    if (!scratch) {
+        cq_fail(queue, CQ_NO_MEMORY);
+        return;
+    }
+    for (int64_t row, end; cq_take(queue, &row, &end);)
+        for (; row < end; row++) {
+            const float *gate = job->gate_coded ? scratch : job->gate + row * n;
+            const float *up = job->up_coded ? scratch + n : job->up + row * n;
+            float *y = job->y ? job->y + row * n : scratch + 2 * n;
+            if (job->gate_coded) cq_active->dequantize(job->gate_coded, row, n, scratch);
+            if (job->up_coded) cq_active->dequantize(job->up_coded, row, n, scratch + n);
+            cq_active->gate(gate, up, job->activation, n, y);
+            if (job->out && !cq_active->quantize(y, n, job->out, row)) note_bad(job, queue, row);
+        }
+    free(scratch);
+}
+
+cq_status cq_gate(int threads, const float *gate, const float *up, const cq_coded *gate_coded, const cq_coded *up_coded,
+                  cq_activation activation, int64_t rows, int64_t columns, float *y, const cq_codes *codes, int64_t *bad) {
+    rows_job job = {.gate = gate, .up = up, .gate_coded = gate_coded, .up_coded = up_coded, .activation = activation,
+                    .columns = columns, .y = y, .out = codes};
+    return run_rows(threads, rows, 12, gate_rows, &job, bad);
+}
