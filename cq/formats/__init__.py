@@ -1,0 +1,43 @@
+"""Files in and out: load finds what a path holds and makes a model of it, save writes cq's checkpoint. Knows nothing of how a
+model computes."""
+from os import PathLike
+from pathlib import Path
+
+from ..errors import CqError, FormatError, UnsupportedError
+from ..model import Config, Transformer
+from .arrays import read_arrays
+from .checkpoint import KEY, load_checkpoint, save_checkpoint
+from .huggingface import read_folder
+from .strangers import as_path
+from .tensors import read_tensors
+
+
+def load(path: str | PathLike, config: Config | dict | str | PathLike | None = None) -> Transformer:
+    """The model at `path`: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), a `.safetensors` or `.npz`
+    of NumPy arrays, or a cq checkpoint.
+
+    config: for a file of arrays that brings none: a cq.Config, a dict in its form or in that of config.json, or the path of
+    such JSON. Raises FileNotFoundError, FormatError (damaged, or not what it claims), UnsupportedError."""
+    path = as_path(path)
+    if path.is_dir():
+        if config is not None:
+            raise CqError(f"config: {path} is a folder with its own config.json; leave this argument out")
+        return Transformer(*read_folder(path))
+    if path.suffix == ".gguf":
+        raise UnsupportedError(f"{path}: GGUF is not read yet; convert it to a Hugging Face folder")
+    if path.suffix == ".safetensors":
+        tensors, metadata = read_tensors(path)
+        if KEY in metadata:
+            return load_checkpoint(tensors, metadata, str(path))
+    return Transformer(*read_arrays(path, config))
+
+
+def save(model: Transformer, path: str | PathLike) -> None:
+    """Writes the model, float32 or quantized, as one cq checkpoint (safetensors), whole or not at all; load gives back the
+    same bits. `path` must end in .safetensors. Raises CqError, OSError."""
+    if not isinstance(model, Transformer):
+        raise CqError(f"model: need a cq.Transformer, got {type(model).__name__}")
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise FormatError(f"{target}: a cq checkpoint is one file; give it a name that ends in .safetensors")
+    save_checkpoint(model, target)

@@ -1,0 +1,167 @@
+"""The names of weights: one table per Hugging Face family into cq's own, and the check that all weights are there and sound.
+Must not know files or config.json."""
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import FormatError, UnsupportedError
+from ..model.config import Config
+from .strangers import brief
+
+
+@dataclass(frozen=True)
+class Family:
+    """How Hugging Face names one family. A table's keys are modules, whose leaves are weight and bias, or whole tensors."""
+    prefix: str                       # stands before every name in checkpoints that carry a head
+    layer: str                        # what stands before a layer's number
+    outside: dict[str, str]           # name outside the layers → canonical
+    inside: dict[str, str]            # name within a layer → canonical, within a layer
+    ignored: tuple[str, ...]          # beginnings of names, after prefix or layer, that no hidden state depends on
+    biases: tuple[str, ...] | None    # canonical modules that always have a bias; None: the checkpoint's configuration says
+
+
+FAMILIES = {
+    "bert": Family(
+        prefix="bert.", layer="encoder.layer.",
+        outside={"embeddings.word_embeddings.weight": "embed.word",
+                 "embeddings.position_embeddings.weight": "embed.position",
+                 "embeddings.token_type_embeddings.weight": "embed.type", "embeddings.LayerNorm": "embed.norm"},
+        inside={"attention.self.query": "attention.query", "attention.self.key": "attention.key",
+                "attention.self.value": "attention.value", "attention.output.dense": "attention.output",
+                "attention.output.LayerNorm": "attention_norm", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
+                "output.LayerNorm": "ffn_norm"},
+        ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
+        biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm")),
+    "llama": Family(
+        prefix="model.", layer="layers.",
+        outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
+        inside={"self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
+                "self_attn.v_proj": "attention.value", "self_attn.o_proj": "attention.output",
+                "input_layernorm": "attention_norm",
+                "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn.gate", "mlp.up_proj": "ffn.up",
+                "mlp.down_proj": "ffn.down"},
+        ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
+        biases=None),
+}
+_LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # gamma, beta: norms of TensorFlow's time
+_LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
+
+
+def is_canonical(names) -> bool:
+    """Whether these are cq's names; no table holds a name that begins like these."""
+    return any(name.startswith(("embed.", "layers.0.attention.")) for name in names)
+
+
+def canonical(tensors: dict[str, np.ndarray], family: str, where: str) -> dict[str, np.ndarray]:
+    """Hugging Face names, with or without the family's prefix → canonical names; task heads and buffers are left out.
+    Raises UnsupportedError for a family without a table and for tensors that have no place in it, FormatError where two
+    tensors claim the same place; messages start with `where`."""
+    table = _family(family, where)
+    result, source, unknown = {}, {}, []
+    for name, array in tensors.items():
+        short = name.removeprefix(table.prefix)
+        layer = re.fullmatch(re.escape(table.layer) + r"(0|[1-9][0-9]{0,8})\.(.+)", short)
+        if (layer.group(2) if layer else short).startswith(table.ignored):
+            continue
+        new = _translate(layer.group(2), table.inside) if layer else _translate(short, table.outside)
+        if new is None:
+            unknown.append(name)
+            continue
+        new = f"layers.{layer.group(1)}.{new}" if layer else new
+        if new in result:
+            raise FormatError(f"{where}: {brief(source[new])} and {brief(name)} are both the weight {new}")
+        result[new], source[new] = array, name
+    _refuse(unknown, f"has no place in a {family} model", where)
+    return result
+
+
+def check_weights(weights: dict[str, np.ndarray], config: Config, where: str,
+                  biases: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """The weights that `config` asks for, checked: none missing, none too many, float32, of the right shape, finite.
+
+    `biases`: canonical modules ("ffn", "attention.query") that have a bias, all others having none; None: those that the
+    family always has, or else those found, provided that every layer has the same. A `head.weight` equal to the word
+    embeddings it is tied to is left out. Raises FormatError or UnsupportedError naming the tensor, what came and what was
+    wanted; messages start with `where`."""
+    _check_layers(weights, config, where)
+    shapes = config.shapes()
+    shapes |= _bias_shapes(shapes, weights, _family(config.family, where).biases if biases is None else biases)
+    if config.tied and "head.weight" in weights:
+        weights = _untangle(weights, where)
+    missing = [name for name in shapes if name not in weights]
+    if missing:
+        raise FormatError(f"{where}: missing weight {missing[0]} of shape {shapes[missing[0]]}"
+                          + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""))
+    _refuse([name for name in weights if name not in shapes], "is not asked for by the configuration", where)
+    for name, shape in shapes.items():
+        array = weights[name]
+        if array.shape != shape:
+            raise FormatError(f"{where}: weight {name} has shape {array.shape}, the configuration asks for {shape}")
+        if array.dtype != np.float32:
+            raise FormatError(f"{where}: weight {name} is {array.dtype}; wanted floating point")
+        check_finite(array, name, where)
+    return {name: weights[name] for name in shapes}
+
+
+def _family(name: str, where: str) -> Family:
+    if name not in FAMILIES:
+        raise UnsupportedError(f"{where}: family {brief(name)} is not implemented; these are: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _translate(name: str, table: dict[str, str]) -> str | None:
+    if name in table:
+        return table[name]
+    module, _, leaf = name.rpartition(".")
+    return f"{table[module]}.{_LEAVES[leaf]}" if module in table and leaf in _LEAVES else None
+
+
+def _refuse(names: list[str], why: str, where: str) -> None:
+    if names:
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        raise UnsupportedError(f"{where}: tensor {brief(names[0])} {why}{more}")
+
+
+def _check_layers(weights: dict[str, np.ndarray], config: Config, where: str) -> None:
+    """Counts before anything is built per layer, so that a configuration of two thousand million layers costs nothing."""
+    found = {int(match.group(1)) for match in map(_LAYER.fullmatch, weights) if match}
+    if len(found) != config.num_layers or max(found) != len(found) - 1:
+        raise FormatError(f"{where}: the configuration says {config.num_layers} layers, the weights are of layers "
+                          f"{brief(sorted(found)) if found else 'none'}")
+
+
+def _bias_shapes(shapes: dict[str, tuple[int, ...]], weights: dict[str, np.ndarray],
+                 biases: tuple[str, ...] | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of the biases that must be there. A bias found in one layer is wanted in all."""
+    if biases is None:
+        biases = tuple({_module(name) for name in weights if name.endswith(".bias")})
+    wanted = {}
+    for name, shape in shapes.items():
+        module = _module(name)
+        if name.endswith(".weight") and any(module == part or module.startswith(part + ".") for part in biases):
+            wanted[name.removesuffix("weight") + "bias"] = shape[:1]
+    return wanted
+
+
+def _module(name: str) -> str:
+    """"layers.3.ffn.up.weight" → "ffn.up": what the layers have in common."""
+    match = _LAYER.fullmatch(name)
+    return (match.group(2) if match else name).rpartition(".")[0]
+
+
+def _untangle(weights: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    if "embed.word" in weights and not np.array_equal(weights["head.weight"], weights["embed.word"]):
+        raise FormatError(f"{where}: the configuration ties head.weight to embed.word, yet both are there and differ; "
+                          "set tie_word_embeddings to false or leave the head out")
+    return {name: array for name, array in weights.items() if name != "head.weight"}
+
+
+def check_finite(array: np.ndarray, name: str, where: str) -> None:
+    flat, step = array.reshape(-1), 1 << 20  # in pieces: the mask of a whole embedding would be megabytes
+    for at in range(0, flat.size, step):
+        finite = np.isfinite(flat[at:at + step])
+        if not finite.all():
+            bad = at + int(np.argmin(finite))
+            index = tuple(int(i) for i in np.unravel_index(bad, array.shape))
+            raise FormatError(f"{where}: weight {name} is {flat[bad]} at index {index}; every weight must be finite")

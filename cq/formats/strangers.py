@@ -1,0 +1,98 @@
+"""Paths and JSON that come from strangers, opened with suspicion. Must not know what the JSON is about."""
+import json
+import reprlib
+from pathlib import Path
+
+from ..errors import CqError, FormatError
+
+MAX_JSON = 16 << 20  # bytes of one small JSON file; the largest config.json in the wild are a few hundred kilobytes
+
+
+def as_path(path) -> Path:
+    """`path` (str or os.PathLike) as a Path that exists. Raises CqError for another type, FileNotFoundError."""
+    try:
+        path = Path(path)
+    except TypeError:
+        raise CqError(f"path: wanted a str or os.PathLike, got {type(path).__name__}") from None
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    return path
+
+
+def as_file(path) -> Path:
+    """As `as_path`, for a regular file: a folder, pipe or device raises FormatError (reading one could block for ever)."""
+    path = as_path(path)
+    if not path.is_file():
+        raise FormatError(f"{path}: not a regular file")
+    return path
+
+
+def parse_json(data: bytes, where: str, kind: type) -> dict | list:
+    """The JSON value in `data`, UTF-8, of Python type `kind`. Keys that occur twice, NaN and Infinity are refused as well.
+    Raises FormatError, its message starting with `where`."""
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{where}: not UTF-8 text (byte {error.start})") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(value, kind):
+        raise FormatError(f"{where}: wanted a JSON {_JSON_NAMES[kind]}, got {brief(value)}")
+    return value
+
+
+def read_json(path, kind: type = dict) -> dict | list:
+    """The JSON file at `path`, at most 16 MiB; errors as `as_file` and `parse_json`."""
+    path = as_file(path)
+    size = path.stat().st_size
+    if size > MAX_JSON:
+        raise FormatError(f"{path}: {size} bytes of JSON; at most {MAX_JSON} are read")
+    return parse_json(path.read_bytes(), str(path), kind)
+
+
+def brief(value) -> str:
+    """`repr` cut to a length that fits an error message, however large the value; names of tensors stay whole."""
+    return _BRIEF.repr(value)
+
+
+def size_of(values: dict, key: str, where: str, default: int | None = None) -> int:
+    """The entry `key`, a size: 1…2**31 − 1. Absent or null it is `default`; without one that is a FormatError too."""
+    value = default if values.get(key) is None else values[key]
+    if type(value) is not int or not 0 < value < 2**31:
+        raise FormatError(f"{where}: {key} must be a positive integer below 2**31, "
+                          + (f"got {brief(value)}" if key in values else "and is missing"))
+    return value
+
+
+def real_of(values: dict, key: str, where: str, default: float) -> float:
+    """The entry `key`, a positive number below 1e12, `default` if absent or null. Raises FormatError."""
+    value = default if values.get(key) is None else values[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e12:
+        raise FormatError(f"{where}: {key} must be a positive number, got {brief(value)}")
+    return float(value)
+
+
+def flag_of(values: dict, key: str, where: str, default: bool = False) -> bool:
+    """The entry `key`, true or false, `default` if absent or null. Raises FormatError."""
+    value = default if values.get(key) is None else values[key]
+    if not isinstance(value, bool):
+        raise FormatError(f"{where}: {key} must be true or false, got {brief(value)}")
+    return value
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = 120
+_JSON_NAMES = {dict: "object", list: "array"}
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return result
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is not JSON")
