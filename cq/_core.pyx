@@ -11,6 +11,9 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uintptr_t
 
 from cq.errors import CqError, UnsupportedError
 
+cdef extern from *:
+    const char *COMPILER_VERSION "__VERSION__"
+
 cdef extern from "cq.h" nogil:
     ctypedef enum cq_status: CQ_OK, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW
     ctypedef enum cq_activation: CQ_IDENTITY, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU
@@ -94,6 +97,7 @@ cdef extern from "cq.h" nogil:
                               const cq_codes *)
 
 MAX_K = CQ_MAX_K
+COMPILER = "gcc " + COMPILER_VERSION.decode()
 PANEL = CQ_PANEL
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH, "silu": CQ_SILU}
 cdef dict KINDS = {"f": "float32", "i": "int32", "B": "uint8", "b": "int8"}
@@ -387,11 +391,13 @@ def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, resi
 
 
 def finish(x, bias=None, activation=None, residual=None, form=None):
-    """act(x + bias) + residual in `form`: what follows a float32 product x (m, n)."""
+    """act(x + bias) + residual in `form`: what follows a float32 product x (m, n). With form None, x itself is the result."""
     cdef int64_t m = x.shape[0], n = x.shape[1]
-    cdef Target to = Target(m, n, form)
+    cdef Target to = Target(m, n, form) if form is not None else Target.__new__(Target)
+    cdef const float *data = <const float *>pointer(x, "x", "f", 2, m, n, form is None)
+    if form is None:
+        to.result, to.floats = x, <float *>data
     cdef cq_epilogue e = epilogue(to, m, n, bias, None, activation, residual)
-    cdef const float *data = <const float *>pointer(x, "x", "f", 2, m, n)
     with nogil:
         cq_finish_f32(threads, data, m, n, n, &e)
     return to.result

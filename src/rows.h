@@ -123,7 +123,8 @@ INLINE f32x16 lanes_decode(const cq_coded *in, int64_t row, int64_t column, int6
     const uint8_t *codes = (const uint8_t *)in->codes + row * in->stride + column;
     const i32x16 q = in->is_signed ? i32_load_s8(codes, n) : i32_load_u8(codes, n);
     const int32_t zero_point = in->zero_points ? in->zero_points[row] : in->zero_point;
-    return f32_mul(f32_set(in->scales ? in->scales[row] : in->scale), f32_from_i32(i32_sub(q, i32_set(zero_point))));
+    const f32x16 x = f32_mul(f32_set(in->scales ? in->scales[row] : in->scale), f32_from_i32(i32_sub(q, i32_set(zero_point))));
+    return f32_min(f32_max(x, f32_set(-FLT_MAX)), f32_set(FLT_MAX)); /* s * 128 may pass the largest float32 */
 }
 
 static void ISA(dequantize)(const cq_coded *in, int64_t row, int64_t n, float *y) {

@@ -1,0 +1,16 @@
+"""cq: int8 transformers on ordinary CPUs."""
+from . import team  # isort: skip (before anything that loads the core)
+from . import observers
+from .errors import CalibrationError, CqError, FormatError, UnsupportedError
+from .formats import load, save
+from .model import Config, Transformer
+from .ops import PackedWeight, linear, matmul_integer, pack
+from .qtensor import QTensor, quantize_tensor
+from .quantize import quantize
+from .report import compare
+from .strategies import Dynamic, Scheme, Static, WeightOnly
+from .system import info, set_num_threads
+
+__all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "PackedWeight", "QTensor", "Scheme", "Static",
+           "Transformer", "UnsupportedError", "WeightOnly", "compare", "info", "linear", "load", "matmul_integer", "observers",
+           "pack", "quantize", "quantize_tensor", "save", "set_num_threads"]

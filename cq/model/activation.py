@@ -1,0 +1,72 @@
+"""What flows between layers: float32, codes, or both, each made once when first asked for. Knows no layers."""
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import _core, affine
+
+
+class PerToken(NamedTuple):
+    """Codes whose parameters are found at inference, one pair per token."""
+    dtype: str
+    symmetric: bool
+
+
+class PerTensor(NamedTuple):
+    """Codes whose parameters are found at inference, one pair for all tokens of the call."""
+    dtype: str
+    symmetric: bool
+    granularity: str = "per_tensor"
+
+
+class Fixed(NamedTuple):
+    """Codes whose parameters calibration fixed."""
+    dtype: str
+    symmetric: bool
+    scale: float
+    zero_point: int
+
+
+Form = PerToken | PerTensor | Fixed | None  # None: float32
+
+
+def form_from_list(values: list | None) -> Form:
+    """The inverse of list(form)."""
+    return None if values is None else {2: PerToken, 3: PerTensor, 4: Fixed}[len(values)](*values)
+
+
+class Activation:
+    """(tokens, features) in any of the forms that its readers want."""
+    __slots__ = ("values", "codes")
+
+    def __init__(self, values: np.ndarray | _core.Coded | None = None, codes: dict[Form, _core.Coded] | None = None):
+        self.values = values
+        self.codes = codes or {}
+
+    @classmethod
+    def of(cls, result: np.ndarray | _core.Coded, form: Form) -> "Activation":
+        """What a kernel returned when asked for `form`."""
+        return cls(result) if form is None else cls(None, {form: result})
+
+    def floats(self) -> np.ndarray:
+        """float32 (tokens, features); decoded from codes where only they exist."""
+        if self.values is None:
+            self.values = next(iter(self.codes.values())).dequantize()
+        return self.values
+
+    def take(self, form: Form) -> np.ndarray | _core.Coded:
+        """float32 where form is None, else codes in that form."""
+        if form is None:
+            return self.floats()
+        if form not in self.codes:
+            self.codes[form] = encode(self.floats(), form)
+        return self.codes[form]
+
+
+def encode(x: np.ndarray, form: PerToken | PerTensor | Fixed) -> _core.Coded:
+    """x float32 (tokens, features) → codes. Raises CqError where x holds NaN or Inf."""
+    if isinstance(form, PerTensor):
+        lo, hi = _core.min_max(x)
+        scale, zero_point = affine.dynamic_qparams(lo, hi, form.dtype, form.symmetric)
+        form = Fixed(form.dtype, form.symmetric, float(scale), int(zero_point))
+    return _core.quantize(x, form)

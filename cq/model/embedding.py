@@ -1,0 +1,39 @@
+"""Where tokens become vectors: word, position and token-type tables, and the norm after them. Knows no tokenizer."""
+import numpy as np
+
+from .. import _core
+from .activation import Activation
+from .norm import Norm
+
+
+class Embedding:
+    """word: float32 (vocabulary, hidden), or an int8 packed weight (hidden, vocabulary), shared with a tied head."""
+
+    def __init__(self, word: np.ndarray | _core.Weight, position: np.ndarray | None, type: np.ndarray | None, norm: Norm | None,
+                 reason: str = ""):
+        self.word, self.position, self.type, self.norm, self.reason = word, position, type, norm, reason
+
+    @property
+    def runs_in(self) -> str:
+        return "weight-only" if isinstance(self.word, _core.Weight) else "float32"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(hidden, vocabulary)."""
+        return self.word.shape if isinstance(self.word, _core.Weight) else self.word.shape[::-1]
+
+    def word_arrays(self) -> list[np.ndarray]:
+        word = self.word
+        if not isinstance(word, _core.Weight):
+            return [word]
+        return [a for a in (word.panels, word.column_sums, word.zero_points, word.scales) if a is not None]
+
+    def arrays(self) -> list[np.ndarray]:
+        tables = [a for a in (self.position, self.type) if a is not None]
+        return self.word_arrays() + tables + (self.norm.arrays() if self.norm else [])
+
+    def __call__(self, ids: np.ndarray, positions: np.ndarray, readers: tuple) -> Activation:
+        """ids, positions int32 (tokens,) → (tokens, hidden). All tokens are of type 0."""
+        types = None if self.type is None else np.zeros_like(ids)
+        x = _core.embed(ids, self.word, positions, self.position, types, self.type)
+        return self.norm(x, readers, keep_float=True) if self.norm else Activation(x)

@@ -1,0 +1,216 @@
+"""The transformer: configuration and float32 weights in, hidden states, embeddings and logits out. Knows no files and no
+strategies; cq/quantize.py swaps its layers."""
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from .. import _core
+from ..errors import CqError, UnsupportedError
+from .activation import Activation, Fixed
+from .attention import Attention, Rotary
+from .batch import Batch, check_tokens
+from .block import Block, FeedForward
+from .config import Config
+from .embedding import Embedding
+from .linear import Linear, QuantizedLinear
+from .norm import Norm
+
+MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which changes no result and bounds the memory
+
+
+class Placement(NamedTuple):
+    """Where a part of the model runs. shape (inputs, outputs), or None for work without weights; reason: why it is not int8."""
+    name: str
+    runs_in: str
+    shape: tuple[int, int] | None
+    nbytes: int
+    reason: str
+
+
+class Transformer:
+    """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given."""
+
+    def __init__(self, config: Config, weights: dict[str, np.ndarray], tokenizer: Tokenizer | None = None):
+        """weights: canonical name → float32 array (see Config.shapes); kept, not copied, never written to."""
+        self.config, self.tokenizer, self.strategy = config, tokenizer, None
+        rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta)
+        self.embedding = Embedding(weights["embed.word"], weights.get("embed.position"), weights.get("embed.type"),
+                                   None if config.norm_first else self._norm(weights, "embed.norm"))
+        self.blocks = [self._block(weights, f"layers.{i}", rotary) for i in range(config.num_layers)]
+        self.final_norm = self._norm(weights, "final_norm") if config.norm_first else None
+        self.head: Linear | QuantizedLinear | None = None
+        if config.lm_head:
+            self.head = Linear(weights["embed.word" if config.tied else "head.weight"], weights.get("head.bias"))
+        self._cutter = None
+        if tokenizer is not None and not config.causal:
+            self._cutter = Tokenizer.from_str(tokenizer.to_str())
+            self._cutter.enable_truncation(config.max_length)
+
+    def _norm(self, weights: dict, name: str) -> Norm:
+        return Norm(weights[name + ".weight"], weights.get(name + ".bias"), self.config.norm_eps, self.config.norm == "rms")
+
+    def _block(self, weights: dict, name: str, rotary: Rotary | None) -> Block:
+        c = self.config
+
+        def linear(part: str, activation: str | None = None) -> Linear:
+            return Linear(weights[f"{name}.{part}.weight"], weights.get(f"{name}.{part}.bias"), activation)
+
+        attention = Attention(*(linear("attention." + part) for part in ("query", "key", "value", "output")),
+                              c.num_heads, c.num_kv_heads, c.head_dim, c.causal, rotary)
+        ffn = FeedForward(linear("ffn.up", None if c.gated else c.activation), linear("ffn.down"),
+                          linear("ffn.gate") if c.gated else None, c.activation)
+        return Block(attention, self._norm(weights, name + ".attention_norm"), ffn, self._norm(weights, name + ".ffn_norm"),
+                     c.norm_first, name)
+
+    # --- running -------------------------------------------------------------------------------------------------------------
+
+    def forward(self, tokens: Iterable) -> list[np.ndarray]:
+        """Final hidden states: list of (len, hidden) float32, one for each sequence.
+
+        tokens: list of 1-D integer arrays (ragged), or one 2-D array. A sequence's result does not depend on the others.
+        Raises CqError for ids out of range, empty or too long sequences, and where an activation becomes NaN or Inf."""
+        return self._run(tokens, lambda x: x.floats())
+
+    def logits(self, tokens: Iterable) -> list[np.ndarray]:
+        """Scores of the next token after each position: list of (len, vocab) float32. Raises UnsupportedError where the model
+        has no language-model head, else as `forward`."""
+        if self.head is None:
+            raise UnsupportedError(f"logits: this {self.config.family} model has no language-model head; use forward or embed")
+        return self._run(tokens, lambda x: self.head(x).values)
+
+    def embed(self, texts_or_tokens: Iterable, batch_size: int = 32) -> np.ndarray:
+        """Sentence embeddings (n, hidden) float32, pooled and normalized as the checkpoint's folder says.
+
+        texts_or_tokens: a list of texts (cut to config.max_length tokens), or tokens as `forward` takes; a single text gives
+        one row. batch_size: sequences in one pass. Raises UnsupportedError where the model does not pool."""
+        if self.config.pooling is None:
+            raise UnsupportedError(f"embed: this {self.config.family} model says no pooling; use forward or logits")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
+        tokens = self._as_tokens(texts_or_tokens)
+        rows = [self._pool(h) for i in range(0, len(tokens), batch_size) for h in self.forward(tokens[i:i + batch_size])]
+        return np.stack(rows) if rows else np.empty((0, self.config.hidden_size), np.float32)
+
+    def tokenize(self, text: str) -> np.ndarray:
+        """Token ids of a text, int32 (len,), special tokens included; for encoders cut to config.max_length."""
+        if self.tokenizer is None:
+            raise CqError("tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
+                          "tokenizer.json beside the weights")
+        if not isinstance(text, str):
+            raise CqError(f"text: need a str, got {type(text).__name__}")
+        return np.array((self._cutter or self.tokenizer).encode(text).ids, np.int32)
+
+    def _as_tokens(self, samples) -> list[np.ndarray]:
+        """Texts or ids, or one text → checked ids."""
+        if isinstance(samples, str):
+            samples = [samples]
+        if not isinstance(samples, np.ndarray) and isinstance(samples, Iterable):
+            samples = [self.tokenize(s) if isinstance(s, str) else s for s in samples]
+        return check_tokens(samples, self.config.vocab_size, self.config.max_positions)
+
+    def _run(self, tokens: Iterable, last: Callable[[Activation], np.ndarray]) -> list[np.ndarray]:
+        sequences = check_tokens(tokens, self.config.vocab_size, self.config.max_positions)
+        results: list[np.ndarray] = []
+        while sequences:
+            n = total = 0
+            while n < len(sequences) and (n == 0 or total + len(sequences[n]) <= MAX_TOKENS):
+                total, n = total + len(sequences[n]), n + 1
+            batch, sequences = Batch(sequences[:n]), sequences[n:]
+            results += batch.split(last(self._hidden(batch)))
+        return results
+
+    def _hidden(self, batch: Batch) -> Activation:
+        head = () if self.head is None else (self.head,)
+        first = self.blocks[0].attention.readers()
+        x = self.embedding(batch.ids, batch.positions, () if self.config.norm_first else first)
+        following = [block.attention.readers() for block in self.blocks[1:]] + [() if self.final_norm else head]
+        for block, readers in zip(self.blocks, following):
+            x = block(x, batch, readers)
+        if self.final_norm is not None:
+            x = self.final_norm(x.values, head, keep_float=True)
+        batch.tap("head.input", x.values)
+        return x
+
+    def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
+        """Runs one batch (a list of texts or ids) and shows `observe(site, float32 (tokens, n))` what flows where."""
+        tokens = self._as_tokens(samples)
+        if tokens:
+            self._hidden(Batch(tokens, observe))
+
+    def _pool(self, hidden: np.ndarray) -> np.ndarray:
+        kind = self.config.pooling
+        if kind in ("cls", "last"):
+            row = hidden[0 if kind == "cls" else -1]
+        elif kind == "max":
+            row = hidden.max(0)
+        else:
+            row = hidden.sum(0) / np.float32(len(hidden) if kind == "mean" else len(hidden) ** 0.5)
+        return row / max(float(np.linalg.norm(row)), 1e-12) if self.config.normalize else row
+
+    # --- looking inside ------------------------------------------------------------------------------------------------------
+
+    def linears(self) -> Iterator[tuple[str, Linear | QuantizedLinear]]:
+        """Every linear layer by name, in the order of work."""
+        for owner, attribute, name in self.linear_places():
+            yield name, getattr(owner, attribute)
+
+    def linear_places(self) -> Iterator[tuple[object, str, str]]:
+        """(owner, attribute, name) of every linear layer, so that it can be swapped."""
+        for block in self.blocks:
+            for part in ("query", "key", "value", "output"):
+                yield block.attention, part, f"{block.name}.attention.{part}"
+            for part in ("up", "down") if block.ffn.gate is None else ("gate", "up", "down"):
+                yield block.ffn, part, f"{block.name}.ffn.{part}"
+        if self.head is not None:
+            yield self, "head", "head"
+
+    def norms(self) -> Iterator[tuple[str, Norm]]:
+        """Every norm by name."""
+        if self.embedding.norm is not None:
+            yield "embed.norm", self.embedding.norm
+        for block in self.blocks:
+            yield f"{block.name}.attention_norm", block.attention_norm
+            yield f"{block.name}.ffn_norm", block.ffn_norm
+        if self.final_norm is not None:
+            yield "final_norm", self.final_norm
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes of all weights, scales and tables; what two layers share counts once."""
+        arrays = self.embedding.arrays() + [a for _, layer in self.linears() for a in layer.arrays()]
+        arrays += [a for _, norm in self.norms() for a in norm.arrays()]
+        return sum({id(a): a.nbytes for a in arrays}.values())
+
+    def coverage(self) -> list[Placement]:
+        """Where each part runs, and why not in int8 where it does not."""
+        word = self.embedding
+        rows = [Placement("embed.word", word.runs_in, word.shape, sum(a.nbytes for a in word.word_arrays()), word.reason)]
+        for name, layer in self.linears():
+            rows.append(Placement(name, layer.runs_in, layer.shape, sum(a.nbytes for a in layer.arrays()), layer.reason))
+        if self.strategy is not None:
+            rows += [placement for block in self.blocks for placement in _weightless(block)]
+            rows.append(Placement("residual stream and norms", "float32", None, 0,
+                                  "sums over layers keep float32; norms hand codes to the next layer"))
+        return rows
+
+    def __repr__(self) -> str:
+        c, quantized = self.config, [layer for _, layer in self.linears() if layer.runs_in != "float32"]
+        kind = self.strategy.name if self.strategy else "float32"
+        return (f"Transformer({c.family}, {c.num_layers} layers, hidden {c.hidden_size}, {kind}: {len(quantized)} of "
+                f"{sum(1 for _ in self.linears())} linear layers in int8, {self.nbytes / 1e6:.1f} MB)")
+
+
+def _weightless(block: Block) -> Iterator[Placement]:
+    """Attention's products, and what passes through float32 between int8 layers."""
+    attention, ffn = block.attention, block.ffn
+    if attention.forms is None:
+        yield Placement(f"{block.name}.attention.scores", "float32", None, 0, "q, k and v are not all static int8")
+    else:
+        detour = "q and k are rotated in float32 before they become int8" if attention.rotary else ""
+        yield Placement(f"{block.name}.attention.scores", "static", None, 0, detour)
+    if ffn.gate is not None and ffn.forms is None:
+        yield Placement(f"{block.name}.ffn.gating", "float32", None, 0, "gate and up are not both static int8")
+    elif isinstance(ffn.down.input_form, Fixed):
+        yield Placement(f"{block.name}.ffn.hidden", "static", None, 0, "")

@@ -1,0 +1,121 @@
+"""int8 building blocks for use without a model: pack a weight, multiply, apply a linear layer. Arguments are checked here."""
+import numpy as np
+
+from . import _core
+from .affine import check_finite
+from .errors import CqError
+from .model.activation import Fixed
+from .model.linear import check_depth, pack_weight
+from .qtensor import QTensor
+
+PackedWeight = _core.Weight
+
+
+def pack(b: np.ndarray | QTensor, zero_point: int | np.ndarray = 0) -> PackedWeight:
+    """Lays a weight out for cq's kernels, with its column sums.
+
+    b: int8 (K, N), any strides, with `zero_point` an integer -128 … 127 or one per column (N,); or a QTensor of such codes,
+    with its own parameters (per tensor, axis 1, or groups along K), which `linear` needs for its scales.
+    K ≤ 65,793, so that no sum can overflow int32. Raises CqError, UnsupportedError."""
+    if isinstance(b, QTensor):
+        if b.data.ndim != 2 or b.data.dtype != np.int8 or b.axis not in (None, 1):
+            raise CqError(f"b: need a QTensor of int8 (K, N), per tensor or with axis=1; got {b.data.dtype} {b.shape}, "
+                          f"axis={b.axis}")
+        if np.any(zero_point):
+            raise CqError("zero_point: the QTensor has its own; leave this argument out")
+        flip = None if b.axis is None else 0
+        return pack_weight(QTensor(b.data.T, b.scale.T, b.zero_point.T, flip, b.group_size))
+    b = _matrix(b, "b", ("int8",))
+    if b.shape[0] > _core.MAX_K:
+        raise CqError(f"b: K = {b.shape[0]:,} is above {_core.MAX_K:,}, where int32 sums may overflow; split K and add")
+    zero_points = _zero_points(zero_point, "zero_point", (b.shape[1],), -128, 127)
+    return _core.pack(b, np.ascontiguousarray(zero_points[None]) if zero_points.any() else None)
+
+
+def matmul_integer(a: np.ndarray, w: PackedWeight, a_zero_point: int | np.ndarray = 0) -> np.ndarray:
+    """int32 (M, N) = (a - a_zero_point) (b - b_zero_point): the meaning of ONNX MatMulInteger.
+
+    a: uint8 or int8 (M, K); a_zero_point: an integer of a's range, or one per row (M,); w: what `pack` made of b.
+    Raises CqError; also where a sum does not fit int32, possible only with a weight zero point and K above 33,025."""
+    a = _matrix(a, "a", ("uint8", "int8"))
+    _packed(w)
+    low, high = (-128, 127) if a.dtype == np.int8 else (0, 255)
+    zero_points = _zero_points(a_zero_point, "a_zero_point", (a.shape[0],), low, high)
+    return _core.matmul_integer(_core.Coded(np.ascontiguousarray(a), 1.0, np.ascontiguousarray(zero_points)), w)
+
+
+def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = None, activation: str | None = None,
+           residual: np.ndarray | QTensor | None = None, out_scale: float | None = None, out_zero_point: int = 0,
+           out_dtype: str = "int8") -> np.ndarray | QTensor:
+    """act(x w + bias) + residual.
+
+    x: float32 (M, K), multiplied in float32 by the weight dequantized on the fly; or a QTensor of int8 or uint8 (M, K), per
+    tensor or axis 0, multiplied in int8. w: a packed QTensor. bias: float32 (N,). activation: None, "relu", "gelu",
+    "gelu_tanh" or "silu". residual: float32 (M, N) or a QTensor. With out_scale the result is requantized to `out_dtype` at
+    (out_scale, out_zero_point) and returned as a QTensor, else it is float32 (M, N). Raises CqError."""
+    _packed(w)
+    if w.zero_points is not None:
+        check_depth(w.k, w.zero_points)
+    form = None
+    if out_scale is not None:
+        if out_dtype not in ("int8", "uint8"):
+            raise CqError(f"out_dtype: need 'int8' or 'uint8', got {out_dtype!r}")
+        scale = _scale(out_scale)
+        low, high = (-128, 127) if out_dtype == "int8" else (0, 255)
+        form = Fixed(out_dtype, False, scale, int(_zero_points(out_zero_point, "out_zero_point", (), low, high)))
+    if isinstance(x, QTensor):
+        if w.group_size != w.k:
+            raise CqError("w: int8 products take one scale per column; this weight has groups, so give x in float32")
+        x = _coded(x, "x")
+    else:
+        x = _floats(x, "x", 2)
+    residual = _coded(residual, "residual") if isinstance(residual, QTensor) else _floats(residual, "residual", 2)
+    y = _core.linear(x, w, _floats(bias, "bias", 1), None, activation, residual, form)
+    return y if form is None else QTensor(y.codes, np.array(form.scale, np.float32), np.array(form.zero_point, np.int32))
+
+
+def _packed(w) -> None:
+    if not isinstance(w, PackedWeight):
+        raise CqError(f"w: need a packed weight (cq.pack gives one), got {type(w).__name__}")
+
+
+def _matrix(x, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
+    if not isinstance(x, np.ndarray) or x.dtype.name not in dtypes or x.ndim != 2:
+        what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise CqError(f"{name}: need a two-dimensional array of {' or '.join(dtypes)}, got {what}")
+    return x
+
+
+def _floats(x, name: str, ndim: int) -> np.ndarray | None:
+    if x is None:
+        return None
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != ndim:
+        what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise CqError(f"{name}: need a float32 array of {ndim} dimension{'s' * (ndim > 1)}, got {what}")
+    check_finite(x, name)
+    return np.ascontiguousarray(x)
+
+
+def _scale(value) -> float:
+    scale = np.float32(value) if isinstance(value, (int, float, np.floating)) else np.float32(np.nan)
+    if not np.isfinite(scale) or scale < np.finfo(np.float32).tiny:
+        raise CqError(f"out_scale: need a positive normal float32, got {value!r}")
+    return float(scale)
+
+
+def _zero_points(value, name: str, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+    """int32 of `shape`, from an integer or an array of it."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.shape not in ((), shape) or (array.size and (array.min() < low or array.max() > high)):
+        raise CqError(f"{name}: need an integer from {low} to {high}{f' or an array of shape {shape}' if shape else ''}, "
+                      f"got {value!r}")
+    return np.broadcast_to(array, shape).astype(np.int32)
+
+
+def _coded(x: QTensor, name: str) -> _core.Coded:
+    """A QTensor (M, K), per tensor or per row, as the kernels read it."""
+    if x.data.ndim != 2 or x.axis not in (None, 0) or x.group_size:
+        raise CqError(f"{name}: need a two-dimensional QTensor, per tensor or with axis=0; got shape {x.shape}, axis={x.axis}")
+    if x.axis is None:
+        return _core.Coded(np.ascontiguousarray(x.data), float(x.scale), int(x.zero_point))
+    return _core.Coded(np.ascontiguousarray(x.data), np.ascontiguousarray(x.scale), np.ascontiguousarray(x.zero_point))

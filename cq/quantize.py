@@ -1,0 +1,123 @@
+"""quantize(model, strategy) → a new model with its linear layers and word table in int8. The only file that swaps layers."""
+import copy
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+from .calibrate import calibrate
+from .errors import CalibrationError, CqError, UnsupportedError
+from .model import Transformer
+from .model.activation import Fixed, Form, PerTensor, PerToken
+from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
+from .strategies import Dynamic, Scheme, Static, WeightOnly
+
+# Which observed place a layer reads, by the end of its name.
+_READS = {"query": "input", "key": "input", "value": "input", "output": "context", "gate": "input", "up": "input",
+          "down": "hidden"}
+
+
+def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static, calibration: Iterable | None = None,
+             progress: Callable[[int, int | None], None] | None = None) -> Transformer:
+    """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
+
+    calibration: for Static, any iterable of samples: a text, a 1-D int array of token ids, or a list of either (a batch);
+    100-500 typical ones. progress(done, total or None) is called as they pass.
+    Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
+    if not isinstance(model, Transformer):
+        raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
+    if not isinstance(strategy, (WeightOnly, Dynamic, Static)):
+        raise CqError(f"strategy: need cq.WeightOnly(), cq.Dynamic() or cq.Static(), got {strategy!r}")
+    if model.strategy is not None:
+        raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
+    ranges = {}
+    if isinstance(strategy, Static):
+        if calibration is None:
+            raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
+                                   "arrays as calibration=, or use Dynamic(), which needs none")
+        ranges = calibrate(model, calibration, strategy.observer, progress)
+    elif calibration is not None:
+        raise CqError(f"calibration: only Static uses samples; leave it out for {type(strategy).__name__}")
+    return _convert(model, strategy, lambda site: _fixed(ranges[site], strategy.scheme))
+
+
+def _fixed(observer, scheme: Scheme) -> Fixed:
+    scale, zero_point = observer.qparams(scheme.activation_dtype, scheme.activation_symmetric)
+    return Fixed(scheme.activation_dtype, scheme.activation_symmetric, float(scale), int(zero_point))
+
+
+def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> Transformer:
+    """A copy of the model's structure with layers swapped; form_at(site) gives static forms."""
+    result = copy.copy(model)
+    result.strategy = strategy
+    result.embedding = copy.copy(model.embedding)
+    result.blocks = []
+    for block in model.blocks:
+        block = copy.copy(block)
+        block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
+        result.blocks.append(block)
+    for owner, attribute, name in list(result.linear_places()):
+        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at))
+    if isinstance(strategy, Static):
+        _join(result, form_at)
+    _swap_word(result, strategy)
+    return result
+
+
+def _chosen(name: str, strategy) -> str:
+    """Why the layer stays in float32, or "" where it does not."""
+    for pattern in strategy.exclude:
+        if fnmatchcase(name, pattern):
+            return f"excluded by {pattern!r}"
+    return "" if any(fnmatchcase(name, pattern) for pattern in strategy.include) else "matches no include pattern"
+
+
+def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed]) -> Linear | QuantizedLinear:
+    reason = _chosen(name, strategy)
+    if reason:
+        return Linear(layer.weight, layer.bias, layer.activation, reason)
+    scheme = strategy.scheme
+    try:
+        codes = quantize_weight(layer.weight, scheme.weight_symmetric, scheme.weight_granularity, scheme.group_size)
+        weight = pack_weight(codes)
+    except UnsupportedError as error:
+        return Linear(layer.weight, layer.bias, layer.activation, str(error))
+    except CqError as error:
+        raise CqError(f"{name}: {error}") from None
+    form = _input_form(name, strategy, form_at)
+    bias = quantize_bias(layer.bias, scheme.bias, form, weight)
+    return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
+
+
+def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
+    scheme = strategy.scheme
+    if isinstance(strategy, WeightOnly):
+        return None
+    if isinstance(strategy, Static):
+        head, _, last = name.rpartition(".")
+        return form_at("head.input" if name == "head" else f"{head}.{_READS[last]}")
+    kind = PerToken if scheme.activation_granularity == "per_token" else PerTensor
+    return kind(scheme.activation_dtype, scheme.activation_symmetric)
+
+
+def _join(model: Transformer, form_at: Callable[[str], Fixed]) -> None:
+    """Where neighbours are static, what flows between them is int8 too."""
+    for block in model.blocks:
+        attention, ffn = block.attention, block.ffn
+        if all(layer.runs_in == "static" for layer in attention.readers()):
+            attention.forms = tuple(form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
+        if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":
+            ffn.forms = tuple(form_at(f"{block.name}.ffn.{part}") for part in ("gate", "up"))
+
+
+def _swap_word(model: Transformer, strategy) -> None:
+    """The word table: the tied head's own codes where they have one scale per word, else int8 with its own."""
+    word, head = model.embedding, model.head
+    tied = model.config.tied and head is not None
+    reason = _chosen("embed.word", strategy) or (head.reason if tied else "")
+    if reason:
+        word.reason = reason
+    elif tied and head.weight.group_size == head.weight.k:
+        word.word = head.weight
+    else:
+        scheme = strategy.scheme
+        granularity = "per_tensor" if scheme.weight_granularity == "per_tensor" else "per_channel"
+        word.word = pack_weight(quantize_weight(word.word, scheme.weight_symmetric, granularity, None))
