@@ -1,4 +1,4 @@
-/* AVX-512 VNNI: 16 lanes are one register. Cost on Zen 4 / 5 per core: vpdpbusd 1 / 2 a cycle, latency 4; fma 1 / 2, latency 4. */
+/* AVX-512 VNNI: 16 lanes are one register. Cost a core on Zen 4 / 5: vpdpbusd 1 / 2 a cycle, latency 4; fma likewise. */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
