@@ -1,4 +1,4 @@
-"""The choices that a user makes when quantizing: frozen records that hold them and nothing else. Knows no arrays and no layers."""
+"""The choices that a user makes when quantizing: frozen records that hold them and nothing else. Knows no arrays."""
 from dataclasses import asdict, dataclass, fields
 
 from .errors import CqError
@@ -63,10 +63,12 @@ class _Strategy:
             patterns = getattr(self, field)
             patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
             if not all(isinstance(pattern, str) for pattern in patterns):
-                raise CqError(f"{type(self).__name__}: {field} must hold name patterns such as 'layers.*.ffn.*', got {patterns!r}")
+                raise CqError(f"{type(self).__name__}: {field} must hold name patterns such as 'layers.*.ffn.*', "
+                              f"got {patterns!r}")
             object.__setattr__(self, field, patterns)
         if self.scheme.group_size and not isinstance(self, WeightOnly):
-            raise CqError(f"{type(self).__name__}: integer products take one scale per output channel; per_group is for WeightOnly")
+            raise CqError(f"{type(self).__name__}: integer products take one scale per output channel; "
+                          "per_group is for WeightOnly")
 
     def to_dict(self) -> dict:
         return {"name": self.name} | asdict(self)

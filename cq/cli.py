@@ -1,0 +1,256 @@
+"""The command line: parse, call the library, show. Holds no arithmetic and decides nothing that a Python caller could
+not."""
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from .errors import CqError
+from .formats import load, save
+from .quantize import quantize
+from .report import samples
+from .report.compare import compare, default_strategies
+from .strategies import STRATEGIES, Scheme
+from .system import info
+
+_CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
+_EMBED_AT_ONCE = 256  # texts between two moves of the progress bar
+
+
+class _Group(click.Group):
+    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C."""
+
+    def main(self, *args, standalone_mode: bool = True, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal without × or … still gets its table
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = 2
+        except click.ClickException as error:
+            code = _fail(error.format_message(), error.exit_code)
+        except (CqError, MemoryError) as error:
+            code = _fail(str(error) or "not enough memory")
+        except OSError as error:
+            code = _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        except (click.Abort, KeyboardInterrupt):
+            code = _fail("interrupted", 130)
+        if not standalone_mode:
+            return code
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int = 1) -> int:
+    click.echo("cq: " + " ".join(message.split()), err=True)
+    return code
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cquant", prog_name="cq", message="%(prog)s %(version)s")
+def main() -> None:
+    """Small and fast int8 transformers on ordinary CPUs."""
+
+
+@main.command("compare", short_help="Measure float32 and every strategy side by side.")
+@click.argument("model", required=False)
+@click.option("--data", multiple=True, metavar="FILE", help=".tsv of sentence pairs (score, sentence, sentence) or .txt; a "
+              "folder or a glob of them. Without it: the text that ships with cq.")
+@click.option("--calibration", multiple=True, metavar="FILE", help="Such files again, others than the data, to calibrate "
+              f"static on; at most {_CALIBRATION_SAMPLES} samples are taken, evenly spread.")
+@click.option("--metric", type=click.Choice(["perplexity", "bits_per_token", "top1", "kl", "spearman", "cosine"]),
+              help="Accuracy to report.")
+@click.option("--strategy", "names", multiple=True, type=click.Choice(list(STRATEGIES)), help="Only these; may be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples of the data, evenly spread.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
+@click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
+def compare_command(model, data, calibration, metric, names, limit, json_file, markdown_file) -> None:
+    """float32 and every strategy side by side: size, memory, speed and accuracy.
+
+    MODEL is a Hugging Face folder, .safetensors, .npz or a cq checkpoint; without it, the small model that ships with cq."""
+    if json_file == markdown_file == "-":
+        raise click.UsageError("only one of --json and --markdown can go to stdout")
+    for target in (json_file, markdown_file):
+        _check_target(target)
+    name = model or samples.shipped_model().name
+    if model is None or not data:
+        calibration = calibration or [samples.shipped_model() / "calibration.txt"]
+    data = data or [samples.shipped_model() / "evaluation.txt"]
+    model = load(model or samples.shipped_model())
+    chosen = [s for s in default_strategies() if not names or s.name in names]
+    with _progress() as progress:
+        data = samples.read([Path(path) for path in data], model)
+        data = data.limit(limit) if limit else data
+        report = compare(model, data, chosen, _calibration(calibration, model), metric, progress)
+    report = dataclasses.replace(report, model=name)
+    _write(json_file, report.to_json() + "\n")
+    _write(markdown_file, report.to_markdown())
+    if "-" not in (json_file, markdown_file):
+        _console().print(report.table())
+
+
+@main.command("quantize")
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--strategy", required=True, type=click.Choice(list(STRATEGIES)))
+@click.option("--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges.")
+@click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs; at "
+              f"most {_CALIBRATION_SAMPLES} samples are taken, evenly spread.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+def quantize_command(model, out, strategy, textbook, calibration, include, exclude, force) -> None:
+    """Quantize MODEL and save it as OUT."""
+    _check_target(out)
+    if out.suffix != ".safetensors":
+        raise click.UsageError(f"OUT must end in .safetensors, got {out}")
+    if out.exists() and not force:
+        raise CqError(f"{out} exists: choose another name or add --force")
+    source, target = Path(model).resolve(), out.resolve()
+    if out.exists() and (source.is_relative_to(target) or target.is_relative_to(source)):
+        raise CqError(f"{out} is the model itself or a part of it: choose another name")
+    if strategy != "static" and calibration:
+        raise click.UsageError(f"--calibration is for static; {strategy} needs none")
+    before = _size(Path(model))
+    model = load(model)
+    choices = {"include": include or ("*",), "exclude": exclude}
+    if textbook:
+        choices |= {"scheme": Scheme.textbook()} | ({"observer": "minmax"} if strategy == "static" else {})
+    with _progress() as progress:
+        quantized = quantize(model, STRATEGIES[strategy](**choices), _calibration(calibration, model),
+                             lambda done, total: progress("calibrate", done, total))
+    save(quantized, out)
+    console = _console()
+    console.print(_placements(quantized))
+    console.print(f"{out}: {before / 1e6:.2f} MB → {_size(out) / 1e6:.2f} MB")
+
+
+@main.command()
+@click.argument("model")
+def inspect(model) -> None:
+    """What MODEL is made of and where each of its layers runs."""
+    model = load(model)
+    console = _console()
+    console.print("\n".join(f"{key}: {value}" for key, value in model.config.to_dict().items()))
+    console.print(f"strategy: {model.strategy.name if model.strategy else 'none (float32)'}")
+    if model.strategy:
+        choices = model.strategy.to_dict()
+        choices |= choices.pop("scheme")
+        console.print("\n".join(f"  {key}: {_listing(value)}" for key, value in choices.items() if key != "name"))
+    console.print(_placements(model))
+    console.print(f"weights in memory: {model.nbytes / 1e6:.2f} MB")
+
+
+@main.command("info")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def info_command(as_json) -> None:
+    """This CPU, the instructions in use, threads, versions."""
+    facts = info()
+    lines = "\n".join(f"{key}: {_listing(value)}" for key, value in facts.items())
+    click.echo(json.dumps(facts, indent=1) if as_json else lines)
+
+
+@main.command()
+@click.argument("model")
+@click.argument("text", nargs=-1)
+@click.option("--input", "input_file", type=click.File("r", encoding="utf-8"), help="One text per line; - is stdin.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write one (texts, dim) float32 array as "
+              ".npy; without it, a JSON object per text goes to stdout.")
+def embed(model, text, input_file, output) -> None:
+    """One vector per TEXT, in order."""
+    try:
+        texts = list(text) + [line.rstrip("\n") for line in input_file or ()]
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"--input is not UTF-8 text: {error.reason}") from None
+    if not texts:
+        raise click.UsageError("no texts: give TEXT, or --input with a file of lines, - for stdin")
+    if output and output.suffix != ".npy":
+        raise click.UsageError(f"--output writes .npy, got {output}")
+    _check_target(output)
+    model = load(model)
+    arrays = []
+    with _progress(hidden=not output and sys.stdout.isatty()) as progress:
+        for start in range(0, len(texts), _EMBED_AT_ONCE):
+            part = texts[start:start + _EMBED_AT_ONCE]
+            arrays.append(model.embed(part))
+            if not output:
+                for one, vector in zip(part, arrays.pop()):
+                    click.echo(json.dumps({"text": one, "embedding": [float(str(x)) for x in vector]}, ensure_ascii=False))
+            progress("embed", start + len(part), len(texts))
+    if output:
+        with open(output, "wb") as file:
+            np.save(file, np.concatenate(arrays))
+
+
+def _console() -> Console:
+    """For results: as wide as the terminal, wide enough for any table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False, emoji=False)
+
+
+@contextlib.contextmanager
+def _progress(hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A function (what, done, total) that draws one bar per kind of work, on stderr where that is a terminal."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    hidden = hidden or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
+        tasks = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+        yield show
+
+
+def _calibration(paths, model) -> samples.Samples | None:
+    """Unlabeled: single sentences even where the files hold pairs."""
+    if not paths:
+        return None
+    found = samples.read([Path(path) for path in paths], model)
+    return samples.Samples(found.tokens, sources=found.sources).limit(_CALIBRATION_SAMPLES)
+
+
+def _placements(model) -> Table:
+    """Where each layer runs: shape (in, out), bytes, and why one stayed in float32."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for header, justify in (("layer", "left"), ("runs in", "left"), ("shape", "right"), ("bytes", "right"), ("why", "left")):
+        table.add_column(header, justify=justify, overflow="fold")
+    for place in model.coverage():
+        shape = " × ".join(map(str, place.shape or ()))
+        table.add_row(*map(Text, (place.name, place.runs_in, shape, f"{place.nbytes:,}", place.reason)))
+    return table
+
+
+def _listing(value) -> str:
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a model's file, or of the weights in its folder."""
+    return sum(file.stat().st_size for file in path.rglob("*.safetensors")) if path.is_dir() else path.stat().st_size
+
+
+def _check_target(target: str | Path | None) -> None:
+    """Fails before the work is done rather than after it."""
+    if target not in (None, "-") and not Path(target).parent.is_dir():
+        raise FileNotFoundError(f"cannot write {target}: no such folder {Path(target).parent}")
+    if target not in (None, "-") and Path(target).is_dir():
+        raise IsADirectoryError(f"cannot write {target}: it is a folder")
+
+
+def _write(target: str | None, text: str) -> None:
+    if target == "-":
+        click.echo(text, nl=False)
+    elif target:
+        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -1,0 +1,77 @@
+"""Two tiny random models on disk, an encoder and a causal language model, each one file with its tokenizer beside it."""
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from cq.model.config import Config
+
+_SIZES = dict(vocab_size=256, hidden_size=64, num_layers=2, num_heads=4, head_dim=16, intermediate_size=128,
+              max_positions=64)
+_BIASED = ("attention.query", "attention.key", "attention.value", "attention.output", "attention_norm", "ffn.up", "ffn.down",
+           "ffn_norm")
+
+
+def _byte_tokenizer() -> Tokenizer:
+    """One id per byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False, use_regex=False), decoders.ByteLevel()
+    return tokenizer
+
+
+def _written(folder, config: Config, biases=()):
+    rng = np.random.default_rng(0)
+    shapes = config.shapes() | {name: (config.shapes()[name.replace(".bias", ".weight")][0],) for name in biases}
+    weights = {name: name.endswith("norm.weight") + rng.standard_normal(shape) / np.sqrt(shape[-1])
+               for name, shape in shapes.items()}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"config": json.dumps(config.to_dict())})
+    _byte_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder / "model.safetensors"
+
+
+@pytest.fixture
+def byte_tokenizer() -> Tokenizer:
+    return _byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """Path of a BERT-type encoder that pools by mean and normalizes; 64 positions."""
+    config = Config(family="bert", num_kv_heads=4, type_vocab_size=2, pooling="mean", normalize=True, max_length=64,
+                    **_SIZES)
+    biases = ["embed.norm.bias"] + [f"layers.{i}.{name}.bias" for i in range(2) for name in _BIASED]
+    return _written(tmp_path_factory.mktemp("encoder"), config, biases)
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory):
+    """Path of a Llama-type language model with tied embeddings; 64 positions."""
+    config = Config(family="llama", num_kv_heads=2, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
+                    gated=True, rope_theta=10000.0, causal=True, lm_head=True, tied=True, max_length=64, **_SIZES)
+    return _written(tmp_path_factory.mktemp("lm"), config)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """Path of 40 sentence pairs, every fourth unscored."""
+    rng = np.random.default_rng(1)
+    words = "the a cat dog sat ran on under mat tree quickly slowly house bird sang blue".split()
+    scores = ["" if i % 4 == 3 else f"{5 * rng.random():.1f}" for i in range(40)]
+    rows = [f"{score}\t{' '.join(rng.choice(words, 4))}\t{' '.join(rng.choice(words, 6))}" for score in scores]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def prose(tmp_path_factory):
+    """Path of 2,000 bytes of text in lines."""
+    rng = np.random.default_rng(2)
+    words = "to be or not that is the question whether it nobler in mind suffer slings and arrows of".split()
+    path = tmp_path_factory.mktemp("prose") / "prose.txt"
+    path.write_text("\n".join(" ".join(rng.choice(words, 8)) for _ in range(60))[:2000] + "\n")
+    return path

@@ -1,0 +1,203 @@
+"""The command line: results on stdout, one sentence on stderr for every failure, exit codes, nothing overwritten unasked."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import cq
+from cq.cli import main
+from cq.report.samples import shipped_model
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments, code=0, stdin=None):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+        assert result.exit_code == code, result.output + str(result.exception)
+        if code:
+            assert result.stderr.startswith("cq: ") and result.stderr.count("\n") == 1 and result.stdout == ""
+        return result.stderr if code else result.stdout
+    return invoke
+
+
+def test_version_and_help(run):
+    assert run("--version") == f"cq {cq.info()['version']}\n"
+    for arguments in ([], ["compare"], ["quantize"], ["inspect"], ["info"], ["embed"]):
+        assert "Usage:" in run(*arguments, "--help")
+
+
+def test_info_as_text_and_as_pure_json(run):
+    assert json.loads(run("info", "--json")) == cq.info()
+    assert f"isa: {cq.info()['isa']}\n" in run("info")
+
+
+def test_compare_shows_a_table(run, tiny_encoder, pairs, prose):
+    text = run("compare", tiny_encoder, "--data", pairs, "--calibration", prose)
+    for word in ("float32", "weight-only", "dynamic", "static textbook", "Spearman", "cosine", "SQNR", "cores"):
+        assert word in text
+
+
+def test_compare_writes_pure_json_and_markdown(run, tiny_lm, prose, tmp_path):
+    file = tmp_path / "report.md"
+    found = json.loads(run("compare", tiny_lm, "--data", prose, "--strategy", "dynamic", "--strategy", "weight-only",
+                           "--limit", 5, "--metric", "kl", "--json", "-", "--markdown", file))
+    assert [row["name"] for row in found["rows"]] == ["float32", "weight-only", "dynamic", "weight-only textbook",
+                                                      "dynamic textbook"]
+    assert found["data"]["samples"] == 5 and found["metrics"] == ["kl"] and found["model"] == str(tiny_lm)
+    assert file.read_text().startswith(f"### {tiny_lm}\n") and "| dynamic textbook |" in file.read_text()
+
+
+def test_calibration_takes_500_sentences_at_most(run, tiny_encoder, pairs, tmp_path):
+    file = tmp_path / "many.tsv"
+    file.write_text("".join(f"\tsentence {i}\tother {i}\n" for i in range(400)))
+    found = json.loads(run("compare", tiny_encoder, "--data", pairs, "--calibration", file, "--strategy", "static",
+                           "--json", "-"))
+    assert found["calibration"]["samples"] == 500
+
+
+@pytest.mark.skipif(not shipped_model().is_dir(), reason="the shipped model is not built in yet")
+def test_compare_without_a_model_or_without_data_uses_what_ships(run, tiny_encoder, prose):
+    found = json.loads(run("compare", "--limit", 4, "--json", "-"))
+    assert found["model"] == "shakespeare" and len(found["rows"]) == 7
+    assert found["metrics"] == ["perplexity", "bits_per_token"] and found["data"]["samples"] == 4
+    assert found["calibration"]["files"] == ["calibration.txt"]
+    found = json.loads(run("compare", "--data", prose, "--strategy", "static", "--json", "-"))
+    assert found["calibration"]["files"] == ["calibration.txt"]
+    assert found["data"]["files"] == [prose.name]
+    found = json.loads(run("compare", tiny_encoder, "--limit", 20, "--json", "-"))
+    assert found["metrics"] == ["cosine"] and found["data"]["files"] == ["evaluation.txt"]
+
+
+@pytest.mark.parametrize("strategy", ["weight-only", "dynamic", "static"])
+def test_quantize_saves_what_the_library_would(run, tiny_encoder, prose, tmp_path, strategy):
+    out = tmp_path / "out.safetensors"
+    calibration = ["--calibration", prose] if strategy == "static" else []
+    text = run("quantize", tiny_encoder, out, "--strategy", strategy, *calibration)
+    assert "layers.1.ffn.down" in text and strategy in text and "MB → " in text
+    quantized = cq.load(out)
+    assert quantized.strategy.name == strategy
+    if strategy != "static":
+        expected = cq.quantize(cq.load(tiny_encoder), {"weight-only": cq.WeightOnly, "dynamic": cq.Dynamic}[strategy]())
+        np.testing.assert_array_equal(quantized.embed(["a text"]), expected.embed(["a text"]))
+
+
+def test_quantize_textbook_include_exclude(run, tiny_encoder, tmp_path):
+    out = tmp_path / "out.safetensors"
+    run("quantize", tiny_encoder, out, "--strategy", "dynamic", "--textbook", "--include", "layers.*", "--exclude", "*.down")
+    quantized = cq.load(out)
+    assert quantized.strategy == cq.Dynamic(scheme=cq.Scheme.textbook(), include=("layers.*",), exclude=("*.down",))
+    assert {place.runs_in for place in quantized.coverage() if place.name.endswith(".down")} == {"float32"}
+    assert {place.runs_in for place in quantized.coverage() if place.name.endswith(".up")} == {"dynamic"}
+
+
+def test_quantize_overwrites_only_by_force_and_never_the_model(run, tiny_encoder, tmp_path):
+    out = tmp_path / "out.safetensors"
+    out.write_text("precious")
+    assert "add --force" in run("quantize", tiny_encoder, out, "--strategy", "dynamic", code=1)
+    assert out.read_text() == "precious"
+    run("quantize", tiny_encoder, out, "--strategy", "dynamic", "--force")
+    assert cq.load(out).strategy.name == "dynamic"
+    before = tiny_encoder.read_bytes()
+    folder = tiny_encoder.parent
+    for source in (tiny_encoder, folder):
+        assert "is the model itself" in run("quantize", source, tiny_encoder, "--strategy", "dynamic", "--force", code=1)
+    assert "it is a folder" in run("quantize", tiny_encoder, folder, "--strategy", "dynamic", "--force", code=1)
+    assert "must end in .safetensors" in run("quantize", tiny_encoder, tmp_path / "a.npz", "--strategy", "dynamic", code=2)
+    assert tiny_encoder.read_bytes() == before
+
+
+def test_inspect_shows_configuration_and_placement(run, tiny_encoder, tmp_path):
+    text = run("inspect", tiny_encoder)
+    for words in ("hidden_size: 64", "strategy: none (float32)", "layers.0.attention.query", "64 × 128"):
+        assert words in text
+    out = tmp_path / "out.safetensors"
+    run("quantize", tiny_encoder, out, "--strategy", "weight-only", "--exclude", "*.query")
+    lines = run("inspect", out).splitlines()
+    query = next(line for line in lines if "layers.0.attention.query" in line)
+    assert "float32" in query and "exclude" in query
+    assert "weight-only" in next(line for line in lines if "layers.0.attention.key" in line)
+
+
+def test_embed_writes_a_json_object_per_text(run, tiny_encoder):
+    lines = run("embed", tiny_encoder, "one text", "größer").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [one["text"] for one in found] == ["one text", "größer"]
+    vectors = np.array([one["embedding"] for one in found], np.float32)
+    np.testing.assert_array_equal(vectors, cq.load(tiny_encoder).embed(["one text", "größer"]))
+
+
+def test_embed_reads_lines_and_writes_npy(run, tiny_encoder, tmp_path):
+    texts, lines, out = [f"line {i}" for i in range(300)], tmp_path / "lines", tmp_path / "vectors.npy"
+    lines.write_text("\n".join(texts) + "\n")
+    assert run("embed", tiny_encoder, "first", "--input", lines, "--output", out) == ""
+    expected = cq.load(tiny_encoder).embed(["first", *texts])
+    np.testing.assert_array_equal(np.load(out), expected)
+    assert run("embed", tiny_encoder, "--input", "-", "--output", out, stdin="line 0\nline 1") == ""
+    np.testing.assert_array_equal(np.load(out), cq.load(tiny_encoder).embed(["line 0", "line 1"]))
+
+
+@pytest.mark.parametrize("arguments, code, message", [
+    (["nonsense"], 2, "No such command"),
+    (["compare", "--metric", "beauty"], 2, "--metric"),
+    (["compare", "--limit", "0"], 2, "--limit"),
+    (["compare", "--json", "-", "--markdown", "-"], 2, "only one of --json and --markdown"),
+    (["compare", "no/such/model"], 1, "no/such/model"),
+    (["compare", "MODEL", "--data", "no*.tsv"], 1, "no file matches"),
+    (["compare", "MODEL", "--data", "PAIRS"], 1, "--calibration on the command line"),
+    (["compare", "MODEL", "--data", "PAIRS", "--calibration", "PAIRS"], 1, "never calibrate on what is reported"),
+    (["compare", "MODEL", "--data", "PAIRS", "--json", "no/such/file.json"], 1, "cannot write no/such/file.json"),
+    (["compare", "MODEL", "--data", "PAIRS", "--markdown", "."], 1, "it is a folder"),
+    (["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--metric", "perplexity"], 1, "does not fit"),
+    (["quantize", "MODEL"], 2, "OUT"),
+    (["quantize", "MODEL", "no/such/out", "--strategy", "dynamic"], 1, "cannot write no/such/out"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "static"], 1, "calibrat"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
+    (["inspect", "PAIRS"], 1, "pairs.tsv"),
+    (["embed", "MODEL"], 2, "no texts"),
+    (["embed", "MODEL", "a", "--output", "a.txt"], 2, "--output writes .npy"),
+    (["embed", "MODEL", "--input", "no/such/lines"], 2, "no/such/lines"),
+])
+def test_every_failure_is_one_sentence(run, tiny_encoder, pairs, tmp_path, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = [{"MODEL": tiny_encoder, "PAIRS": pairs}.get(argument, argument) for argument in arguments]
+    assert message in run(*arguments, code=code)
+    assert not os.listdir(tmp_path)
+
+
+def test_input_that_is_not_text(run, tiny_encoder, tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in run("embed", tiny_encoder, "--input", tmp_path / "bytes", code=2)
+
+
+_PROGRAM = "from cq.cli import main; print('started', flush=True); main(prog_name='cq')"
+
+
+def _command(*arguments, **options):
+    return subprocess.Popen([sys.executable, "-c", _PROGRAM, *map(str, arguments)],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_a_real_process_keeps_stdout_pure(tiny_encoder):
+    process = _command("embed", tiny_encoder, "a text")
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0 and stderr == b""
+    assert json.loads(stdout.removeprefix(b"started\n"))["text"] == "a text"
+    process = _command("embed", "no-such-model", "a text", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1 and stdout == b"started\n"
+    assert stderr.startswith(b"cq: no-such-model") and b"Traceback" not in stderr
+
+
+def test_ctrl_c_exits_130(tiny_encoder):
+    process = _command("embed", tiny_encoder, "--input", "-")  # waits for lines
+    assert process.stdout.readline() == b"started\n"
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and stdout == b"" and stderr.strip() == b"cq: interrupted"
