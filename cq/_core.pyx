@@ -181,7 +181,8 @@ cdef int check(cq_status status, str what) except -1:
     if status == CQ_NO_MEMORY:
         raise MemoryError(f"{what}: no memory for work arrays")
     if status == CQ_OVERFLOW:
-        raise CqError(f"{what}: a result does not fit int32; use a smaller K (this one, with both zero points) or b_zero_point=0")
+        raise CqError(f"{what}: a result does not fit int32, as it may with a weight's zero points and K above 33,025; "
+                      "split K and add, or pack with zero_point=0")
     return 0
 
 
@@ -192,7 +193,7 @@ cdef int check_rows(cq_status status, int64_t bad, str what) except -1:
 
 
 cdef cq_activation activation_of(name) except *:
-    if name not in ACTIVATIONS:
+    if not isinstance(name, (str, type(None))) or name not in ACTIVATIONS:
         raise CqError(f"activation: {name!r} is not known; choose one of {', '.join(str(a) for a in ACTIVATIONS)}")
     return <cq_activation><int>ACTIVATIONS[name]
 
@@ -247,6 +248,10 @@ cdef class Weight:
     def __init__(self, panels, column_sums, zero_points, scales, int64_t k, int64_t n, int64_t group_size):
         self.panels, self.column_sums, self.zero_points, self.scales = panels, column_sums, zero_points, scales
         self.k, self.n, self.group_size = k, n, group_size
+        if not 0 <= k <= CQ_MAX_K or not 0 <= n < 1 << 31 or (k and group_size < 1):
+            raise CqError(f"k, n, group_size: {k}, {n}, {group_size} are no packed weight's; cq.pack makes one")
+        if group_size < k and group_size % 4:
+            raise CqError(f"group_size: {group_size} is not a multiple of 4, the rows that a packed group holds; choose another")
         cdef int64_t groups = max(1, -(-k // group_size)) if group_size else 1
         self.w.panels = <const int8_t *>pointer(panels, "panels", "b", 1, cq_packed_bytes(k, n), -1)
         self.w.column_sums = <const int32_t *>pointer(column_sums, "column_sums", "i", 1, n, -1)
@@ -405,6 +410,8 @@ def finish(x, bias=None, activation=None, residual=None, form=None):
 
 cdef cq_epilogue epilogue(Target to, int64_t m, int64_t n, bias, bias_i32, activation, residual) except *:
     cdef cq_epilogue e
+    if to.codes.dynamic:
+        raise CqError("form: products give float32 or codes of a given scale; quantize the result for each row's own")
     e.bias = <const float *>optional(bias, "bias", "f", 1, n, -1)
     e.bias_i32 = <const int32_t *>optional(bias_i32, "bias_i32", "i", 1, n, -1)
     e.activation = activation_of(activation)
@@ -511,6 +518,8 @@ def attention(q, k, v, offsets, int64_t heads, int64_t kv_heads, bint causal, fl
     a.sequences, a.heads, a.kv_heads, a.dim = offsets.shape[0] - 1, heads, kv_heads, width // heads
     a.causal, a.scale = causal, scale
     cdef Target to = Target(tokens, width, form)
+    if to.codes.dynamic:
+        raise CqError("form: attention gives float32 or codes of a given scale; quantize the result for each row's own")
     cdef cq_status status
     cdef const float *qf
     cdef const float *kf

@@ -1,4 +1,6 @@
 """int8 building blocks for use without a model: pack a weight, multiply, apply a linear layer. Arguments are checked here."""
+import reprlib
+
 import numpy as np
 
 from . import _core
@@ -70,8 +72,20 @@ def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = N
     else:
         x = _floats(x, "x", 2)
     residual = _coded(residual, "residual") if isinstance(residual, QTensor) else _floats(residual, "residual", 2)
+    if form is not None:
+        _check_reach(x, w)
     y = _core.linear(x, w, _floats(bias, "bias", 1), None, activation, residual, form)
-    return y if form is None else QTensor(y.codes, np.array(form.scale, np.float32), np.array(form.zero_point, np.int32))
+    if form is None:
+        check_finite(y, "the result of linear")
+        return y
+    return QTensor(y.codes, np.array(form.scale, np.float32), np.array(form.zero_point, np.int32))
+
+
+def _check_reach(x: np.ndarray | _core.Coded, w: PackedWeight) -> None:
+    """Raises where a product might leave float32: as a code, Inf or NaN could not be told from a number."""
+    largest = 255 * float(np.max(x.scale, initial=0)) if isinstance(x, _core.Coded) else float(np.abs(x).max(initial=0))
+    if w.scales is not None and largest * 255 * float(w.scales.max(initial=0)) * w.k > float(np.finfo(np.float32).max):
+        raise CqError("x: with this weight, sums may pass the largest float32; scale the inputs down")
 
 
 def _packed(w) -> None:
@@ -97,18 +111,22 @@ def _floats(x, name: str, ndim: int) -> np.ndarray | None:
 
 
 def _scale(value) -> float:
-    scale = np.float32(value) if isinstance(value, (int, float, np.floating)) else np.float32(np.nan)
-    if not np.isfinite(scale) or scale < np.finfo(np.float32).tiny:
-        raise CqError(f"out_scale: need a positive normal float32, got {value!r}")
-    return float(scale)
+    smallest, largest = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not smallest <= value <= largest:
+        raise CqError(f"out_scale: need a positive normal float32, got {reprlib.repr(value)}")
+    return float(np.float32(value))
 
 
 def _zero_points(value, name: str, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
     """int32 of `shape`, from an integer or an array of it."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.shape not in ((), shape) or (array.size and (array.min() < low or array.max() > high)):
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.empty(0, object)
+    fits = array.dtype.kind in "iu" and array.shape in ((), shape)
+    if not fits or (array.size and (array.min() < low or array.max() > high)):
         raise CqError(f"{name}: need an integer from {low} to {high}{f' or an array of shape {shape}' if shape else ''}, "
-                      f"got {value!r}")
+                      f"got {reprlib.repr(value)}")
     return np.broadcast_to(array, shape).astype(np.int32)
 
 

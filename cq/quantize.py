@@ -3,6 +3,10 @@ import copy
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
+import numpy as np
+
+from . import _core
+from .affine import check_finite
 from .calibrate import calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
@@ -28,6 +32,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static, calibr
         raise CqError(f"strategy: need cq.WeightOnly(), cq.Dynamic() or cq.Static(), got {strategy!r}")
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
+    if progress is not None and not callable(progress):
+        raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
     ranges = {}
     if isinstance(strategy, Static):
         if calibration is None:
@@ -75,16 +81,25 @@ def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed]) -
     if reason:
         return Linear(layer.weight, layer.bias, layer.activation, reason)
     scheme = strategy.scheme
-    try:
-        codes = quantize_weight(layer.weight, scheme.weight_symmetric, scheme.weight_granularity, scheme.group_size)
-        weight = pack_weight(codes)
-    except UnsupportedError as error:
-        return Linear(layer.weight, layer.bias, layer.activation, str(error))
-    except CqError as error:
-        raise CqError(f"{name}: {error}") from None
+    weight = _packed(name, layer.weight, scheme, scheme.weight_granularity)
+    if isinstance(weight, str):
+        return Linear(layer.weight, layer.bias, layer.activation, weight)
+    if layer.bias is not None:
+        check_finite(layer.bias, f"{name}.bias")
     form = _input_form(name, strategy, form_at)
     bias = quantize_bias(layer.bias, scheme.bias, form, weight)
     return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
+
+
+def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str) -> _core.Weight | str:
+    """The weight in codes, or why int8 cannot hold it."""
+    try:
+        group_size = scheme.group_size if granularity == "per_group" else None
+        return pack_weight(quantize_weight(weight, scheme.weight_symmetric, granularity, group_size))
+    except UnsupportedError as error:
+        return str(error)
+    except CqError as error:
+        raise CqError(f"{name}: {error}") from None
 
 
 def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
@@ -113,11 +128,13 @@ def _swap_word(model: Transformer, strategy) -> None:
     word, head = model.embedding, model.head
     tied = model.config.tied and head is not None
     reason = _chosen("embed.word", strategy) or (head.reason if tied else "")
-    if reason:
-        word.reason = reason
-    elif tied and head.weight.group_size == head.weight.k:
+    if not reason and tied and head.weight.group_size >= head.weight.k:
         word.word = head.weight
-    else:
-        scheme = strategy.scheme
-        granularity = "per_tensor" if scheme.weight_granularity == "per_tensor" else "per_channel"
-        word.word = pack_weight(quantize_weight(word.word, scheme.weight_symmetric, granularity, None))
+    elif not reason:
+        granularity = "per_tensor" if strategy.scheme.weight_granularity == "per_tensor" else "per_channel"
+        table = _packed("embed.word", word.word, strategy.scheme, granularity)
+        if isinstance(table, str):
+            reason = table
+        else:
+            word.word = table
+    word.reason = reason

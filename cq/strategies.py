@@ -1,4 +1,5 @@
 """The choices that a user makes when quantizing: frozen records that hold them and nothing else. Knows no arrays."""
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 from .errors import CqError
@@ -16,7 +17,8 @@ class Scheme:
     uint8 affine activations with parameters per token (dynamic) or per tensor (static), int32 bias at x_scale * w_scale.
 
     weight_granularity: "per_tensor", "per_channel", or "per_group" with `group_size` (a multiple of 4; weight-only).
-    activation_granularity: "per_token" or "per_tensor", for dynamic; static is always per tensor.
+    activation_granularity: "per_token" or "per_tensor", for dynamic; static is always per tensor. Dynamic per tensor takes one
+    range for all tokens of a call, so that there alone a result depends on what else is in the batch.
     bias: "int32" where the activation's scale is known beforehand (static) and float32 elsewhere; "int8" with its own affine
     parameters; or "float32". Raises CqError for anything else.
     """
@@ -32,6 +34,9 @@ class Scheme:
         for name, choices in GRANULARITIES.items():
             if getattr(self, name) not in choices:
                 raise CqError(f"Scheme: {name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        for name in ("weight_symmetric", "activation_symmetric"):
+            if type(getattr(self, name)) is not bool:
+                raise CqError(f"Scheme: {name} must be True or False, got {getattr(self, name)!r}")
         if self.activation_symmetric and self.activation_dtype != "int8":
             raise CqError("Scheme: symmetric activations need activation_dtype='int8'")
         grouped = self.weight_granularity == "per_group"
@@ -61,7 +66,8 @@ class _Strategy:
             raise CqError(f"{type(self).__name__}: scheme must be a cq.Scheme, got {type(self.scheme).__name__}")
         for field in ("include", "exclude"):
             patterns = getattr(self, field)
-            patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+            several = isinstance(patterns, Iterable) and not isinstance(patterns, str)
+            patterns = tuple(patterns) if several else (patterns,)
             if not all(isinstance(pattern, str) for pattern in patterns):
                 raise CqError(f"{type(self).__name__}: {field} must hold name patterns such as 'layers.*.ffn.*', "
                               f"got {patterns!r}")

@@ -45,17 +45,14 @@ static int64_t keys_for(const cq_attention_args *a, int64_t length, int64_t quer
 
 /* --- float32 ------------------------------------------------------------------------------------------------------------- */
 
-/* c (rows, stride) = x (rows, k) b (k, n), n a multiple of 16, through tiles; t is a tile's scratch. */
+/* c (rows, n) = x (rows, k) b (k, n), n a multiple of 16. */
 static void multiply(const float *x, int64_t x_stride, int64_t rows, const float *b, int64_t b_stride, int64_t n, int64_t k,
-                     float *t, float *c, int64_t c_stride) {
-    const int width = cq_active->panels * CQ_PANEL;
-    for (int64_t i = 0; i < rows; i += cq_active->rows_f32)
-        for (int64_t j = 0; j < n; j += width) {
-            const int64_t r = min(cq_active->rows_f32, rows - i), w = min(width, n - j);
-            memset(t, 0, CQ_TILE_ROWS * CQ_TILE * 4);
-            cq_active->tile_f32(x + i * x_stride, x_stride, (int)r, b + j, b_stride, (int)(w / CQ_PANEL), k, t);
-            for (int64_t l = 0; l < r; l++) memcpy(c + (i + l) * c_stride + j, t + l * CQ_TILE, (size_t)w * 4);
-        }
+                     float *c, int64_t c_stride) {
+    const int width = cq_active->panels * CQ_PANEL, step = cq_active->rows_f32;
+    for (int64_t i = 0; i < rows; i += step)
+        for (int64_t j = 0; j < n; j += width)
+            cq_active->tile_f32(x + i * x_stride, x_stride, (int)min(step, rows - i), b + j, b_stride,
+                                (int)(min(width, n - j) / CQ_PANEL), k, 0, c + i * c_stride + j, c_stride);
 }
 
 /* What a member of the team works in; all for the longest sequence. */
@@ -63,7 +60,6 @@ typedef struct {
     float *keys, *values; /* K transposed (dim, length16), V (length, dim16) */
     float *scores;        /* (QUERIES, length16) */
     float *context;       /* (QUERIES, dim16) */
-    float *tile;
 } f32_scratch;
 
 static void attend_f32(const attention_job *job, int64_t task, const f32_scratch *w) {
@@ -78,14 +74,14 @@ static void attend_f32(const attention_job *job, int64_t task, const f32_scratch
         const int64_t rows = min(QUERIES, at.length - i), seen = keys_for(a, at.length, i + rows);
         const float *q = job->q + (at.first + i) * job->q_stride + at.h * dim;
         float sums[QUERIES];
-        multiply(q, job->q_stride, rows, w->keys, length16, up(seen, 16), dim, w->tile, w->scores, length16);
+        multiply(q, job->q_stride, rows, w->keys, length16, up(seen, 16), dim, w->scores, length16);
         for (int64_t r = 0; r < rows; r++) {
             const int64_t visible = a->causal ? i + r + 1 : at.length;
             float *row = w->scores + r * length16;
             sums[r] = cq_active->softmax_f32(row, visible, a->scale);
             for (int64_t t = up(visible, 16); t < seen; t++) row[t] = 0.0f;
         }
-        multiply(w->scores, length16, rows, w->values, dim16, dim16, seen, w->tile, w->context, dim16);
+        multiply(w->scores, length16, rows, w->values, dim16, dim16, seen, w->context, dim16);
         for (int64_t r = 0; r < rows; r++) {
             float *y = job->y + (at.first + i + r) * job->y_stride + at.h * dim;
             memcpy(y, w->context + r * dim16, (size_t)dim * 4);
@@ -97,8 +93,8 @@ static void attend_f32(const attention_job *job, int64_t task, const f32_scratch
 static void attention_f32_member(void *context, cq_queue *queue) {
     const attention_job *job = context;
     const int64_t length16 = up(job->longest, 16), dim = job->a->dim, dim16 = up(dim, 16);
-    const int64_t kept = length16 * (dim + dim16), tile = CQ_TILE_ROWS * CQ_TILE;
-    float *scratch = cq_scratch((kept + QUERIES * (length16 + dim16) + tile) * 4);
+    const int64_t kept = length16 * (dim + dim16);
+    float *scratch = cq_scratch((kept + QUERIES * (length16 + dim16)) * 4);
     if (!scratch) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
@@ -106,7 +102,6 @@ static void attention_f32_member(void *context, cq_queue *queue) {
     memset(scratch, 0, (size_t)kept * 4); /* what pads keys and values is finite */
     f32_scratch w = {.keys = scratch, .values = scratch + length16 * dim, .scores = scratch + kept};
     w.context = w.scores + QUERIES * length16;
-    w.tile = w.context + QUERIES * dim16;
     for (int64_t task, end; cq_take(queue, &task, &end);)
         for (; task < end; task++) attend_f32(job, task, &w);
     free(scratch);
@@ -135,17 +130,21 @@ static uint8_t flip_of(const cq_coded *c) { return c->is_signed ? 0x80 : 0; }
 /* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores of a
  * query. The query's does: it multiplies the sum of the key's codes. */
 static void lay_keys(const cq_coded *k, const place *at, int64_t dim, int32_t q_zero, int8_t *panels, int32_t *correction) {
-    const int64_t dim4 = up(dim, 4);
+    const int64_t dim4 = up(dim, 4), whole = dim / 4 * 4;
     const uint8_t flip = flip_of(k) ^ 0x80;
+    const uint32_t flips = flip * 0x01010101u;
     for (int64_t t = 0; t < at->length; t++) {
         const uint8_t *key = (const uint8_t *)k->codes + (at->first + t) * k->stride + at->g * dim;
         int8_t *lane = panels + t / CQ_PANEL * dim4 * CQ_PANEL + t % CQ_PANEL * 4;
         int32_t sum = 0;
-        for (int64_t d = 0; d < dim; d++) {
-            const int8_t code = (int8_t)(key[d] ^ flip);
-            lane[d / 4 * 4 * CQ_PANEL + d % 4] = code;
-            sum += code;
+        for (int64_t d = 0; d < dim; d++) sum += (int8_t)(key[d] ^ flip);
+        for (int64_t d = 0; d < whole; d += 4) {
+            uint32_t four;
+            memcpy(&four, key + d, 4);
+            four ^= flips;
+            memcpy(lane + d * CQ_PANEL, &four, 4);
         }
+        for (int64_t d = whole; d < dim; d++) lane[whole * CQ_PANEL + d % 4] = (int8_t)(key[d] ^ flip);
         correction[t] = q_zero * sum;
     }
 }
@@ -154,11 +153,24 @@ static void lay_keys(const cq_coded *k, const place *at, int64_t dim, int32_t q_
 static void lay_values(const cq_coded *v, const place *at, int64_t dim, int8_t *panels) {
     const int64_t length4 = up(at->length, 4);
     const uint8_t flip = flip_of(v) ^ 0x80;
-    for (int64_t t = 0; t < length4; t++) {
-        const uint8_t *value = (const uint8_t *)v->codes + (at->first + t) * v->stride + at->g * dim;
-        for (int64_t d = 0; d < dim; d++)
-            panels[d / CQ_PANEL * length4 * CQ_PANEL + t / 4 * 4 * CQ_PANEL + d % CQ_PANEL * 4 + t % 4] =
-                t < at->length ? (int8_t)(value[d] ^ flip) : 0;
+    for (int64_t t = 0; t < at->length; t += 4) {
+        const uint8_t *rows[4];
+        uint32_t keep = 0; /* the bytes of tokens that exist */
+        for (int64_t i = 0; i < 4; i++) {
+            const int64_t token = min(t + i, at->length - 1);
+            rows[i] = (const uint8_t *)v->codes + (at->first + token) * v->stride + at->g * dim;
+            if (token == t + i) keep |= 0xffu << 8 * i;
+        }
+        for (int64_t first = 0; first < dim; first += CQ_PANEL) {
+            uint32_t lanes[CQ_PANEL];
+            const int64_t n = min(CQ_PANEL, dim - first);
+            const uint8_t *a = rows[0] + first, *b = rows[1] + first, *c = rows[2] + first, *d = rows[3] + first;
+            for (int64_t i = 0; i < n; i++)
+                lanes[i] = ((uint32_t)a[i] | (uint32_t)b[i] << 8 | (uint32_t)c[i] << 16 | (uint32_t)d[i] << 24) ^
+                           flip * 0x01010101u;
+            for (int64_t i = 0; i < n; i++) lanes[i] &= keep;
+            memcpy(panels + first * length4 + t * CQ_PANEL, lanes, (size_t)n * 4);
+        }
     }
 }
 

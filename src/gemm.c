@@ -161,8 +161,8 @@ static void multiply_f32(const gemm_job *job, const cq_tile *t, int64_t rows, in
     for (int64_t i = 0; i < rows; i += cq_active->rows_f32)
         for (int p = 0; p < panels; p += width)
             cq_active->tile_f32(x + i * job->x_stride, job->x_stride, (int)min(cq_active->rows_f32, rows - i),
-                                wide + p * CQ_PANEL, CQ_TILE, (int)min(width, panels - p), count,
-                                acc + i * CQ_TILE + p * CQ_PANEL);
+                                wide + p * CQ_PANEL, CQ_TILE, (int)min(width, panels - p), count, 1,
+                                acc + i * CQ_TILE + p * CQ_PANEL, CQ_TILE);
 }
 
 static void gemm_f32_member(void *context, cq_queue *queue) {

@@ -20,9 +20,9 @@ typedef struct {
     /* acc (rows, CQ_TILE) = a (rows, 4 * groups) uint8 x panels, raw codes. a's rows must hold 4 * groups readable bytes. */
     void (*tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
                     int64_t groups, int32_t *acc);
-    /* acc (rows, CQ_TILE) += a (rows, k) x b (k, 16 * panels), fused multiply-adds in order of k. */
-    void (*tile_f32)(const float *a, int64_t a_stride, int rows, const float *b, int64_t b_stride, int panels, int64_t k,
-                     float *acc);
+    /* c (rows, 16 * panels) = a (rows, k) x b (k, 16 * panels), or added to what c holds; fused multiply-adds in order of k. */
+    void (*tile_f32)(const float *a, int64_t a_stride, int rows, const float *b, int64_t b_stride, int panels, int64_t k, int add,
+                     float *c, int64_t c_stride);
     /* The same from packed int8 for few rows: acc += a (rows, k) x (w - zero_points); zero_points (16 * panels) or NULL. */
     void (*tile_f32_i8)(const float *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
                         int64_t k, const int32_t *zero_points, float *acc);

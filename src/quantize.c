@@ -91,11 +91,12 @@ static void gate_rows(void *context, cq_queue *queue) {
         for (; row < end; row++) {
             const float *gate = job->gate_coded ? scratch : job->gate + row * n;
             const float *up = job->up_coded ? scratch + n : job->up + row * n;
-            float *y = job->y ? job->y + row * n : scratch + 2 * n;
+            float *y = job->y ? job->y + row * n : scratch + 2 * n, lo, hi;
             if (job->gate_coded) cq_active->dequantize(job->gate_coded, row, n, scratch);
             if (job->up_coded) cq_active->dequantize(job->up_coded, row, n, scratch + n);
             cq_active->gate(gate, up, job->activation, n, y);
-            if (job->out && !cq_active->quantize(y, n, job->out, row)) note_bad(job, queue, row);
+            const int finite = job->out ? cq_active->quantize(y, n, job->out, row) : cq_active->min_max(y, n, &lo, &hi);
+            if (!finite) note_bad(job, queue, row);
         }
     free(scratch);
 }

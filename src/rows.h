@@ -3,9 +3,10 @@
 
 /* --- functions of a real variable ---------------------------------------------------------------------------------------- */
 
-/* exp(x), x clamped to [-87.33, 88.7]: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2], relative error 1e-7. */
+/* exp(x), x clamped to [-87.33, 89], Inf from 88.73: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2], relative error 1e-7.
+ * NaN passes: minimum and maximum return their second operand where either is NaN. */
 INLINE f32x16 lanes_exp(f32x16 x) {
-    x = f32_max(f32_min(x, f32_set(88.7f)), f32_set(-87.33f));
+    x = f32_max(f32_set(-87.33f), f32_min(f32_set(89.0f), x));
     const f32x16 n = f32_round(f32_mul(x, f32_set(1.44269504f)));
     f32x16 r = f32_fma(n, f32_set(-0.693145752f), x); /* ln2 in two parts: the first has 15 trailing zero bits */
     r = f32_fma(n, f32_set(-1.42860677e-6f), r);
@@ -27,12 +28,13 @@ INLINE f32x16 lanes_silu(f32x16 x) {
     return f32_div(x, f32_add(f32_set(1.0f), lanes_exp(f32_sub(f32_set(0.0f), x))));
 }
 
-/* x (1 + erf(x / sqrt 2)) / 2, erf(z) = z p(z^2) with p of degree 15 on [0, 3.83], where erf is 1; absolute error 2e-7. */
+/* x (1 + erf(x / sqrt 2)) / 2, erf(z) = z p(z^2) with p of degree 15 on [0, 3.83], where erf is 1; absolute error 2e-7.
+ * At the end p passes 1 by a last bit and is cut to it: a last bit less would leave GELU(-x) = -3e-8 x for every large x. */
 INLINE f32x16 lanes_gelu(f32x16 x) {
     static const float p[16] = {
         0.369199038f, -0.184231311f, 0.136823848f, -0.110717334f, 0.0908087417f, -0.0728655756f, 0.0560657643f,
         -0.0405699126f, 0.0270885434f, -0.0174966659f, 0.0115578063f, -0.00608423585f, 0.00179046823f, -0.00113259139f,
-        0.00140366529f, -0.000543651986f};
+        0.00140366529f, -0.000543612f};
     const f32x16 z = f32_min(f32_mul(f32_abs(x), f32_set(0.70710678f)), f32_set(3.83f));
     const f32x16 v = f32_fma(f32_mul(z, z), f32_set(1.0f / (3.83f * 3.83f / 2)), f32_set(-1.0f));
     f32x16 y = f32_set(p[15]);
@@ -50,7 +52,7 @@ INLINE f32x16 lanes_gelu_tanh(f32x16 x) {
 
 INLINE f32x16 lanes_activate(const cq_activation activation, f32x16 x) {
     switch (activation) {
-    case CQ_RELU: return f32_max(x, f32_set(0.0f));
+    case CQ_RELU: return f32_max(f32_set(0.0f), x); /* NaN stays NaN */
     case CQ_GELU: return lanes_gelu(x);
     case CQ_GELU_TANH: return lanes_gelu_tanh(x);
     case CQ_SILU: return lanes_silu(x);
@@ -163,7 +165,9 @@ static void ISA(norm)(const cq_norm_args *a, int64_t row, int64_t n, float *y) {
             squares = f32_fma(v, v, squares);
         }
     }
-    const f32x16 center = f32_set(mean), factor = f32_set(1.0f / sqrtf(f32_sum(squares) / (float)n + a->eps));
+    const float variance = f32_sum(squares) / (float)n;
+    /* where the squares overflowed the factor would be 0 and so would y; 0 * Inf makes it NaN, which the driver reports */
+    const f32x16 center = f32_set(mean), factor = f32_set(1.0f / sqrtf(variance + a->eps) + 0.0f * variance);
     EACH_16(i, n, width) {
         const f32x16 v = f32_mul(f32_sub(load_some(kept + i, width), center), factor), w = load_some(a->weight + i, width);
         store_some(y + i, a->bias ? f32_fma(v, w, load_some(a->bias + i, width)) : f32_mul(v, w), width);

@@ -33,8 +33,8 @@ INLINE void tile_i8(const int R, const int P, const uint8_t *a, int64_t a_stride
 }
 
 INLINE void tile_f32(const int R, const int P, const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t k,
-                     float *acc) {
-#define GET(r, p) f32x16 c##r##p = R > r && P > p ? f32_load(acc + AT(r, p)) : f32_set(0.0f);
+                     int add, float *c, int64_t c_stride) {
+#define GET(r, p) f32x16 c##r##p = R > r && P > p && add ? f32_load(c + r * c_stride + 16 * p) : f32_set(0.0f);
     EVERY_ACC(GET)
     for (const float *end = a + k; a < end; a++, b += b_stride) {
         f32x16 b0 = f32_load(b), b1, b2, b3;
@@ -46,7 +46,7 @@ INLINE void tile_f32(const int R, const int P, const float *a, int64_t a_stride,
         EVERY_ROW(ROW)
 #undef ROW
     }
-#define PUT(r, p) f32_store(acc + AT(r, p), c##r##p)
+#define PUT(r, p) f32_store(c + r * c_stride + 16 * p, c##r##p)
 #define ROW(r) ROW_PANELS(PUT, r)
     EVERY_ROW(ROW)
 #undef ROW
@@ -122,8 +122,8 @@ static void ISA(tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int
 }
 
 static void ISA(tile_f32)(const float *a, int64_t a_stride, int rows, const float *b, int64_t b_stride, int panels, int64_t k,
-                          float *acc) {
-    CHOOSE(tile_f32, a, a_stride, b, b_stride, k, acc)
+                          int add, float *c, int64_t c_stride) {
+    CHOOSE(tile_f32, a, a_stride, b, b_stride, k, add, c, c_stride)
 }
 
 static void ISA(tile_f32_i8)(const float *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,

@@ -1,14 +1,13 @@
 """Files in and out: load finds what a path holds and makes a model of it, save writes cq's checkpoint. Knows nothing of how a
 model computes."""
 from os import PathLike
-from pathlib import Path
 
 from ..errors import CqError, FormatError, UnsupportedError
 from ..model import Config, Transformer
 from .arrays import read_arrays
 from .checkpoint import KEY, load_checkpoint, save_checkpoint
 from .huggingface import read_folder
-from .strangers import as_path
+from .strangers import as_name, as_path
 from .tensors import read_tensors
 
 
@@ -37,7 +36,7 @@ def save(model: Transformer, path: str | PathLike) -> None:
     same bits. `path` must end in .safetensors. Raises CqError, OSError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer, got {type(model).__name__}")
-    target = Path(path)
+    target = as_name(path)
     if target.suffix != ".safetensors":
         raise FormatError(f"{target}: a cq checkpoint is one file; give it a name that ends in .safetensors")
     save_checkpoint(model, target)

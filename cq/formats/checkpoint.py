@@ -6,16 +6,19 @@ import math
 import numpy as np
 from tokenizers import Tokenizer
 
-from .. import _core, strategies
-from ..errors import CqError, FormatError
+from .. import _core, affine, strategies
+from ..errors import FormatError
 from ..model import Config, Transformer
-from ..model.activation import Fixed, form_from_list
-from ..model.linear import Linear, QuantizedLinear, check_depth
+from ..model.activation import Fixed, Form, PerTensor, PerToken, form_from_list
+from ..model.linear import Linear, QuantizedLinear, bias_room, check_depth
 from ..qtensor import QTensor
+from .huggingface import parse_config, parse_tokenizer
 from .names import check_finite
+from .strangers import brief, parse_json
 from .tensors import write_safetensors
 
 KEY, VERSION = "cq", 1
+INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": Fixed}  # what a layer may read
 TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
 
@@ -28,14 +31,15 @@ def save_checkpoint(model: Transformer, path) -> None:
     shared = head is not None and isinstance(head, QuantizedLinear) and word is head.weight
     if isinstance(word, _core.Weight) and not shared:
         _put_weight(tensors, "embed.word", word)
+    if model.tokenizer is not None:
+        tensors[TOKENIZER] = np.frombuffer(model.tokenizer.to_str().encode(), np.uint8)
     record = {
         "version": VERSION, "config": model.config.to_dict(), "strategy": model.strategy and model.strategy.to_dict(),
         "layers": layers, "word": "head" if shared else "int8" if isinstance(word, _core.Weight) else "float32",
         "reason": model.embedding.reason,
         "attention": [block.attention.forms for block in model.blocks], "ffn": [block.ffn.forms for block in model.blocks],
+        "tensors": sorted(tensors),  # so that a bias that got lost is missed
     }
-    if model.tokenizer is not None:
-        tensors[TOKENIZER] = np.frombuffer(model.tokenizer.to_str().encode(), np.uint8)
     write_safetensors(path, tensors, {KEY: json.dumps(record)})
 
 
@@ -74,7 +78,8 @@ def _put_weight(tensors: dict, name: str, weight: _core.Weight) -> None:
 def load_checkpoint(tensors: dict[str, np.ndarray], metadata: dict[str, str], where: str) -> Transformer:
     """The model that `save_checkpoint` wrote, from the tensors and metadata of its file. Raises FormatError."""
     try:
-        return _Reader(tensors, json.loads(metadata[KEY]), where).model()
+        record = parse_json(metadata[KEY].encode("utf-8", "surrogatepass"), f"{where}: record", dict)
+        return _Reader(tensors, record, where).model()
     except FormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
@@ -91,21 +96,18 @@ class _Reader:
         record = self.record
         if record["version"] != VERSION:
             raise FormatError(f"{self.where}: cq checkpoint of version {record['version']!r}, this cq reads {VERSION}")
-        config = Config.from_dict(record["config"])
+        astray = set(record["tensors"]) ^ set(self.tensors)
+        if astray:
+            raise FormatError(f"{self.where}: tensors missing or too many: {brief(sorted(astray))}")
+        config, _ = parse_config(record["config"], f"{self.where}: config")
         if config.num_layers > len(self.tensors):
             raise FormatError(f"{self.where}: {config.num_layers} layers, but only {len(self.tensors)} tensors")
-        strategy = strategies.from_dict(record["strategy"]) if record["strategy"] else None
-        tokenizer = self._tokenizer()
-        model = Transformer(config, self._float_weights(config), tokenizer)
+        strategy = None if record["strategy"] is None else strategies.from_dict(record["strategy"])
+        model = Transformer(config, self._float_weights(config), self._tokenizer())
         model.strategy = strategy
         for owner, attribute, name in list(model.linear_places()):
-            setattr(owner, attribute, self._linear(name, getattr(owner, attribute)))
-        word = model.embedding
-        word.reason = str(record["reason"])
-        if record["word"] == "head":
-            word.word = model.head.weight
-        elif record["word"] == "int8":
-            word.word = self._weight("embed.word", word.shape, 0)
+            setattr(owner, attribute, self._linear(name, getattr(owner, attribute), strategy and strategy.name))
+        self._word(model)
         self._join(model)
         if self.tensors:
             raise FormatError(f"{self.where}: tensors that no layer reads: {', '.join(sorted(self.tensors)[:5])}")
@@ -124,21 +126,18 @@ class _Reader:
     def _tokenizer(self) -> Tokenizer | None:
         if TOKENIZER not in self.tensors:
             return None
-        raw = self.tensors.pop(TOKENIZER)
-        try:
-            return Tokenizer.from_str(raw.astype(np.uint8).tobytes().decode())
-        except Exception as error:  # the tokenizers library raises plain Exception
-            raise FormatError(f"{self.where}: {TOKENIZER}: not a tokenizer ({error})") from None
+        data = self._take(TOKENIZER, "uint8", (self.tensors[TOKENIZER].size,)).tobytes()
+        return parse_tokenizer(data, f"{self.where}: {TOKENIZER}")
 
     def _float_weights(self, config: Config) -> dict[str, np.ndarray]:
         """What the model's constructor wants: float32 where it is so, shapes without memory where codes will come."""
         record = self.record
-        in_codes = {f"{name}.weight" for name, layer in record["layers"].items() if layer["runs_in"] != "float32"}
+        coded = {f"{name}.weight": f"{name}.weight" for name, layer in record["layers"].items() if layer["runs_in"] != "float32"}
         if record["word"] != "float32":
-            in_codes.add("embed.word")
+            coded["embed.word"] = {"head": "head.weight", "int8": "embed.word.weight"}[record["word"]]
         weights = {}
         for name, shape in config.shapes().items():
-            weights[name] = np.broadcast_to(np.float32(0), shape) if name in in_codes else self._take(name, "float32", shape)
+            weights[name] = self._stand_in(coded[name], shape) if name in coded else self._take(name, "float32", shape)
         for name in [name for name in self.tensors if name.endswith(".bias") and self.tensors[name].dtype == np.float32]:
             module = name.removesuffix(".bias")
             if module + ".weight" in weights:
@@ -147,18 +146,37 @@ class _Reader:
                 weights[name] = self._take(name, "float32", (config.vocab_size,))
         return weights
 
-    def _linear(self, name: str, layer: Linear) -> Linear | QuantizedLinear:
+    def _stand_in(self, name: str, shape: tuple[int, int]) -> np.ndarray:
+        """Before anything is built: the file must hold the codes (inputs, outputs) that the configuration claims."""
+        found = self.tensors[name].shape
+        if found != shape[::-1]:
+            raise FormatError(f"{self.where}: {name}: codes of shape {found}, the configuration asks for {shape[::-1]}")
+        return np.broadcast_to(np.float32(0), shape)
+
+    def _linear(self, name: str, layer: Linear, strategy: str | None) -> Linear | QuantizedLinear:
         entry = self.record["layers"][name]
         if entry["runs_in"] == "float32":
             layer.reason = str(entry["reason"])
             return layer
-        form = form_from_list(entry["input"])
-        if entry["runs_in"] not in strategies.STRATEGIES or (form is None) != (entry["runs_in"] == "weight-only"):
-            raise FormatError(f"{self.where}: {name} runs in {entry['runs_in']!r} with input {form!r}")
+        form = self._form(entry["input"], name)
+        if entry["runs_in"] != strategy or not isinstance(form, INPUTS[strategy]):
+            raise FormatError(f"{self.where}: {name} runs in {entry['runs_in']!r} on {form!r}, the strategy is {strategy!r}")
         weight = self._weight(name, layer.shape, entry["group_size"])
         if form is not None and weight.group_size != weight.k:
             raise FormatError(f"{self.where}: {name}: integer products with grouped scales")
-        return QuantizedLinear(weight, self._bias(name, layer), layer.activation, self._form(form, name), entry["runs_in"])
+        return QuantizedLinear(weight, self._bias(name, layer, form), layer.activation, form, strategy)
+
+    def _word(self, model: Transformer) -> None:
+        kind, word = self.record["word"], model.embedding
+        word.reason = str(self.record["reason"])
+        if kind != "float32" and (model.strategy is None or model.config.tied and model.head.runs_in == "float32"):
+            raise FormatError(f"{self.where}: a word table in codes beside a float32 head, or without a strategy")
+        if kind == "int8":
+            word.word = self._weight("embed.word", word.shape, 0)
+        elif kind == "head":
+            if not model.config.tied or model.head.weight.group_size < model.head.weight.k:
+                raise FormatError(f"{self.where}: the head's codes cannot serve as word table")
+            word.word = model.head.weight
 
     def _weight(self, name: str, shape: tuple[int, int], group_size: int) -> _core.Weight:
         k, n = shape
@@ -177,35 +195,46 @@ class _Reader:
             check_depth(k, zero_points)
         return _core.pack(codes, zero_points, scales, group_size)
 
-    def _bias(self, name: str, layer: Linear) -> np.ndarray | QTensor | None:
+    def _bias(self, name: str, layer: Linear, form: Form) -> np.ndarray | QTensor | None:
         if layer.bias is not None or f"{name}.bias" not in self.tensors:
             return layer.bias  # float32, read already
-        kind, outputs = self.tensors[f"{name}.bias"].dtype.name, (layer.shape[1],)
-        if kind == "int32":
-            return self._take(f"{name}.bias", kind, outputs)
+        inputs, outputs = layer.shape[0], layer.shape[1:]
+        if self.tensors[f"{name}.bias"].dtype == np.int32:
+            codes = self._take(f"{name}.bias", "int32", outputs)
+            if not isinstance(form, Fixed) or np.abs(codes.astype(np.int64)).max() > bias_room(inputs):
+                raise FormatError(f"{self.where}: {name}.bias: int32 without a fixed input scale, or too large for its sums")
+            return codes
         scale = self._take(f"{name}.bias.scale", "float32", (1,))[0]
-        return QTensor(self._take(f"{name}.bias", "int8", outputs), scale, self._take(f"{name}.bias.zero_point", "int32", (1,))[0])
+        zero_point = self._take(f"{name}.bias.zero_point", "int32", (1,))[0]
+        return QTensor(self._take(f"{name}.bias", "int8", outputs), scale, zero_point)
 
-    def _form(self, form, name: str):
-        if form is None:
+    def _form(self, values: list | None, name: str) -> Form:
+        if values is None:
             return None
-        good = form.dtype in ("int8", "uint8") and type(form.symmetric) is bool
-        if isinstance(form, Fixed):
-            low, high = (-128, 127) if form.dtype == "int8" else (0, 255)
-            good = good and type(form.scale) is float and np.finfo(np.float32).tiny <= form.scale <= np.finfo(np.float32).max \
-                and type(form.zero_point) is int and low <= form.zero_point <= high
-        if not good:
-            raise FormatError(f"{self.where}: {name}: {form!r} is no form of codes")
+        form = form_from_list(values)
+        if not _is_sound(form):
+            raise FormatError(f"{self.where}: {name}: {brief(values)} is no form of codes")
         return form
 
     def _join(self, model: Transformer) -> None:
         """The forms between static neighbours."""
         for i, block in enumerate(model.blocks):
-            for part, count in (("attention", 3), ("ffn", 2)):
-                forms = self.record[part][i]
-                if forms is None:
+            for name, part, wanted in (("attention", block.attention, 3), ("ffn", block.ffn, 2)):
+                if self.record[name][i] is None:
                     continue
-                forms = tuple(self._form(form_from_list(form), f"{block.name}.{part}") for form in forms)
-                if len(forms) != count or not all(isinstance(form, Fixed) for form in forms):
-                    raise FormatError(f"{self.where}: {block.name}.{part}: {forms!r} are no static forms")
-                getattr(block, part).forms = forms
+                forms = tuple(self._form(values, f"{block.name}.{name}") for values in self.record[name][i])
+                readers = part.readers()
+                if len(forms) != wanted or not all(isinstance(form, Fixed) for form in forms) \
+                        or len(readers) != wanted or not all(layer.runs_in == "static" for layer in readers):
+                    raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} are not what static layers hand on")
+                part.forms = forms
+
+
+def _is_sound(form: PerToken | PerTensor | Fixed) -> bool:
+    if form.dtype not in affine.RANGES or type(form.symmetric) is not bool or (form.symmetric and form.dtype != "int8"):
+        return False
+    if isinstance(form, Fixed):
+        low, high = (0, 0) if form.symmetric else affine.RANGES[form.dtype]
+        return type(form.scale) is float and float(affine.SMALLEST_SCALE) <= form.scale <= float(affine.LARGEST) \
+            and type(form.zero_point) is int and low <= form.zero_point <= high
+    return isinstance(form, PerToken) or form.granularity == "per_tensor"

@@ -97,11 +97,17 @@ def read_tokenizer(folder: Path, lowercase: bool = False) -> Tokenizer | None:
     file = folder / "tokenizer.json"
     if not file.exists():
         return None
-    size = as_file(file).stat().st_size
-    if size > MAX_TOKENIZER:
-        raise FormatError(f"{file}: {size} bytes; at most {MAX_TOKENIZER} are read")
+    with open(as_file(file), "rb") as opened:
+        return parse_tokenizer(opened.read(MAX_TOKENIZER + 1), str(file), lowercase)
+
+
+def parse_tokenizer(data: bytes, where: str, lowercase: bool = False) -> Tokenizer:
+    """The tokenizer in `data`, the bytes of a tokenizer.json, as `read_tokenizer`. Raises FormatError, its message starting
+    with `where`."""
+    if len(data) > MAX_TOKENIZER:
+        raise FormatError(f"{where}: at most {MAX_TOKENIZER} bytes are read, this has more")
     try:
-        tokenizer = Tokenizer.from_str(file.read_text("utf-8"))
+        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
         tokenizer.no_padding()
         tokenizer.no_truncation()
         if lowercase:
@@ -111,7 +117,7 @@ def read_tokenizer(folder: Path, lowercase: bool = False) -> Tokenizer | None:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic of the Rust library is no Exception
-        raise FormatError(f"{file}: not a tokenizer: {error}") from None
+        raise FormatError(f"{where}: not a tokenizer: {error}") from None
     return tokenizer
 
 

@@ -8,12 +8,20 @@ from ..errors import CqError, FormatError
 MAX_JSON = 16 << 20  # bytes of one small JSON file; the largest config.json in the wild are a few hundred kilobytes
 
 
-def as_path(path) -> Path:
-    """`path` (str or os.PathLike) as a Path that exists. Raises CqError for another type, FileNotFoundError."""
+def as_name(path) -> Path:
+    """`path` (str or os.PathLike) as a Path, whether it exists or not. Raises CqError for another type or a zero byte."""
     try:
-        path = Path(path)
+        name = Path(path)
     except TypeError:
         raise CqError(f"path: wanted a str or os.PathLike, got {type(path).__name__}") from None
+    if "\0" in str(name):
+        raise CqError(f"path: {str(name)!r} holds a zero byte, which no file's name can")
+    return name
+
+
+def as_path(path) -> Path:
+    """As `as_name`, of what exists. Raises FileNotFoundError too."""
+    path = as_name(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     return path

@@ -1,24 +1,32 @@
-"""Self-attention over ragged sequences: projections, rotary positions, softmax. Knows no strategy, only the forms it was given."""
+"""Self-attention over ragged sequences: projections, rotary positions, softmax. Knows no strategy, only its forms."""
 import numpy as np
 
 from .. import _core
+from ..errors import UnsupportedError
 from .activation import Activation, Fixed, encode
-from .linear import Linear, QuantizedLinear
+from .linear import INT32_MAX, Linear, QuantizedLinear
+
+MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
 
 
 class Rotary:
-    """Cosine and sine tables of rotary positions (Su et al. 2021), grown as longer sequences come."""
+    """Cosine and sine tables of rotary positions (Su et al. 2021), grown as longer sequences come.
+
+    Angles round to float32 at each step, as in common implementations. Powers, cosines and sines are rounded from float64:
+    NumPy's float32 ones differ in the last bit from one CPU to the next."""
 
     def __init__(self, dim: int, theta: float):
-        self.frequency = (1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float32) / dim)).astype(np.float32)
-        self.cosine = self.sine = np.empty((0, dim // 2), np.float32)
+        exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+        self.frequency = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
+        self._tables = (np.empty((0, dim // 2), np.float32),) * 2
 
     def tables(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """float32 (at least length, dim / 2) each."""
-        if length > len(self.cosine):
-            angle = np.outer(np.arange(max(length, 256), dtype=np.float32), self.frequency)
-            self.cosine, self.sine = np.cos(angle), np.sin(angle)
-        return self.cosine, self.sine
+        tables = self._tables  # read and replaced as one: other threads may do so at the same time
+        if length > len(tables[0]):
+            angle = np.outer(np.arange(max(length, 2 * len(tables[0]), 256), dtype=np.float32), self.frequency)
+            tables = self._tables = tuple(f(angle, dtype=np.float64).astype(np.float32) for f in (np.cos, np.sin))
+        return tables
 
 
 class Attention:
@@ -38,7 +46,11 @@ class Attention:
         return self.query, self.key, self.value
 
     def __call__(self, x: Activation, batch, residual: np.ndarray, site: str) -> np.ndarray:
-        """x (tokens, hidden) → output projection + residual, float32 (tokens, hidden)."""
+        """x (tokens, hidden) → output projection + residual, float32 (tokens, hidden). Raises UnsupportedError for sequences
+        longer than MAX_KEYS where scores are int8."""
+        if self.forms and batch.longest > MAX_KEYS:
+            raise UnsupportedError(f"static attention sums at most {MAX_KEYS:,} tokens in int32, this sequence has "
+                                   f"{batch.longest:,}; cut it, or use Dynamic(), whose scores are float32")
         q, k, v = self._project(x, batch)
         batch.tap(site + "query", q), batch.tap(site + "key", k), batch.tap(site + "value", v)
         reads = self.output.input_form

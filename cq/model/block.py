@@ -1,4 +1,4 @@
-"""One layer of the transformer: attention and feed-forward with their norms, before (Llama) or after (BERT). Knows no strategy."""
+"""One layer of the transformer: attention and feed-forward, norms before (Llama) or after (BERT). Knows no strategy."""
 import numpy as np
 
 from .. import _core

@@ -49,7 +49,7 @@ class Config:
                 raise FormatError(f"config: {field.name} must be one of {_CHOICES[field.name]}, got {value!r}")
         for name in ("norm_eps", "rope_theta"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < 1e12):
+            if (value, name) != (None, "rope_theta") and not (type(value) in (int, float) and 0 < value < 1e12):
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
         if self.num_heads % self.num_kv_heads:
             raise FormatError(f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
@@ -72,7 +72,7 @@ class Config:
             raise FormatError(f"config: {error}") from None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical name → shape of every float weight that this configuration requires. Biases that may be absent are left out."""
+        """Canonical name → shape of every float weight that this configuration requires, without biases."""
         h, f = self.hidden_size, self.intermediate_size
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         shapes = {"embed.word": (self.vocab_size, h)}

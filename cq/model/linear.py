@@ -105,5 +105,9 @@ def quantize_bias(bias: np.ndarray | None, kind: str, input_form: Form, weight: 
     if kind == "float32" or not isinstance(input_form, Fixed):
         return bias
     codes = np.rint(bias.astype(np.float64) / (np.float64(input_form.scale) * weight.scales[0]))
-    room = INT32_MAX - min(INT32_MAX, weight.k * 255 * 255)
-    return codes.astype(np.int32) if np.abs(codes).max() <= room else bias  # float32 where the sum might not fit
+    return codes.astype(np.int32) if np.abs(codes).max() <= bias_room(weight.k) else bias
+
+
+def bias_room(k: int) -> int:
+    """The largest int32 bias that fits beside any sum of k products of codes."""
+    return INT32_MAX - min(INT32_MAX, k * 255 * 255)

@@ -33,7 +33,9 @@ class Transformer:
     """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given."""
 
     def __init__(self, config: Config, weights: dict[str, np.ndarray], tokenizer: Tokenizer | None = None):
-        """weights: canonical name → float32 array (see Config.shapes); kept, not copied, never written to."""
+        """weights: canonical name → float32 array (see Config.shapes), and biases; kept, not copied, never written
+        to. Raises CqError where they do not fit the configuration."""
+        _check_weights(config, weights)
         self.config, self.tokenizer, self.strategy = config, tokenizer, None
         rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta)
         self.embedding = Embedding(weights["embed.word"], weights.get("embed.position"), weights.get("embed.type"),
@@ -44,9 +46,9 @@ class Transformer:
         if config.lm_head:
             self.head = Linear(weights["embed.word" if config.tied else "head.weight"], weights.get("head.bias"))
         self._cutter = None
-        if tokenizer is not None and not config.causal:
+        if tokenizer is not None and (config.pooling or not config.causal):
             self._cutter = Tokenizer.from_str(tokenizer.to_str())
-            self._cutter.enable_truncation(config.max_length)
+            self._cutter.enable_truncation(min(config.max_length, config.max_positions))
 
     def _norm(self, weights: dict, name: str) -> Norm:
         return Norm(weights[name + ".weight"], weights.get(name + ".bias"), self.config.norm_eps, self.config.norm == "rms")
@@ -78,7 +80,7 @@ class Transformer:
         has no language-model head, else as `forward`."""
         if self.head is None:
             raise UnsupportedError(f"logits: this {self.config.family} model has no language-model head; use forward or embed")
-        return self._run(tokens, lambda x: self.head(x).values)
+        return self._run(tokens, self._scores)
 
     def embed(self, texts_or_tokens: Iterable, batch_size: int = 32) -> np.ndarray:
         """Sentence embeddings (n, hidden) float32, pooled and normalized as the checkpoint's folder says.
@@ -94,12 +96,18 @@ class Transformer:
         return np.stack(rows) if rows else np.empty((0, self.config.hidden_size), np.float32)
 
     def tokenize(self, text: str) -> np.ndarray:
-        """Token ids of a text, int32 (len,), special tokens included; for encoders cut to config.max_length."""
+        """Token ids of a text, int32 (len,), special tokens included; cut to config.max_length where the model pools or is an
+        encoder."""
         if self.tokenizer is None:
             raise CqError("tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
                           "tokenizer.json beside the weights")
         if not isinstance(text, str):
             raise CqError(f"text: need a str, got {type(text).__name__}")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise CqError(f"text: character {error.start} is half of a surrogate pair, not a character") from None
         return np.array((self._cutter or self.tokenizer).encode(text).ids, np.int32)
 
     def _as_tokens(self, samples) -> list[np.ndarray]:
@@ -112,14 +120,15 @@ class Transformer:
 
     def _run(self, tokens: Iterable, last: Callable[[Activation], np.ndarray]) -> list[np.ndarray]:
         sequences = check_tokens(tokens, self.config.vocab_size, self.config.max_positions)
-        results: list[np.ndarray] = []
-        while sequences:
-            n = total = 0
-            while n < len(sequences) and (n == 0 or total + len(sequences[n]) <= MAX_TOKENS):
-                total, n = total + len(sequences[n]), n + 1
-            batch, sequences = Batch(sequences[:n]), sequences[n:]
-            results += batch.split(last(self._hidden(batch)))
-        return results
+        return [rows for batch in _batches(sequences) for rows in batch.split(last(self._hidden(batch)))]
+
+    def _scores(self, x: Activation) -> np.ndarray:
+        scores = self.head(x).values
+        try:
+            _core.min_max(scores)
+        except CqError as error:
+            raise CqError(f"logits: {error}") from None
+        return scores
 
     def _hidden(self, batch: Batch) -> Activation:
         head = () if self.head is None else (self.head,)
@@ -135,9 +144,8 @@ class Transformer:
 
     def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
         """Runs one batch (a list of texts or ids) and shows `observe(site, float32 (tokens, n))` what flows where."""
-        tokens = self._as_tokens(samples)
-        if tokens:
-            self._hidden(Batch(tokens, observe))
+        for batch in _batches(self._as_tokens(samples), observe):
+            self._hidden(batch)
 
     def _pool(self, hidden: np.ndarray) -> np.ndarray:
         kind = self.config.pooling
@@ -147,7 +155,10 @@ class Transformer:
             row = hidden.max(0)
         else:
             row = hidden.sum(0) / np.float32(len(hidden) if kind == "mean" else len(hidden) ** 0.5)
-        return row / max(float(np.linalg.norm(row)), 1e-12) if self.config.normalize else row
+        if not self.config.normalize:
+            return row
+        length = np.sqrt(np.square(row, dtype=np.float64).sum())  # float64: BLAS's norm depends on the CPU
+        return row / np.float32(max(length, 1e-12))
 
     # --- looking inside ------------------------------------------------------------------------------------------------------
 
@@ -200,6 +211,34 @@ class Transformer:
         kind = self.strategy.name if self.strategy else "float32"
         return (f"Transformer({c.family}, {c.num_layers} layers, hidden {c.hidden_size}, {kind}: {len(quantized)} of "
                 f"{sum(1 for _ in self.linears())} linear layers in int8, {self.nbytes / 1e6:.1f} MB)")
+
+
+def _check_weights(config: Config, weights: dict[str, np.ndarray]) -> None:
+    shapes = config.shapes()
+    missing = [name for name in shapes if name not in weights]
+    if missing:
+        raise CqError(f"weights: no {missing[0]!r} of shape {shapes[missing[0]]}")
+    shapes |= {name.removesuffix("weight") + "bias": shape[:1] for name, shape in shapes.items() if name.endswith(".weight")}
+    if config.lm_head:
+        shapes["head.bias"] = (config.vocab_size,)  # of a tied head too
+    for name, array in weights.items():
+        if name not in shapes:
+            raise CqError(f"weights: {name!r} has no place in this configuration; Config.shapes() names what has")
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shapes[name]:
+            got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise CqError(f"weights: {name!r}: need a float32 array of shape {shapes[name]}, got {got}")
+
+
+def _batches(sequences: list[np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None) -> Iterator[Batch]:
+    """The sequences in order, as many in one batch as MAX_TOKENS holds, but at least one."""
+    start = total = 0
+    for i, sequence in enumerate(sequences):
+        if total and total + len(sequence) > MAX_TOKENS:
+            yield Batch(sequences[start:i], observe)
+            start, total = i, 0
+        total += len(sequence)
+    if sequences:
+        yield Batch(sequences[start:], observe)
 
 
 def _weightless(block: Block) -> Iterator[Placement]:

@@ -2,7 +2,6 @@
 terminal."""
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from ..system import info
 from . import metrics
 from .record import Report, Row
 from .samples import Samples, listed, read, shipped_model
+from .timing import timed
 
 _LM, _ENCODER = ("perplexity", "bits_per_token", "top1", "kl"), ("spearman", "cosine")
-_BATCH_SEQUENCES, _BATCH_TOKENS = 32, 2048  # of the timed batch: whichever is reached first
-_TURN_SECONDS = 0.05  # of calls in a row, so that a fast model's median is of many
 _CHUNK_TOKENS, _CHUNK_LOGITS = 4096, 2**25  # evaluated at once; 2**25 float32 logits are 128 MiB
 
 
@@ -66,7 +64,7 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
                                lambda done, total: progress("calibrate", done, total)))
     sizes = [_file_bytes(m) for m in models]
     progress("quantize", len(strategies), len(strategies))
-    latency, batch, timing = _timed(models, samples, repeats, progress)
+    latency, batch, timing = timed(models, samples, repeats, progress)
     accuracies = _evaluated(models, samples, names, progress)
     if callable(metric):
         for m, accuracy in zip(models, accuracies):
@@ -138,40 +136,6 @@ def _file_bytes(model) -> int:
         path = Path(folder) / "model.safetensors"
         save(model, path)
         return path.stat().st_size
-
-
-def _timed(models, samples: Samples, repeats: int, progress) -> tuple[list[float], list[float], dict]:
-    """Median seconds of every model for one sequence and for a batch, and what those were. Round robin, so that whatever
-    else the machine does hits all models alike."""
-    one, batch = _timing_inputs(samples)
-    progress("time", 0, repeats)
-    for model in models:  # the first call is slower than any later one
-        model.forward(batch)
-    seconds = {}  # (which model, which input) → seconds of every call
-    calls = [max(1, int(_TURN_SECONDS / _seconds(models[0], tokens))) for tokens in (one, batch)]
-    for done in range(repeats):
-        for i, model in enumerate(models):
-            for j, tokens in enumerate((one, batch)):
-                seconds.setdefault((i, j), []).extend(_seconds(model, tokens) for _ in range(calls[j]))
-        progress("time", done + 1, repeats)
-    timing = {"latency_tokens": len(one[0]), "batch_sequences": len(batch), "batch_tokens": sum(map(len, batch)),
-              "repeats": repeats}
-    latency, throughput = ([float(np.median(seconds[i, j])) for i in range(len(models))] for j in (0, 1))
-    return latency, throughput, timing
-
-
-def _timing_inputs(samples: Samples) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The sequence of median length, and a batch of sequences spread over the data."""
-    by_length = sorted(samples.tokens, key=len)
-    spread = Samples(samples.tokens).limit(_BATCH_SEQUENCES).tokens
-    ends = np.cumsum([len(ids) for ids in spread])
-    return [by_length[len(by_length) // 2]], spread[:max(1, int(np.searchsorted(ends, _BATCH_TOKENS, side="right")))]
-
-
-def _seconds(model, tokens) -> float:
-    start = time.perf_counter()
-    model.forward(tokens)
-    return time.perf_counter() - start
 
 
 def _evaluated(models, samples: Samples, names: tuple[str, ...], progress) -> list[dict[str, float]]:

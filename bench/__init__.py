@@ -1,0 +1,1 @@
+"""Benchmarks beside float32 and peers; `python bench/run.py` runs them all."""

@@ -1,0 +1,93 @@
+"""Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
+
+    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model compare]
+
+Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
+the STS data for models; about ten minutes on two cores, which should have nothing else to do. Then `python bench/tables.py`.
+"""
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import minilm
+from card import ROOT, environment
+
+SUITES = ("gemm", "model")
+LOW_PEAK = 0.9  # of the best one of a run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--only", nargs="+", choices=(*SUITES, "compare"), default=[*SUITES, "compare"])
+    options = parser.parse_args()
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    os.chdir(ROOT)
+    command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
+    for suite in SUITES:
+        if suite in options.only:
+            save(out / f"{suite}.json", {"command": command} | run_suite(suite, options.threads))
+    if "compare" in options.only:
+        sts = ["--data", minilm.EVALUATION, "--calibration", minilm.CALIBRATION]
+        for name, arguments in (("shakespeare", []), ("minilm", [str(minilm.folder()), *sts])):
+            save(out / f"compare_{name}.json", {"command": command} | run_compare(name, arguments, options.threads[0]))
+    return 0
+
+
+def run_suite(suite: str, thread_counts: list[int]) -> dict:
+    """Cards by number of threads, and all rows."""
+    cards, rows = {}, []
+    for threads in thread_counts:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "benchmark.json"
+            subprocess.run([sys.executable, "-m", "pytest", "-rs", f"bench/test_{suite}.py", "--benchmark-json", str(file),
+                            "--benchmark-columns=median,rounds"], env=environment(threads), check=True)
+            result = json.loads(file.read_text())
+        found = [row for benchmark in result["benchmarks"] for row in benchmark["extra_info"]["rows"]]
+        if not found:
+            sys.exit(f"run: nothing was measured by bench/test_{suite}.py; it says above why")
+        warn_of_disturbance(found)
+        cards[str(threads)], rows = result["machine_info"]["card"], rows + found
+    return {"cards": cards, "rows": rows}
+
+
+def warn_of_disturbance(rows: list[dict]) -> None:
+    """Tells of cases whose register-only peak is low: somebody else had the cores."""
+    peaks = [row for row in rows if row["work"] == "peak" and row["kind"] == "int8"]
+    best = max(row["gops"] for row in peaks)
+    low = [f"{row['case']} ({row['gops'] / best:.0%})" for row in peaks if row["gops"] < LOW_PEAK * best]
+    if low:
+        print(f"run: busy machine, measure again: the peak was below {best:,.0f} GOPS in {', '.join(low)}", file=sys.stderr)
+
+
+def run_compare(name: str, arguments: list[str], threads: int) -> dict:
+    """The report of `cq compare`; without arguments, on the shipped model."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "report.json"
+        cq = [sys.executable, "-c", "from cq.cli import main; main()"]
+        subprocess.run([*cq, "compare", *arguments, "--json", str(found)], env=environment(threads), check=True)
+        report = json.loads(found.read_text())
+    report["model"] = "all-MiniLM-L6-v2" if name == "minilm" else name
+    shown = [report["model"] if argument == arguments[0] else argument for argument in arguments]
+    card = json.loads(subprocess.run([sys.executable, "bench/card.py"], env=environment(threads), check=True,
+                                     stdout=subprocess.PIPE, text=True).stdout)
+    return {"compare": shlex.join(["cq", "compare", *shown]), "cards": {str(threads): card}, "report": report}
+
+
+def save(path: Path, result: dict) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    print(f"wrote {os.path.relpath(path)}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""A trained sentence encoder, all-MiniLM-L6-v2, on the sentences of STS 2014: published scores, and what int8 takes from them."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from transformers import BertModel
+
+import cq
+
+PUBLISHED = 75.60  # Spearman × 100 of float32 on all pairs of STS 2014
+STRATEGIES = {  # strategy, least mean cosine to the float32 embedding (measured on Zen 4: 0.99956, 0.99880, 0.9936)
+    "weight-only": (cq.WeightOnly(), 0.9994), "dynamic": (cq.Dynamic(), 0.998), "static": (cq.Static(), 0.99)}
+
+
+def pairs(folder: Path, year: int) -> list[tuple[float, str, str]]:
+    """The scored pairs of a year."""
+    rows = [line.split("\t") for file in sorted((folder / "sts").glob(f"{year}.*.tsv")) for line in file.open(encoding="utf-8")]
+    return [(float(score), a, b.rstrip("\n")) for score, a, b in rows if score]
+
+
+@pytest.fixture(scope="module")
+def sts(data_folder):
+    """(distinct sentences, index of each pair's first and second, gold scores) of 2014."""
+    rows = pairs(data_folder, 2014)
+    sentences = sorted({text for _, *texts in rows for text in texts})
+    index = {text: i for i, text in enumerate(sentences)}
+    return sentences, *(np.array([index[row[side]] for row in rows]) for side in (1, 2)), np.array([row[0] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def model(minilm_folder):
+    return cq.load(minilm_folder)
+
+
+@pytest.fixture(scope="module")
+def float_embeddings(model, sts):
+    return model.embed(sts[0])
+
+
+def spearman(embeddings, sts) -> float:
+    """× 100, of the cosines of all pairs together. Embeddings have length 1."""
+    _, first, second, gold = sts
+    return 100 * spearmanr((embeddings[first] * embeddings[second]).sum(1), gold).statistic
+
+
+def test_what_the_folder_says(model):
+    c = model.config
+    assert (c.family, c.num_layers, c.hidden_size, c.pooling, c.normalize, c.max_length) == ("bert", 6, 384, "mean", True, 256)
+    assert len(model.tokenize("word " * 1000)) == 256
+
+
+def test_hidden_states_are_those_of_transformers(minilm_folder, model, sts):
+    tokens = [model.tokenize(text) for text in sts[0][::500]]
+    reference = BertModel.from_pretrained(minilm_folder).eval()
+    for ids, ours in zip(tokens, model.forward(tokens), strict=True):
+        with torch.no_grad():
+            theirs = reference(torch.tensor(ids, dtype=torch.int64)[None]).last_hidden_state[0].numpy()
+        assert np.abs(ours - theirs).max() < 1e-4
+
+
+def test_float32_scores_what_was_published(float_embeddings, sts):
+    assert len(sts[3]) == 3750 and float_embeddings.shape == (len(sts[0]), 384)
+    np.testing.assert_allclose(np.linalg.norm(float_embeddings, axis=1), 1, atol=1e-6)
+    assert abs(spearman(float_embeddings, sts) - PUBLISHED) <= 0.02
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_int8_keeps_meaning(model, data_folder, float_embeddings, sts, name):
+    """Calibrated on 150 sentences of another year."""
+    strategy, least_cosine = STRATEGIES[name]
+    samples = [text for _, text, _ in pairs(data_folder, 2012)[::len(pairs(data_folder, 2012)) // 150]][:150]
+    quantized = cq.quantize(model, strategy, samples if name == "static" else None)
+    embeddings = quantized.embed(sts[0])
+    assert (embeddings * float_embeddings).sum(1).mean() >= least_cosine
+    assert abs(spearman(embeddings, sts) - spearman(float_embeddings, sts)) <= 0.3
+    assert all(row.runs_in == name for row in quantized.coverage() if row.name.startswith("layers") and row.shape)

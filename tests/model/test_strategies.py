@@ -1,0 +1,234 @@
+"""Each strategy on small random models: what runs where, what it costs, what it keeps, and how samples may come."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import cq
+from cq import _core
+from cq.model.activation import Fixed
+
+TEXTBOOK = cq.Scheme.textbook()
+GROUPS = cq.Scheme(weight_granularity="per_group", group_size=8)
+STRATEGIES = {"weight-only": cq.WeightOnly(), "weight-only textbook": cq.WeightOnly(TEXTBOOK), "per group": cq.WeightOnly(GROUPS),
+              "dynamic": cq.Dynamic(), "dynamic textbook": cq.Dynamic(TEXTBOOK), "static": cq.Static(),
+              "static textbook": cq.Static(TEXTBOOK, observer="minmax"), "some static": cq.Static(exclude="*.query"),
+              "feed-forward static": cq.Static(include="layers.*.ffn.*"), "one dynamic": cq.Dynamic(include="layers.1.ffn.down"),
+              "all but the head": cq.Static(exclude=("head", "embed.*")), "nothing": cq.Dynamic(include=())}
+ALL = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+FAMILIES = pytest.mark.parametrize("family", ["bert", "llama"])
+
+
+def ragged(seed=0, vocab=53):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, vocab, n) for n in (9, 1, 24)]
+
+
+def quantized(model, strategy):
+    return cq.quantize(model, strategy, [ragged(1)] if isinstance(strategy, cq.Static) else None)
+
+
+def run(model):
+    return np.concatenate(model.logits(ragged()) if model.head is not None else model.forward(ragged()))
+
+
+def floats(model) -> dict[str, bytes]:
+    parts = [*model.linears(), *model.norms(), ("embed", model.embedding)]
+    return {f"{name}.{i}": array.tobytes() for name, part in parts for i, array in enumerate(part.arrays())}
+
+
+class Spy:
+    """What reaches the kernels while a model runs: layer → (input, output); and the other steps."""
+
+    def __init__(self, model, monkeypatch):
+        names = {id(layer.weight): name for name, layer in model.linears()}
+        self.linear, self.attention, self.gate, self.encoded = {}, [], [], []
+        for name, keep in (("linear", lambda a, y: self.linear.update({names[id(a[1])]: (a[0], y)})),
+                           ("attention", lambda a, y: self.attention.append((*a[:3], y))),
+                           ("gate", lambda a, y: self.gate.append((*a[:2], y))), ("quantize", lambda a, y: self.encoded.append(y))):
+            monkeypatch.setattr(_core, name, self.watched(getattr(_core, name), keep))
+        self.result = run(model)
+
+    @staticmethod
+    def watched(real, keep):
+        def call(*arguments):
+            y = real(*arguments)
+            keep(arguments, y)
+            return y
+        return call
+
+
+def in_codes(*arrays) -> bool:
+    return all(isinstance(x, _core.Coded) for x in arrays)
+
+
+@FAMILIES
+@ALL
+def test_coverage_tells_the_truth(random_model, monkeypatch, family, strategy):
+    model = quantized(random_model(family)[0], strategy)
+    spy, rows = Spy(model, monkeypatch), {row.name: row for row in model.coverage()}
+    assert np.isfinite(spy.result).all()
+    for name, layer in model.linears():
+        x, _ = spy.linear.get(name, (None, None))
+        ran = "float32" if x is None else "weight-only" if isinstance(x, np.ndarray) else \
+            "static" if isinstance(layer.input_form, Fixed) and x.scale == layer.input_form.scale else "dynamic"
+        row = rows[name]
+        assert row.runs_in == layer.runs_in == ran and ran in ("float32", strategy.name)
+        assert bool(row.reason) == (ran == "float32") and row.shape == layer.shape
+        assert row.nbytes == sum(array.nbytes for array in layer.arrays())
+    assert rows["embed.word"].runs_in == ("weight-only" if isinstance(model.embedding.word, _core.Weight) else "float32")
+    assert bool(rows["embed.word"].reason) == (rows["embed.word"].runs_in == "float32")
+    for i, (q, k, v, _) in enumerate(spy.attention):
+        row = rows[f"layers.{i}.attention.scores"]
+        assert in_codes(q, k, v) == (row.runs_in == "static") and in_codes(q) == in_codes(k) == in_codes(v)
+    for i, (gate, up, _) in enumerate(spy.gate):
+        row = rows.get(f"layers.{i}.ffn.gating")
+        assert in_codes(gate, up) == (row is None) and (row is None or row.runs_in == "float32" and row.reason)
+
+
+@pytest.mark.parametrize("scheme", [cq.Scheme(), TEXTBOOK], ids=["default", "textbook"])
+def test_static_hands_int8_from_layer_to_layer(random_model, monkeypatch, scheme):
+    """In an encoder nothing is ever encoded by itself or decoded: norms and products write codes, products read them."""
+    monkeypatch.setattr("cq.model.activation.encode", None)
+    monkeypatch.setattr("cq.model.activation.Activation.floats",
+                        lambda self: self.values if self.values is not None else pytest.fail("codes were decoded"))
+    spy = Spy(quantized(random_model("bert")[0], cq.Static(scheme)), monkeypatch)
+    assert not spy.encoded and in_codes(*(x for x, _ in spy.linear.values()))
+    for name, (_, y) in spy.linear.items():
+        assert in_codes(y) == name.endswith(("query", "key", "value", "up")), name
+    assert all(in_codes(*row) for row in spy.attention)
+
+
+def test_static_decoders_encode_only_what_was_rotated(random_model, monkeypatch):
+    spy = Spy(quantized(random_model("llama")[0], cq.Static()), monkeypatch)
+    assert len(spy.encoded) == 2 * 2  # q and k of two layers
+    assert all(in_codes(*row) for row in spy.attention + spy.gate)
+
+
+@FAMILIES
+@ALL
+def test_quantize_leaves_the_float32_model_alone(random_model, family, strategy):
+    model, weights = random_model(family)
+    before, kept = run(model), {name: array.copy() for name, array in weights.items()}
+    bytes_before, rows = floats(model), model.coverage()
+    quantized(model, strategy)
+    assert model.strategy is None and floats(model) == bytes_before and model.coverage() == rows
+    assert np.array_equal(run(model), before)
+    assert all(np.array_equal(weights[name], array) for name, array in kept.items())
+
+
+@pytest.mark.parametrize("scheme", [cq.Scheme(), TEXTBOOK, GROUPS], ids=["default", "textbook", "groups"])
+@FAMILIES
+def test_weight_only_is_the_float32_model_with_rounded_weights(random_model, family, scheme):
+    model, weights = random_model(family, tied=False)
+    axis = None if scheme.weight_granularity == "per_tensor" else 0
+    rounded = {}
+    for name, array in weights.items():
+        rounded[name] = array
+        if name.endswith(".weight") and array.ndim == 2:
+            rounded[name] = cq.quantize_tensor(array, "int8", scheme.weight_symmetric, axis, scheme.group_size).dequantize()
+        elif name == "embed.word":
+            rounded[name] = cq.quantize_tensor(array, "int8", scheme.weight_symmetric, axis).dequantize()
+        elif name.endswith(".bias") and "norm" not in name and scheme.bias == "int8":
+            rounded[name] = cq.quantize_tensor(array, "int8").dequantize()
+    np.testing.assert_allclose(run(quantized(model, cq.WeightOnly(scheme))), run(cq.Transformer(model.config, rounded)), atol=3e-5)
+
+
+@pytest.mark.parametrize("strategy", [cq.WeightOnly(), cq.Dynamic(), cq.Static(TEXTBOOK), cq.WeightOnly(GROUPS),
+                                      cq.WeightOnly(replace(GROUPS, group_size=64))], ids=str)
+def test_a_tied_head_shares_its_codes_with_the_word_table(random_model, strategy):
+    model = quantized(random_model("llama")[0], strategy)
+    shared = strategy.scheme.group_size != 8  # a word table has one scale for each word, so groups need codes of their own
+    assert (model.embedding.word is model.head.weight) == shared
+    apart = sum(row.nbytes for row in model.coverage()) + sum(a.nbytes for _, norm in model.norms() for a in norm.arrays())
+    assert apart - model.nbytes == (sum(a.nbytes for a in model.embedding.word_arrays()) if shared else 0)
+
+
+@pytest.mark.parametrize("strategy", [cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Dynamic(TEXTBOOK)], ids=lambda s: s.name)
+@FAMILIES
+def test_memory_is_about_a_quarter(random_model, family, strategy):
+    model = random_model(family, hidden_size=96, intermediate_size=256, vocab_size=500, max_positions=32)[0]
+    assert model.nbytes == sum(map(len, set(floats(model).values())))
+    assert 0.25 <= quantized(model, strategy).nbytes / model.nbytes < 0.32
+
+
+@pytest.mark.parametrize("strategy, k, limit", [
+    (cq.WeightOnly(), 65_796, "65,793"), (cq.Dynamic(), 65_796, "65,793"), (cq.Static(), 65_796, "65,793"),
+    (cq.Dynamic(TEXTBOOK), 33_100, "33,025")], ids=["weight-only", "dynamic", "static", "textbook"])
+def test_a_layer_that_int32_cannot_sum_stays_float32_and_says_so(random_model, strategy, k, limit):
+    """Weights above 0 have the zero point -128, which halves the room."""
+    def model(**changes):
+        small = dict(num_layers=1, num_heads=1, num_kv_heads=1, head_dim=4, max_positions=24)
+        model, weights = random_model("bert", **small | changes)
+        return cq.Transformer(model.config, {name: np.abs(array) for name, array in weights.items()})
+
+    deep = model(hidden_size=8, intermediate_size=k)
+    result = quantized(deep, strategy)
+    rows = {row.name: row for row in result.coverage()}
+    assert rows["layers.0.ffn.down"].runs_in == "float32" and limit in rows["layers.0.ffn.down"].reason
+    assert rows["layers.0.ffn.up"].runs_in == strategy.name
+    assert np.abs(run(result) - run(deep)).max() < 0.1
+    wide = quantized(model(hidden_size=k, intermediate_size=4), strategy)
+    rows = {row.name: row for row in wide.coverage()}
+    for name in ("embed.word", "layers.0.attention.query", "layers.0.ffn.up"):
+        assert rows[name].runs_in == "float32" and limit in rows[name].reason
+    assert np.isfinite(run(wide)).all()
+
+
+def test_include_and_exclude():
+    """exclude wins; a single pattern may stand alone."""
+    strategy = cq.Dynamic(include="layers.*", exclude=["*.key", "layers.1.*"])
+    assert strategy.include == ("layers.*",) and strategy.exclude == ("*.key", "layers.1.*")
+
+
+def test_excluded_layers_say_by_what(random_model):
+    rows = {row.name: row for row in quantized(random_model("llama")[0], cq.Dynamic(
+        include="layers.*", exclude=["*.key", "layers.1.*"])).coverage()}
+    assert rows["layers.0.attention.query"].runs_in == "dynamic"
+    assert rows["layers.0.attention.key"].reason == "excluded by '*.key'"
+    assert rows["layers.1.ffn.up"].reason == "excluded by 'layers.1.*'"
+    assert rows["head"].reason == rows["embed.word"].reason == "matches no include pattern"
+
+
+def test_one_range_per_token_beats_one_for_all_where_tokens_differ(random_model):
+    """Some words are 30 times as large as others: per tensor they take all the codes."""
+    model, weights = random_model("llama", tied=False)
+    weights = weights | {"embed.word": weights["embed.word"] * np.where(np.arange(61) % 9, 1, 30)[:, None].astype(np.float32)}
+    model = cq.Transformer(model.config, weights)
+    error = {name: np.abs(run(quantized(model, strategy)) - run(model)).mean()
+             for name, strategy in (("default", cq.Dynamic()), ("textbook", cq.Dynamic(TEXTBOOK)))}
+    assert error["default"] < 0.7 * error["textbook"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("strategy", [cq.WeightOnly(), cq.Dynamic(), cq.Dynamic(TEXTBOOK)], ids=["weight-only", "dynamic", "textbook"])
+@pytest.mark.parametrize("name", ["embed.word", "layers.1.ffn.up.weight", "layers.1.ffn.up.bias", "head.weight", "head.bias"])
+def test_weights_that_are_not_finite_are_named(random_model, strategy, name, bad):
+    model, weights = random_model("llama", tied=False)
+    weights = weights | {name: np.where(np.arange(weights[name].size).reshape(weights[name].shape) == 7, np.float32(bad), 0)}
+    with pytest.raises(cq.CqError, match=name.removesuffix(".weight").replace(".", r"\.") + ".*(NaN|Inf) at index"):
+        quantized(cq.Transformer(model.config, weights), strategy)
+
+
+@pytest.mark.parametrize("strategy", [None, cq.WeightOnly(exclude="embed.word"), cq.Dynamic(exclude="embed.word"),
+                                      cq.Dynamic(TEXTBOOK, exclude="embed.word"), cq.Static(exclude="embed.word")], ids=str)
+@pytest.mark.parametrize("name", ["layers.1.attention_norm.weight", "final_norm.bias", "embed.word"])
+def test_activations_that_are_not_finite_are_loud(random_model, strategy, name):
+    """Poured in after quantizing: NaN would become some code silently."""
+    model, weights = random_model("llama", tied=False)
+    weights = weights | {name: weights[name].copy()}
+    model = cq.Transformer(model.config, weights)
+    model = model if strategy is None else quantized(model, strategy)
+    run(model)
+    weights[name][..., 3] = np.nan
+    with pytest.raises(cq.CqError, match="NaN"):
+        run(model)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_logits_that_are_not_finite_are_loud(random_model):
+    model, weights = random_model("llama", tied=False)
+    weights["head.weight"][5] = np.inf
+    model.forward(ragged())
+    with pytest.raises(cq.CqError, match="logits: .*Inf"):
+        model.logits(ragged())

@@ -1,0 +1,242 @@
+"""Teams, forks, Python's threads and the import: none of them hangs, changes a bit of a result, or leaves a trace outside."""
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import cq
+from cq import _core
+
+
+def python(code: str, timeout: float = 60, **environment: str | None) -> subprocess.CompletedProcess:
+    """Runs a script in a new process; None takes a variable away."""
+    inherited = {name: value for name, value in os.environ.items() if name not in environment}
+    given = {name: value for name, value in environment.items() if value is not None}
+    return subprocess.run([sys.executable, "-c", code], env=inherited | given, text=True, capture_output=True, timeout=timeout)
+
+
+def output(code: str, **environment: str | None) -> str:
+    run = python(code, **environment)
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    return run.stdout.strip()
+
+
+WORK = """
+import os, sys, threading
+import numpy as np
+import cq
+from cq import _core
+rng = np.random.default_rng(0)
+x, w = rng.standard_normal((200, 64), np.float32), cq.pack(cq.quantize_tensor(rng.standard_normal((64, 200))))
+def work():  # every driver, large enough for a team
+    q = _core.quantize(x, ("uint8", False))
+    y = _core.linear(q, w, activation="gelu") + cq.linear(x, w)
+    return _core.norm(_core.attention(y, y, y, np.int32([0, 50, 200]), 4, 4, False, 0.1),
+                      np.ones(200, np.float32), None, 1e-5, False)[0].tobytes()
+"""
+
+
+# --- forks -----------------------------------------------------------------------------------------------------------------
+
+FORK = WORK + """
+cq.set_num_threads(THREADS)
+before = work()
+child = os.fork()
+if child == 0:
+    same = all(work() == before for _ in range(3))
+    grandchild = os.fork()
+    if grandchild == 0:
+        os._exit(0 if work() == before else 2)
+    os._exit(0 if same and os.waitpid(grandchild, 0)[1] == 0 else 1)
+assert work() == before  # the parent's team goes on
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_forked_child_computes(threads):
+    """The parent's team does not exist in the child; libgomp would wait for it for ever."""
+    assert output(FORK.replace("THREADS", str(threads))) == "0"
+
+
+def test_a_child_forked_from_another_thread_in_the_middle_of_work_computes():
+    code = WORK + """
+cq.set_num_threads(2)
+before, stop = work(), threading.Event()
+def run():
+    while not stop.is_set(): work()
+busy = threading.Thread(target=run)
+busy.start()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if work() == before else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set(), busy.join()
+print("done")
+"""
+    assert output(code) == "done"
+
+
+def test_multiprocessing_by_fork():
+    code = WORK + """
+import multiprocessing
+def job(_): return work()
+before = work()
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(all(y == before for y in pool.map(job, range(4))))
+"""
+    assert output(code, OMP_NUM_THREADS="2") == "True"
+
+
+# --- Python's threads ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def team():
+    """Sets the size of the team, for one test."""
+    before = cq.info()["threads"]
+    yield cq.set_num_threads
+    cq.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_calls_from_many_threads_at_once(threads, team):
+    team(threads)
+    space = {}
+    exec(WORK, space)
+    expected = space["work"]()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(result == expected for result in pool.map(lambda _: space["work"](), range(60)))
+
+
+def test_the_size_of_the_team_may_change_meanwhile(team):
+    space = {}
+    exec(WORK, space)
+    expected = space["work"]()
+    with ThreadPoolExecutor(3) as pool:
+        results = [pool.submit(space["work"]) for _ in range(40)]
+        for i in range(200):
+            team(1 + i % 3)
+        assert all(result.result() == expected for result in results)
+
+
+def test_the_lock_of_python_is_free_during_a_call(team):
+    """A thread that counts goes on counting while another is inside one long call."""
+    team(1)
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(0, 256, (600, 2048)).astype(np.uint8), cq.pack(rng.integers(-127, 128, (2048, 2048)).astype(np.int8))
+    inside, ticks = threading.Event(), []
+
+    def count():
+        while not done.is_set():
+            if inside.is_set():
+                ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    done = threading.Event()
+    counter = threading.Thread(target=count)
+    counter.start()
+    coded = _core.Coded(x, 1.0, 0)
+    inside.set()
+    begin = time.perf_counter()
+    for _ in range(3):
+        _core.matmul_integer(coded, w)
+    end = time.perf_counter()
+    done.set(), counter.join()
+    length = (end - begin) / 3  # seconds of one call; a thread that held the lock would let a tick pass only between calls
+    gaps = np.diff([begin, *(tick for tick in ticks if begin <= tick <= end), end])
+    assert length > 0.004 and gaps.max() < max(0.6 * length, 0.1), (length, gaps.max())
+    assert len(gaps) > 6
+
+
+# --- the team's size -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("n", [0, -1, 1025, 10**30, 1.0, 2.5, "2", None, True, [2], np.float32(2)])
+def test_no_number_of_threads(n):
+    before = cq.info()["threads"]
+    with pytest.raises(cq.CqError, match="^n: need a whole number of threads from 1 to 1024"):
+        cq.set_num_threads(n)
+    assert cq.info()["threads"] == before
+
+
+def test_the_number_of_threads_is_kept(team):
+    for n in (1, 2, 1024):
+        team(n)
+        assert cq.info()["threads"] == n
+
+
+@pytest.mark.parametrize("value, expected", [("1", "1"), ("3", "3"), ("4,2", "4"), ("", None), ("many", None), ("0", None),
+                                             (None, None), ("5000", "1024")])
+def test_the_default_obeys_the_environment(value, expected):
+    got = python("import cq; print(cq.info()['threads'])", OMP_NUM_THREADS=value).stdout.strip()  # libgomp may complain
+    assert got == expected if expected else 1 <= int(got) <= len(os.sched_getaffinity(0))
+
+
+def test_the_default_obeys_the_affinity():
+    one = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{one}]); import cq; print(cq.info()['threads'])"
+    assert output(code, OMP_NUM_THREADS=None) == "1"
+
+
+def test_more_threads_than_rows_or_processors(team):
+    space = {}
+    exec(WORK, space)
+    expected = space["work"]()
+    team(24)
+    assert space["work"]() == expected
+
+
+# --- the import ------------------------------------------------------------------------------------------------------------
+
+IMPORT = """
+import os, sys, threading
+import numpy as np
+def state():
+    tiny = np.float32([1e-45, 1e-40]) * np.float32(1)
+    threads = threading.active_count(), len(os.listdir("/proc/self/task"))
+    return dict(os.environ), np.geterr(), tiny.tolist(), (tiny + tiny).tolist(), threads
+import json, pathlib, platform, importlib.metadata, safetensors.numpy, tokenizers, rich.console, click  # what cq stands on
+before = state()
+import cq
+after = state()
+names = ("environment", "NumPy's errors", "denormals", "sums of denormals", "threads")
+for name, a, b in zip(names, before, after):
+    if a != b: print(name, a, b)
+"""
+
+
+@pytest.mark.parametrize("setting", [{}, {"GOMP_SPINCOUNT": "77"}, {"OMP_WAIT_POLICY": "passive"}])
+def test_the_import_leaves_no_trace(setting):
+    """Nothing printed; the same environment, floating-point mode and threads."""
+    assert output(IMPORT, **setting) == ""
+
+
+def test_the_environment_of_later_processes_is_unchanged():
+    """os.environ could look unchanged while the C library's own differs."""
+    code = "import subprocess; a = subprocess.check_output('env'); import cq; print(a == subprocess.check_output('env'))"
+    assert output(code) == "True"
+
+
+def test_denormals_live_through_a_call():
+    code = WORK + "work(); a = np.float32([1e-45]); print((a * np.float32(1))[0] != 0 and float(a[0] + a[0]) > 0)"
+    assert output(code, OMP_NUM_THREADS="2") == "True"
+
+
+@pytest.mark.parametrize("mode", ["0x8040", "0x6000"])
+def test_kernels_work_in_the_mode_they_find(mode):
+    """Another library may have set flush-to-zero or a rounding mode on this thread: a call leaves it so."""
+    code = WORK + f"""
+import ctypes, ctypes.util
+libm = ctypes.CDLL(ctypes.util.find_library("m"))
+environment = (ctypes.c_uint32 * 8)()
+libm.fegetenv(environment); environment[7] |= {mode}; libm.fesetenv(environment)
+work()
+libm.fegetenv(environment)
+print(environment[7] & {mode} == {mode})
+"""
+    assert output(code) == "True"
