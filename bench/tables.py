@@ -1,4 +1,4 @@
-"""Writes the README's tables from the JSON of `python bench/run.py`, between their markers. Measures nothing, rounds only.
+"""Writes the READMEs' tables from the JSON of `python bench/run.py`, between their markers. Measures nothing, rounds only.
 
     python bench/tables.py
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 from cq.report.record import Report, Row
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS = ROOT / "README.md", ROOT / "bench" / "results"
+PAGES, RESULTS = (ROOT / "README.md", ROOT / "bench" / "README.md"), ROOT / "bench" / "results"
 MARKED = re.compile(r"(<!-- table:(\w+) -->\n)(.*?)(<!-- /table -->)", re.S)
 
 
 def main() -> int:
     try:
-        text = README.read_text(encoding="utf-8")
-        README.write_text(filled(text, RESULTS), encoding="utf-8")
+        for page in PAGES:
+            page.write_text(filled(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"tables: {error}", file=sys.stderr)
         return 1
@@ -30,16 +30,16 @@ def filled(text: str, results: Path) -> str:
     """`text` with every table made anew. Raises FileNotFoundError where a table's JSON is missing, ValueError for markers
     that stand for no table."""
     if text.count("<!-- table:") != len(MARKED.findall(text)):
-        raise ValueError("README.md: a <!-- table:… --> has no <!-- /table --> after it")
+        raise ValueError("a <!-- table:… --> has no <!-- /table --> after it")
 
     def table(match: re.Match) -> str:
         name, path = match[2], results / f"{match[2]}.json"
         if name not in TABLES:
-            raise ValueError(f"README.md: table:{name} is not known; these are: {', '.join(TABLES)}")
+            raise ValueError(f"table:{name} is not known; these are: {', '.join(TABLES)}")
         if not path.exists():
             raise FileNotFoundError(f"no {path.name} in {path.parent.name}: run python bench/run.py first")
         result = json.loads(path.read_text(encoding="utf-8"))
-        source = f"Numbers: [bench/results/{path.name}](bench/results/{path.name}), made by `{result['command']}`."
+        source = f"Numbers: `bench/results/{path.name}`, made by `{result['command']}`."
         return f"{match[1]}{TABLES[name](result)}  \n{source}\n{match[4]}"
     return MARKED.sub(table, text)
 

@@ -68,6 +68,22 @@ def test_static_codes(dtype, symmetric, rng):
         np.testing.assert_array_equal(sums, codes.astype(int).sum(1))
 
 
+def test_codes_on_both_sides_of_every_half(rng):
+    """The float32 next to each boundary between two codes: here a product with 1 / scale would give other codes."""
+    for scale in np.exp(rng.uniform(-20, 20, 50)).astype(np.float32):
+        near = ((np.arange(-300, 300) + 0.5) * scale).astype(np.float32)
+        x = np.stack((near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))))
+        for dtype, symmetric in FORMS:
+            zero_point = 0 if symmetric else int(rng.integers(*affine.RANGES[dtype]))
+            got = _core.quantize(x, (dtype, symmetric, float(scale), zero_point))
+            np.testing.assert_array_equal(got.codes, affine.quantize(x, scale, zero_point, dtype, symmetric))
+            ends = np.float32([-140, 115] if not symmetric else [-127, 127]) * scale
+            row = np.concatenate((ends, x[(x > ends[0]) & (x < ends[1])]))[None]
+            found, zero = affine.row_params(row, dtype, symmetric)
+            codes = affine.quantize(row, found[:, None], zero[:, None], dtype, symmetric)
+            assert_codes(_core.quantize(row, (dtype, symmetric)), codes, found, zero)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_dequantize(dtype, rng):
     low, high = affine.RANGES[dtype]

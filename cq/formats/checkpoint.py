@@ -70,9 +70,14 @@ def _put_linear(tensors: dict, name: str, layer: Linear | QuantizedLinear, share
 
 
 def _put_weight(tensors: dict, name: str, weight: _core.Weight) -> None:
-    tensors |= {f"{name}.weight": weight.unpack(), f"{name}.scale": weight.scales}
+    tensors |= {f"{name}.weight": weight.unpack(), f"{name}.scale": _narrow(weight.scales)}
     if weight.zero_points is not None:
-        tensors[f"{name}.zero_point"] = weight.zero_points
+        tensors[f"{name}.zero_point"] = _narrow(weight.zero_points)
+
+
+def _narrow(parameters: np.ndarray) -> np.ndarray:
+    """(groups, n) → (groups, 1) where all columns share one value, as per tensor."""
+    return parameters[:, :1] if (parameters == parameters[:, :1]).all() else parameters
 
 
 def load_checkpoint(tensors: dict[str, np.ndarray], metadata: dict[str, str], where: str) -> Transformer:
@@ -122,6 +127,12 @@ class _Reader:
         if array.dtype == np.float32:
             check_finite(array, name, self.where)
         return array
+
+    def _wide(self, name: str, dtype: str, shape: tuple[int, int]) -> np.ndarray:
+        """The inverse of `_narrow`."""
+        groups, n = shape
+        narrow = name in self.tensors and self.tensors[name].shape == (groups, 1)
+        return np.ascontiguousarray(np.broadcast_to(self._take(name, dtype, (groups, 1) if narrow else shape), (groups, n)))
 
     def _tokenizer(self) -> Tokenizer | None:
         if TOKENIZER not in self.tensors:
@@ -184,12 +195,12 @@ class _Reader:
             raise FormatError(f"{self.where}: {name}: {k} inputs in groups of {group_size!r}")
         groups = math.ceil(k / group_size) if group_size else 1
         codes = self._take(f"{name}.weight", "int8", (k, n))
-        scales = self._take(f"{name}.scale", "float32", (groups, n))
+        scales = self._wide(f"{name}.scale", "float32", (groups, n))
         if scales.min() < np.finfo(np.float32).tiny:
             raise FormatError(f"{self.where}: {name}.scale: not positive")
         zero_points = None
         if f"{name}.zero_point" in self.tensors:
-            zero_points = self._take(f"{name}.zero_point", "int32", (groups, n))
+            zero_points = self._wide(f"{name}.zero_point", "int32", (groups, n))
             if zero_points.min() < -128 or zero_points.max() > 127:
                 raise FormatError(f"{self.where}: {name}.zero_point: outside -128 … 127")
             check_depth(k, zero_points)

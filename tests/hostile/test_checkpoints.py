@@ -149,7 +149,7 @@ DAMAGE = {  # name: base, change, what the message says
     "scale of integers": ("lm", tensor(QUERY + ".scale", lambda a: a.astype(np.int64)), "int64"),
     "zero point high": ("encoder", tensor(QUERY + ".zero_point", filled(128)), "outside"),
     "zero point low": ("encoder", tensor(QUERY + ".zero_point", filled(-129)), "outside"),
-    "zero point of another shape": ("encoder", tensor(QUERY + ".zero_point", lambda a: a[:, :3]), "zero_point"),
+    "zero point of another shape": ("encoder", tensor(QUERY + ".zero_point", lambda a: np.repeat(a, 3, axis=1)), "zero_point"),
     "bias int64": ("encoder", tensor(QUERY + ".bias", lambda a: a.astype(np.int64)), "int64"),
     "bias int32 without a scale": ("encoder", tensor(QUERY + ".bias", lambda a: a.astype(np.int32)), "fixed input scale"),
     "bias int32 too large": ("static", tensor(QUERY + ".bias", lambda a: np.full(a.shape, -2**31, np.int32)), "too large"),
