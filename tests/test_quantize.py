@@ -58,15 +58,16 @@ def test_samples_come_in_many_forms_and_mean_the_same(encoder, form, observer):
 
 def test_a_rectangle_is_a_list_of_samples(lm):
     tokens = np.random.default_rng(0).integers(0, 256, (4, 9))
-    a, b = (calibrate(lm, samples, "minmax") for samples in (tokens, list(tokens)))
-    assert {site: observer.range() for site, observer in a.items()} == {site: observer.range() for site, observer in b.items()}
+    a, b = ({site: observer.range() for site, observer in calibrate(lm, samples, "minmax").items()}
+            for samples in (tokens, list(tokens)))
+    assert a == b
 
 
 def test_every_place_is_watched(lm):
     seen = calibrate(lm, TEXTS, "minmax")
     assert set(seen) == {"head.input"} | {f"layers.{i}.{site}" for i in range(2) for site in (
-        "attention.input", "attention.query", "attention.key", "attention.value", "attention.context", "ffn.input", "ffn.gate",
-        "ffn.up", "ffn.hidden")}
+        "attention.input", "attention.query", "attention.key", "attention.value", "attention.context",
+        "ffn.input", "ffn.gate", "ffn.up", "ffn.hidden")}
 
 
 def test_large_samples_go_through_in_parts(lm, monkeypatch):
@@ -89,9 +90,11 @@ def test_progress_counts_samples(encoder):
 
 
 @pytest.mark.parametrize("samples, error, message", [
-    (None, cq.CalibrationError, "100-500"), ([], cq.CalibrationError, "no samples"), (iter(()), cq.CalibrationError, "no samples"),
-    ([[]], cq.CalibrationError, "no samples"), ("a text", cq.CqError, "str"), (5, cq.CqError, "int"), (b"ab", cq.CqError, "bytes"),
-    ([5], cq.CqError, "tokens"), ([None], cq.CqError, "tokens"), ([[999]], cq.CqError, "999"), ([1.5], cq.CqError, "float64"),
+    (None, cq.CalibrationError, "100-500"), ([], cq.CalibrationError, "no samples"),
+    ([[]], cq.CalibrationError, "no samples"),
+    (iter(()), cq.CalibrationError, "no samples"), ("a text", cq.CqError, "str"), (5, cq.CqError, "int"),
+    (b"ab", cq.CqError, "bytes"), ([5], cq.CqError, "tokens"), ([None], cq.CqError, "tokens"), ([[999]], cq.CqError, "999"),
+    ([1.5], cq.CqError, "float64"),
     ([np.zeros((2, 3))], cq.CqError, "float64"), ([[[1.5]]], cq.CqError, "float64"), ([""], cq.CqError, "empty"),
     ([np.zeros(65, int)], cq.CqError, "65 tokens"), ([{"text": "a"}], cq.CqError, "tokens"),
 ])
@@ -170,8 +173,8 @@ def test_textbook_is_what_the_literature_teaches_first():
 
 
 @pytest.mark.parametrize("strategy", [
-    cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=32), exclude="head"), cq.Dynamic(cq.Scheme.textbook()),
-    cq.Static(observer="percentile", include=("layers.*", "head"))], ids=lambda s: s.name)
+    cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=32), exclude="head"),
+    cq.Dynamic(cq.Scheme.textbook()), cq.Static(observer="percentile", include=("layers.*", "head"))], ids=lambda s: s.name)
 def test_records_of_strategies(strategy):
     values = json.loads(json.dumps(strategy.to_dict()))
     assert strategies.from_dict(values) == strategy

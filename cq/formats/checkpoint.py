@@ -143,7 +143,8 @@ class _Reader:
     def _float_weights(self, config: Config) -> dict[str, np.ndarray]:
         """What the model's constructor wants: float32 where it is so, shapes without memory where codes will come."""
         record = self.record
-        coded = {f"{name}.weight": f"{name}.weight" for name, layer in record["layers"].items() if layer["runs_in"] != "float32"}
+        names = [f"{name}.weight" for name, layer in record["layers"].items() if layer["runs_in"] != "float32"]
+        coded = dict(zip(names, names))
         if record["word"] != "float32":
             coded["embed.word"] = {"head": "head.weight", "int8": "embed.word.weight"}[record["word"]]
         weights = {}
@@ -237,7 +238,7 @@ class _Reader:
                 readers = part.readers()
                 if len(forms) != wanted or not all(isinstance(form, Fixed) for form in forms) \
                         or len(readers) != wanted or not all(layer.runs_in == "static" for layer in readers):
-                    raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} are not what static layers hand on")
+                    raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} is not what static layers hand on")
                 part.forms = forms
 
 

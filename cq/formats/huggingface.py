@@ -98,7 +98,8 @@ def read_tokenizer(folder: Path, lowercase: bool = False) -> Tokenizer | None:
     if not file.exists():
         return None
     with open(as_file(file), "rb") as opened:
-        return parse_tokenizer(opened.read(MAX_TOKENIZER + 1), str(file), lowercase)
+        data = opened.read(min(file.stat().st_size, MAX_TOKENIZER + 1))
+    return parse_tokenizer(data, str(file), lowercase)
 
 
 def parse_tokenizer(data: bytes, where: str, lowercase: bool = False) -> Tokenizer:

@@ -17,7 +17,8 @@ STRATEGIES = {
     "one group": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=512)), "dynamic": cq.Dynamic(),
     "dynamic textbook": cq.Dynamic(TEXTBOOK),
     "symmetric": cq.Dynamic(cq.Scheme(activation_dtype="int8", activation_symmetric=True)), "static": cq.Static(),
-    "static textbook": cq.Static(TEXTBOOK, observer="minmax"), "some static": cq.Static(exclude=("*.query", "layers.1.ffn.up")),
+    "static textbook": cq.Static(TEXTBOOK, observer="minmax"),
+    "some static": cq.Static(exclude=("*.query", "layers.1.ffn.up")),
     "float head": cq.Static(exclude="head"), "float table": cq.Dynamic(exclude="embed.*"), "nothing": cq.Dynamic(include=())}
 
 
@@ -26,8 +27,10 @@ def models(tiny_encoder, tiny_lm):
     lm = cq.load(tiny_lm)
     untied = lm.config.to_dict() | {"tied": False}
     weights = read_tensors(tiny_lm)[0]
-    weights["head.weight"], weights["head.bias"] = weights["embed.word"][::-1].copy(), np.linspace(-1, 1, 256, dtype=np.float32)
-    return {"encoder": cq.load(tiny_encoder), "lm": lm, "untied lm": cq.Transformer(cq.Config(**untied), weights, lm.tokenizer)}
+    weights["head.weight"] = weights["embed.word"][::-1].copy()
+    weights["head.bias"] = np.linspace(-1, 1, 256, dtype=np.float32)
+    return {"encoder": cq.load(tiny_encoder), "lm": lm,
+            "untied lm": cq.Transformer(cq.Config(**untied), weights, lm.tokenizer)}
 
 
 def tokens():
@@ -108,7 +111,7 @@ def failing(name, error):
 
 @pytest.mark.parametrize("fault", [
     no_room, failing("fsync", OSError(errno.EIO, "Input/output error")), failing("fsync", KeyboardInterrupt()),
-    failing("replace", PermissionError(errno.EACCES, "Permission denied"))], ids=["no room", "disk", "interrupt", "permission"])
+    failing("replace", PermissionError(errno.EACCES, "Permission denied"))], ids=["room", "disk", "interrupt", "permission"])
 @pytest.mark.parametrize("old", [None, b"what was there before"])
 def test_a_save_that_fails_leaves_nothing_behind(models, tmp_path, monkeypatch, fault, old):
     target = tmp_path / "a.safetensors"
@@ -125,8 +128,8 @@ def test_a_save_that_fails_leaves_nothing_behind(models, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("path, error", [
-    ("missing/a.safetensors", FileNotFoundError), ("file/a.safetensors", OSError), ("a.npz", cq.FormatError), ("a", cq.FormatError),
-    ("folder.safetensors", cq.CqError)])
+    ("missing/a.safetensors", FileNotFoundError), ("file/a.safetensors", OSError), ("a.npz", cq.FormatError),
+    ("a", cq.FormatError), ("folder.safetensors", cq.CqError)])
 def test_places_where_nothing_can_be_saved(models, tmp_path, path, error):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.safetensors").mkdir()

@@ -51,7 +51,7 @@ _ODD = {
 
 @pytest.fixture(scope="session")
 def random_model():
-    """random_model("bert" or "llama", **changes) → (float32 model of awkward sizes with every bias, its canonical weights)."""
+    """random_model("bert" or "llama", **changes) → (float32 model of awkward sizes with every bias, its weights by name)."""
     def make(family: str, **changes) -> tuple[Transformer, dict[str, np.ndarray]]:
         config, rng = Config(family=family, **_ODD[family] | changes), np.random.default_rng(9)
         shapes = config.shapes()

@@ -15,7 +15,7 @@ SCHEMES = {
     "symmetric": cq.Scheme(activation_dtype="int8", activation_symmetric=True, bias="float32"),
     "per-tensor": cq.Scheme(weight_granularity="per_tensor", weight_symmetric=False, activation_granularity="per_tensor"),
 }
-# At a rounding border a float that differs in its last bit takes the next code: so many of all codes may, and by no more than 1.
+# At a rounding border a float that differs in its last bit takes the next code: so many of all may, and by no more than 1.
 OFF_BY_ONE = 2e-3
 
 
@@ -109,7 +109,8 @@ class Plain:
             scores = scores - np.where(mask, scores, -np.inf).max(1, keepdims=True)
             if static:  # weights are codes of 1/255, and their own sum normalizes
                 weights = np.rint(np.exp(np.minimum(scores.astype(np.float32) * factor, 0)) * np.float32(255)) * mask
-                y = (weights @ (take(v.q, g) - v.zero_point)).astype(np.float32) * (1 / weights.sum(1, keepdims=True) * v.scale)
+                y = (weights @ (take(v.q, g) - v.zero_point)).astype(np.float32)
+                y = y * (1 / weights.sum(1, keepdims=True) * v.scale)
             else:
                 weights = np.exp(np.minimum(scores, 0)) * mask
                 y = weights / weights.sum(1, keepdims=True) @ take(v, g)

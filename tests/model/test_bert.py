@@ -142,10 +142,12 @@ def test_what_an_encoder_cannot_do(odd):
 
 
 @pytest.mark.parametrize("tokens, message", [
-    ("some text", "a text"), (["some text"], r"tokens\[0\]"), (3, "int"), (None, "NoneType"), ([[]], "empty"), ([3, 4], r"tokens\[0\]"),
+    ("some text", "a text"), (["some text"], r"tokens\[0\]"), (3, "int"), (None, "NoneType"), ([[]], "empty"),
+    ([3, 4], r"tokens\[0\]"),
     (np.arange(4), "shape"), (np.zeros((2, 0), int), "empty"), ([[1.0, 2.0]], "float64"), ([[True]], "bool"), ([[-1]], "-1"),
     ([[1, 53]], "53 at position 1"), ([[1], [2**40]], r"tokens\[1\]"), ([[2**64]], "object"), ([[1, [2]]], "not a 1-D"),
-    ([np.zeros(34, int)], "34 tokens"), ([[np.nan]], "float64"), ({"ids": [1]}, r"tokens\[0\]"), ([["a"]], "U1"), ([None], "object"),
+    ([np.zeros(34, int)], "34 tokens"), ([[np.nan]], "float64"), ({"ids": [1]}, r"tokens\[0\]"), ([["a"]], "U1"),
+    ([None], "object"),
 ])
 def test_bad_tokens_are_named(odd, tokens, message):
     with pytest.raises(cq.CqError, match=message):

@@ -1,4 +1,4 @@
-"""Quantized models give the same bits on every instruction set, with any number of threads, and beside any NumPy and BLAS."""
+"""Quantized models give the same bits on every instruction set, with any number of threads, beside any NumPy and BLAS."""
 import json
 import os
 import subprocess
@@ -16,7 +16,7 @@ TEXTBOOK = cq.Scheme.textbook()
 STRATEGIES = {"weight-only": cq.WeightOnly(), "weight-only textbook": cq.WeightOnly(TEXTBOOK), "dynamic": cq.Dynamic(),
               "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=8)),
               "dynamic textbook": cq.Dynamic(TEXTBOOK), "static": cq.Static(), "static textbook": cq.Static(TEXTBOOK)}
-# Runs in a process of its own, as the instruction set is chosen at import: loads each checkpoint, prints a digest of each result.
+# A process of its own, as the instruction set is chosen at import: loads each checkpoint, prints a digest of each result.
 CHILD = """
 import hashlib, json, sys
 from pathlib import Path
@@ -42,7 +42,8 @@ print(json.dumps(result))
 
 def digests(folder, isa: str, threads: int, **environment) -> dict[str, str]:
     environment = os.environ | {"CQ_ISA": isa, "OMP_NUM_THREADS": str(threads)} | environment
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CHILD, str(folder)], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", "-c", CHILD, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result.pop("isa"), result.pop("threads")) == (isa, threads)
@@ -53,10 +54,11 @@ def digests(folder, isa: str, threads: int, **environment) -> dict[str, str]:
 def checkpoints(random_model, tmp_path_factory):
     """A folder of quantized models. Static ones are calibrated once, here: float32 may differ from machine to machine."""
     folder, rng = tmp_path_factory.mktemp("identity"), np.random.default_rng(2)
+    even = dict(hidden_size=64, num_heads=4, head_dim=16, intermediate_size=128, tied=False, activation="gelu_tanh")
     models = {"bert": random_model("bert", max_positions=130)[0], "llama": random_model("llama", max_positions=130)[0],
-              "even": random_model("llama", max_positions=130, hidden_size=64, num_heads=4, head_dim=16, intermediate_size=128,
-                                   tied=False, activation="gelu_tanh")[0],
-              "relu": random_model("bert", max_positions=130, activation="relu", pooling="max")[0], "shakespeare": cq.load(SHIPPED)}
+              "even": random_model("llama", max_positions=130, **even)[0],
+              "relu": random_model("bert", max_positions=130, activation="relu", pooling="max")[0],
+              "shakespeare": cq.load(SHIPPED)}
     for name, model in models.items():
         samples = [rng.integers(0, model.config.vocab_size, 100) for _ in range(4)]
         for kind, strategy in STRATEGIES.items():
@@ -77,7 +79,7 @@ def test_same_bits(checkpoints, expected, isa, threads):
 
 
 def test_same_bits_beside_the_numpy_of_an_older_cpu(checkpoints, expected):
-    """NumPy and BLAS choose kernels by the CPU too, and theirs do not agree to the bit: none of theirs that matter may be used."""
+    """NumPy and BLAS choose kernels by the CPU too, and theirs do not agree to the bit: none that differs may be used."""
     features = getattr(np, "_core", None) or np.core
     disabled = " ".join(features._multiarray_umath.__cpu_dispatch__)
     older = digests(checkpoints, "scalar", 1, NPY_DISABLE_CPU_FEATURES=disabled, OPENBLAS_CORETYPE="Prescott")

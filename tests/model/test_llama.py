@@ -22,7 +22,8 @@ SHAPES = {
     "attention biased": dict(hidden_size=64, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128,
                              tie_word_embeddings=False, attention_bias=True, rms_norm_eps=1e-2),
 }
-STRATEGIES = [cq.WeightOnly(), cq.WeightOnly(cq.Scheme.textbook()), cq.Dynamic(), cq.Static(), cq.Static(cq.Scheme.textbook())]
+STRATEGIES = [cq.WeightOnly(), cq.WeightOnly(cq.Scheme.textbook()), cq.Dynamic(), cq.Static(),
+              cq.Static(cq.Scheme.textbook())]
 
 
 def saved(folder, kind=LlamaForCausalLM, **sizes):
