@@ -164,7 +164,7 @@ typedef struct {
 cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float *q, const float *k, const float *v,
                            int64_t q_stride, int64_t kv_stride, float *y, int64_t y_stride);
 /* The same with int8 products: scores from int32 sums; exp(score - max) in codes of 1/255, whose int32 row sum normalizes.
- * Per-tensor parameters. y float32, or static codes. */
+ * Per-tensor parameters. y float32, or static codes. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
 cq_status cq_attention_i8(int threads, const cq_attention_args *a, const cq_coded *q, const cq_coded *k, const cq_coded *v,
                           float *y, const cq_codes *codes);
 #endif

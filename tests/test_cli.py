@@ -178,8 +178,12 @@ def test_input_that_is_not_text(run, tiny_encoder, tmp_path):
 _PROGRAM = "from cq.cli import main; print('started', flush=True); main(prog_name='cq')"
 
 
+def _heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it in what it runs in the background
+
+
 def _command(*arguments, **options):
-    return subprocess.Popen([sys.executable, "-c", _PROGRAM, *map(str, arguments)],
+    return subprocess.Popen([sys.executable, "-c", _PROGRAM, *map(str, arguments)], preexec_fn=_heed_interrupts,
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
