@@ -1,7 +1,9 @@
 """The house of DESIGN: what lies where, which way the arrows point, who may include what."""
 import ast
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,9 @@ def test_public_names_have_docstrings():
     import cq
     for name in cq.__all__:
         assert getattr(getattr(cq, name), "__doc__", None), name
+
+
+def test_sources_without_the_core_say_so(tmp_path):
+    shutil.copytree(ROOT / "cq", tmp_path / "cq", ignore=shutil.ignore_patterns("*.so", "data"))
+    run = subprocess.run([sys.executable, "-S", "-c", "import cq"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode and "source folder" in run.stderr and "pip install -e ." in run.stderr
