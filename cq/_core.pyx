@@ -30,6 +30,9 @@ cdef extern from "cq.h" nogil:
         int is_signed, symmetric, dynamic
         float scale
         int32_t zero_point
+        const float *column_scales
+        const int32_t *column_zero_points
+        int64_t group
         float *scales
         int32_t *zero_points
         int32_t *row_sums
@@ -47,6 +50,10 @@ cdef extern from "cq.h" nogil:
         const int32_t *zero_points
         const float *scales
         int64_t k, n, group_size
+    ctypedef struct cq_norm:
+        const float *weight, *bias
+        float eps
+        int rms
     ctypedef struct cq_epilogue:
         const float *bias
         const int32_t *bias_i32
@@ -56,11 +63,13 @@ cdef extern from "cq.h" nogil:
         const cq_coded *residual_coded
         float *out
         int64_t out_stride
+        const cq_codes *sum_codes
+        const cq_norm *norm
+        float *norm_out
         const cq_codes *codes
     ctypedef struct cq_norm_args:
-        const float *x, *residual, *weight, *bias
-        float eps
-        int rms
+        const float *x, *residual
+        cq_norm norm
         float *sum, *y
         const cq_codes *codes
     ctypedef struct cq_embed_args:
@@ -83,18 +92,20 @@ cdef extern from "cq.h" nogil:
     void cq_pack(const int8_t *, int64_t, int64_t, int64_t, int64_t, const int32_t *, int8_t *, int32_t *)
     void cq_unpack(const cq_weight *, int8_t *)
     cq_status cq_matmul_i8(int, const cq_coded *, int64_t, const cq_weight *, int32_t *, int64_t)
-    cq_status cq_linear_i8(int, const cq_coded *, int64_t, const cq_weight *, const cq_epilogue *)
-    cq_status cq_linear_f32(int, const float *, int64_t, int64_t, const cq_weight *, const cq_epilogue *)
-    void cq_finish_f32(int, const float *, int64_t, int64_t, int64_t, const cq_epilogue *)
-    cq_status cq_norm(int, const cq_norm_args *, int64_t, int64_t, int64_t *)
+    cq_status cq_linear_i8(int, const cq_coded *, int64_t, const cq_weight *, const cq_epilogue *, int64_t *)
+    cq_status cq_linear_coding(int, const float *, int64_t, int64_t, const cq_codes *, const cq_weight *, const cq_epilogue *,
+                               int64_t *)
+    cq_status cq_linear_f32(int, const float *, int64_t, int64_t, const cq_weight *, const cq_epilogue *, int64_t *)
+    cq_status cq_finish_f32(int, const float *, int64_t, int64_t, int64_t, const cq_epilogue *, int64_t *)
+    cq_status cq_norm_rows(int, const cq_norm_args *, int64_t, int64_t, int64_t *)
     cq_status cq_gate(int, const float *, const float *, const cq_coded *, const cq_coded *, cq_activation, int64_t, int64_t,
                       float *, const cq_codes *, int64_t *)
     void cq_rope(int, float *, int64_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *)
     void cq_embed(int, const cq_embed_args *, int64_t, int64_t, float *)
     cq_status cq_attention_f32(int, const cq_attention_args *, const float *, const float *, const float *, int64_t, int64_t,
                                float *, int64_t)
-    cq_status cq_attention_i8(int, const cq_attention_args *, const cq_coded *, const cq_coded *, const cq_coded *, float *,
-                              const cq_codes *)
+    cq_status cq_attention_i8(int, const cq_attention_args *, const cq_coded *, const cq_coded *, const cq_coded *, int64_t,
+                              float *, const cq_codes *)
 
 MAX_K = CQ_MAX_K
 COMPILER = "gcc " + COMPILER_VERSION.decode()
@@ -199,8 +210,9 @@ cdef cq_activation activation_of(name) except *:
 
 
 cdef class Coded:
-    """Activations in codes: codes (rows, columns) uint8 or int8; scale and zero_point one number each, or arrays (rows,) of
-    float32 and int32. x = scale * (codes - zero_point)."""
+    """Activations in codes: codes (rows, columns) uint8 or int8, x = scale * (codes - zero_point). scale (float32) and zero_point
+    (int32) are one number each; or one per row, (rows,); or one per group of a row's columns, (rows, groups); or one per column
+    for all rows, (1, columns)."""
     cdef cq_coded c
     cdef readonly object codes, scale, zero_point
     cdef readonly int64_t rows, columns
@@ -212,14 +224,22 @@ cdef class Coded:
         self.c.codes = pointer(codes, "codes", "b" if is_signed else "B", 2, self.rows, self.columns)
         self.c.stride = self.columns
         self.c.is_signed = is_signed
-        if isinstance(scale, np.ndarray):
+        if not isinstance(scale, np.ndarray):
+            self.c.scale = scale
+        elif scale.ndim == 1:
             self.c.scales = <const float *>pointer(scale, "scale", "f", 1, self.rows, -1)
         else:
-            self.c.scale = scale
-        if isinstance(zero_point, np.ndarray):
+            pointer(scale, "scale", "f", 2, -1, -1)
+        if not isinstance(zero_point, np.ndarray):
+            self.c.zero_point = zero_point
+        elif zero_point.ndim == 1:
             self.c.zero_points = <const int32_t *>pointer(zero_point, "zero_point", "i", 1, self.rows, -1)
         else:
-            self.c.zero_point = zero_point
+            pointer(zero_point, "zero_point", "i", 2, -1, -1)
+
+    cdef bint by_rows(self):
+        """Whether there is one scale for all, or one per row."""
+        return not isinstance(self.scale, np.ndarray) or self.scale.ndim == 1
 
     @property
     def shape(self):
@@ -231,6 +251,9 @@ cdef class Coded:
 
     def dequantize(self):
         """float32 (rows, columns)."""
+        if not self.by_rows():
+            parts = [np.repeat(p, self.columns // p.shape[1], 1) for p in (self.scale, self.zero_point)]
+            return parts[0] * (self.codes - parts[1]).astype(np.float32)
         y = np.empty((self.rows, self.columns), np.float32)
         cdef float *out = <float *>pointer(y, "y", "f", 2, -1, -1, True)
         with nogil:
@@ -276,7 +299,7 @@ cdef class Weight:
         return b
 
 
-cdef aligned(int64_t size):
+def aligned(int64_t size) -> np.ndarray:
     """int8 (size,), 64-byte aligned."""
     whole = np.empty(size + 64, np.int8)
     skip = -<uintptr_t>pointer(whole, "panels", "b", 1, -1, -1) % 64
@@ -302,8 +325,9 @@ def pack(b, zero_points=None, scales=None, int64_t group_size=0) -> Weight:
 # --- where results go --------------------------------------------------------------------------------------------------------
 
 cdef class Target:
-    """A new array for rows x columns results: float32, or codes. `form` is None for float32, (dtype, symmetric, scale,
-    zero_point) for static codes, (dtype, symmetric) for codes with each row's own parameters."""
+    """A new array for rows x columns results: float32, or codes. `form` is None for float32; (dtype, symmetric) for codes with each
+    row's own parameters; (dtype, symmetric, group) for each group of so many columns of a row; (dtype, symmetric, scale,
+    zero_point) for given ones, numbers or arrays (1, columns)."""
     cdef cq_codes codes
     cdef const cq_codes *coded
     cdef float *floats
@@ -314,21 +338,31 @@ cdef class Target:
             self.result = np.empty((rows, columns), np.float32)
             self.floats = <float *>pointer(self.result, "out", "f", 2, rows, columns, True)
             return
+        cdef int64_t groups
         dtype, self.codes.symmetric = form[0], form[1]
         self.codes.is_signed = dtype == "int8"
         codes = np.empty((rows, columns), dtype)
-        self.codes.codes = pointer(codes, "out", "b" if self.codes.is_signed else "B", 2, rows, columns, True)
         self.codes.stride = columns
         self.coded = &self.codes
         if len(form) == 4:
             scale, zero_point = form[2], form[3]
-            self.codes.scale, self.codes.zero_point = scale, zero_point
+            if isinstance(scale, np.ndarray):
+                self.codes.column_scales = <const float *>pointer(scale, "scale", "f", 2, 1, columns)
+                self.codes.column_zero_points = <const int32_t *>pointer(zero_point, "zero_point", "i", 2, 1, columns)
+            else:
+                self.codes.scale, self.codes.zero_point = scale, zero_point
         else:
-            scale, zero_point = np.empty(rows, np.float32), np.empty(rows, np.int32)
             self.codes.dynamic = 1
-            self.codes.scales = <float *>pointer(scale, "scale", "f", 1, rows, -1, True)
-            self.codes.zero_points = <int32_t *>pointer(zero_point, "zero_point", "i", 1, rows, -1, True)
+            if len(form) == 3:
+                self.codes.group = form[2]
+                groups = (columns + self.codes.group - 1) // self.codes.group
+                scale, zero_point = np.empty((rows, groups), np.float32), np.empty((rows, groups), np.int32)
+            else:
+                scale, zero_point = np.empty(rows, np.float32), np.empty(rows, np.int32)
+            self.codes.scales = <float *>pointer(scale, "scale", "f", scale.ndim, -1, -1, True)
+            self.codes.zero_points = <int32_t *>pointer(zero_point, "zero_point", "i", scale.ndim, -1, -1, True)
         self.result = Coded(codes, scale, zero_point)
+        self.codes.codes = <void *>(<Coded>self.result).c.codes
 
 
 def quantize(x, form, row_sums=None) -> Coded:
@@ -365,6 +399,8 @@ def matmul_integer(Coded a not None, Weight w not None):
     """int32 (m, n) = (a - a.zero_point) (w - w.zero_points); scales are not used."""
     if a.columns != w.k:
         raise CqError(f"a: {a.columns} columns do not match the {w.k} rows of the packed weight")
+    if not a.by_rows():
+        raise CqError("a: products take one zero point, or one per row")
     c = np.empty((a.rows, w.n), np.int32)
     cdef int32_t *out = <int32_t *>pointer(c, "c", "i", 2, a.rows, w.n, True)
     cdef cq_status status
@@ -374,56 +410,112 @@ def matmul_integer(Coded a not None, Weight w not None):
     return c
 
 
-def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, residual=None, form=None):
-    """act(x w + bias) + residual in `form` (see Target). x Coded (integer products) or float32 (m, k) (weight-only);
-    bias float32 (n,), bias_i32 int32 (n,) at scale x.scale * w.scale; residual float32 (m, n) or Coded."""
+cdef class Epilogue:
+    """What follows a product, and the arrays that it fills; see cq_epilogue. form: of the result; of the norm's where there is
+    one. norm: None, or (weight, bias, eps, rms). keep: which results are made. "result": the one in `form`. "both": that, and,
+    where it is in codes, the same in float32. "sum": that, and what was normed."""
+    cdef cq_epilogue e
+    cdef cq_norm n
+    cdef Target floats, sums, coded
+    cdef object arrays
+
+    def __init__(self, int64_t rows, int64_t columns, bias, bias_i32, activation, residual, form, norm, str keep, sum_form, out):
+        cdef bint wants_sum = keep == "sum", both = keep == "both"
+        if not (wants_sum or both or keep == "result") or (wants_sum and norm is None):
+            raise CqError(f"keep: {keep!r} is not 'result', 'both', or, with a norm, 'sum'")
+        self.arrays = bias, bias_i32, residual, norm
+        self.e.bias = <const float *>optional(bias, "bias", "f", 1, columns, -1)
+        self.e.bias_i32 = <const int32_t *>optional(bias_i32, "bias_i32", "i", 1, columns, -1)
+        self.e.activation = activation_of(activation)
+        self.e.residual_stride = self.e.out_stride = columns
+        if isinstance(residual, Coded):
+            self.e.residual_coded = &(<Coded>residual).c
+            if (<Coded>residual).rows != rows or (<Coded>residual).columns != columns or not (<Coded>residual).by_rows():
+                raise CqError(f"residual: need shape ({rows}, {columns}) with one scale or one per row, got {residual.shape}")
+        else:
+            self.e.residual = <const float *>optional(residual, "residual", "f", 2, rows, columns)
+        if form is not None:
+            self.coded = Target(rows, columns, form)
+            self.e.codes = self.coded.coded
+        if form is None or both:
+            if out is None:
+                self.floats = Target(rows, columns, None)
+            else:
+                self.floats = Target.__new__(Target)
+                self.floats.result, self.floats.floats = out, <float *>pointer(out, "x", "f", 2, rows, columns, True)
+        if wants_sum:
+            self.sums = Target(rows, columns, sum_form)
+            if sum_form is None:
+                self.e.out = self.sums.floats
+            elif len(sum_form) != 4:
+                raise CqError("sum_form: a residual stream in codes needs a given scale")
+            else:
+                self.e.sum_codes = self.sums.coded
+        if norm is None:
+            if self.floats is not None:
+                self.e.out = self.floats.floats
+            return
+        weight, norm_bias, self.n.eps, self.n.rms = norm
+        self.n.weight = <const float *>pointer(weight, "weight", "f", 1, columns, -1)
+        self.n.bias = <const float *>optional(norm_bias, "bias", "f", 1, columns, -1)
+        self.e.norm = &self.n
+        if self.floats is not None:
+            self.e.norm_out = self.floats.floats
+
+    cdef object results(self, str keep):
+        result = self.coded.result if self.coded is not None else self.floats.result
+        if keep == "result":
+            return result
+        return result, (self.sums if keep == "sum" else self.floats).result
+
+
+def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, residual=None, form=None, norm=None,
+           str keep="result", sum_form=None, coding=None):
+    """norm(act(x w + bias) + residual) in `form` (see Target and Epilogue). x Coded (integer products) or float32 (m, k)
+    (weight-only; or with `coding`, the form of one row's or given parameters, coded on the way in). bias float32 (n,), bias_i32
+    int32 (n,) at scale x.scale * w.scale; residual float32 (m, n) or Coded."""
     cdef Coded coded = x if isinstance(x, Coded) else None
-    cdef int64_t m = x.shape[0], k = x.shape[1]
+    cdef int64_t m = x.shape[0], k = x.shape[1], bad = 0
     if k != w.k:
         raise CqError(f"x: {k} columns do not match the {w.k} rows of the weight")
     if w.scales is None:
         raise CqError("w: the packed weight has no scales; pack a QTensor")
-    cdef Target to = Target(m, w.n, form)
-    cdef cq_epilogue e = epilogue(to, m, w.n, bias, bias_i32, activation, residual)
+    if coded is not None and not coded.by_rows():
+        raise CqError("x: products take one scale, or one per row")
+    cdef Epilogue to = Epilogue(m, w.n, bias, bias_i32, activation, residual, form, norm, keep, sum_form, None)
     cdef const float *floats = NULL
+    cdef cq_codes inside
+    cdef bint codes_inside = coding is not None
     cdef cq_status status
     if coded is None:
         floats = <const float *>pointer(x, "x", "f", 2, m, k)
+    if codes_inside:
+        if floats == NULL or len(coding) == 3:
+            raise CqError("coding: is for float32 x, and takes one form for a row")
+        inside.symmetric, inside.is_signed, inside.dynamic = coding[1], coding[0] == "int8", len(coding) == 2
+        inside.stride, inside.group, inside.column_scales, inside.row_sums = k, 0, NULL, NULL
+        inside.scale, inside.zero_point = coding[2:] if len(coding) == 4 else (1.0, 0)
     with nogil:
-        status = cq_linear_f32(threads, floats, m, k, &w.w, &e) if floats else cq_linear_i8(threads, &coded.c, m, &w.w, &e)
-    check(status, "linear")
-    return to.result
+        if codes_inside:
+            status = cq_linear_coding(threads, floats, m, k, &inside, &w.w, &to.e, &bad)
+        elif floats:
+            status = cq_linear_f32(threads, floats, m, k, &w.w, &to.e, &bad)
+        else:
+            status = cq_linear_i8(threads, &coded.c, m, &w.w, &to.e, &bad)
+    check_rows(status, bad, "linear")
+    return to.results(keep)
 
 
-def finish(x, bias=None, activation=None, residual=None, form=None):
-    """act(x + bias) + residual in `form`: what follows a float32 product x (m, n). With form None, x itself is the result."""
-    cdef int64_t m = x.shape[0], n = x.shape[1]
-    cdef Target to = Target(m, n, form) if form is not None else Target.__new__(Target)
+def finish(x, bias=None, activation=None, residual=None, form=None, norm=None, str keep="result", sum_form=None):
+    """norm(act(x + bias) + residual) in `form`: what follows a float32 product x (m, n), whose memory may become a result's."""
+    cdef int64_t m = x.shape[0], n = x.shape[1], bad = 0
     cdef const float *data = <const float *>pointer(x, "x", "f", 2, m, n, form is None)
-    if form is None:
-        to.result, to.floats = x, <float *>data
-    cdef cq_epilogue e = epilogue(to, m, n, bias, None, activation, residual)
+    cdef Epilogue to = Epilogue(m, n, bias, None, activation, residual, form, norm, keep, sum_form, None if form is not None else x)
+    cdef cq_status status
     with nogil:
-        cq_finish_f32(threads, data, m, n, n, &e)
-    return to.result
-
-
-cdef cq_epilogue epilogue(Target to, int64_t m, int64_t n, bias, bias_i32, activation, residual) except *:
-    cdef cq_epilogue e
-    if to.codes.dynamic:
-        raise CqError("form: products give float32 or codes of a given scale; quantize the result for each row's own")
-    e.bias = <const float *>optional(bias, "bias", "f", 1, n, -1)
-    e.bias_i32 = <const int32_t *>optional(bias_i32, "bias_i32", "i", 1, n, -1)
-    e.activation = activation_of(activation)
-    e.residual, e.residual_stride, e.residual_coded = NULL, n, NULL
-    if isinstance(residual, Coded):
-        e.residual_coded = &(<Coded>residual).c
-        if (<Coded>residual).rows != m or (<Coded>residual).columns != n:
-            raise CqError(f"residual: need shape ({m}, {n}), got {residual.shape}")
-    else:
-        e.residual = <const float *>optional(residual, "residual", "f", 2, m, n)
-    e.out, e.out_stride, e.codes = to.floats, n, to.coded
-    return e
+        status = cq_finish_f32(threads, data, m, n, n, &to.e, &bad)
+    check_rows(status, bad, "finish")
+    return to.results(keep)
 
 
 # --- the rest of a transformer -----------------------------------------------------------------------------------------------
@@ -438,14 +530,14 @@ def norm(x, weight, bias, float eps, bint rms, residual=None, form=None, bint ke
     cdef cq_status status
     a.x = <const float *>pointer(x, "x", "f", 2, rows, columns)
     a.residual = <const float *>optional(residual, "residual", "f", 2, rows, columns)
-    a.weight = <const float *>pointer(weight, "weight", "f", 1, columns, -1)
-    a.bias = <const float *>optional(bias, "bias", "f", 1, columns, -1)
-    a.eps, a.rms = eps, rms
+    a.norm.weight = <const float *>pointer(weight, "weight", "f", 1, columns, -1)
+    a.norm.bias = <const float *>optional(bias, "bias", "f", 1, columns, -1)
+    a.norm.eps, a.norm.rms = eps, rms
     a.sum = total.floats if total is not None else NULL
     a.y = y.floats if y is not None else NULL
     a.codes = codes.coded if codes is not None else NULL
     with nogil:
-        status = cq_norm(threads, &a, rows, columns, &bad)
+        status = cq_norm_rows(threads, &a, rows, columns, &bad)
     check_rows(status, bad, "norm")
     return (y.result if y is not None else None, codes.result if codes is not None else None,
             total.result if total is not None else None)
@@ -463,6 +555,8 @@ def gate(g, u, activation, form=None):
     cdef cq_status status
     if (rows, columns) != tuple(u.shape):
         raise CqError(f"up: need shape ({rows}, {columns}) like the gate's, got {tuple(u.shape)}")
+    if not all(not isinstance(one, Coded) or (<Coded>one).by_rows() for one in (g, u)):
+        raise CqError("gate: need codes with one scale, or one per row")
     if isinstance(g, Coded): gc = &(<Coded>g).c
     else: gf = <const float *>pointer(g, "gate", "f", 2, rows, columns)
     if isinstance(u, Coded): uc = &(<Coded>u).c
@@ -473,10 +567,13 @@ def gate(g, u, activation, form=None):
     return to.result
 
 
-def rope(x, int64_t heads, cosine, sine, position):
-    """Rotates x float32 (tokens, heads * dim) in place; cosine and sine (positions, dim / 2); position int32 (tokens,)."""
-    cdef int64_t tokens = x.shape[0], width = x.shape[1], dim = width // heads
-    cdef float *data = <float *>pointer(x, "x", "f", 2, tokens, heads * dim, True)
+def rope(x, int64_t heads, int64_t dim, cosine, sine, position):
+    """Rotates the first heads * dim columns of x float32 (tokens, columns) in place; cosine and sine (positions, dim / 2);
+    position int32 (tokens,)."""
+    cdef int64_t tokens = x.shape[0], width = x.shape[1]
+    cdef float *data = <float *>pointer(x, "x", "f", 2, tokens, width, True)
+    if heads * dim > width:
+        raise CqError(f"x: {heads} heads of {dim} columns need {heads * dim}, got {width}")
     cdef const float *c = <const float *>pointer(cosine, "cosine", "f", 2, -1, dim // 2)
     cdef const float *s = <const float *>pointer(sine, "sine", "f", 2, cosine.shape[0], dim // 2)
     cdef const int32_t *at = <const int32_t *>pointer(position, "position", "i", 1, tokens, -1)
@@ -509,37 +606,51 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
     return to.result
 
 
-def attention(q, k, v, offsets, int64_t heads, int64_t kv_heads, bint causal, float scale, form=None):
-    """Attention over ragged sequences: q (tokens, heads * dim), k and v (tokens, kv_heads * dim), all float32 or all Coded
-    with one scale each; offsets int32 (sequences + 1,) from 0 to tokens. → (tokens, heads * dim) in `form` (static codes)."""
+def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float scale, form=None):
+    """Attention over ragged sequences. qkv (tokens, (heads + 2 kv_heads) dim): queries, keys and values side by side, float32; or
+    Coded, static with parameters per column that are equal within each of the three, or int8 symmetric with a scale per head
+    (groups of dim columns). offsets int32 (sequences + 1,) from 0 to tokens. -> (tokens, heads * dim) in `form`: float32 or, of
+    codes, static codes."""
     cdef cq_attention_args a
-    cdef int64_t tokens = q.shape[0], width = q.shape[1], kv_width = kv_heads * (width // heads)
+    cdef int64_t tokens = qkv.shape[0], stride = qkv.shape[1], parts = heads + 2 * kv_heads, dim = stride // parts
+    cdef int64_t to_keys = heads * dim, to_values = (heads + kv_heads) * dim, scale_stride = 0
     a.offsets = <const int32_t *>pointer(offsets, "offsets", "i", 1, -1, -1)
-    a.sequences, a.heads, a.kv_heads, a.dim = offsets.shape[0] - 1, heads, kv_heads, width // heads
+    a.sequences, a.heads, a.kv_heads, a.dim = offsets.shape[0] - 1, heads, kv_heads, dim
     a.causal, a.scale = causal, scale
-    cdef Target to = Target(tokens, width, form)
-    if to.codes.dynamic:
+    if dim * parts != stride:
+        raise CqError(f"qkv: {stride} columns are not {parts} heads")
+    cdef Target to = Target(tokens, heads * dim, form)
+    if to.codes.dynamic or to.codes.column_scales:
         raise CqError("form: attention gives float32 or codes of a given scale; quantize the result for each row's own")
     cdef cq_status status
-    cdef const float *qf
-    cdef const float *kf
-    cdef const float *vf
-    cdef Coded qc, kc, vc
-    if isinstance(q, Coded):
-        qc, kc, vc = q, k, v
-        for one, columns in ((qc, width), (kc, kv_width), (vc, kv_width)):
-            if one.shape != (tokens, columns) or isinstance(one.scale, np.ndarray):
-                raise CqError(f"attention: need codes of shape ({tokens}, {columns}) with one scale, got {one.shape}")
-        with nogil:
-            status = cq_attention_i8(threads, &a, &qc.c, &kc.c, &vc.c, to.floats, to.coded)
-    else:
+    cdef const float *x
+    cdef Coded coded
+    cdef cq_coded q, k, v
+    if not isinstance(qkv, Coded):
         if form is not None:
             raise CqError("attention: float32 inputs give float32; quantize the result")
-        qf = <const float *>pointer(q, "q", "f", 2, tokens, width)
-        kf = <const float *>pointer(k, "k", "f", 2, tokens, kv_width)
-        vf = <const float *>pointer(v, "v", "f", 2, tokens, kv_width)
+        x = <const float *>pointer(qkv, "qkv", "f", 2, tokens, stride)
         with nogil:
-            status = cq_attention_f32(threads, &a, qf, kf, vf, width, kv_width, to.floats, width)
+            status = cq_attention_f32(threads, &a, x, x + to_keys, x + to_values, stride, stride, to.floats, heads * dim)
+        check(status, "attention")
+        return to.result
+    coded = qkv
+    if coded.by_rows():
+        raise CqError("qkv: need scales per column or per head")
+    q = k = v = coded.c
+    k.codes, v.codes = <const uint8_t *>q.codes + to_keys, <const uint8_t *>q.codes + to_values
+    if coded.scale.shape == (1, stride):
+        q.scale, k.scale, v.scale = coded.scale[0, 0], coded.scale[0, to_keys], coded.scale[0, to_values]
+        q.zero_point, k.zero_point, v.zero_point = (coded.zero_point[0, 0], coded.zero_point[0, to_keys],
+                                                    coded.zero_point[0, to_values])
+    elif coded.scale.shape == (tokens, parts) and q.is_signed:
+        scale_stride = parts
+        q.scales = <const float *>pointer(coded.scale, "scale", "f", 2, tokens, parts)
+        k.scales, v.scales = q.scales + heads, q.scales + heads + kv_heads
+    else:
+        raise CqError(f"qkv: need int8 codes with a scale per head, got scales of shape {coded.scale.shape}")
+    with nogil:
+        status = cq_attention_i8(threads, &a, &q, &k, &v, scale_stride, to.floats, to.coded)
     check(status, "attention")
     return to.result
 

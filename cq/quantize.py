@@ -10,7 +10,7 @@ from .affine import check_finite
 from .calibrate import calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
-from .model.activation import Fixed, Form, PerTensor, PerToken
+from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
 from .strategies import Dynamic, Scheme, Static, WeightOnly
 
@@ -62,8 +62,7 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> T
         result.blocks.append(block)
     for owner, attribute, name in list(result.linear_places()):
         setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at))
-    if isinstance(strategy, Static):
-        _join(result, form_at)
+    _join(result, strategy, form_at)
     _swap_word(result, strategy)
     return result
 
@@ -113,14 +112,31 @@ def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 
 
-def _join(model: Transformer, form_at: Callable[[str], Fixed]) -> None:
-    """Where neighbours are static, what flows between them is int8 too."""
+def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> None:
+    """Where neighbours are in int8, what flows between them is too."""
     for block in model.blocks:
         attention, ffn = block.attention, block.ffn
-        if all(layer.runs_in == "static" for layer in attention.readers()):
+        kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
+        attention.forms = None
+        if strategy.scheme.attention == "int8" and kinds == {"static"}:
             attention.forms = tuple(form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
+        elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
+            attention.forms = PerHead("int8", True, attention.dim)
         if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":
             ffn.forms = tuple(form_at(f"{block.name}.ffn.{part}") for part in ("gate", "up"))
+    if isinstance(strategy, Static) and strategy.residual == "int8":
+        _join_stream(model, form_at)
+
+
+def _join_stream(model: Transformer, form_at: Callable[[str], Fixed]) -> None:
+    """The residual stream in int8: after a norm the very codes that the next layers read, before one the sum's."""
+    names = [f"{block.name}.{part}" for block in model.blocks for part in ("attention", "ffn")]
+    if model.config.norm_first:
+        forms = [form_at(f"{name}.sum") for name in names[:-1]] + [None]
+    else:
+        model.embedding.stream, *forms = [form_at(f"{name}.input") for name in names] + [None]
+    for block, after_attention, after_ffn in zip(model.blocks, forms[::2], forms[1::2]):
+        block.streams = after_attention, after_ffn
 
 
 def _swap_word(model: Transformer, strategy) -> None:

@@ -7,7 +7,7 @@ from .errors import CqError
 GRANULARITIES = {"weight_granularity": ("per_tensor", "per_channel", "per_group"),
                  "activation_granularity": ("per_tensor", "per_token"),
                  "activation_dtype": ("uint8", "int8"),
-                 "bias": ("float32", "int32", "int8")}
+                 "bias": ("float32", "int32", "int8"), "attention": ("int8", "float32")}
 OBSERVERS = ("minmax", "moving_average", "percentile", "histogram")
 
 
@@ -20,7 +20,9 @@ class Scheme:
     activation_granularity: "per_token" or "per_tensor", for dynamic; static is always per tensor. Dynamic per tensor takes one
     range for all tokens of a call, so that there alone a result depends on what else is in the batch.
     bias: "int32" where the activation's scale is known beforehand (static) and float32 elsewhere; "int8" with its own affine
-    parameters; or "float32". Raises CqError for anything else.
+    parameters; or "float32".
+    attention: "int8": scores and their products with values too, where queries, keys and values are all dynamic (int8 symmetric, a
+    scale per token and head) or all static; or "float32". Raises CqError for anything else.
     """
     weight_symmetric: bool = True
     weight_granularity: str = "per_channel"
@@ -29,6 +31,7 @@ class Scheme:
     activation_symmetric: bool = False
     activation_granularity: str = "per_token"
     bias: str = "int32"
+    attention: str = "int8"
 
     def __post_init__(self):
         for name, choices in GRANULARITIES.items():
@@ -99,8 +102,10 @@ class Dynamic(_Strategy):
 class Static(_Strategy):
     """Activation scales fixed beforehand by calibration; layers hand int8 to each other. Arguments as WeightOnly, and
 
-    observer: how a range is found from samples: "minmax", "moving_average", "percentile" or "histogram" (least square error)."""
+    observer: how a range is found from samples: "minmax", "moving_average", "percentile" or "histogram" (least square error).
+    residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32."""
     observer: str = "histogram"
+    residual: str = "float32"
 
     name = "static"
 
@@ -108,6 +113,8 @@ class Static(_Strategy):
         super().__post_init__()
         if self.observer not in OBSERVERS:
             raise CqError(f"Static: observer must be one of {', '.join(OBSERVERS)}; got {self.observer!r}")
+        if self.residual not in ("float32", "int8"):
+            raise CqError(f"Static: residual must be 'float32' or 'int8'; got {self.residual!r}")
 
 
 STRATEGIES = {strategy.name: strategy for strategy in (WeightOnly, Dynamic, Static)}

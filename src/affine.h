@@ -11,6 +11,9 @@ static inline void cq_code_range(int is_signed, int symmetric, float *qmin, floa
     *qmax = is_signed ? 127.0f : 255.0f;
 }
 
+/* What to multiply by instead of dividing by `scale`; NaN, which sends kernels to the division, where it would be denormal. */
+static inline float cq_inverse(float scale) { return scale > 0x1p126f ? NAN : 1.0f / scale; }
+
 static inline void cq_row_params(float lo, float hi, int is_signed, int symmetric, float *scale, int32_t *zero_point) {
     lo = lo < 0.0f ? lo : 0.0f;
     hi = hi > 0.0f ? hi : 0.0f;

@@ -2,6 +2,7 @@
  * tiles once, then blocks of queries run over them, so scores live only in a block's scratch. */
 #include <string.h>
 
+#include "affine.h"
 #include "kernel.h"
 #include "threads.h"
 
@@ -12,6 +13,7 @@ typedef struct {
     const float *q, *k, *v;
     int64_t q_stride, kv_stride;
     const cq_coded *qc, *kc, *vc;
+    int64_t scale_stride;
     float *y;
     int64_t y_stride;
     const cq_codes *codes;
@@ -21,7 +23,7 @@ typedef struct {
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static cq_status run_attention(int threads, attention_job *job, cq_member member) {
+static cq_status run_attention(int threads, attention_job *job, void (*member)(void *, cq_queue *)) {
     const cq_attention_args *a = job->a;
     double work = 0;
     for (int64_t s = 0; s < a->sequences; s++) {
@@ -29,7 +31,8 @@ static cq_status run_attention(int threads, attention_job *job, cq_member member
         job->longest = length > job->longest ? length : job->longest;
         work += 2.0 * (double)length * (double)length * (double)(a->heads * a->dim);
     }
-    return cq_run(threads, a->sequences * a->heads, a->sequences * a->heads, work, member, job);
+    const int64_t tasks = a->sequences * a->heads;
+    return cq_run(threads, work, job, &(cq_phase){member, tasks, tasks}, 1);
 }
 
 /* A task's place: tokens first .. first + length - 1, query head h reading kv head g. */
@@ -118,26 +121,28 @@ cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float 
 
 /* What a member of the team works in; all for the longest sequence. */
 typedef struct {
-    int8_t *keys, *values; /* panels: K transposed (dim4, length16), V (length4, dim16) */
-    int32_t *correction;   /* (length16): q's zero point times each key's sum */
-    uint8_t *queries;      /* (QUERIES, dim4) uint8 */
-    int32_t *scores;       /* (QUERIES, length16) */
-    uint8_t *weights;      /* (QUERIES, length16): exp in 1/255 */
+    int8_t *keys, *values; /* panels: K transposed (dim4, length64), V (length4, dim16) */
+    int32_t *start;        /* (length64): minus q's zero point times each key's sum */
+    float *key_scales, *value_scales, *log_scales; /* (length64), where tokens have their own */
+    uint8_t *queries;      /* (CQ_TILE_ROWS, dim4) uint8 */
+    int32_t *scores;       /* (CQ_TILE_ROWS, length64) */
+    uint8_t *weights;      /* (CQ_TILE_ROWS, length64): exp in 1/255 */
 } int8_scratch;
+
+static const int32_t nothing[CQ_TILE];
 
 static uint8_t flip_of(const cq_coded *c) { return c->is_signed ? 0x80 : 0; }
 
 /* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores of a
  * query. The query's does: it multiplies the sum of the key's codes. */
-static void lay_keys(const cq_coded *k, const place *at, int64_t dim, int32_t q_zero, int8_t *panels, int32_t *correction) {
-    const int64_t dim4 = up(dim, 4), whole = dim / 4 * 4;
+static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, const int8_scratch *s) {
+    const cq_coded *k = job->kc;
+    const int64_t dim = job->a->dim, dim4 = up(dim, 4), whole = dim / 4 * 4, panel = dim4 * CQ_PANEL;
     const uint8_t flip = flip_of(k) ^ 0x80;
     const uint32_t flips = flip * 0x01010101u;
     for (int64_t t = 0; t < at->length; t++) {
         const uint8_t *key = (const uint8_t *)k->codes + (at->first + t) * k->stride + at->g * dim;
-        int8_t *lane = panels + t / CQ_PANEL * dim4 * CQ_PANEL + t % CQ_PANEL * 4;
-        int32_t sum = 0;
-        for (int64_t d = 0; d < dim; d++) sum += (int8_t)(key[d] ^ flip);
+        int8_t *lane = s->keys + t / CQ_PANEL * panel + t % CQ_PANEL * 4;
         for (int64_t d = 0; d < whole; d += 4) {
             uint32_t four;
             memcpy(&four, key + d, 4);
@@ -145,14 +150,19 @@ static void lay_keys(const cq_coded *k, const place *at, int64_t dim, int32_t q_
             memcpy(lane + d * CQ_PANEL, &four, 4);
         }
         for (int64_t d = whole; d < dim; d++) lane[whole * CQ_PANEL + d % 4] = (int8_t)(key[d] ^ flip);
-        correction[t] = q_zero * sum;
     }
+    memset(s->queries, q_zero, (size_t)dim4); /* the sums of all keys times q's zero point are a product too */
+    const int width = cq_active->panels;
+    for (int64_t p = 0, panels = up(at->length, CQ_PANEL) / CQ_PANEL; p < panels; p += width)
+        cq_active->tile_i8(s->queries, dim4, 1, s->keys + p * panel, panel, (int)min(width, panels - p), dim4 / 4, nothing,
+                           s->start + p * CQ_PANEL, 0);
+    for (int64_t t = 0; t < at->length; t++) s->start[t] = -s->start[t];
 }
 
 /* Values as int8 panels: 4 tokens of a dimension are one lane; zeros follow up to a whole group. */
-static void lay_values(const cq_coded *v, const place *at, int64_t dim, int8_t *panels) {
-    const int64_t length4 = up(at->length, 4);
-    const uint8_t flip = flip_of(v) ^ 0x80;
+static void lay_values(const attention_job *job, const place *at, int8_t *panels) {
+    const cq_coded *v = job->vc;
+    const int64_t dim = job->a->dim, length4 = up(at->length, 4);
     for (int64_t t = 0; t < at->length; t += 4) {
         const uint8_t *rows[4];
         uint32_t keep = 0; /* the bytes of tokens that exist */
@@ -162,34 +172,58 @@ static void lay_values(const cq_coded *v, const place *at, int64_t dim, int8_t *
             if (token == t + i) keep |= 0xffu << 8 * i;
         }
         for (int64_t first = 0; first < dim; first += CQ_PANEL) {
-            uint32_t lanes[CQ_PANEL];
-            const int64_t n = min(CQ_PANEL, dim - first);
-            const uint8_t *a = rows[0] + first, *b = rows[1] + first, *c = rows[2] + first, *d = rows[3] + first;
-            for (int64_t i = 0; i < n; i++)
-                lanes[i] = ((uint32_t)a[i] | (uint32_t)b[i] << 8 | (uint32_t)c[i] << 16 | (uint32_t)d[i] << 24) ^
-                           flip * 0x01010101u;
-            for (int64_t i = 0; i < n; i++) lanes[i] &= keep;
-            memcpy(panels + first * length4 + t * CQ_PANEL, lanes, (size_t)n * 4);
+            const uint8_t *const part[4] = {rows[0] + first, rows[1] + first, rows[2] + first, rows[3] + first};
+            cq_active->interleave(part, min(CQ_PANEL, dim - first), flip_of(v) ^ 0x80, keep,
+                                  panels + first * length4 + t * CQ_PANEL);
         }
     }
 }
 
-static void attend_i8(const attention_job *job, int64_t task, const int8_scratch *s) {
+/* At least log2(x), x positive: its exponent and mantissa read as one number lie below it by 0.0861 at most. */
+static float log2_above(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, 4);
+    const float log = (float)bits * 0x1p-23f - 126.913f;
+    return log < -60.0f ? -60.0f : log;
+}
+
+static void lay_scales(const attention_job *job, const place *at, const int8_scratch *s) {
+    for (int64_t t = 0; t < at->length; t++) {
+        const int64_t row = (at->first + t) * job->scale_stride + at->g;
+        s->key_scales[t] = job->kc->scales[row], s->value_scales[t] = job->vc->scales[row];
+        s->log_scales[t] = log2_above(s->value_scales[t]);
+    }
+}
+
+/* What the sums of weights times values become; their rows are set block by block. */
+static void set_strip(const attention_job *job, int64_t d, cq_strip *s) {
+    const cq_codes *codes = job->codes;
+    s->columns = (int)min(CQ_TILE, job->a->dim - d);
+    for (int i = 0; i < CQ_TILE; i++) {
+        s->zero_points[i] = job->vc->zero_point - (job->vc->is_signed ? 0 : 128);
+        s->scales[i] = job->vc->scales ? 1.0f : job->vc->scale;
+        if (codes) {
+            s->code_scales[i] = codes->scale, s->code_zeros[i] = (float)codes->zero_point;
+            s->code_inverses[i] = cq_inverse(codes->scale);
+        }
+    }
+    s->stride = codes ? codes->stride : job->y_stride;
+    if (codes) cq_code_range(codes->is_signed, codes->symmetric, &s->qmin, &s->qmax);
+}
+
+static void attend_i8(const attention_job *job, int64_t task, const int8_scratch *s, cq_strip *strip) {
     const cq_attention_args *a = job->a;
     const place at = place_of(a, task);
-    const int64_t dim = a->dim, dim4 = up(dim, 4), length4 = up(at.length, 4), length16 = up(at.length, 16);
-    const int step = cq_active->rows_i8, width = cq_active->panels;
-    const float factor = a->scale * job->qc->scale * job->kc->scale;
+    const int64_t dim = a->dim, dim4 = up(dim, 4), length4 = up(at.length, 4), length64 = up(at.length, 64);
+    const int width = cq_active->panels, scaled = job->qc->scales != NULL;
+    const float base = a->scale * 1.44269504f, factor = base * job->qc->scale * job->kc->scale;
     const uint8_t q_flip = flip_of(job->qc);
-    lay_keys(job->kc, &at, dim, job->qc->zero_point + q_flip, s->keys, s->correction);
-    lay_values(job->vc, &at, dim, s->values);
-    const int32_t v_zero = job->vc->zero_point - (job->vc->is_signed ? 0 : 128);
+    lay_keys(job, &at, job->qc->zero_point + q_flip, s);
+    lay_values(job, &at, s->values);
+    if (scaled) lay_scales(job, &at, s);
     _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
-    int32_t zero_points[CQ_TILE];
-    float scales[CQ_TILE];
-    for (int i = 0; i < CQ_TILE; i++) zero_points[i] = v_zero, scales[i] = job->vc->scale;
-    for (int64_t i = 0; i < at.length; i += step) {
-        const int rows = (int)min(step, at.length - i);
+    for (int64_t i = 0; i < at.length; i += CQ_TILE_ROWS) {
+        const int rows = (int)min(CQ_TILE_ROWS, at.length - i);
         const int64_t seen = keys_for(a, at.length, i + rows), panels = up(seen, 16) / 16;
         int32_t sums[CQ_TILE_ROWS];
         float inverse[CQ_TILE_ROWS];
@@ -197,61 +231,63 @@ static void attend_i8(const attention_job *job, int64_t task, const int8_scratch
             const uint8_t *q = (const uint8_t *)job->qc->codes + (at.first + i + r) * job->qc->stride + at.h * dim;
             for (int64_t d = 0; d < dim; d++) s->queries[r * dim4 + d] = q[d] ^ q_flip;
         }
-        for (int64_t p = 0; p < panels; p += width) {
-            const int n = (int)min(width, panels - p);
-            cq_active->tile_i8(s->queries, dim4, rows, s->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL, n, dim4 / 4, acc);
-            for (int r = 0; r < rows; r++)
-                memcpy(s->scores + r * length16 + p * CQ_PANEL, acc + r * CQ_TILE, (size_t)n * CQ_PANEL * 4);
-        }
+        for (int64_t p = 0; p < panels; p += width)
+            cq_active->tile_i8(s->queries, dim4, rows, s->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL, (int)min(width, panels - p),
+                               dim4 / 4, s->start + p * CQ_PANEL, s->scores + p * CQ_PANEL, length64);
         for (int r = 0; r < rows; r++) {
             const int64_t visible = a->causal ? i + r + 1 : at.length;
-            sums[r] = cq_active->softmax_i8(s->scores + r * length16, s->correction, visible, up(seen, 4), factor,
-                                            s->weights + r * length16);
-            inverse[r] = 1.0f / (float)sums[r];
-        }
-        for (int64_t d = 0; d < dim; d += width * CQ_PANEL) {
-            const int columns = (int)min(width * CQ_PANEL, dim - d);
-            cq_active->tile_i8(s->weights, length16, rows, s->values + d / CQ_PANEL * length4 * CQ_PANEL, length4 * CQ_PANEL,
-                               (columns + CQ_PANEL - 1) / CQ_PANEL, up(seen, 4) / 4, acc);
-            const int64_t column = at.h * dim + d, row = at.first + i;
-            const cq_coded weights = {.scales = inverse};
-            const cq_weight values = {.zero_points = zero_points, .scales = scales};
-            cq_codes codes;
-            cq_epilogue e = {.out = job->y ? job->y + row * job->y_stride + column : NULL, .out_stride = job->y_stride};
-            if (job->codes) {
-                codes = *job->codes;
-                codes.codes = (uint8_t *)codes.codes + row * codes.stride + column;
-                e.codes = &codes;
+            int32_t *scores = s->scores + r * length64;
+            uint8_t *weights = s->weights + r * length64;
+            if (scaled) {
+                const float of_row = base * job->qc->scales[(at.first + i + r) * job->scale_stride + at.h];
+                inverse[r] = 1.0f / (255.0f * cq_active->softmax_scaled(scores, s->key_scales, s->value_scales, s->log_scales,
+                                                                        visible, up(seen, 4), of_row, weights));
+            } else {
+                sums[r] = cq_active->softmax_i8(scores, visible, up(seen, 4), factor, weights);
+                inverse[r] = 1.0f / (float)sums[r];
             }
-            const cq_tile t = {.rows = rows, .columns = columns};
-            cq_active->store_i8(acc, &t, &weights, sums, &values, &e);
+        }
+        strip->row_scales = inverse, strip->row_sums = scaled ? NULL : sums;
+        for (int64_t d = 0; d < dim; d += CQ_TILE) {
+            if (dim > CQ_TILE || !i) set_strip(job, d, strip);
+            for (int p = 0; p * CQ_PANEL < strip->columns; p += width)
+                cq_active->tile_i8(s->weights, length64, rows, s->values + (d + p * CQ_PANEL) * length4, length4 * CQ_PANEL,
+                                   (int)min(width, up(strip->columns, CQ_PANEL) / CQ_PANEL - p), up(seen, 4) / 4, nothing,
+                                   acc + p * CQ_PANEL, CQ_TILE);
+            const int64_t place = (at.first + i) * strip->stride + at.h * dim + d;
+            if (job->codes) strip->codes = (uint8_t *)job->codes->codes + place;
+            else strip->out = job->y + place;
+            cq_active->store_i8(acc, CQ_TILE, rows, strip, 0);
         }
     }
 }
 
 static void attention_i8_member(void *context, cq_queue *queue) {
     const attention_job *job = context;
-    const int64_t length16 = up(job->longest, 16), dim4 = up(job->a->dim, 4), dim16 = up(job->a->dim, 16);
-    const int64_t keys = length16 * dim4, values = length16 * dim16, lines = CQ_TILE_ROWS;
-    uint8_t *scratch = cq_scratch(keys + values + length16 * 4 + lines * (up(dim4, 64) + length16 * 5));
+    const int64_t length = up(job->longest, 64), dim4 = up(job->a->dim, 4), dim16 = up(job->a->dim, 16), lines = CQ_TILE_ROWS;
+    const int64_t keys = length * dim4, values = length * dim16;
+    uint8_t *scratch = cq_scratch(keys + values + length * 16 + lines * (up(dim4, 64) + length * 5));
     if (!scratch) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
     }
     int8_scratch s = {.keys = (int8_t *)scratch, .values = (int8_t *)scratch + keys};
-    s.correction = (int32_t *)(scratch + keys + values);
-    s.scores = s.correction + length16;
-    s.weights = (uint8_t *)(s.scores + lines * length16);
-    s.queries = s.weights + lines * length16;
-    memset(scratch, 0, (size_t)(keys + values + length16 * 4));
+    s.start = (int32_t *)(scratch + keys + values);
+    s.key_scales = (float *)(s.start + length), s.value_scales = s.key_scales + length, s.log_scales = s.value_scales + length;
+    s.scores = (int32_t *)(s.log_scales + length);
+    s.weights = (uint8_t *)(s.scores + lines * length);
+    s.queries = s.weights + lines * length;
+    memset(scratch, 0, (size_t)(keys + values + length * 16));
     memset(s.queries, 0, (size_t)(lines * up(dim4, 64)));
+    cq_strip strip = {0};
     for (int64_t task, end; cq_take(queue, &task, &end);)
-        for (; task < end; task++) attend_i8(job, task, &s);
+        for (; task < end; task++) attend_i8(job, task, &s, &strip);
     free(scratch);
 }
 
 cq_status cq_attention_i8(int threads, const cq_attention_args *a, const cq_coded *q, const cq_coded *k, const cq_coded *v,
-                          float *y, const cq_codes *codes) {
-    attention_job job = {.a = a, .qc = q, .kc = k, .vc = v, .y = y, .y_stride = a->heads * a->dim, .codes = codes};
+                          int64_t scale_stride, float *y, const cq_codes *codes) {
+    attention_job job = {.a = a, .qc = q, .kc = k, .vc = v, .scale_stride = scale_stride, .y = y, .y_stride = a->heads * a->dim,
+                         .codes = codes};
     return run_attention(threads, &job, attention_i8_member);
 }

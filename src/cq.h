@@ -37,15 +37,19 @@ int cq_guard_fork(void);
 /* --- codes --------------------------------------------------------------------------------------------------------------- */
 
 /* Where and how codes are written. `is_signed`: int8 instead of uint8. `symmetric` (with is_signed): codes -127..127, zero
- * point 0. Static: `scales`, `zero_points` and `dynamic` are unset and (scale, zero_point) apply to all. Dynamic: each row's
- * parameters are found from its exact values as ONNX DynamicQuantizeLinear does and stored in scales[row], zero_points[row].
- * `row_sums` (optional): sum of each row's codes. */
+ * point 0. Static: `scales`, `zero_points`, `group` and `dynamic` are unset and (scale, zero_point) apply to all, or, of a
+ * row, column_scales[j] and column_zero_points[j] to column j. Dynamic: the parameters of each row, or of each group
+ * of `group` columns of a row, are found from its exact values as ONNX DynamicQuantizeLinear does and stored in
+ * scales[row * groups + g] and zero_points likewise. `row_sums` (optional): sum of each row's codes. */
 typedef struct {
     void *codes;
     int64_t stride;
     int is_signed, symmetric, dynamic;
     float scale;
     int32_t zero_point;
+    const float *column_scales;
+    const int32_t *column_zero_points;
+    int64_t group;
     float *scales;
     int32_t *zero_points;
     int32_t *row_sums;
@@ -91,8 +95,17 @@ void cq_unpack(const cq_weight *w, int8_t *b);
 
 /* --- matrix products ----------------------------------------------------------------------------------------------------- */
 
+/* Layer norm (rms = 0) or RMS norm (rms = 1) of a row x: y = (x - mean) / sqrt(var + eps) * weight + bias; bias optional. */
+typedef struct {
+    const float *weight, *bias;
+    float eps;
+    int rms;
+} cq_norm;
+
 /* What happens to a product before it is stored, in this order:
- *   y = act(product + bias) + residual, then y itself (out) or its codes. The residual is float32 or coded, or absent. */
+ *   y = act(product + bias) + residual, to `out` and `sum_codes`; z = norm(y), to `norm_out`; codes of z, or of y where there
+ *   is no norm.
+ * Each of out, norm_out and codes is optional, but one there must be. The residual is float32 or coded, or absent. */
 typedef struct {
     const float *bias;        /* (n), optional */
     const int32_t *bias_i32;  /* (n), optional: added to the int32 sum (scale x_scale * w_scale) */
@@ -100,33 +113,39 @@ typedef struct {
     const float *residual;    /* (m, n), optional */
     int64_t residual_stride;
     const cq_coded *residual_coded; /* (m, n), optional */
-    float *out;               /* (m, n) float32, or */
+    float *out;               /* (m, n) */
     int64_t out_stride;
-    const cq_codes *codes;    /* static codes */
+    const cq_codes *sum_codes; /* static codes of y, where there is a norm */
+    const cq_norm *norm;      /* over the n columns of a row, optional */
+    float *norm_out;          /* (m, n) */
+    const cq_codes *codes;
 } cq_epilogue;
 
 /* c (m, n) int32 = (a - a_zero_points) (w - w_zero_points); a (m, k) coded, its scales unused. k <= CQ_MAX_K.
  * CQ_OVERFLOW where an exact result does not fit int32 (possible only with non-zero weight zero points and k > 33,025). */
 cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, int32_t *c, int64_t c_stride);
-/* y = epilogue(a_scale * w_scale * (integer product)); w has one scale per column (group_size == k). */
-cq_status cq_linear_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, const cq_epilogue *e);
+/* y = epilogue(a_scale * w_scale * (integer product)); w has one scale per column (group_size == k). Here and below
+ * CQ_NOT_FINITE and *bad = the first bad row where codes with parameters of their own, or a norm, meet NaN or Inf. */
+cq_status cq_linear_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, const cq_epilogue *e, int64_t *bad);
+/* The same of float32 x (m, k) with row stride x_stride, coded on the way in: `form` says how, its arrays are not used. */
+cq_status cq_linear_coding(int threads, const float *x, int64_t m, int64_t x_stride, const cq_codes *form, const cq_weight *w,
+                           const cq_epilogue *e, int64_t *bad);
 /* y = epilogue(sum over groups of w_scale * sum over k of a * (w - zero_point)), float32 in order of k, fused multiply-adds. */
-cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e);
+cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e,
+                        int64_t *bad);
 /* y = epilogue(x), x (m, n) float32 with row stride `stride`; out may be x itself. bias_i32 is not read. */
-void cq_finish_f32(int threads, const float *x, int64_t m, int64_t n, int64_t stride, const cq_epilogue *e);
+cq_status cq_finish_f32(int threads, const float *x, int64_t m, int64_t n, int64_t stride, const cq_epilogue *e, int64_t *bad);
 
 /* --- the rest of a transformer ------------------------------------------------------------------------------------------- */
 
-/* Layer norm (rms = 0) or RMS norm (rms = 1) of x + residual over each row: y = (x - mean) / sqrt(var + eps) * weight + bias.
- * residual, sum (gets x + residual), bias, y and codes are optional. CQ_NOT_FINITE / *bad as in cq_quantize. */
+/* z = norm(x + residual) over each row, to y and codes; x + residual to `sum`. residual, sum, y and codes are optional. */
 typedef struct {
-    const float *x, *residual, *weight, *bias;
-    float eps;
-    int rms;
+    const float *x, *residual;
+    cq_norm norm;
     float *sum, *y;
     const cq_codes *codes;
 } cq_norm_args;
-cq_status cq_norm(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad);
+cq_status cq_norm_rows(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad);
 
 /* y = act(gate) * up, each (rows, columns), float32 or coded; to y or codes. CQ_NOT_FINITE / *bad as in cq_quantize, of y. */
 cq_status cq_gate(int threads, const float *gate, const float *up, const cq_coded *gate_coded, const cq_coded *up_coded,
@@ -163,8 +182,10 @@ typedef struct {
 } cq_attention_args;
 cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float *q, const float *k, const float *v,
                            int64_t q_stride, int64_t kv_stride, float *y, int64_t y_stride);
-/* The same with int8 products: scores from int32 sums; exp(score - max) in codes of 1/255, whose int32 row sum normalizes.
- * Per-tensor parameters. y float32, or static codes. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
+/* The same with int8 products: scores from int32 sums; exp(score - max) in codes of 1/255, which take the values' scales along.
+ * Either q, k and v have one scale each (static), and the codes' exact int32 sum normalizes; or all are int8 symmetric with a
+ * scale per token and head, scales[token * scale_stride + head], and the exponentials' float32 sum does. y float32, or static
+ * codes. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
 cq_status cq_attention_i8(int threads, const cq_attention_args *a, const cq_coded *q, const cq_coded *k, const cq_coded *v,
-                          float *y, const cq_codes *codes);
+                          int64_t scale_stride, float *y, const cq_codes *codes);
 #endif

@@ -41,7 +41,7 @@ static void embed_tokens(void *context, cq_queue *queue) {
 
 void cq_embed(int threads, const cq_embed_args *a, int64_t tokens, int64_t columns, float *y) {
     tokens_job job = {.a = a, .columns = columns, .y = y};
-    cq_run(threads, tokens, 2, (double)tokens * (double)columns * 8, embed_tokens, &job);
+    cq_run(threads, (double)tokens * (double)columns * 8, &job, &(cq_phase){embed_tokens, tokens, 2}, 1);
 }
 
 static void rope_tokens(void *context, cq_queue *queue) {
@@ -57,5 +57,5 @@ static void rope_tokens(void *context, cq_queue *queue) {
 void cq_rope(int threads, float *x, int64_t tokens, int64_t heads, int64_t dim, int64_t stride, const float *cosine,
              const float *sine, const int32_t *position) {
     tokens_job job = {.x = x, .heads = heads, .dim = dim, .stride = stride, .cosine = cosine, .sine = sine, .position = position};
-    cq_run(threads, tokens, 2, (double)tokens * (double)(heads * dim) * 2, rope_tokens, &job);
+    cq_run(threads, (double)tokens * (double)(heads * dim) * 2, &job, &(cq_phase){rope_tokens, tokens, 2}, 1);
 }

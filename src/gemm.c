@@ -1,220 +1,407 @@
-/* Matrix products over packed weights: block loops around the tiles. Threads take (block of rows, tile of columns) pairs. */
+/* Matrix products over packed weights: blocks of rows, in them tiles of columns. A result that is whole with its tile (float32, or
+ * codes of a given scale) is shared out in (block, tile) pairs. One that needs its whole row (a norm, codes with the row's own
+ * parameters) is shared out in blocks, whose rows are finished while the cache still holds them; where there are too few rows for
+ * that, in tiles first and then, after a barrier, in rows. */
 #include <string.h>
 
+#include "affine.h"
 #include "kernel.h"
 #include "threads.h"
 
-#define BLOCK_ROWS 144   /* rows of A kept in the second-level cache while the column tiles pass */
-#define FEW_ROWS 4       /* up to here float32 products read int8 weights directly */
-#define WIDEN_ROWS 256   /* rows of a weight tile that are float32 at a time: 64 KB */
+#define BLOCK_ROWS 144          /* rows of A kept in the second-level cache while the column tiles pass */
+#define WAITING_BYTES (512 << 10) /* of a block's float32 rows that wait for their last column: half of that cache */
+#define ROWS_EACH 24            /* rows that a member should have, or tiles are shared out */
+#define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
+#define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
 
-typedef struct {
-    int64_t m, k4;          /* k4: k in whole groups of 4 */
-    int64_t block_rows, column_tiles;
+typedef struct gemm_job gemm_job;
+typedef struct gemm_work gemm_work;
+
+struct gemm_job {
+    int64_t m, n, k4;            /* k4: k in whole groups of 4 */
+    int64_t blocks, block_rows, column_tiles;
+    int whole_rows;              /* a row is finished once all of its columns are there */
     const cq_weight *w;
     const cq_epilogue *e;
-    const cq_coded *a;      /* integer products */
+    void (*product)(const gemm_job *, gemm_work *, cq_queue *, cq_strip *, int64_t row, int64_t column);
+    const cq_coded *a;           /* integer products of codes, */
+    const cq_codes *form;        /* or of x, coded so */
     int32_t *c;
     int64_t c_stride;
-    const float *x;         /* float32 products */
+    const float *x;              /* float32 */
     int64_t x_stride;
-} gemm_job;
+    float *rows;                 /* (m, n): where rows wait for their last column, or NULL: in a member's own block */
+    _Atomic int64_t bad;
+};
 
-static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static cq_status run_gemm(int threads, gemm_job *job, cq_member member) {
-    const int64_t k = job->w->k, blocks = (job->m + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    if (!job->m) return CQ_OK;
-    job->k4 = (k + 3) / 4 * 4;
-    job->block_rows = ((job->m + blocks - 1) / blocks + CQ_TILE_ROWS - 1) / CQ_TILE_ROWS * CQ_TILE_ROWS;
-    job->column_tiles = (job->w->n + CQ_TILE - 1) / CQ_TILE;
-    const int64_t tasks = (job->m + job->block_rows - 1) / job->block_rows * job->column_tiles;
-    return cq_run(threads, tasks, 4, (double)job->m * (double)job->w->n * (double)k, member, job);
-}
-
-/* The tile of a task: its columns, and rows first .. first + rows - 1. */
-static cq_tile task_tile(const gemm_job *job, int64_t task, int64_t *rows) {
-    const int64_t row = task / job->column_tiles * job->block_rows, column = task % job->column_tiles * CQ_TILE;
-    *rows = min(job->block_rows, job->m - row);
-    return (cq_tile){.row = row, .column = column, .columns = (int)min(CQ_TILE, job->w->n - column)};
-}
-
-/* --- int8 ---------------------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    int64_t row;       /* first row of the block that is ready, or -1 */
+/* What a member of the team works in. */
+struct gemm_work {
+    int64_t block;               /* the block of A that is ready, or -1 */
     const uint8_t *a;
     int64_t stride;
-    uint8_t *copy;     /* the block with whole groups of 4 and uint8 codes, where A itself is not so */
-    int32_t *row_sums; /* where the weights have zero points */
-} block_of_a;
+    const float *row_scales;
+    const int32_t *row_zeros, *row_sums;
+    uint8_t *codes;              /* the block as uint8 codes in whole groups of 4, where A itself is not so */
+    float *scales;
+    int32_t *zeros, *sums;
+    float *wide, *acc, *total;   /* float32 products */
+    float *rows, *normed;        /* (block_rows, n) and (n) */
+};
 
-static int needs_copy(const gemm_job *job) { return job->a->is_signed || job->w->k % 4; }
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-static void ready_block(const gemm_job *job, block_of_a *block, int64_t row, int64_t rows) {
-    if (block->row == row) return;
-    block->row = row;
-    block->a = (const uint8_t *)job->a->codes + row * job->a->stride;
-    block->stride = job->a->stride;
-    const int64_t k = job->w->k;
-    if (block->copy) {
-        for (int64_t i = 0; i < rows; i++) {
-            const uint8_t *from = block->a + i * block->stride;
-            uint8_t *to = block->copy + i * job->k4;
-            if (job->a->is_signed) cq_active->flip(from, k, to);
-            else memcpy(to, from, (size_t)k);
-            memset(to + k, 0, (size_t)(job->k4 - k));
-        }
-        block->a = block->copy;
-        block->stride = job->k4;
-    }
-    if (block->row_sums)
-        for (int64_t i = 0; i < rows; i++) block->row_sums[i] = cq_active->sum_codes(block->a + i * block->stride, k);
+/* Blocks are whole tiles of rows, as even as can be. */
+static int64_t first_row(const gemm_job *job, int64_t block) {
+    const int64_t units = (job->m + CQ_TILE_ROWS - 1) / CQ_TILE_ROWS;
+    return min(units * block / job->blocks * CQ_TILE_ROWS, job->m);
 }
 
-/* store_i32 for results that may not fit: 64-bit sums, CQ_OVERFLOW where one does not. */
-static cq_status store_checked(const gemm_job *job, const int32_t *acc, const cq_tile *t, const int32_t *row_sums) {
+/* Fills what all rows of a strip share: columns from `column` on. */
+static void set_columns(const gemm_job *job, cq_strip *s, int64_t column) {
     const cq_weight *w = job->w;
-    for (int r = 0; r < t->rows; r++) {
-        const int64_t row = t->row + r;
-        const int64_t zx = (job->a->zero_points ? job->a->zero_points[row] : job->a->zero_point) + (job->a->is_signed ? 128 : 0);
-        for (int j = 0; j < t->columns; j++) {
-            const int64_t column = t->column + j, zw = w->zero_points[column];
+    const cq_epilogue *e = job->e;
+    const int n = s->columns = (int)min(CQ_TILE, job->n - column);
+    const int32_t zero = job->a && !job->a->zero_points ? job->a->zero_point + (job->a->is_signed ? 128 : 0) : 0;
+    memset(s->start, 0, sizeof s->start);
+    if (job->a || job->form) {
+        memcpy(s->column_sums, w->column_sums + column, (size_t)n * 4);
+        if (w->zero_points) memcpy(s->zero_points, w->zero_points + column, (size_t)n * 4);
+        if (e && e->bias_i32) memcpy(s->start, e->bias_i32 + column, (size_t)n * 4);
+        if (zero)
+            for (int j = 0; j < n; j++) s->start[j] = (int32_t)((uint32_t)s->start[j] - (uint32_t)zero * (uint32_t)s->column_sums[j]);
+    }
+    if (!e) return;
+    if (w && w->scales && w->group_size >= w->k) memcpy(s->scales, w->scales + column, (size_t)n * 4);
+    else
+        for (int j = 0; j < n; j++) s->scales[j] = 1.0f;
+    if (job->a && !job->a->scales)
+        for (int j = 0; j < n; j++) s->scales[j] *= job->a->scale;
+    if (e->bias) memcpy(s->bias, e->bias + column, (size_t)n * 4);
+    else memset(s->bias, 0, sizeof s->bias);
+    s->activation = e->activation;
+    if (!e->codes || job->whole_rows) return;
+    cq_code_range(e->codes->is_signed, e->codes->symmetric, &s->qmin, &s->qmax);
+    for (int j = 0; j < n; j++) {
+        s->code_scales[j] = e->codes->column_scales ? e->codes->column_scales[column + j] : e->codes->scale;
+        s->code_zeros[j] = (float)(e->codes->column_zero_points ? e->codes->column_zero_points[column + j] : e->codes->zero_point);
+        s->code_inverses[j] = cq_inverse(s->code_scales[j]);
+    }
+}
+
+/* Points a strip at its rows; `first`: of the block. */
+static void set_rows(const gemm_job *job, const gemm_work *work, cq_strip *s, int64_t first, int64_t row, int64_t rows,
+                     int64_t column) {
+    const cq_epilogue *e = job->e;
+    s->rows = rows;
+    s->row_scales = work->row_scales ? work->row_scales + (row - first) : NULL;
+    s->row_zeros = work->row_zeros ? work->row_zeros + (row - first) : NULL;
+    s->row_sums = work->row_sums ? work->row_sums + (row - first) : NULL;
+    if (job->c) {
+        s->c = job->c + row * job->c_stride + column, s->stride = job->c_stride;
+        return;
+    }
+    s->residual = e->residual ? e->residual + row * e->residual_stride + column : NULL, s->residual_stride = e->residual_stride;
+    s->residual_coded = e->residual_coded, s->residual_row = row, s->residual_column = column;
+    if (e->out) {
+        s->out = e->out + row * e->out_stride + column, s->stride = e->out_stride;
+    } else if (job->whole_rows) {
+        s->out = (job->rows ? job->rows + row * job->n : work->rows + (row - first) * job->n) + column, s->stride = job->n;
+    } else {
+        s->codes = (uint8_t *)e->codes->codes + row * e->codes->stride + column, s->stride = e->codes->stride;
+    }
+}
+
+static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
+    cq_first_bad(&job->bad, row);
+    cq_fail(queue, CQ_NOT_FINITE);
+}
+
+/* What is left to do for a row whose columns are all there. */
+static void finish_row(gemm_job *job, cq_queue *queue, float *y, float *normed, int64_t row) {
+    const cq_epilogue *e = job->e;
+    int finite = 1;
+    if (e->sum_codes) finite = cq_active->quantize(y, job->n, e->sum_codes, row);
+    if (e->norm) {
+        float *z = e->norm_out ? e->norm_out + row * job->n : normed;
+        finite &= cq_active->norm(e->norm, y, NULL, job->n, y, z);
+        y = z;
+    }
+    if (e->codes) finite &= cq_active->quantize(y, job->n, e->codes, row);
+    if (!finite) note_bad(job, queue, row);
+}
+
+/* --- A's rows as the tiles read them ------------------------------------------------------------------------------------- */
+
+static int needs_copy(const gemm_job *job) { return job->form || (job->a && (job->a->is_signed || job->w->k % 4)); }
+
+static void copy_row(gemm_job *job, const gemm_work *work, cq_queue *queue, int64_t row, int64_t i) {
+    const int64_t k = job->w->k;
+    uint8_t *to = work->codes + i * job->k4;
+    if (job->form) {
+        cq_codes out = *job->form;
+        out.codes = to, out.scales = work->scales + i, out.zero_points = work->zeros + i, out.row_sums = NULL;
+        work->scales[i] = out.scale, work->zeros[i] = out.zero_point;
+        if (!cq_active->quantize(job->x + row * job->x_stride, k, &out, 0)) note_bad(job, queue, row);
+        if (out.is_signed) cq_active->flip(to, k, to);
+    } else if (job->a->is_signed) {
+        cq_active->flip((const uint8_t *)job->a->codes + row * job->a->stride, k, to);
+    } else {
+        memcpy(to, (const uint8_t *)job->a->codes + row * job->a->stride, (size_t)k);
+    }
+    memset(to + k, 0, (size_t)(job->k4 - k));
+}
+
+static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t block) {
+    if (work->block == block || !(job->a || job->form)) return;
+    const int64_t first = first_row(job, block), rows = first_row(job, block + 1) - first;
+    const int is_signed = job->form ? job->form->is_signed : job->a->is_signed;
+    work->block = block;
+    if (work->codes) {
+        for (int64_t i = 0; i < rows; i++) copy_row(job, work, queue, first + i, i);
+        work->a = work->codes, work->stride = job->k4;
+    } else {
+        work->a = (const uint8_t *)job->a->codes + first * job->a->stride, work->stride = job->a->stride;
+    }
+    if (job->form) {
+        work->row_scales = work->scales, work->row_zeros = work->zeros;
+    } else {
+        work->row_scales = job->a->scales ? job->a->scales + first : NULL;
+        work->row_zeros = job->a->zero_points ? job->a->zero_points + first : NULL;
+    }
+    if (is_signed && work->row_zeros) {
+        for (int64_t i = 0; i < rows; i++) work->zeros[i] = work->row_zeros[i] + 128;
+        work->row_zeros = work->zeros;
+    }
+    if (work->sums) {
+        for (int64_t i = 0; i < rows; i++) work->sums[i] = cq_active->sum_codes(work->a + i * work->stride, job->w->k);
+        work->row_sums = work->sums;
+    }
+}
+
+/* --- the three products of a strip --------------------------------------------------------------------------------------- */
+
+/* store for results that may not fit: 64-bit sums, CQ_OVERFLOW where one does not. */
+static void store_checked(const gemm_job *job, cq_queue *queue, const int32_t *acc, const cq_strip *s, int64_t row, int rows,
+                          int64_t column) {
+    const cq_weight *w = job->w;
+    const int32_t zero = job->a->zero_point + (job->a->is_signed ? 128 : 0);
+    for (int64_t r = row; r < row + rows; r++, acc += CQ_TILE) {
+        const int64_t zx = s->row_zeros ? s->row_zeros[r] : zero;
+        for (int j = 0; j < s->columns; j++) {
+            const int64_t zw = w->zero_points[column + j];
             /* column_sums may have wrapped: its exact value is found again from the part that cannot */
-            const int64_t codes = (int32_t)((uint32_t)w->column_sums[column] + (uint32_t)(zw * w->k));
-            const int64_t sum = acc[r * CQ_TILE + j] - zx * (codes - zw * w->k) - zw * row_sums[r];
-            if (sum != (int32_t)sum) return CQ_OVERFLOW;
-            job->c[row * job->c_stride + column] = (int32_t)sum;
+            const int64_t codes = (int32_t)((uint32_t)w->column_sums[column + j] + (uint32_t)(zw * w->k));
+            const int64_t sum = acc[j] - zx * (codes - zw * w->k) - zw * s->row_sums[r];
+            if (sum != (int32_t)sum) cq_fail(queue, CQ_OVERFLOW);
+            s->c[r * s->stride + j] = (int32_t)sum;
         }
     }
-    return CQ_OK;
 }
 
-static void store(const gemm_job *job, cq_queue *queue, const int32_t *acc, const cq_tile *t, const int32_t *row_sums) {
-    if (!job->c) {
-        cq_active->store_i8(acc, t, job->a, row_sums, job->w, job->e);
-    } else if (job->w->zero_points && job->w->k > CQ_MAX_K / 2) {
-        const cq_status status = store_checked(job, acc, t, row_sums);
-        if (status) cq_fail(queue, status);
-    } else {
-        cq_active->store_i32(acc, t, job->a, row_sums, job->w, job->c, job->c_stride);
+static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
+    const int64_t panel_stride = job->k4 * CQ_PANEL, first = row - first_row(job, work->block);
+    const uint8_t *a = work->a + first * work->stride;
+    const int8_t *b = job->w->panels + column / CQ_PANEL * panel_stride;
+    if (!(job->c && job->w->zero_points && job->w->k > CQ_MAX_K / 2)) {
+        cq_active->strip_i8(a, work->stride, b, panel_stride, job->k4 / 4, s);
+        return;
+    }
+    _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
+    const int32_t nothing[CQ_PANEL] = {0};
+    for (int64_t i = 0; i < s->rows; i += CQ_TILE_ROWS) {
+        const int rows = (int)min(CQ_TILE_ROWS, s->rows - i);
+        for (int p = 0; p * CQ_PANEL < s->columns; p++)
+            cq_active->tile_i8(a + i * work->stride, work->stride, rows, b + p * panel_stride, panel_stride, 1, job->k4 / 4,
+                               nothing, acc + p * CQ_PANEL, CQ_TILE);
+        store_checked(job, queue, acc, s, i, rows, column);
     }
 }
-
-static void gemm_i8_member(void *context, cq_queue *queue) {
-    const gemm_job *job = context;
-    const int64_t panel_stride = job->k4 * CQ_PANEL;
-    const int step = cq_active->rows_i8, width = cq_active->panels;
-    _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
-    block_of_a block = {.row = -1};
-    if (needs_copy(job)) block.copy = cq_scratch(job->block_rows * job->k4);
-    if (job->w->zero_points) block.row_sums = cq_scratch(job->block_rows * 4);
-    if ((needs_copy(job) && !block.copy) || (job->w->zero_points && !block.row_sums)) cq_fail(queue, CQ_NO_MEMORY);
-    else
-        for (int64_t task, end; cq_take(queue, &task, &end);)
-            for (; task < end; task++) {
-                int64_t rows;
-                cq_tile t = task_tile(job, task, &rows);
-                const int64_t first = t.row;
-                const int panels = (t.columns + CQ_PANEL - 1) / CQ_PANEL;
-                const int8_t *b = job->w->panels + t.column / CQ_PANEL * panel_stride;
-                ready_block(job, &block, first, rows);
-                for (int64_t i = 0; i < rows; i += step) {
-                    t.row = first + i, t.rows = (int)min(step, rows - i);
-                    for (int p = 0; p < panels; p += width)
-                        cq_active->tile_i8(block.a + i * block.stride, block.stride, t.rows, b + p * panel_stride, panel_stride,
-                                           (int)min(width, panels - p), job->k4 / 4, acc + p * CQ_PANEL);
-                    store(job, queue, acc, &t, block.row_sums ? block.row_sums + i : NULL);
-                }
-            }
-    free(block.copy);
-    free(block.row_sums);
-}
-
-cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, int32_t *c, int64_t c_stride) {
-    gemm_job job = {.m = m, .w = w, .a = a, .c = c, .c_stride = c_stride};
-    return run_gemm(threads, &job, gemm_i8_member);
-}
-
-cq_status cq_linear_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, const cq_epilogue *e) {
-    gemm_job job = {.m = m, .w = w, .a = a, .e = e};
-    return run_gemm(threads, &job, gemm_i8_member);
-}
-
-/* --- float32 x int8 ------------------------------------------------------------------------------------------------------ */
 
 /* acc (rows, CQ_TILE) += x rows x weight rows k0 .. k0 + count - 1 of the tile. */
-static void multiply_f32(const gemm_job *job, const cq_tile *t, int64_t rows, int64_t k0, int64_t count, const int32_t *zero,
-                         float *wide, float *acc) {
+static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, int64_t column, int64_t k0, int64_t count,
+                         const int32_t *zero, float *wide, float *acc) {
     const int64_t panel_stride = job->k4 * CQ_PANEL;
-    const int panels = (t->columns + CQ_PANEL - 1) / CQ_PANEL, width = cq_active->panels;
-    const int8_t *b = job->w->panels + t->column / CQ_PANEL * panel_stride + k0 * CQ_PANEL;
-    const float *x = job->x + t->row * job->x_stride + k0;
-    if (rows <= FEW_ROWS) {
+    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, width = cq_active->panels;
+    const int8_t *b = job->w->panels + column / CQ_PANEL * panel_stride + k0 * CQ_PANEL;
+    const float *x = job->x + row * job->x_stride + k0;
+    if (s->rows <= FEW_ROWS) {
         for (int p = 0; p < panels; p += width)
-            cq_active->tile_f32_i8(x, job->x_stride, (int)rows, b + p * panel_stride, panel_stride, (int)min(width, panels - p),
+            cq_active->tile_f32_i8(x, job->x_stride, (int)s->rows, b + p * panel_stride, panel_stride, (int)min(width, panels - p),
                                    count, zero ? zero + p * CQ_PANEL : NULL, acc + p * CQ_PANEL);
         return;
     }
     for (int p = 0; p < panels; p++)
         cq_active->widen(b + p * panel_stride, count, zero ? zero + p * CQ_PANEL : NULL, wide + p * CQ_PANEL);
-    for (int64_t i = 0; i < rows; i += cq_active->rows_f32)
+    for (int64_t i = 0; i < s->rows; i += cq_active->rows_f32)
         for (int p = 0; p < panels; p += width)
-            cq_active->tile_f32(x + i * job->x_stride, job->x_stride, (int)min(cq_active->rows_f32, rows - i),
+            cq_active->tile_f32(x + i * job->x_stride, job->x_stride, (int)min(cq_active->rows_f32, s->rows - i),
                                 wide + p * CQ_PANEL, CQ_TILE, (int)min(width, panels - p), count, 1,
                                 acc + i * CQ_TILE + p * CQ_PANEL, CQ_TILE);
 }
 
-static void gemm_f32_member(void *context, cq_queue *queue) {
-    const gemm_job *job = context;
+static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
+    (void)queue;
     const cq_weight *w = job->w;
     const int grouped = w->group_size < w->k;
-    const int64_t tile_floats = job->block_rows * CQ_TILE;
-    float *acc = cq_scratch((tile_floats * (grouped ? 2 : 1) + WIDEN_ROWS * CQ_TILE) * 4);
-    if (!acc) {
+    float *acc = work->acc, *total = grouped ? work->total : acc;
+    int32_t zero[CQ_TILE] = {0};
+    memset(acc, 0, (size_t)(s->rows * CQ_TILE * 4));
+    if (grouped) memset(total, 0, (size_t)(s->rows * CQ_TILE * 4));
+    for (int64_t k0 = 0, count; k0 < w->k; k0 += count) {
+        const int64_t group = k0 / w->group_size, group_end = min(w->k, (group + 1) * w->group_size);
+        count = min(WIDEN_ROWS, group_end - k0);
+        if (w->zero_points) memcpy(zero, w->zero_points + group * w->n + column, (size_t)s->columns * 4);
+        multiply_f32(job, s, row, column, k0, count, w->zero_points ? zero : NULL, work->wide, acc);
+        if (grouped && k0 + count == group_end)
+            cq_active->add_group(total, acc, (int)s->rows, s->columns, w->scales + group * w->n + column);
+    }
+    cq_active->store_f32(total, CQ_TILE, (int)s->rows, s, 0);
+}
+
+static void product_given(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
+    (void)work, (void)queue;
+    cq_active->store_f32(job->x + row * job->x_stride + column, job->x_stride, (int)s->rows, s, 0);
+}
+
+/* --- the team ------------------------------------------------------------------------------------------------------------ */
+
+static void close_work(gemm_work *work) {
+    free(work->codes), free(work->scales), free(work->zeros), free(work->sums), free(work->acc), free(work->rows);
+    free(work->normed);
+}
+
+/* Returns 0, and says so to the queue, where there is no memory. */
+static int open_work(const gemm_job *job, gemm_work *work, cq_queue *queue) {
+    const int64_t rows = job->block_rows, coded = job->a || job->form, floats = job->w && !coded;
+    const int is_signed = job->form ? job->form->is_signed : job->a && job->a->is_signed;
+    int lacking = 0;
+    *work = (gemm_work){.block = -1};
+#define ROOM(field, wanted, bytes) if (wanted) lacking |= !(work->field = cq_scratch(bytes))
+    ROOM(codes, needs_copy(job), rows * job->k4);
+    ROOM(scales, job->form, rows * 4);
+    ROOM(zeros, job->form || (coded && is_signed && job->a->zero_points), rows * 4);
+    ROOM(sums, coded && job->w->zero_points, rows * 4);
+    ROOM(acc, floats, (2 * rows + WIDEN_ROWS) * CQ_TILE * 4);
+    ROOM(rows, job->whole_rows && !job->rows && !job->e->out, rows * job->n * 4);
+    ROOM(normed, job->whole_rows && job->e->norm && !job->e->norm_out, job->n * 4);
+#undef ROOM
+    if (work->acc) work->total = work->acc + rows * CQ_TILE, work->wide = work->total + rows * CQ_TILE;
+    if (!lacking) return 1;
+    cq_fail(queue, CQ_NO_MEMORY);
+    close_work(work);
+    return 0;
+}
+
+/* Tasks are (block, tile) pairs. */
+static void tiles_member(void *context, cq_queue *queue) {
+    gemm_job *job = context;
+    gemm_work work;
+    cq_strip s = {0};
+    if (!open_work(job, &work, queue)) return;
+    for (int64_t task, end; cq_take(queue, &task, &end);)
+        for (; task < end; task++) {
+            const int64_t block = task / job->column_tiles, column = task % job->column_tiles * CQ_TILE;
+            const int64_t row = first_row(job, block);
+            ready_block(job, &work, queue, block);
+            set_columns(job, &s, column);
+            set_rows(job, &work, &s, row, row, first_row(job, block + 1) - row, column);
+            job->product(job, &work, queue, &s, row, column);
+        }
+    close_work(&work);
+}
+
+/* Tasks are blocks. */
+static void blocks_member(void *context, cq_queue *queue) {
+    gemm_job *job = context;
+    gemm_work work;
+    cq_strip s = {0};
+    if (!open_work(job, &work, queue)) return;
+    for (int64_t block, end; cq_take(queue, &block, &end);)
+        for (; block < end; block++) {
+            const int64_t row = first_row(job, block), rows = first_row(job, block + 1) - row;
+            ready_block(job, &work, queue, block);
+            for (int64_t column = 0; column < job->n; column += CQ_TILE) {
+                set_columns(job, &s, column);
+                set_rows(job, &work, &s, row, row, rows, column);
+                job->product(job, &work, queue, &s, row, column);
+            }
+            for (int64_t i = 0; i < rows; i++)
+                finish_row(job, queue, job->e->out ? job->e->out + (row + i) * job->e->out_stride : work.rows + i * job->n,
+                           work.normed, row + i);
+        }
+    close_work(&work);
+}
+
+/* Tasks are rows whose columns are all there. */
+static void rows_member(void *context, cq_queue *queue) {
+    gemm_job *job = context;
+    float *normed = job->e->norm && !job->e->norm_out ? cq_scratch(job->n * 4) : NULL;
+    if (job->e->norm && !job->e->norm_out && !normed) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
     }
-    float *wide = acc + tile_floats, *total = grouped ? wide + WIDEN_ROWS * CQ_TILE : acc;
-    int32_t zero[CQ_TILE] = {0};
-    for (int64_t task, end; cq_take(queue, &task, &end);)
-        for (; task < end; task++) {
-            int64_t rows;
-            cq_tile t = task_tile(job, task, &rows);
-            memset(acc, 0, (size_t)(rows * CQ_TILE * 4));
-            if (grouped) memset(total, 0, (size_t)(rows * CQ_TILE * 4));
-            for (int64_t k0 = 0, count; k0 < w->k; k0 += count) {
-                const int64_t group = k0 / w->group_size, group_end = min(w->k, (group + 1) * w->group_size);
-                count = min(WIDEN_ROWS, group_end - k0);
-                if (w->zero_points)
-                    memcpy(zero, w->zero_points + group * w->n + t.column, (size_t)t.columns * 4);
-                multiply_f32(job, &t, rows, k0, count, w->zero_points ? zero : NULL, wide, acc);
-                if (grouped && k0 + count == group_end)
-                    cq_active->add_group(total, acc, (int)rows, t.columns, w->scales + group * w->n + t.column);
-            }
-            t.rows = (int)rows;
-            cq_active->store_f32(total, CQ_TILE, &t, grouped ? NULL : w->scales + t.column, job->e);
-        }
-    free(acc);
+    for (int64_t row, end; cq_take(queue, &row, &end);)
+        for (; row < end; row++)
+            finish_row(job, queue, job->e->out ? job->e->out + row * job->e->out_stride : job->rows + row * job->n, normed, row);
+    free(normed);
 }
 
-cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e) {
-    gemm_job job = {.m = m, .w = w, .e = e, .x = a, .x_stride = a_stride};
-    return run_gemm(threads, &job, gemm_f32_member);
-}
-
-/* --- an epilogue alone --------------------------------------------------------------------------------------------------- */
-
-static void finish_member(void *context, cq_queue *queue) {
-    const gemm_job *job = context;
-    for (int64_t row, end; cq_take(queue, &row, &end);) {
-        const cq_tile t = {.row = row, .rows = (int)(end - row), .columns = (int)job->w->n};
-        cq_active->store_f32(job->x + row * job->x_stride, job->x_stride, &t, NULL, job->e);
+static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
+    const cq_epilogue *e = job->e;
+    if (!job->m || !job->n) return CQ_OK;
+    const int64_t k = job->w ? job->w->k : 8;
+    const double work = (double)job->m * (double)job->n * (double)k;
+    job->k4 = up(k, 4);
+    job->column_tiles = (job->n + CQ_TILE - 1) / CQ_TILE;
+    job->whole_rows = e && (e->norm || (e->codes && (e->codes->dynamic || e->out)));
+    atomic_init(&job->bad, INT64_MAX);
+    const int by_blocks = job->whole_rows && (threads == 1 || job->m >= threads * ROWS_EACH);
+    int64_t most = BLOCK_ROWS;
+    if (by_blocks) most = max(CQ_TILE_ROWS, min(most, WAITING_BYTES / (4 * job->n) / CQ_TILE_ROWS * CQ_TILE_ROWS));
+    job->blocks = (job->m + most - 1) / most;
+    if (by_blocks) job->blocks = up(job->blocks, threads);
+    job->blocks = min(job->blocks, (job->m + CQ_TILE_ROWS - 1) / CQ_TILE_ROWS);
+    job->block_rows = up((job->m + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
+    const int64_t pairs = job->blocks * job->column_tiles;
+    cq_status status;
+    if (by_blocks) {
+        const cq_phase phase = {blocks_member, job->blocks, job->blocks};
+        status = cq_run(threads, work, job, &phase, 1);
+    } else {
+        const cq_phase phases[2] = {{tiles_member, pairs, 16}, {rows_member, job->m, 1}};
+        if (job->whole_rows && !e->out && !(job->rows = cq_scratch(job->m * job->n * 4))) return CQ_NO_MEMORY;
+        status = cq_run(threads, work, job, phases, job->whole_rows ? 2 : 1);
+        free(job->rows);
     }
+    if (status == CQ_NOT_FINITE) *bad = atomic_load(&job->bad);
+    return status;
 }
 
-void cq_finish_f32(int threads, const float *x, int64_t m, int64_t n, int64_t stride, const cq_epilogue *e) {
-    const cq_weight shape = {.n = n};
-    gemm_job job = {.w = &shape, .e = e, .x = x, .x_stride = stride};
-    cq_run(threads, m, 2, (double)m * (double)n * 8, finish_member, &job);
+cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, int32_t *c, int64_t c_stride) {
+    gemm_job job = {.m = m, .n = w->n, .w = w, .product = product_i8, .a = a, .c = c, .c_stride = c_stride};
+    return run_gemm(threads, &job, NULL);
+}
+
+cq_status cq_linear_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, const cq_epilogue *e, int64_t *bad) {
+    gemm_job job = {.m = m, .n = w->n, .w = w, .e = e, .product = product_i8, .a = a};
+    return run_gemm(threads, &job, bad);
+}
+
+cq_status cq_linear_coding(int threads, const float *x, int64_t m, int64_t x_stride, const cq_codes *form, const cq_weight *w,
+                           const cq_epilogue *e, int64_t *bad) {
+    gemm_job job = {.m = m, .n = w->n, .w = w, .e = e, .product = product_i8, .form = form, .x = x, .x_stride = x_stride};
+    return run_gemm(threads, &job, bad);
+}
+
+cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e,
+                        int64_t *bad) {
+    gemm_job job = {.m = m, .n = w->n, .w = w, .e = e, .product = product_f32, .x = a, .x_stride = a_stride};
+    return run_gemm(threads, &job, bad);
+}
+
+cq_status cq_finish_f32(int threads, const float *x, int64_t m, int64_t n, int64_t stride, const cq_epilogue *e, int64_t *bad) {
+    gemm_job job = {.m = m, .n = n, .e = e, .product = product_given, .x = x, .x_stride = stride};
+    return run_gemm(threads, &job, bad);
 }

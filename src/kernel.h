@@ -1,25 +1,55 @@
-/* What a set of kernels promises to the drivers. Kernels see one tile or one row, run on one thread, allocate nothing and give
- * the same bits on every instruction set. Driver -> dispatch -> kernel -> epilogue; nothing points back. */
+/* What a set of kernels promises to the drivers. Kernels see one strip, one tile or one row, run on one thread, allocate nothing
+ * and give the same bits on every instruction set. Driver -> dispatch -> kernel -> epilogue; nothing points back. */
 #ifndef CQ_KERNEL_H
 #define CQ_KERNEL_H
 #include "cq.h"
 
-#define CQ_TILE 64      /* columns of the accumulators of one tile: at most 4 panels */
+#define CQ_TILE 64      /* columns of one tile: at most 4 panels */
 #define CQ_TILE_ROWS 6  /* rows of one tile at most */
 
-/* A tile's place: rows x columns at (row, column) of the product. */
+/* A strip of a product: some rows by one tile of columns, and where its results go. What belongs to a column is copied here once
+ * for all rows and filled up to CQ_TILE, so that kernels read it without masks and never beside an array. */
 typedef struct {
-    int64_t row, column;
-    int rows, columns;
-} cq_tile;
+    _Alignas(64) int32_t start[CQ_TILE]; /* what sums start from: int32 bias - zero point * column sum, where a has one zero point */
+    int32_t column_sums[CQ_TILE];        /* read where a has a zero point per row */
+    int32_t zero_points[CQ_TILE];        /* of the weight; read with row_sums */
+    float scales[CQ_TILE], bias[CQ_TILE];
+    float code_inverses[CQ_TILE], code_scales[CQ_TILE], code_zeros[CQ_TILE]; /* of the codes that come out */
+
+    int64_t rows;
+    int columns;
+    /* of the strip's first row */
+    const float *row_scales;           /* scales are multiplied by these, or NULL */
+    const int32_t *row_zeros;          /* a's zero points, or NULL */
+    const int32_t *row_sums;           /* of a's codes where the weight has zero points, or NULL */
+    cq_activation activation;
+    const float *residual;             /* or NULL */
+    int64_t residual_stride;
+    const cq_coded *residual_coded;    /* or NULL; read at residual_row + r, residual_column + j */
+    int64_t residual_row, residual_column;
+    /* one of these */
+    int32_t *c;
+    float *out;
+    uint8_t *codes;
+    int64_t stride;                    /* of that one */
+    float qmin, qmax;
+} cq_strip;
 
 typedef struct {
     const char *name;
-    int rows_i8, rows_f32, panels; /* shape of the tiles that this set is fastest with */
+    int rows_f32, panels; /* shape of the tiles that this set is fastest with */
 
-    /* acc (rows, CQ_TILE) = a (rows, 4 * groups) uint8 x panels, raw codes. a's rows must hold 4 * groups readable bytes. */
+    /* acc (rows, 16 * panels) = start (16 * panels) + a (rows, 4 * groups) uint8 x panels. a's rows hold 4 * groups bytes. */
     void (*tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
-                    int64_t groups, int32_t *acc);
+                    int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride);
+    /* All rows of a strip: products and what follows them. */
+    void (*strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
+                     const cq_strip *s);
+    /* What follows, for `rows` rows of sums that started from s->start; `row` is the first one's place in the strip. */
+    void (*store_i8)(const int32_t *acc, int64_t acc_stride, int rows, const cq_strip *s, int64_t row);
+    /* The same for float32 sums. */
+    void (*store_f32)(const float *acc, int64_t acc_stride, int rows, const cq_strip *s, int64_t row);
+
     /* c (rows, 16 * panels) = a (rows, k) x b (k, 16 * panels), or added to what c holds; fused multiply-adds in order of k. */
     void (*tile_f32)(const float *a, int64_t a_stride, int rows, const float *b, int64_t b_stride, int panels, int64_t k, int add,
                      float *c, int64_t c_stride);
@@ -28,15 +58,6 @@ typedef struct {
                         int64_t k, const int32_t *zero_points, float *acc);
     /* out (k, 16) float32 with row stride CQ_TILE = panel - zero_points (16, or NULL). Writes whole groups of 4 rows. */
     void (*widen)(const int8_t *panel, int64_t k, const int32_t *zero_points, float *out);
-
-    /* int32 sums -> c, zero points corrected. row_sums (rows) of a's codes where w has zero points. */
-    void (*store_i32)(const int32_t *acc, const cq_tile *t, const cq_coded *a, const int32_t *row_sums, const cq_weight *w,
-                      int32_t *c, int64_t c_stride);
-    /* int32 sums -> epilogue. */
-    void (*store_i8)(const int32_t *acc, const cq_tile *t, const cq_coded *a, const int32_t *row_sums, const cq_weight *w,
-                     const cq_epilogue *e);
-    /* float32 sums (row stride acc_stride) -> scales (columns, or NULL) -> epilogue. */
-    void (*store_f32)(const float *acc, int64_t acc_stride, const cq_tile *t, const float *scales, const cq_epilogue *e);
     /* total (rows, CQ_TILE) += scales * acc, and acc = 0. */
     void (*add_group)(float *total, float *acc, int rows, int columns, const float *scales);
 
@@ -46,16 +67,22 @@ typedef struct {
     void (*dequantize)(const cq_coded *in, int64_t row, int64_t n, float *y);
     int32_t (*sum_codes)(const uint8_t *codes, int64_t n);
     void (*flip)(const uint8_t *codes, int64_t n, uint8_t *out); /* int8 <-> uint8 with the zero point moved by 128 */
-    void (*norm)(const cq_norm_args *a, int64_t row, int64_t n, float *y);
+    /* y = norm of x (+ residual), and x + residual to `kept` (y itself will do). */
+    int (*norm)(const cq_norm *norm, const float *x, const float *residual, int64_t n, float *kept, float *y);
     void (*gate)(const float *gate, const float *up, cq_activation activation, int64_t n, float *y);
     void (*rope)(float *x, int64_t dim, const float *cosine, const float *sine);
     void (*add)(const float *x, int64_t n, float *y); /* y += x */
     void (*scale)(float factor, int64_t n, float *y); /* y *= factor */
     /* x (n) -> exp(factor * (x - max)), zero up to the next multiple of 16; returns the sum. */
     float (*softmax_f32)(float *x, int64_t n, float factor);
-    /* (sum - correction[j]) (n) -> codes rint(255 * exp(factor * (x - max))), zero up to `padded`; returns the codes' sum. */
-    int32_t (*softmax_i8)(const int32_t *sums, const int32_t *correction, int64_t n, int64_t padded, float factor,
-                          uint8_t *codes);
+    /* sums (n, up to a whole vector readable) -> codes rint(255 * 2^(factor * (sum - max))), zero up to `padded`; returns their sum. */
+    int32_t (*softmax_i8)(int32_t *sums, int64_t n, int64_t padded, float factor, uint8_t *codes);
+    /* The same where every key has a scale, and every value one that its code takes along; returns the float32 sum of
+     * 2^(...). log_scales >= log2(value_scales). The room of sums is worked in. */
+    float (*softmax_scaled)(int32_t *sums, const float *key_scales, const float *value_scales, const float *log_scales, int64_t n,
+                            int64_t padded, float factor, uint8_t *codes);
+    /* out (n, 4) = n codes of each of 4 rows, xor `flip`; bytes that `keep` leaves out are 0. */
+    void (*interleave)(const uint8_t *const rows[4], int64_t n, uint8_t flip, uint32_t keep, int8_t *out);
 
     double (*peak_i8)(int64_t repeats);
     double (*peak_f32)(int64_t repeats);

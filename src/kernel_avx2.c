@@ -41,6 +41,9 @@ INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) {
 }
 INLINE f32x16 f32_min(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_min_ps, a, b); } /* a < b ? a : b */
 INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_max_ps, a, b); } /* a > b ? a : b */
+INLINE int f32_any_not_below(f32x16 a, f32x16 b) { /* NaN too */
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_NLT_UQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_NLT_UQ)));
+}
 INLINE f32x16 f32_abs(f32x16 a) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     return (f32x16){_mm256_and_ps(a.lo, magnitude), _mm256_and_ps(a.hi, magnitude)};
@@ -81,6 +84,15 @@ INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) {
 INLINE f32x16 f32_from_i32(i32x16 a) { return OP1(f32x16, _mm256_cvtepi32_ps, a); }
 INLINE i32x16 i32_from_f32(f32x16 a) { return OP1(i32x16, _mm256_cvtps_epi32, a); }
 INLINE f32x16 f32_bits(i32x16 a) { return OP1(f32x16, _mm256_castsi256_ps, a); }
+INLINE i32x16 i32_bits(f32x16 a) { return OP1(i32x16, _mm256_castps_si256, a); }
+INLINE __m256 pick8(f32x16 table, __m256i i) {
+    const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(i, 28)); /* bit 3 as the sign */
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.lo, i), _mm256_permutevar8x32_ps(table.hi, i), high);
+}
+INLINE f32x16 f32_pick(const float *table, i32x16 i) { /* by i's low 4 bits */
+    const f32x16 t = f32_load(table);
+    return (f32x16){pick8(t, i.lo), pick8(t, i.hi)};
+}
 
 INLINE __m128i load_8(const uint8_t *p, int64_t n) { /* AVX2 has no masked byte load: go through a buffer at a tail */
     if (n == 16) return _mm_loadu_si128((const __m128i *)p);
@@ -164,5 +176,6 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 
 #include "rows.h"
 #include "epilogue.h"
-#include "tiles.h"
+#include "tiles_i8.h"
+#include "tiles_f32.h"
 #include "table.h"

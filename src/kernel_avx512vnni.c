@@ -8,9 +8,9 @@
 
 #define ISA(name) name##_avx512vnni
 #define ISA_NAME "avx512vnni"
-#define INLINE static inline __attribute__((always_inline))
 #define TILE_PANELS 4
 #define TILE_ROWS 6
+#define INLINE static inline __attribute__((always_inline))
 
 typedef __m512 f32x16;
 typedef __m512i i32x16;
@@ -29,6 +29,7 @@ INLINE f32x16 f32_div(f32x16 a, f32x16 b) { return _mm512_div_ps(a, b); }
 INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE f32x16 f32_min(f32x16 a, f32x16 b) { return _mm512_min_ps(a, b); } /* a < b ? a : b */
 INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); } /* a > b ? a : b */
+INLINE int f32_any_not_below(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ) != 0; } /* NaN too */
 INLINE f32x16 f32_abs(f32x16 a) { return _mm512_abs_ps(a); }
 INLINE f32x16 f32_round(f32x16 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE f32x16 f32_keep_n(f32x16 a, int64_t n) { return _mm512_maskz_mov_ps(first(n), a); }
@@ -50,6 +51,8 @@ INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) { return _mm512_mask_mo
 INLINE f32x16 f32_from_i32(i32x16 a) { return _mm512_cvtepi32_ps(a); }
 INLINE i32x16 i32_from_f32(f32x16 a) { return _mm512_cvtps_epi32(a); }
 INLINE f32x16 f32_bits(i32x16 a) { return _mm512_castsi512_ps(a); }
+INLINE i32x16 i32_bits(f32x16 a) { return _mm512_castps_si512(a); }
+INLINE f32x16 f32_pick(const float *table, i32x16 i) { return _mm512_permutexvar_ps(i, f32_load(table)); } /* by i's low 4 bits */
 
 INLINE i32x16 i32_load_u8(const uint8_t *p, int64_t n) { return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
 INLINE i32x16 i32_load_s8(const uint8_t *p, int64_t n) { return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
@@ -84,9 +87,11 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
     return acc;
 }
+
 #define OPAQUE(x) __asm__ volatile("" : "+v"(x))
 
 #include "rows.h"
 #include "epilogue.h"
-#include "tiles.h"
+#include "tiles_i8.h"
+#include "tiles_f32.h"
 #include "table.h"

@@ -29,6 +29,11 @@ INLINE f32x16 f32_div(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] / b.v[i]
 INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return LANES(f32x16, fmaf(a.v[i], b.v[i], c.v[i])); }
 INLINE f32x16 f32_min(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+INLINE int f32_any_not_below(f32x16 a, f32x16 b) { /* NaN too */
+    for (int i = 0; i < 16; i++)
+        if (!(a.v[i] < b.v[i])) return 1;
+    return 0;
+}
 INLINE f32x16 f32_abs(f32x16 a) { return LANES(f32x16, fabsf(a.v[i])); }
 INLINE f32x16 f32_round(f32x16 a) { return LANES(f32x16, rintf(a.v[i])); }
 INLINE f32x16 f32_fill_n(f32x16 a, int64_t n, float x) { return LANES(f32x16, i < n ? a.v[i] : x); }
@@ -55,6 +60,12 @@ INLINE f32x16 f32_bits(i32x16 a) {
     memcpy(&r, &a, sizeof r);
     return r;
 }
+INLINE i32x16 i32_bits(f32x16 a) {
+    i32x16 r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
+INLINE f32x16 f32_pick(const float *table, i32x16 n) { return LANES(f32x16, table[n.v[i] & 15]); }
 
 INLINE i32x16 i32_load_u8(const uint8_t *p, int64_t n) { return LANES(i32x16, i < n ? p[i] : 0); }
 INLINE i32x16 i32_load_s8(const uint8_t *p, int64_t n) { return LANES(i32x16, i < n ? (int8_t)p[i] : 0); }
@@ -97,5 +108,6 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 
 #include "rows.h"
 #include "epilogue.h"
-#include "tiles.h"
+#include "tiles_i8.h"
+#include "tiles_f32.h"
 #include "table.h"

@@ -16,14 +16,15 @@ typedef struct {
 } rows_job;
 
 static void note_bad(rows_job *job, cq_queue *queue, int64_t row) {
-    int64_t seen = atomic_load(&job->bad);
-    while (row < seen && !atomic_compare_exchange_weak(&job->bad, &seen, row)) {}
+    cq_first_bad(&job->bad, row);
     cq_fail(queue, CQ_NOT_FINITE);
 }
 
-static cq_status run_rows(int threads, int64_t rows, double work_per_element, cq_member member, rows_job *job, int64_t *bad) {
+static cq_status run_rows(int threads, int64_t rows, double work_per_element, void (*member)(void *, cq_queue *), rows_job *job,
+                          int64_t *bad) {
     atomic_init(&job->bad, INT64_MAX);
-    const cq_status status = cq_run(threads, rows, 2, (double)rows * (double)job->columns * work_per_element, member, job);
+    const double work = (double)rows * (double)job->columns * work_per_element;
+    const cq_status status = cq_run(threads, work, job, &(cq_phase){member, rows, 2}, 1);
     if (status == CQ_NOT_FINITE) *bad = atomic_load(&job->bad);
     return status;
 }
@@ -58,23 +59,26 @@ cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi) {
 static void norm_rows(void *context, cq_queue *queue) {
     rows_job *job = context;
     const cq_norm_args *a = job->norm;
+    const int64_t n = job->columns;
     float *scratch = NULL;
-    if (!a->y && !(scratch = cq_scratch(job->columns * 4))) {
+    if (!a->y && !(scratch = cq_scratch(n * 4))) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
     }
     for (int64_t row, end; cq_take(queue, &row, &end);)
         for (; row < end; row++) {
-            float *y = a->y ? a->y + row * job->columns : scratch, lo, hi;
-            cq_active->norm(a, row, job->columns, y);
-            const int finite = a->codes ? cq_active->quantize(y, job->columns, a->codes, row)
-                                        : cq_active->min_max(y, job->columns, &lo, &hi);
+            const float *x = a->x + row * n, *residual = a->residual ? a->residual + row * n : NULL;
+            float *y = a->y ? a->y + row * n : scratch;
+            /* without a residual nothing is kept but x, which is there: it is not written to */
+            float *kept = a->sum ? a->sum + row * n : residual ? y : (float *)x;
+            int finite = cq_active->norm(&a->norm, x, residual, n, kept, y);
+            if (a->codes) finite &= cq_active->quantize(y, n, a->codes, row);
             if (!finite) note_bad(job, queue, row);
         }
     free(scratch);
 }
 
-cq_status cq_norm(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad) {
+cq_status cq_norm_rows(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad) {
     rows_job job = {.norm = a, .columns = columns};
     return run_rows(threads, rows, 8, norm_rows, &job, bad);
 }

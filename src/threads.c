@@ -12,17 +12,27 @@ static _Atomic int forked;
 static void after_fork(void) { atomic_store(&forked, 1); }
 int cq_guard_fork(void) { return pthread_atfork(NULL, NULL, after_fork); }
 
-cq_status cq_run(int threads, int64_t tasks, int64_t chunks, double work, cq_member member, void *context) {
-    if (tasks <= 0) return CQ_OK;
-    const int serial = threads <= 1 || tasks == 1 || work < SERIAL_BELOW || atomic_load(&forked) || omp_in_parallel();
-    const int64_t portions = serial ? 1 : threads * chunks;
-    cq_queue queue = {.tasks = tasks, .grain = (tasks + portions - 1) / portions};
+cq_status cq_run(int threads, double work, void *context, const cq_phase *phases, int count) {
+    const int alone = threads <= 1 || work < SERIAL_BELOW || (count == 1 && phases[0].tasks == 1);
+    const int serial = alone || atomic_load(&forked) || omp_in_parallel();
+    cq_queue queues[2] = {0};
+    for (int i = 0; i < count; i++) {
+        const int64_t portions = serial ? 1 : threads * phases[i].chunks;
+        queues[i].tasks = phases[i].tasks, queues[i].grain = (phases[i].tasks + portions - 1) / portions;
+    }
     if (serial) {
-        member(context, &queue);
+        for (int i = 0; i < count && !atomic_load(&queues[0].status); i++) phases[i].member(context, &queues[i]);
     } else {
         /* always the same size: libgomp rebuilds its team when the number changes */
 #pragma omp parallel num_threads(threads)
-        member(context, &queue);
+        {
+            phases[0].member(context, &queues[0]);
+            if (count > 1) {
+#pragma omp barrier
+                if (!atomic_load(&queues[0].status)) phases[1].member(context, &queues[1]);
+            }
+        }
     }
-    return (cq_status)atomic_load(&queue.status);
+    const int first = atomic_load(&queues[0].status);
+    return (cq_status)(first ? first : atomic_load(&queues[1].status));
 }

@@ -21,12 +21,23 @@ static inline int cq_take(cq_queue *q, int64_t *begin, int64_t *end) {
     return 1;
 }
 
-static inline void cq_fail(cq_queue *q, cq_status status) { atomic_store(&q->status, status); }
+static inline void cq_fail(cq_queue *q, cq_status status) { atomic_store(&q->status, (int)status); }
 
-/* Every member of the team calls member(context, queue) once. `work` in multiply-adds decides whether a team is worth its
- * wake-up. `chunks` is how many portions each member should find, at least. Returns the status set by cq_fail. */
-typedef void (*cq_member)(void *context, cq_queue *queue);
-cq_status cq_run(int threads, int64_t tasks, int64_t chunks, double work, cq_member member, void *context);
+/* Keeps the least row that was reported. */
+static inline void cq_first_bad(_Atomic int64_t *bad, int64_t row) {
+    int64_t seen = atomic_load(bad);
+    while (row < seen && !atomic_compare_exchange_weak(bad, &seen, row)) {}
+}
+
+/* Every member of the team calls phase after phase; none begins the next before all have ended the one before. `chunks` is how
+ * many portions of its tasks each member should find, at least. */
+typedef struct {
+    void (*member)(void *context, cq_queue *queue);
+    int64_t tasks, chunks;
+} cq_phase;
+
+/* `work` in multiply-adds decides whether a team is worth its wake-up. At most 2 phases. Returns the first failure. */
+cq_status cq_run(int threads, double work, void *context, const cq_phase *phases, int count);
 
 /* Scratch, 64-byte aligned, never of size 0. */
 static inline void *cq_scratch(int64_t bytes) { return aligned_alloc(64, (size_t)((bytes + 64) / 64 * 64)); }

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from .. import _core, affine, strategies
 from ..errors import FormatError
 from ..model import Config, Transformer
-from ..model.activation import Fixed, Form, PerTensor, PerToken, form_from_list
+from ..model.activation import Fixed, Form, PerHead, PerTensor, PerToken, form_from_list
 from ..model.linear import Linear, QuantizedLinear, bias_room, check_depth
 from ..qtensor import QTensor
 from .huggingface import parse_config, parse_tokenizer
@@ -17,7 +17,7 @@ from .names import check_finite
 from .strangers import brief, parse_json
 from .tensors import write_safetensors
 
-KEY, VERSION = "cq", 1
+KEY, VERSION = "cq", 2
 INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": Fixed}  # what a layer may read
 TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
@@ -38,6 +38,7 @@ def save_checkpoint(model: Transformer, path) -> None:
         "layers": layers, "word": "head" if shared else "int8" if isinstance(word, _core.Weight) else "float32",
         "reason": model.embedding.reason,
         "attention": [block.attention.forms for block in model.blocks], "ffn": [block.ffn.forms for block in model.blocks],
+        "streams": [model.embedding.stream, *(form for block in model.blocks for form in block.streams)],
         "tensors": sorted(tensors),  # so that a bias that got lost is missed
     }
     write_safetensors(path, tensors, {KEY: json.dumps(record)})
@@ -229,17 +230,32 @@ class _Reader:
         return form
 
     def _join(self, model: Transformer) -> None:
-        """The forms between static neighbours."""
+        """The forms between neighbours in int8."""
         for i, block in enumerate(model.blocks):
-            for name, part, wanted in (("attention", block.attention, 3), ("ffn", block.ffn, 2)):
-                if self.record[name][i] is None:
+            a, ffn = block.attention, block.ffn
+            for name, part, readers in (("attention", a, (a.query, a.key, a.value)), ("ffn", ffn, (ffn.gate, ffn.up))):
+                values = self.record[name][i]
+                if values is None:
                     continue
-                forms = tuple(self._form(values, f"{block.name}.{name}") for values in self.record[name][i])
-                readers = part.readers()
-                if len(forms) != wanted or not all(isinstance(form, Fixed) for form in forms) \
-                        or len(readers) != wanted or not all(layer.runs_in == "static" for layer in readers):
-                    raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} is not what static layers hand on")
+                kinds = {None if layer is None else layer.runs_in for layer in readers}
+                if part is a and kinds == {"dynamic"} and values == list(PerHead("int8", True, a.dim)):
+                    part.forms = PerHead(*values)
+                    continue
+                forms = tuple(self._form(form, f"{block.name}.{name}") for form in values)
+                if len(forms) != len(readers) or not all(isinstance(form, Fixed) for form in forms) or kinds != {"static"}:
+                    raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} is not what int8 layers hand on")
                 part.forms = forms
+        self._stream(model)
+
+    def _stream(self, model: Transformer) -> None:
+        """The forms of the residual stream."""
+        forms = [self._form(values, "streams") for values in self.record["streams"]]
+        static = isinstance(model.strategy, strategies.Static)
+        if len(forms) != 2 * len(model.blocks) + 1 or not all(form is None or static and isinstance(form, Fixed) for form in forms):
+            raise FormatError(f"{self.where}: {brief(forms)} is no residual stream of this model")
+        model.embedding.stream = forms[0]
+        for block, *streams in zip(model.blocks, forms[1::2], forms[2::2]):
+            block.streams = tuple(streams)
 
 
 def _is_sound(form: PerToken | PerTensor | Fixed) -> bool:

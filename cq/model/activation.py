@@ -12,6 +12,13 @@ class PerToken(NamedTuple):
     symmetric: bool
 
 
+class PerHead(NamedTuple):
+    """Codes whose parameters are found at inference, one pair per token and group of neighbours among its features."""
+    dtype: str
+    symmetric: bool
+    group_size: int
+
+
 class PerTensor(NamedTuple):
     """Codes whose parameters are found at inference, one pair for all tokens of the call."""
     dtype: str
@@ -27,7 +34,22 @@ class Fixed(NamedTuple):
     zero_point: int
 
 
-Form = PerToken | PerTensor | Fixed | None  # None: float32
+class ByColumn(NamedTuple):
+    """Fixed codes with parameters of each feature's own: arrays (1, features), float32 and int32."""
+    dtype: str
+    symmetric: bool
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+    @classmethod
+    def of(cls, forms: tuple[Fixed, ...], widths: tuple[int, ...]) -> "ByColumn":
+        """Neighbours' forms, each for so many features, as one."""
+        scale, zero_point = (np.repeat(np.array(values, dtype), widths)[None] for values, dtype in
+                             (([form.scale for form in forms], np.float32), ([form.zero_point for form in forms], np.int32)))
+        return cls(forms[0].dtype, forms[0].symmetric, scale, zero_point)
+
+
+Form = PerToken | PerTensor | Fixed | None  # of what a linear layer reads; None: float32
 
 
 def form_from_list(values: list | None) -> Form:
@@ -53,6 +75,13 @@ class Activation:
         if self.values is None:
             self.values = next(iter(self.codes.values())).dequantize()
         return self.values
+
+    def for_product(self, form: Form) -> tuple[np.ndarray | _core.Coded, "PerToken | Fixed | None"]:
+        """What a product reads, and the form in which it is to code that itself: codes that nobody made yet are made there, while
+        they are in the cache."""
+        if form is None or form in self.codes or isinstance(form, PerTensor):
+            return self.take(form), None
+        return self.floats(), form
 
     def take(self, form: Form) -> np.ndarray | _core.Coded:
         """float32 where form is None, else codes in that form."""

@@ -3,8 +3,8 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
-from .activation import Activation, Fixed, encode
-from .linear import INT32_MAX, Linear, QuantizedLinear
+from .activation import Activation, ByColumn, Fixed, PerHead
+from .linear import INT32_MAX, Linear, QuantizedLinear, Then, joined
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
 
@@ -30,44 +30,67 @@ class Rotary:
 
 
 class Attention:
-    """query, key, value, output: linear layers. forms: None (float32 scores), or the Fixed forms of q, k and v (int8 scores)."""
+    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static), or PerHead;
+    None: float32 scores."""
 
     def __init__(self, query, key, value, output, heads: int, kv_heads: int, dim: int, causal: bool, rotary: Rotary | None):
         self.query: Linear | QuantizedLinear = query
         self.key: Linear | QuantizedLinear = key
         self.value: Linear | QuantizedLinear = value
         self.output: Linear | QuantizedLinear = output
-        self.heads, self.kv_heads, self.causal, self.rotary = heads, kv_heads, causal, rotary
+        self.heads, self.kv_heads, self.dim, self.causal, self.rotary = heads, kv_heads, dim, causal, rotary
         self.scale = float(np.float32(dim ** -0.5))
-        self.forms: tuple[Fixed, Fixed, Fixed] | None = None
+        self.forms: tuple[Fixed, Fixed, Fixed] | PerHead | None = None
+        self._derived: tuple = ()
+
+    def _joined(self) -> tuple:
+        """(the three layers as one, or None; the form of all three), made again where a layer or the forms were replaced."""
+        parts = (self.query, self.key, self.value, self.forms)
+        if not self._derived or any(a is not b for a, b in zip(parts, self._derived[0])):
+            by_column = self.forms is not None and not isinstance(self.forms, PerHead)
+            form = ByColumn.of(self.forms, self._widths()) if by_column else self.forms
+            self._derived = parts, (joined(parts[:3]), form)
+        return self._derived[1]
+
+    def _widths(self) -> tuple[int, int, int]:
+        return self.heads * self.dim, self.kv_heads * self.dim, self.kv_heads * self.dim
 
     def readers(self) -> tuple:
         """The layers that read this part's input."""
-        return self.query, self.key, self.value
+        joint, _ = self._joined()
+        return (self.query, self.key, self.value) if joint is None else (joint,)
 
-    def __call__(self, x: Activation, batch, residual: np.ndarray, site: str) -> np.ndarray:
-        """x (tokens, hidden) → output projection + residual, float32 (tokens, hidden). Raises UnsupportedError for sequences
-        longer than MAX_KEYS where scores are int8."""
+    def __call__(self, x: Activation, batch, site: str, then: Then) -> tuple:
+        """x (tokens, hidden) → what follows the output projection. Raises UnsupportedError for sequences longer than MAX_KEYS
+        where scores are int8."""
         if self.forms and batch.longest > MAX_KEYS:
-            raise UnsupportedError(f"static attention sums at most {MAX_KEYS:,} tokens in int32, this sequence has "
-                                   f"{batch.longest:,}; cut it, or use Dynamic(), whose scores are float32")
-        q, k, v = self._project(x, batch)
-        batch.tap(site + "query", q), batch.tap(site + "key", k), batch.tap(site + "value", v)
+            raise UnsupportedError(f"int8 attention sums at most {MAX_KEYS:,} tokens in int32, this sequence has "
+                                   f"{batch.longest:,}; cut it, or use a Scheme with attention='float32'")
+        joint, joint_form = self._joined()
+        qkv = self._project(x, joint, joint_form if self.rotary is None else None)
+        if self.rotary is not None:
+            _core.rope(qkv, self.heads + self.kv_heads, self.dim, *self.rotary.tables(batch.longest), batch.positions)
+        if batch.observe is not None:
+            self._tap(batch, qkv, site)
+        if joint_form is not None and not isinstance(qkv, _core.Coded):
+            qkv = _core.quantize(qkv, joint_form)
         reads = self.output.input_form
         form = reads if self.forms and isinstance(reads, Fixed) else None
-        context = _core.attention(q, k, v, batch.offsets, self.heads, self.kv_heads, self.causal, self.scale, form)
+        context = _core.attention(qkv, batch.offsets, self.heads, self.kv_heads, self.causal, self.scale, form)
         batch.tap(site + "context", context)
-        return self.output(Activation.of(context, form), residual).values
+        return self.output(Activation.of(context, form), None, then)
 
-    def _project(self, x: Activation, batch) -> list:
-        """q, k, v: float32, or codes where this part has forms. Rotation needs float32, so q and k pass through it."""
-        parts = []
-        for layer, form, heads in zip((self.query, self.key, self.value), self.forms or (None,) * 3,
-                                      (self.heads, self.kv_heads, None)):
-            if self.rotary is None or heads is None:
-                parts.append(layer(x, form=form).take(form))
-                continue
-            y = layer(x).values
-            _core.rope(y, heads, *self.rotary.tables(batch.longest), batch.positions)
-            parts.append(y if form is None else encode(y, form))
-        return parts
+    def _project(self, x: Activation, joint, form) -> np.ndarray | _core.Coded:
+        """Queries, keys and values side by side in `form`, or in float32: rotation needs that."""
+        if joint is not None:
+            return joint(x, form)
+        return np.concatenate([layer(x) for layer in (self.query, self.key, self.value)], axis=1)
+
+    def _tap(self, batch, qkv, site: str) -> None:
+        if isinstance(qkv, _core.Coded):
+            batch.tap(site + "query, key, value", qkv)
+            return
+        start = 0
+        for name, width in zip(("query", "key", "value"), self._widths()):
+            batch.tap(site + name, qkv[:, start:start + width])
+            start += width

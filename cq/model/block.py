@@ -1,10 +1,8 @@
-"""One layer of the transformer: attention and feed-forward, norms before (Llama) or after (BERT). Knows no strategy."""
-import numpy as np
-
+"""One layer of the transformer: attention and feed-forward. Knows no strategy, and not where norms stand: transformer.py does."""
 from .. import _core
 from .activation import Activation, Fixed, PerToken
 from .attention import Attention
-from .linear import Linear, QuantizedLinear
+from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
 
 
@@ -22,39 +20,26 @@ class FeedForward:
     def readers(self) -> tuple:
         return (self.up,) if self.gate is None else (self.gate, self.up)
 
-    def __call__(self, x: Activation, batch, residual: np.ndarray, site: str) -> np.ndarray:
-        reads = self.down.input_form
+    def __call__(self, x: Activation, batch, site: str, then: Then) -> tuple:
+        """x (tokens, hidden) → what follows the down projection."""
+        form = self.down.input_form
+        form = form if isinstance(form, (Fixed, PerToken)) else None
         if self.gate is None:
-            form = reads if isinstance(reads, Fixed) else None
-            hidden = self.up(x, form=form)
+            hidden = self.up(x, form)
         else:
-            form = reads if isinstance(reads, (Fixed, PerToken)) else None
             gate_form, up_form = self.forms or (None, None)
-            gate, up = self.gate(x, form=gate_form).take(gate_form), self.up(x, form=up_form).take(up_form)
+            gate, up = self.gate(x, gate_form), self.up(x, up_form)
             batch.tap(site + "gate", gate), batch.tap(site + "up", up)
-            hidden = Activation.of(_core.gate(gate, up, self.activation, form), form)
-        batch.tap(site + "hidden", hidden.values)
-        return self.down(hidden, residual).values
+            hidden = _core.gate(gate, up, self.activation, form)
+        batch.tap(site + "hidden", hidden)
+        return self.down(Activation.of(hidden, form), None, then)
 
 
 class Block:
-    """x (tokens, hidden) → the same, through both parts. The residual stream is float32."""
+    """attention, its norm, ffn, its norm. name: "layers.3". streams: the Fixed forms in which the residual stream leaves each of
+    the two parts, or None each: float32."""
 
-    def __init__(self, attention: Attention, attention_norm: Norm, ffn: FeedForward, ffn_norm: Norm, norm_first: bool, name: str):
+    def __init__(self, attention: Attention, attention_norm: Norm, ffn: FeedForward, ffn_norm: Norm, name: str):
         self.attention, self.attention_norm, self.ffn, self.ffn_norm = attention, attention_norm, ffn, ffn_norm
-        self.norm_first, self.name = norm_first, name
-
-    def __call__(self, x: Activation, batch, next_readers: tuple) -> Activation:
-        """next_readers: the layers that read the output, for the norm that makes it (post-norm)."""
-        step = self._before if self.norm_first else self._after
-        x = step(x, batch, self.attention, self.attention_norm, "attention.", self.ffn.readers())
-        return step(x, batch, self.ffn, self.ffn_norm, "ffn.", next_readers)
-
-    def _before(self, x, batch, part, norm, site, _next_readers) -> Activation:
-        inner = norm(x.values, part.readers())
-        batch.tap(f"{self.name}.{site}input", inner.values)
-        return Activation(part(inner, batch, x.values, f"{self.name}.{site}"))
-
-    def _after(self, x, batch, part, norm, site, next_readers) -> Activation:
-        batch.tap(f"{self.name}.{site}input", x.values)
-        return norm(part(x, batch, x.floats(), f"{self.name}.{site}"), next_readers, keep_float=True)
+        self.name = name
+        self.streams: tuple[Fixed | None, Fixed | None] = (None, None)

@@ -2,7 +2,7 @@
 import numpy as np
 
 from .. import _core
-from .activation import Activation
+from .activation import Activation, Fixed
 from .norm import Norm
 
 
@@ -12,6 +12,7 @@ class Embedding:
     def __init__(self, word: np.ndarray | _core.Weight, position: np.ndarray | None, type: np.ndarray | None, norm: Norm | None,
                  reason: str = ""):
         self.word, self.position, self.type, self.norm, self.reason = word, position, type, norm, reason
+        self.stream: Fixed | None = None  # the form in which the residual stream begins; None: float32
 
     @property
     def runs_in(self) -> str:
@@ -36,4 +37,4 @@ class Embedding:
         """ids, positions int32 (tokens,) → (tokens, hidden). All tokens are of type 0."""
         types = None if self.type is None else np.zeros_like(ids)
         x = _core.embed(ids, self.word, positions, self.position, types, self.type)
-        return self.norm(x, readers, keep_float=True) if self.norm else Activation(x)
+        return self.norm(x, readers, keep_float=self.stream is None) if self.norm else Activation(x)

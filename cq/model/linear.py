@@ -1,11 +1,16 @@
 """Linear layers: the float32 one and the one in codes that all strategies share. A layer knows the form that it reads; its
 caller says the form that the next one reads. Knows no strategy: cq/quantize.py makes the layers."""
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
 
 from .. import _core, affine
 from ..errors import CqError, UnsupportedError
 from ..qtensor import QTensor, quantize_tensor
 from .activation import Activation, Fixed, Form
+
+if TYPE_CHECKING:
+    from .norm import Norm
 
 INT32_MAX = 2**31 - 1
 
@@ -26,11 +31,22 @@ class Linear:
     def arrays(self) -> list[np.ndarray]:
         return [a for a in (self.weight, self.bias) if a is not None]
 
-    def __call__(self, x: Activation, residual: np.ndarray | None = None, form: Form = None) -> Activation:
+    def __call__(self, x: Activation, form=None, then: "Then | None" = None):
+        """(tokens, out) in `form`: float32 or _core.Coded; or what `then` makes of it."""
         y = x.floats() @ self.weight.T
-        if self.bias is None and self.activation is None and residual is None and form is None:
-            return Activation(y)
-        return Activation.of(_core.finish(y, self.bias, self.activation, residual, form), form)
+        if then is not None:
+            return then.unpacked(_core.finish(y, self.bias, self.activation, *then.arguments()))
+        if self.bias is None and self.activation is None and form is None:
+            return y
+        return _core.finish(y, self.bias, self.activation, None, form)
+
+    @classmethod
+    def joined(cls, layers: tuple["Linear", ...]) -> "Linear":
+        """One layer that gives the layers' outputs side by side; they share its weight from now on."""
+        joint = cls(np.concatenate([layer.weight for layer in layers]), _side_by_side(layers, "bias"), layers[0].activation)
+        for layer, part in zip(layers, _parts(joint.weight.T, [layer.shape[1] for layer in layers])):
+            layer.weight = part.T
+        return joint
 
 
 class QuantizedLinear:
@@ -61,9 +77,82 @@ class QuantizedLinear:
         return [a for a in (weight.panels, weight.column_sums, weight.zero_points, weight.scales, self._bias, self._bias_i32)
                 if a is not None]
 
-    def __call__(self, x: Activation, residual: np.ndarray | None = None, form: Form = None) -> Activation:
-        y = _core.linear(x.take(self.input_form), self.weight, self._bias, self._bias_i32, self.activation, residual, form)
-        return Activation.of(y, form)
+    def __call__(self, x: Activation, form=None, then: "Then | None" = None):
+        """As Linear's."""
+        given, coding = x.for_product(self.input_form)
+        residual, *rest = (None, form) if then is None else then.arguments()
+        y = _core.linear(given, self.weight, self._bias, self._bias_i32, self.activation, residual, *rest, coding=coding)
+        return y if then is None else then.unpacked(y)
+
+    @classmethod
+    def joined(cls, layers: tuple["QuantizedLinear", ...]) -> "QuantizedLinear":
+        """As Linear's."""
+        weights, first = [layer.weight for layer in layers], layers[0]
+        panels = _core.aligned(sum(w.panels.size for w in weights))
+        np.concatenate([w.panels for w in weights], out=panels)
+        zero_points = None
+        if any(w.zero_points is not None for w in weights):
+            zero_points = np.concatenate([np.zeros_like(w.scales, np.int32) if w.zero_points is None else w.zero_points
+                                          for w in weights], 1)
+        sums, scales = np.concatenate([w.column_sums for w in weights]), np.concatenate([w.scales for w in weights], 1)
+        whole = _core.Weight(panels, sums, zero_points, scales, first.weight.k, len(sums), first.weight.group_size)
+        joint = cls(whole, None, first.activation, first.input_form, first.runs_in)
+        joint._bias, joint._bias_i32 = _side_by_side(layers, "_bias"), _side_by_side(layers, "_bias_i32")
+        shared = zip(*(_parts(array, [getattr(w, name).shape[-1] for w in weights])
+                       for name, array in (("panels", panels), ("column_sums", sums), ("scales", scales))))
+        for layer, w, (panels, sums, scales) in zip(layers, weights, shared):
+            layer.weight = _core.Weight(panels, sums, w.zero_points, scales, w.k, w.n, w.group_size)
+        return joint
+
+
+def joined(layers: tuple[Linear | QuantizedLinear, ...]) -> Linear | QuantizedLinear | None:
+    """One layer in place of several that read the same input, where they are of one kind; else None."""
+    first = layers[0]
+    whole = all(layer.shape[1] % _core.PANEL == 0 for layer in layers[:-1])  # packed panels follow one another
+    alike = all(type(layer) is type(first) and layer.runs_in == first.runs_in and layer.input_form == first.input_form and
+                _kind_of_bias(layer) == _kind_of_bias(first) for layer in layers)
+    if isinstance(first, QuantizedLinear):
+        alike = alike and whole and all(layer.weight.group_size == first.weight.group_size for layer in layers)
+    return type(first).joined(layers) if alike else None
+
+
+def _kind_of_bias(layer) -> tuple:
+    return (layer.bias is None,) if isinstance(layer, Linear) else (layer._bias is None, layer._bias_i32 is None)
+
+
+def _side_by_side(layers, name: str) -> np.ndarray | None:
+    arrays = [getattr(layer, name) for layer in layers]
+    return None if arrays[0] is None else np.concatenate(arrays)
+
+
+def _parts(array: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    """Neighbours along the last axis, contiguous where that needs no copy of all but a small array."""
+    parts = np.split(array, np.cumsum(sizes[:-1]), axis=-1)
+    return [np.ascontiguousarray(part) for part in parts] if array.flags.c_contiguous else parts
+
+
+class Then(NamedTuple):
+    """What follows a part's last layer, in the same pass: the residual is added, the sum normed and coded for its readers. stream:
+    what goes on beside them, as float32 or in this form: "sum", or "normed" (both float32), or a Fixed form of either."""
+    residual: np.ndarray | _core.Coded
+    norm: "Norm"
+    readers: tuple
+    keep: str
+    stream: Fixed | None
+
+    def arguments(self) -> tuple:
+        form = self.norm.form_for(self.readers)
+        keep = self.keep if self.keep == "sum" else "result" if form is None or form == self.stream else "both"
+        return self.residual, form, self.norm.arguments, keep, self.stream if keep == "sum" else None
+
+    def unpacked(self, results) -> tuple[Activation, np.ndarray | _core.Coded]:
+        """The readers' activation, and the stream."""
+        form = self.norm.form_for(self.readers)
+        result, stream = results if isinstance(results, tuple) else (results, results)
+        x = Activation.of(result, form)
+        if form is not None and self.keep == "normed" and stream is not result:
+            x.values = stream
+        return x, stream
 
 
 def pack_weight(weight: QTensor) -> _core.Weight:

@@ -2,7 +2,7 @@
 import numpy as np
 
 from .. import _core
-from .activation import Activation, Fixed, Form, PerToken
+from .activation import Activation, Fixed, PerToken
 
 
 class Norm:
@@ -10,15 +10,20 @@ class Norm:
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None, eps: float, rms: bool):
         self.weight, self.bias, self.eps, self.rms = weight, bias, eps, rms
+        self.arguments = weight, bias, eps, rms
 
     def arrays(self) -> list[np.ndarray]:
         return [a for a in (self.weight, self.bias) if a is not None]
 
+    def form_for(self, readers: tuple) -> PerToken | Fixed | None:
+        """The form that all `readers` (linear layers) want alike, where it can be made in the norm's own pass."""
+        form = readers[0].input_form if readers else None
+        alike = isinstance(form, (PerToken, Fixed)) and all(reader.input_form == form for reader in readers[1:])
+        return form if alike else None
+
     def __call__(self, x: np.ndarray, readers: tuple = (), keep_float: bool = False) -> Activation:
-        """x float32 (tokens, hidden). The codes that all `readers` (linear layers) want alike are made in the same pass, and
-        float32 is left out where nobody reads it."""
-        forms = {reader.input_form for reader in readers}
-        form: Form = next(iter(forms)) if len(forms) == 1 else None
-        fused = form if isinstance(form, (PerToken, Fixed)) else None
-        y, codes, _ = _core.norm(x, self.weight, self.bias, self.eps, self.rms, None, fused, keep_float or fused is None)
-        return Activation(y, {fused: codes} if fused is not None else None)
+        """x float32 (tokens, hidden). The codes that all readers want are made in the same pass, and float32 is left out where
+        nobody reads it."""
+        form = self.form_for(readers)
+        y, codes, _ = _core.norm(x, *self.arguments, None, form, keep_float or form is None)
+        return Activation(y, {form: codes} if form is not None else None)

@@ -8,14 +8,23 @@ from tokenizers import Tokenizer
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
-from .activation import Activation, Fixed
+from .activation import Activation, Fixed, PerHead
 from .attention import Attention, Rotary
 from .batch import Batch, check_tokens
 from .block import Block, FeedForward
 from .config import Config
 from .embedding import Embedding
-from .linear import Linear, QuantizedLinear
+from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
+
+class _Step(NamedTuple):
+    part: Attention | FeedForward
+    norm: Norm
+    readers: tuple  # the layers that read the norm's result
+    keep: str       # see Then
+    site: str
+    stream: Fixed | None
+
 
 MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which changes no result and bounds the memory
 
@@ -33,8 +42,8 @@ class Transformer:
     """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given."""
 
     def __init__(self, config: Config, weights: dict[str, np.ndarray], tokenizer: Tokenizer | None = None):
-        """weights: canonical name → float32 array (see Config.shapes), and biases; kept, not copied, never written
-        to. Raises CqError where they do not fit the configuration."""
+        """weights: canonical name → float32 array (see Config.shapes), and biases; kept, never written to, and copied only where
+        layers that read the same are laid side by side. Raises CqError where they do not fit the configuration."""
         _check_weights(config, weights)
         self.config, self.tokenizer, self.strategy = config, tokenizer, None
         rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta)
@@ -63,8 +72,7 @@ class Transformer:
                               c.num_heads, c.num_kv_heads, c.head_dim, c.causal, rotary)
         ffn = FeedForward(linear("ffn.up", None if c.gated else c.activation), linear("ffn.down"),
                           linear("ffn.gate") if c.gated else None, c.activation)
-        return Block(attention, self._norm(weights, name + ".attention_norm"), ffn, self._norm(weights, name + ".ffn_norm"),
-                     c.norm_first, name)
+        return Block(attention, self._norm(weights, name + ".attention_norm"), ffn, self._norm(weights, name + ".ffn_norm"), name)
 
     # --- running -------------------------------------------------------------------------------------------------------------
 
@@ -73,7 +81,7 @@ class Transformer:
 
         tokens: list of 1-D integer arrays (ragged), or one 2-D array. A sequence's result does not depend on the others.
         Raises CqError for ids out of range, empty or too long sequences, and where an activation becomes NaN or Inf."""
-        return self._run(tokens, lambda x: x.floats())
+        return self._run(tokens, lambda batch: self._hidden(batch).values)
 
     def logits(self, tokens: Iterable) -> list[np.ndarray]:
         """Scores of the next token after each position: list of (len, vocab) float32. Raises UnsupportedError where the model
@@ -118,29 +126,46 @@ class Transformer:
             samples = [self.tokenize(s) if isinstance(s, str) else s for s in samples]
         return check_tokens(samples, self.config.vocab_size, self.config.max_positions)
 
-    def _run(self, tokens: Iterable, last: Callable[[Activation], np.ndarray]) -> list[np.ndarray]:
+    def _run(self, tokens: Iterable, work: Callable[[Batch], np.ndarray]) -> list[np.ndarray]:
         sequences = check_tokens(tokens, self.config.vocab_size, self.config.max_positions)
-        return [rows for batch in _batches(sequences) for rows in batch.split(last(self._hidden(batch)))]
+        return [rows for batch in _batches(sequences) for rows in batch.split(work(batch))]
 
-    def _scores(self, x: Activation) -> np.ndarray:
-        scores = self.head(x).values
+    def _scores(self, batch: Batch) -> np.ndarray:
+        scores = self.head(self._hidden(batch, (self.head,)))
         try:
             _core.min_max(scores)
         except CqError as error:
             raise CqError(f"logits: {error}") from None
         return scores
 
-    def _hidden(self, batch: Batch) -> Activation:
-        head = () if self.head is None else (self.head,)
-        first = self.blocks[0].attention.readers()
-        x = self.embedding(batch.ids, batch.positions, () if self.config.norm_first else first)
-        following = [block.attention.readers() for block in self.blocks[1:]] + [() if self.final_norm else head]
-        for block, readers in zip(self.blocks, following):
-            x = block(x, batch, readers)
-        if self.final_norm is not None:
-            x = self.final_norm(x.values, head, keep_float=True)
+    def _hidden(self, batch: Batch, readers: tuple = ()) -> Activation:
+        """(tokens, hidden) for `readers`, or in float32. Norms stand before each part (Llama), where the sum goes on beside them,
+        or after it (BERT), where their result does."""
+        steps = self._steps(readers)
+        if self.config.norm_first:
+            stream = self.embedding(batch.ids, batch.positions, ()).values
+            x = self.blocks[0].attention_norm(stream, steps[0].part.readers(), keep_float=batch.observe is not None)
+        else:
+            x = self.embedding(batch.ids, batch.positions, steps[0].part.readers())
+            stream = x.values if self.embedding.stream is None else x.take(self.embedding.stream)
+        for step in steps:
+            batch.tap(step.site + "input", x.values)
+            x, stream = step.part(x, batch, step.site, Then(stream, step.norm, step.readers, step.keep, step.stream))
+            if step.keep == "sum":
+                batch.tap(step.site + "sum", stream)
         batch.tap("head.input", x.values)
         return x
+
+    def _steps(self, last_readers: tuple) -> list["_Step"]:
+        """Every attention and feed-forward part in the order of work, with the norm that follows it."""
+        parts = [(block, name) for block in self.blocks for name in ("attention", "ffn")]
+        norms = [getattr(block, name + "_norm") for block, name in parts]
+        if self.config.norm_first:
+            norms = norms[1:] + [self.final_norm]
+        readers = [getattr(block, name).readers() for block, name in parts[1:]] + [last_readers]
+        keep = ["sum" if self.config.norm_first else "normed"] * (len(parts) - 1) + ["normed"]
+        return [_Step(getattr(block, name), norm, reading, kept, f"{block.name}.{name}.", block.streams[name == "ffn"])
+                for (block, name), norm, reading, kept in zip(parts, norms, readers, keep)]
 
     def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
         """Runs one batch (a list of texts or ids) and shows `observe(site, float32 (tokens, n))` what flows where."""
@@ -202,8 +227,9 @@ class Transformer:
             rows.append(Placement(name, layer.runs_in, layer.shape, sum(a.nbytes for a in layer.arrays()), layer.reason))
         if self.strategy is not None:
             rows += [placement for block in self.blocks for placement in _weightless(block)]
-            rows.append(Placement("residual stream and norms", "float32", None, 0,
-                                  "sums over layers keep float32; norms hand codes to the next layer"))
+            coded = all(block.streams[0] is not None for block in self.blocks)
+            rows.append(Placement("residual stream", "static" if coded else "float32", None, 0,
+                                  "" if coded else "sums over layers keep float32; norms hand codes to the next layer"))
         return rows
 
     def __repr__(self) -> str:
@@ -245,10 +271,11 @@ def _weightless(block: Block) -> Iterator[Placement]:
     """Attention's products, and what passes through float32 between int8 layers."""
     attention, ffn = block.attention, block.ffn
     if attention.forms is None:
-        yield Placement(f"{block.name}.attention.scores", "float32", None, 0, "q, k and v are not all static int8")
+        yield Placement(f"{block.name}.attention.scores", "float32", None, 0, "q, k and v are not all int8, or float32 was chosen")
     else:
         detour = "q and k are rotated in float32 before they become int8" if attention.rotary else ""
-        yield Placement(f"{block.name}.attention.scores", "static", None, 0, detour)
+        kind = "dynamic" if isinstance(attention.forms, PerHead) else "static"
+        yield Placement(f"{block.name}.attention.scores", kind, None, 0, detour)
     if ffn.gate is not None and ffn.forms is None:
         yield Placement(f"{block.name}.ffn.gating", "float32", None, 0, "gate and up are not both static int8")
     elif isinstance(ffn.down.input_form, Fixed):

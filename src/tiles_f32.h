@@ -1,0 +1,101 @@
+/* float32 micro-kernels, from float32 and from packed int8. Included by kernel_*.c, which define the lanes. */
+#include "tiles.h"
+
+INLINE void tile_f32(const int R, const int P, const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t k,
+                     int add, float *c, int64_t c_stride) {
+#define GET(r, p) f32x16 c##r##p = R > r && P > p && add ? f32_load(c + r * c_stride + 16 * p) : f32_set(0.0f);
+    EVERY_ACC(GET)
+    for (const float *end = a + k; a < end; a++, b += b_stride) {
+        f32x16 b0 = f32_load(b), b1, b2, b3;
+        if (P > 1) b1 = f32_load(b + 16);
+        if (P > 2) b2 = f32_load(b + 32);
+        if (P > 3) b3 = f32_load(b + 48);
+#define FMA(r, p) c##r##p = f32_fma(x, b##p, c##r##p)
+#define ROW(r) if (R > r) { const f32x16 x = f32_set(a[r * a_stride]); ROW_PANELS(FMA, r) }
+        EVERY_ROW(ROW)
+#undef ROW
+    }
+#define PUT(r, p) f32_store(c + r * c_stride + 16 * p, c##r##p)
+#define ROW(r) ROW_PANELS(PUT, r)
+    EVERY_ROW(ROW)
+#undef ROW
+#undef PUT
+#undef GET
+}
+
+/* Byte j of every lane, as float32, minus the zero point. */
+#define BYTE(w, j, z) f32_from_i32(i32_sub(j == 3 ? i32_sar(w, 24) : i32_sar(i32_shl(w, 24 - 8 * j), 24), z))
+
+INLINE void tile_f32_i8(const int R, const int P, const float *a, int64_t a_stride, const int8_t *b, int64_t panel_stride,
+                        int64_t k, const int32_t *zero_points, float *acc) {
+#define GET(r, p) f32x16 c##r##p = R > r && P > p ? f32_load(acc + r * CQ_TILE + 16 * p) : f32_set(0.0f);
+    EVERY_ACC(GET)
+    const i32x16 none = i32_set(0);
+    const i32x16 z0 = zero_points ? i32_load(zero_points) : none, z1 = P > 1 && zero_points ? i32_load(zero_points + 16) : none;
+    const i32x16 z2 = P > 2 && zero_points ? i32_load(zero_points + 32) : none;
+    const i32x16 z3 = P > 3 && zero_points ? i32_load(zero_points + 48) : none;
+#define STEP(r, p) \
+    if (R > r) c##r##p = f32_fma(f32_set(a[r * a_stride + j]), w, c##r##p);
+#define PANEL(p) \
+    if (P > p) { \
+        const f32x16 w = BYTE(q##p, j, z##p); \
+        STEP(0, p) STEP(1, p) STEP(2, p) STEP(3, p) STEP(4, p) STEP(5, p) \
+    }
+#define ONE(J) { enum { j = J }; PANEL(0) PANEL(1) PANEL(2) PANEL(3) }
+#define WORDS(p) P > p ? i32_load((const int32_t *)(b + p * panel_stride)) : none
+    int64_t left = k;
+    for (; left >= 4; left -= 4, a += 4, b += 64) {
+        const i32x16 q0 = WORDS(0), q1 = WORDS(1), q2 = WORDS(2), q3 = WORDS(3);
+        ONE(0) ONE(1) ONE(2) ONE(3)
+    }
+    if (left) {
+        const i32x16 q0 = WORDS(0), q1 = WORDS(1), q2 = WORDS(2), q3 = WORDS(3);
+        ONE(0)
+        if (left > 1) ONE(1)
+        if (left > 2) ONE(2)
+    }
+#define PUT(r, p) f32_store(acc + r * CQ_TILE + 16 * p, c##r##p)
+#define ROW(r) ROW_PANELS(PUT, r)
+    EVERY_ROW(ROW)
+#undef ROW
+#undef PUT
+#undef GET
+#undef STEP
+}
+
+static void ISA(tile_f32)(const float *a, int64_t a_stride, int rows, const float *b, int64_t b_stride, int panels, int64_t k,
+                          int add, float *c, int64_t c_stride) {
+    CHOOSE(tile_f32, a, a_stride, b, b_stride, k, add, c, c_stride)
+}
+
+static void ISA(tile_f32_i8)(const float *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
+                             int64_t k, const int32_t *zero_points, float *acc) {
+    CHOOSE(tile_f32_i8, a, a_stride, b, panel_stride, k, zero_points, acc)
+}
+
+static void ISA(widen)(const int8_t *panel, int64_t k, const int32_t *zero_points, float *out) {
+    const i32x16 z = zero_points ? i32_load(zero_points) : i32_set(0);
+    for (; k > 0; k -= 4, panel += 64, out += 4 * CQ_TILE) {
+        const i32x16 q = i32_load((const int32_t *)panel);
+        f32_store(out, BYTE(q, 0, z)), f32_store(out + CQ_TILE, BYTE(q, 1, z));
+        f32_store(out + 2 * CQ_TILE, BYTE(q, 2, z)), f32_store(out + 3 * CQ_TILE, BYTE(q, 3, z));
+    }
+}
+
+static double ISA(peak_f32)(int64_t repeats) {
+    f32x16 x = f32_set(0.5f);
+#define ZERO(r, p) f32x16 c##r##p = f32_set(0.0f);
+    EVERY_ACC(ZERO)
+    EVERY_ACC(USE)
+    const int64_t steps = TILE_PANELS == 4 ? 24 : 6;
+    for (int64_t n = 0; n < repeats * 1024; n++) {
+        OPAQUE(x);
+#define FMA1(r) c##r##0 = f32_fma(x, x, c##r##0);
+#define FMA2(r) c##r##1 = f32_fma(x, x, c##r##1), c##r##2 = f32_fma(x, x, c##r##2), c##r##3 = f32_fma(x, x, c##r##3);
+        EVERY_ROW(FMA1)
+        if (TILE_PANELS == 4) { EVERY_ROW(FMA2) }
+    }
+    EVERY_ACC(USE)
+#undef ZERO
+    return (double)repeats * 1024 * (double)steps * 16 * 2;
+}

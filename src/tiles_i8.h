@@ -1,0 +1,118 @@
+/* uint8 x int8 micro-kernels over `dot4`. Included by the kernel_*.c that define it, after epilogue.h. */
+#include "tiles.h"
+
+#define DOT(r, p) c##r##p = dot4(c##r##p, x, b##p)
+#define DOT_ROW(r) if (R > r) { const a_lane x = a_load(a + r * a_stride); ROW_PANELS(DOT, r) }
+/* The whole K: every accumulator c<row><panel> += row of a x panel. */
+#define MULTIPLY(R, P) \
+    for (const int8_t *end = b + groups * 64; b < end; b += 64, a += 4) { \
+        b_lanes b0 = b_load(b), b1, b2, b3; \
+        if (P > 1) b1 = b_load(b + panel_stride); \
+        if (P > 2) b2 = b_load(b + 2 * panel_stride); \
+        if (P > 3) b3 = b_load(b + 3 * panel_stride); \
+        EVERY_ROW(DOT_ROW) \
+    }
+
+INLINE void tile_i8(const int R, const int P, const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride,
+                    int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride) {
+#define FROM(r, p) i32x16 c##r##p = R > r && P > p ? i32_load(start + 16 * p) : i32_set(0);
+    EVERY_ACC(FROM)
+    MULTIPLY(R, P)
+#define PUT(r, p) i32_store(acc + r * acc_stride + 16 * p, c##r##p)
+#define PUT_ROW(r) ROW_PANELS(PUT, r)
+    EVERY_ROW(PUT_ROW)
+#undef PUT_ROW
+#undef PUT
+#undef FROM
+}
+
+static void ISA(tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
+                         int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride) {
+    CHOOSE(tile_i8, a, a_stride, b, panel_stride, groups, start, acc, acc_stride)
+}
+
+#if TILE_PANELS == 4
+/* A whole tile, what follows included, from the registers that hold its sums. */
+INLINE void full_tile(const int to, const cq_activation activation, const int residual, const int per_row, const uint8_t *a,
+                      int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups, const cq_strip *s, int64_t row) {
+    enum { R = CQ_TILE_ROWS, P = TILE_PANELS };
+#define ZEROS(r) const i32x16 z##r = per_row ? i32_set(s->row_zeros[row + r]) : i32_set(0);
+    EVERY_ROW(ZEROS)
+#define FROM(r, p) \
+    i32x16 c##r##p = i32_load(s->start + 16 * p); \
+    if (per_row) c##r##p = i32_sub(c##r##p, i32_mul(z##r, i32_load(s->column_sums + 16 * p)));
+    EVERY_ACC(FROM)
+    MULTIPLY(R, P)
+#define EMIT(r, p) emit(to, activation, residual, per_row, c##r##p, x##r, s, row + r, 16 * p, 16)
+#define EMIT_ROW(r) { const f32x16 x##r = f32_set(per_row && to != TO_I32 ? s->row_scales[row + r] : 1.0f); ROW_PANELS(EMIT, r) }
+    EVERY_ROW(EMIT_ROW)
+#undef EMIT_ROW
+#undef EMIT
+#undef FROM
+#undef ZEROS
+}
+
+INLINE int64_t full_tiles(const int to, const cq_activation activation, const int residual, const int per_row, const uint8_t *a,
+                          int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups, const cq_strip *s) {
+    int64_t row = 0;
+    for (; row + CQ_TILE_ROWS <= s->rows; row += CQ_TILE_ROWS)
+        full_tile(to, activation, residual, per_row, a + row * a_stride, a_stride, b, panel_stride, groups, s, row);
+    return row;
+}
+
+/* The rows that whole tiles of a common kind did; the rest goes the general way. */
+static int64_t from_registers(const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
+                              const cq_strip *s) {
+    if (s->columns < CQ_TILE || s->row_sums || (!s->c && !s->row_scales != !s->row_zeros)) return 0;
+    const int residual = s->residual || s->residual_coded;
+#define TILES(to, activation, residual) \
+    return s->row_zeros ? full_tiles(to, activation, residual, 1, a, a_stride, b, panel_stride, groups, s) \
+                        : full_tiles(to, activation, residual, 0, a, a_stride, b, panel_stride, groups, s)
+    if (s->c) TILES(TO_I32, CQ_IDENTITY, 0);
+    if (s->activation == CQ_IDENTITY && s->out && residual) TILES(TO_F32, CQ_IDENTITY, 1);
+    if (residual) return 0;
+    if (s->activation == CQ_IDENTITY && s->out) TILES(TO_F32, CQ_IDENTITY, 0);
+    if (s->activation == CQ_IDENTITY) TILES(TO_CODES, CQ_IDENTITY, 0);
+    if (s->activation == CQ_GELU && s->out) TILES(TO_F32, CQ_GELU, 0);
+    if (s->activation == CQ_GELU) TILES(TO_CODES, CQ_GELU, 0);
+    return 0;
+#undef TILES
+}
+#else
+#define from_registers(...) 0
+#endif
+
+static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
+                          const cq_strip *s) {
+    _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
+    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL;
+    for (int64_t row = from_registers(a, a_stride, b, panel_stride, groups, s); row < s->rows; row += TILE_ROWS) {
+        const int rows = (int)(s->rows - row < TILE_ROWS ? s->rows - row : TILE_ROWS);
+        for (int p = 0; p < panels; p += TILE_PANELS)
+            ISA(tile_i8)(a + row * a_stride, a_stride, rows, b + p * panel_stride, panel_stride,
+                         panels - p < TILE_PANELS ? panels - p : TILE_PANELS, groups, s->start + p * CQ_PANEL,
+                         acc + p * CQ_PANEL, CQ_TILE);
+        ISA(store_i8)(acc, CQ_TILE, rows, s, row);
+    }
+}
+
+static double ISA(peak_i8)(int64_t repeats) {
+    const uint8_t ones[4] = {1, 1, 1, 1};
+    const int8_t b_bytes[64] = {1};
+    a_lane x = a_load(ones);
+    b_lanes b0 = b_load(b_bytes);
+#define ZERO(r, p) i32x16 c##r##p = i32_set(0);
+    EVERY_ACC(ZERO)
+    EVERY_ACC(USE) /* opaque, or the compiler would see 24 equal sums and make one */
+    const int64_t steps = TILE_PANELS == 4 ? 24 : 4;
+    for (int64_t n = 0; n < repeats * 1024; n++) {
+        OPAQUE(x);
+#define DOT1(r) c##r##0 = dot4(c##r##0, x, b0);
+#define DOT2(r) c##r##1 = dot4(c##r##1, x, b0), c##r##2 = dot4(c##r##2, x, b0), c##r##3 = dot4(c##r##3, x, b0);
+        DOT1(0) DOT1(1) DOT1(2) DOT1(3)
+        if (TILE_PANELS == 4) { DOT1(4) DOT1(5) EVERY_ROW(DOT2) }
+    }
+    EVERY_ACC(USE)
+#undef ZERO
+    return (double)repeats * 1024 * (double)steps * 16 * 4 * 2;
+}
