@@ -73,6 +73,9 @@ INLINE void i32_store_n(int32_t *p, i32x16 x, int64_t n) {
 INLINE i32x16 i32_add(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_add_epi32, a, b); }
 INLINE i32x16 i32_sub(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_sub_epi32, a, b); }
 INLINE i32x16 i32_mul(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_mullo_epi32, a, b); }
+INLINE i32x16 i32_or(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_or_si256, a, b); }
+INLINE i32x16 i32_xor(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_xor_si256, a, b); }
+INLINE i32x16 i32_and(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_and_si256, a, b); }
 INLINE i32x16 i32_max(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_max_epi32, a, b); }
 INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) {
     const __m256i fill = _mm256_set1_epi32(x);
@@ -122,6 +125,17 @@ INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) {
     uint8_t buffer[16];
     _mm_storeu_si128((__m128i *)buffer, all);
     memcpy(p, buffer, (size_t)n);
+}
+
+/* 32 codes of four registers, each in range; packing works inside halves, which are put in order at the end. */
+INLINE __m256i pack32(__m256i a, __m256i b, __m256i c, __m256i d, int is_signed) {
+    const __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d);
+    const __m256i all = is_signed ? _mm256_packs_epi16(ab, cd) : _mm256_packus_epi16(ab, cd);
+    return _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) {
+    _mm256_storeu_si256((__m256i *)p, pack32(a.lo, a.hi, b.lo, b.hi, is_signed));
+    _mm256_storeu_si256((__m256i *)(p + 32), pack32(c.lo, c.hi, d.lo, d.hi, is_signed));
 }
 
 /* Across lanes: i with i + 8, then + 4, + 2, + 1, on every instruction set. */

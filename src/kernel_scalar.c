@@ -48,6 +48,9 @@ INLINE void i32_store_n(int32_t *p, i32x16 x, int64_t n) { memcpy(p, x.v, (size_
 INLINE i32x16 i32_add(i32x16 a, i32x16 b) { return LANES(i32x16, (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i])); }
 INLINE i32x16 i32_sub(i32x16 a, i32x16 b) { return LANES(i32x16, (int32_t)((uint32_t)a.v[i] - (uint32_t)b.v[i])); }
 INLINE i32x16 i32_mul(i32x16 a, i32x16 b) { return LANES(i32x16, (int32_t)((uint32_t)a.v[i] * (uint32_t)b.v[i])); }
+INLINE i32x16 i32_or(i32x16 a, i32x16 b) { return LANES(i32x16, a.v[i] | b.v[i]); }
+INLINE i32x16 i32_xor(i32x16 a, i32x16 b) { return LANES(i32x16, a.v[i] ^ b.v[i]); }
+INLINE i32x16 i32_and(i32x16 a, i32x16 b) { return LANES(i32x16, a.v[i] & b.v[i]); }
 INLINE i32x16 i32_max(i32x16 a, i32x16 b) { return LANES(i32x16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) { return LANES(i32x16, i < n ? a.v[i] : x); }
 INLINE i32x16 i32_shl(i32x16 a, int n) { return LANES(i32x16, (int32_t)((uint32_t)a.v[i] << n)); }
@@ -71,6 +74,11 @@ INLINE i32x16 i32_load_u8(const uint8_t *p, int64_t n) { return LANES(i32x16, i 
 INLINE i32x16 i32_load_s8(const uint8_t *p, int64_t n) { return LANES(i32x16, i < n ? (int8_t)p[i] : 0); }
 INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = (uint8_t)a.v[i];
+}
+
+INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) {
+    (void)is_signed;
+    i32_store_8(p, a, 16), i32_store_8(p + 16, b, 16), i32_store_8(p + 32, c, 16), i32_store_8(p + 48, d, 16);
 }
 
 /* Across lanes: i with i + 8, then + 4, + 2, + 1, on every instruction set. */

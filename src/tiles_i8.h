@@ -44,9 +44,17 @@ INLINE void full_tile(const int to, const cq_activation activation, const int re
     EVERY_ACC(FROM)
     MULTIPLY(R, P)
 #define EMIT(r, p) emit(to, activation, residual, per_row, c##r##p, x##r, s, row + r, 16 * p, 16)
-#define EMIT_ROW(r) { const f32x16 x##r = f32_set(per_row && to != TO_I32 ? s->row_scales[row + r] : 1.0f); ROW_PANELS(EMIT, r) }
+#define VALUE(r, p) value(activation, residual, per_row, c##r##p, x##r, s, row + r, 16 * p, 16)
+#define EMIT_ROW(r) { \
+        const f32x16 x##r = f32_set(per_row && to != TO_I32 ? s->row_scales[row + r] : 1.0f); \
+        if (to == TO_CODES) \
+            encode_64(BY_COLUMN, &e, VALUE(r, 0), VALUE(r, 1), VALUE(r, 2), VALUE(r, 3), s->codes + (row + r) * s->stride); \
+        else ROW_PANELS(EMIT, r) \
+    }
+    const encoding e = {s->code_inverses, s->code_scales, s->code_zeros, s->qmin, s->qmax, s->qmin < 0.0f};
     EVERY_ROW(EMIT_ROW)
 #undef EMIT_ROW
+#undef VALUE
 #undef EMIT
 #undef FROM
 #undef ZEROS
