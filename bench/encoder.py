@@ -9,7 +9,7 @@ from cq.report.samples import Samples, files, read
 from . import minilm
 
 CALIBRATION_SENTENCES = 200
-BATCH, OF_EACH_FILE = 32, 128  # of the stream
+BATCH, OF_EACH_FILE = 32, 96  # of the stream
 
 
 def calibration(model: cq.Transformer) -> list[np.ndarray]:

@@ -59,8 +59,9 @@ def contestants(layer: Layer, x: np.ndarray) -> list[tuple[str, str, str, object
     """(work, name, kind, function without arguments, its result → float32 (M, N))."""
     codes = cq.affine.quantize(x, X_SCALE, np.int32(X_ZERO_POINT), "uint8")
     coded, packed = cq.QTensor(codes, X_SCALE, np.int32(X_ZERO_POINT)), layer.packed
-    decode = {PRODUCT: lambda y: y.astype(np.float32) * layer.coded.scale * X_SCALE,
-              TO_CODES: lambda y: y.dequantize() if isinstance(y, cq.QTensor) else (y.astype(np.float32) - Y_ZERO_POINT) * Y_SCALE}
+    from_codes = lambda y: (y.dequantize() if isinstance(y, cq.QTensor)  # noqa: E731
+                            else (y.astype(np.float32) - Y_ZERO_POINT) * Y_SCALE)
+    decode = {PRODUCT: lambda y: y.astype(np.float32) * layer.coded.scale * X_SCALE, TO_CODES: from_codes}
     found = [
         (PRODUCT, "cq matmul_integer", "int8", lambda: cq.matmul_integer(codes, packed, X_ZERO_POINT)),
         (TO_FLOAT, "cq linear", "int8", lambda: cq.linear(coded, packed)),

@@ -10,7 +10,8 @@ from .measure import Entry, contest, sqnr_db
 
 SHAPES = {"1×16": (1, 16), "1×128": (1, 128), "8×128": (8, 128), "32×64": (32, 64), "16×256": (16, 256)}
 RAGGED, SENTENCES = "32 sentences", 32
-STREAM, STREAM_ROUNDS = "stream of sentences", 3  # a round takes all contestants through the whole stream: half a minute
+STREAM, STREAM_ROUNDS = "stream of sentences", 3  # a round takes every contestant through the whole stream: half a minute
+SORTED = ", sorted by length"
 WORK, ROUNDS = "hidden states", 4
 
 
@@ -44,25 +45,24 @@ def test_model(benchmark, threads, models, rivals, float_model, case):
 
 
 def test_stream(benchmark, threads, models, rivals, float_model):
-    """Batches of 32 sentences: as they come for cq, which pads nothing; for peers as they come and, beside that, sorted by
-    length."""
+    """Batches of 32 sentences: as they come for cq, which pads nothing; for peers as they come and, as rivals of their own,
+    sorted by length."""
     tokens = encoder.stream(float_model)
-    reference = float_model.forward(tokens)
-    entries = []
-    for name, model in models.items():
-        batches = encoder.batches(tokens)
-        call = lambda model=model: [model.forward(batch) for batch in batches]  # noqa: E731
-        outputs = [hidden for batch in call() for hidden in batch]
-        entries.append(entry(name, call, outputs, reference, tokens, float_model, {"order": "as they come"}))
-    ways = {"as they come": range(len(tokens)), "sorted by length": sorted(range(len(tokens)), key=lambda i: len(tokens[i]))}
-    for order, way in ways.items():
+    reference, ragged = float_model.forward(tokens), encoder.batches(tokens)
+    calls, order = {name: [lambda model=model, batch=batch: model.forward(batch) for batch in ragged]
+                    for name, model in models.items()}, {}
+    for suffix, way in (("", range(len(tokens))), (SORTED, sorted(range(len(tokens)), key=lambda i: len(tokens[i])))):
         batches = [encoder.padded(batch) for batch in encoder.batches([tokens[i] for i in way])]
         padding = sum(ids.size for ids, _ in batches) - sum(map(len, tokens))
         for name, prepare in rivals.items():
-            calls = [prepare(ids, mask, False) for ids, mask in batches]
-            call = lambda calls=calls: [one() for one in calls]  # noqa: E731
-            outputs = [None] * len(tokens)
-            for i, hidden in zip(way, (row for one in calls for row in one().copy())):
-                outputs[i] = hidden[:len(tokens[i])]
-            entries.append(entry(name, call, outputs, reference, tokens, float_model, {"order": order, "padding": padding}))
+            calls[name + suffix] = [prepare(ids, mask, False) for ids, mask in batches]
+            order[name + suffix] = way, padding
+    entries = []
+    for name, parts in calls.items():
+        way, padding = order.get(name, (range(len(tokens)), 0))
+        outputs: list = [None] * len(tokens)
+        for i, hidden in zip(way, (hidden.copy() for part in parts for hidden in part())):
+            outputs[i] = hidden[:len(tokens[i])]
+        entries.append(entry(name, lambda parts=parts: [part() for part in parts], outputs, reference, tokens, float_model,
+                             {"padding": padding} if padding else {}))
     contest(benchmark, STREAM, entries, threads, STREAM_ROUNDS, turn_s=0, warm=False)
