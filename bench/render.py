@@ -1,6 +1,8 @@
 """What all tables share: finding rows in results, cells with a number for each number of threads, Markdown. Measures nothing."""
 import statistics
 
+BUSY = 0.5  # load average above the number of cores, which the suite that ran before may have kept busy
+
 
 def is_cq(row: dict) -> bool:
     return row["name"].startswith("cq")
@@ -54,12 +56,14 @@ def peaks(result: dict, kind: str) -> str:
 
 
 def machine(result: dict) -> str:
-    """One line: CPU, libraries and their versions, date."""
+    """CPU, libraries and their versions, date; and a warning where others were using the machine."""
     card = next(iter(result["cards"].values()))
     peers = ("torch", "onnxruntime", "openvino", "nncf", "ctranslate2", "numpy")
     versions = {"cq": card["version"]} | {name: card["versions"].get(name) for name in peers}
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    return (f"{card['cpu']} (family/model {card['cpu_family_model']}), {card['cores']} cores, {card['isa']}; {libraries} "
+    load = max(each["load_average"][0] for each in result["cards"].values())
+    busy = f"Measured on a busy machine (load average {load:.1f}): not to be relied on.  \n" if load > card["cores"] + BUSY else ""
+    return (busy + f"{card['cpu']} (family/model {card['cpu_family_model']}), {card['cores']} cores, {card['isa']}; {libraries} "
             f"({card['numpy_blas']['name']}, {card['numpy_blas']['core']} kernels); {card['date'][:10]}.")
 
 
