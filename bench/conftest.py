@@ -4,7 +4,7 @@ import pytest
 import cq
 
 from . import card, encoder, minilm, peers
-from .peers import ort
+from .peers import ort, vino
 
 CARD = card.card()  # before anything runs, for the load average
 
@@ -41,7 +41,7 @@ def rivals(float_model, calibration, minilm_folder, threads, tmp_path_factory) -
     """Name → a peer's encoder, as `peers` describes them."""
     scratch = tmp_path_factory.mktemp("peers")
     graph = scratch / "float32.onnx"
-    if ort.HAVE:
+    if ort.HAVE or vino.HAVE:
         import onnx
         from safetensors.numpy import load_file
 

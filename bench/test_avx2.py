@@ -8,7 +8,7 @@ from cq.report.bench import operations
 
 from . import card, encoder
 from .measure import Entry, contest
-from .test_gemm import LAYERS, contestants, layer_of
+from .test_gemm import LAYERS, X_SCALE, X_ZERO_POINT, contestants, layer_of
 from .test_model import WORK
 
 MODELS, ROWS, SHAPE = ("BERT-base", "MiniLM-L6"), (32, 128, 512), (8, 128)
@@ -27,8 +27,12 @@ def avx2_only() -> None:
 @pytest.mark.parametrize("model, k, n", [(model, k, n) for model in MODELS for k, n in LAYERS[model]])
 def test_gemm(benchmark, threads, model, k, n, m):
     x = np.random.default_rng(1).standard_normal((m, k), np.float32)
+    layer = layer_of(k, n, threads)
+    codes = cq.affine.quantize(x, X_SCALE, np.int32(X_ZERO_POINT), "uint8")
+    exact = (codes.astype(np.float64) - X_ZERO_POINT) @ layer.coded.data  # float64 holds every sum
+    np.testing.assert_array_equal(cq.matmul_integer(codes, layer.packed, X_ZERO_POINT), exact)
     entries = [Entry("product", name, call, 2.0 * m * k * n, kind, {"model": model})
-               for _, name, kind, call, _ in contestants(layer_of(k, n, threads), x) if name in WANTED]
+               for _, name, kind, call, _ in contestants(layer, x) if name in WANTED]
     contest(benchmark, f"{m}×{k}×{n}", entries, threads, ROUNDS, TURN_S)
 
 
