@@ -19,6 +19,7 @@ from .errors import CqError
 from .formats import load, save
 from .quantize import quantize
 from .report import samples
+from .report.bench import bench
 from .report.compare import compare, default_strategies
 from .strategies import STRATEGIES, Scheme
 from .system import info
@@ -98,6 +99,59 @@ def compare_command(model, data, calibration, metric, names, limit, json_file, m
     _write(markdown_file, report.to_markdown())
     if "-" not in (json_file, markdown_file):
         _console().print(report.table())
+
+
+class _Shape(click.ParamType):
+    """SEQUENCESxLENGTH, as in 8x128."""
+    name = "shape"
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        parts = value.lower().replace("×", "x").split("x")
+        if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+            self.fail(f"wanted SEQUENCESxLENGTH, like 8x128, got {value!r}", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+@main.command("bench", short_help="Time a model, beside what the machine can do.")
+@click.argument("model", required=False)
+@click.option("--strategy", "names", multiple=True, type=click.Choice(["float32", *STRATEGIES]), help="Only these; may be "
+              "repeated. Without it: all, static only where there is something to calibrate on.")
+@click.option("--shape", "shapes", multiple=True, type=_Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of random "
+              "tokens; may be repeated. Without it: 1x16 and 8x128.")
+@click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs.")
+@click.option("--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON; - is stdout.")
+def bench_command(model, names, shapes, calibration, profiled, json_file) -> None:
+    """Milliseconds, tokens per second and percent of the machine's peak, strategy by strategy.
+
+    MODEL is a Hugging Face folder, .safetensors, .npz or a cq checkpoint (one already quantized is timed as it is); without
+    it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
+    _check_target(json_file)
+    title = model or samples.shipped_model().name
+    calibration = calibration or (() if model else [samples.shipped_model() / "calibration.txt"])
+    model = load(model or samples.shipped_model())
+    if model.strategy and (names or calibration):
+        raise click.UsageError(f"{title} is already quantized ({model.strategy.name}): --strategy and --calibration are for "
+                               "its float32 original")
+    with _progress() as progress:
+        models = {model.strategy.name: model} if model.strategy else _strategies(model, names, calibration, progress)
+        report = bench(title, models, shapes or [(1, 16), (8, 128)], profiled, progress)
+    _write(json_file, report.to_json() + "\n")
+    if json_file != "-":
+        _console().print(report.show())
+
+
+def _strategies(model, names, calibration, progress) -> dict:
+    """Name → the float32 model, and it quantized by each strategy named, or by all that can be."""
+    names = names or ["float32", *(name for name in STRATEGIES if name != "static" or calibration)]
+    if calibration and "static" not in names:
+        raise click.UsageError("--calibration is for static, which --strategy leaves out")
+    found = {}
+    for name in dict.fromkeys(names):
+        given = _calibration(calibration, model) if name == "static" else None
+        found[name] = model if name == "float32" else quantize(model, STRATEGIES[name](), given,
+                                                               lambda done, total: progress("calibrate", done, total))
+    return found
 
 
 @main.command("quantize")
