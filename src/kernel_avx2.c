@@ -44,6 +44,12 @@ INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_max_ps, a,
 INLINE int f32_any_not_below(f32x16 a, f32x16 b) { /* NaN too */
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_NLT_UQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_NLT_UQ)));
 }
+INLINE __m256 where_zero(__m256 x, __m256 yes, __m256 no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ));
+}
+INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) {
+    return (f32x16){where_zero(x.lo, yes.lo, no.lo), where_zero(x.hi, yes.hi, no.hi)};
+}
 INLINE f32x16 f32_abs(f32x16 a) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     return (f32x16){_mm256_and_ps(a.lo, magnitude), _mm256_and_ps(a.hi, magnitude)};

@@ -30,6 +30,9 @@ INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, 
 INLINE f32x16 f32_min(f32x16 a, f32x16 b) { return _mm512_min_ps(a, b); } /* a < b ? a : b */
 INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); } /* a > b ? a : b */
 INLINE int f32_any_not_below(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ) != 0; } /* NaN too */
+INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) {
+    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ), yes);
+}
 INLINE f32x16 f32_abs(f32x16 a) { return _mm512_abs_ps(a); }
 INLINE f32x16 f32_round(f32x16 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE f32x16 f32_keep_n(f32x16 a, int64_t n) { return _mm512_maskz_mov_ps(first(n), a); }

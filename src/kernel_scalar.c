@@ -34,6 +34,7 @@ INLINE int f32_any_not_below(f32x16 a, f32x16 b) { /* NaN too */
         if (!(a.v[i] < b.v[i])) return 1;
     return 0;
 }
+INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) { return LANES(f32x16, x.v[i] == 0.0f ? yes.v[i] : no.v[i]); }
 INLINE f32x16 f32_abs(f32x16 a) { return LANES(f32x16, fabsf(a.v[i])); }
 INLINE f32x16 f32_round(f32x16 a) { return LANES(f32x16, rintf(a.v[i])); }
 INLINE f32x16 f32_fill_n(f32x16 a, int64_t n, float x) { return LANES(f32x16, i < n ? a.v[i] : x); }

@@ -125,7 +125,8 @@ INLINE i32x16 lanes_encode(f32x16 x, f32x16 inverse, f32x16 scale, f32x16 zero_p
     return i32_from_f32(f32_min(f32_max(f32_add(q, zero_point), qmin), qmax));
 }
 
-/* How four vectors become 64 codes: parameters of every column, of every vector, or one for all. Where one inverse is NaN all are. */
+/* How four vectors become 64 codes: parameters of every column, of every vector, or one for all. Where one inverse is NaN all are.
+ * Packing saturates; before it only what int32 cannot hold is cut, and -128 where codes are symmetric. */
 enum { BY_COLUMN, BY_VECTOR, BY_ONE };
 typedef struct {
     const float *inverses, *scales, *zeros;
@@ -134,7 +135,7 @@ typedef struct {
 } encoding;
 
 #define FOUR(X) X(0) X(1) X(2) X(3)
-INLINE void encode_64(const int by, const encoding *e, f32x16 x0, f32x16 x1, f32x16 x2, f32x16 x3, uint8_t *to) {
+INLINE void encode_64(const int by, const int clip, const encoding *e, f32x16 x0, f32x16 x1, f32x16 x2, f32x16 x3, uint8_t *to) {
 #define OF(array, p) (by == BY_COLUMN ? f32_load(e->array + 16 * p) : f32_set(e->array[by == BY_VECTOR ? p : 0]))
 #define ROUND(p) const f32x16 t##p = f32_mul(x##p, OF(inverses, p)); f32x16 q##p = f32_round(t##p);
 #define OFF(p) f32_abs(f32_sub(t##p, q##p))
@@ -144,10 +145,22 @@ INLINE void encode_64(const int by, const encoding *e, f32x16 x0, f32x16 x1, f32
 #define DIVIDE(p) q##p = f32_round(f32_div(x##p, OF(scales, p)));
         FOUR(DIVIDE)
     }
-    const f32x16 least = f32_set(e->qmin), most = f32_set(e->qmax);
-#define CLIP(p) i32_from_f32(f32_min(f32_max(f32_add(q##p, OF(zeros, p)), least), most))
-    i32_store_8x4(to, CLIP(0), CLIP(1), CLIP(2), CLIP(3), e->is_signed);
-#undef CLIP
+#define ADD_ZERO(p) q##p = f32_add(q##p, OF(zeros, p));
+    FOUR(ADD_ZERO)
+    if (clip) {
+        const f32x16 most = f32_set(e->qmax);
+#define CUT(p) q##p = f32_min(q##p, most);
+        FOUR(CUT)
+        if (e->qmin == -127.0f) {
+            const f32x16 least = f32_set(e->qmin);
+#define RAISE(p) q##p = f32_max(q##p, least);
+            FOUR(RAISE)
+        }
+    }
+    i32_store_8x4(to, i32_from_f32(q0), i32_from_f32(q1), i32_from_f32(q2), i32_from_f32(q3), e->is_signed);
+#undef RAISE
+#undef CUT
+#undef ADD_ZERO
 #undef DIVIDE
 #undef OFF
 #undef ROUND
@@ -155,10 +168,10 @@ INLINE void encode_64(const int by, const encoding *e, f32x16 x0, f32x16 x1, f32
 }
 
 /* n elements with one set of parameters. */
-INLINE void encode_span(const float *x, int64_t n, const encoding *e, uint8_t *codes) {
+INLINE void encode_span(const int clip, const float *x, int64_t n, const encoding *e, uint8_t *codes) {
     int64_t at = 0;
     for (; at + 64 <= n; at += 64)
-        encode_64(BY_ONE, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48), codes + at);
+        encode_64(BY_ONE, clip, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48), codes + at);
     const f32x16 inverse = f32_set(*e->inverses), scale = f32_set(*e->scales), zero = f32_set(*e->zeros);
     EACH_16(i, n - at, width, {
         const f32x16 v = load_some(x + at + i, width);
@@ -174,26 +187,38 @@ INLINE int quantize_row(const float *x, int64_t n, const cq_codes *out, encoding
     cq_row_params(out->symmetric ? -hi : lo, hi, out->is_signed, out->symmetric, scale, zero_point);
     zero = (float)*zero_point, inverse = cq_inverse(*scale);
     e->inverses = &inverse, e->scales = scale, e->zeros = &zero;
-    encode_span(x, n, e, codes);
+    encode_span(0, x, n, e, codes); /* nothing lies further out than a code or two */
     return 1;
 }
 
 /* Symmetric ones of each group's own, groups of whole vectors in a row of whole fours of them. */
 INLINE int quantize_groups(const float *x, int64_t n, const cq_codes *out, encoding *e, uint8_t *codes, float *scales,
                            int32_t *zero_points) {
+    enum { SOME = 16 }; /* groups at a time, whose parameters are one vector */
     const int64_t group = out->group, groups = n / group;
     const float zero[4] = {0};
+    _Alignas(64) float hi[SOME] = {0}, inverses[SOME];
     int finite = 1;
-    for (int64_t g = 0; g < groups; g++) finite &= abs_max(x + g * group, group, scales + g);
-    for (int64_t g = 0; g < groups; g++) cq_row_params(-scales[g], scales[g], 1, 1, scales + g, zero_points + g);
     e->zeros = zero;
-    for (int64_t i = 0; i < n; i += 64) {
-        float scale[4], inverse[4];
-        for (int p = 0; p < 4; p++) scale[p] = scales[(i + 16 * p) / group], inverse[p] = cq_inverse(scale[p]);
-        for (int p = 1; p < 4; p++) inverse[0] += 0.0f * inverse[p];
-        for (int p = 1; p < 4; p++) inverse[p] += 0.0f * inverse[0];
-        e->scales = scale, e->inverses = inverse;
-        encode_64(BY_VECTOR, e, f32_load(x + i), f32_load(x + i + 16), f32_load(x + i + 32), f32_load(x + i + 48), codes + i);
+    for (int64_t first = 0; first < groups; first += SOME) {
+        const int64_t some = groups - first < SOME ? groups - first : SOME;
+        for (int64_t g = 0; g < some; g++) finite &= abs_max(x + (first + g) * group, group, hi + g);
+        const f32x16 most = f32_load(hi), scale = f32_max(f32_div(most, f32_set(127.0f)), f32_set(FLT_MIN));
+        const f32x16 or_one = f32_where_zero(most, f32_set(1.0f), scale);
+        store_some(scales + first, or_one, some);
+        f32_store(inverses, f32_div(f32_set(1.0f), or_one)); /* a 127th of anything has one */
+        memset(zero_points + first, 0, (size_t)some * 4);
+        for (int64_t at = 0; at < some * group; at += 64) {
+            const float *from = x + first * group + at;
+            float scale4[4], inverse4[4];
+            for (int p = 0; p < 4; p++) {
+                const int64_t g = (at + 16 * p) / group;
+                scale4[p] = scales[first + g], inverse4[p] = inverses[g];
+            }
+            e->scales = scale4, e->inverses = inverse4;
+            encode_64(BY_VECTOR, 0, e, f32_load(from), f32_load(from + 16), f32_load(from + 32), f32_load(from + 48),
+                      codes + first * group + at);
+        }
     }
     return finite;
 }
@@ -228,7 +253,7 @@ static int ISA(quantize)(const float *x, int64_t n, const cq_codes *out, int64_t
         finite = abs_max(x, n, &hi);
         e.inverses = &inverse, e.scales = &out->scale, e.zeros = &zero;
         if (out->column_scales) quantize_columns(x, n, out, codes, &e);
-        else encode_span(x, n, &e, codes);
+        else encode_span(1, x, n, &e, codes);
     }
     if (out->row_sums) {
         i32x16 sum = i32_set(0);

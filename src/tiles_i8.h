@@ -48,7 +48,7 @@ INLINE void full_tile(const int to, const cq_activation activation, const int re
 #define EMIT_ROW(r) { \
         const f32x16 x##r = f32_set(per_row && to != TO_I32 ? s->row_scales[row + r] : 1.0f); \
         if (to == TO_CODES) \
-            encode_64(BY_COLUMN, &e, VALUE(r, 0), VALUE(r, 1), VALUE(r, 2), VALUE(r, 3), s->codes + (row + r) * s->stride); \
+            encode_64(BY_COLUMN, 1, &e, VALUE(r, 0), VALUE(r, 1), VALUE(r, 2), VALUE(r, 3), s->codes + (row + r) * s->stride); \
         else ROW_PANELS(EMIT, r) \
     }
     const encoding e = {s->code_inverses, s->code_scales, s->code_zeros, s->qmin, s->qmax, s->qmin < 0.0f};
