@@ -25,7 +25,7 @@ STREAMS = {
     "constant": lambda rng, n: np.full(n, 0.7),
     "zero": lambda rng, n: np.zeros(n),
     "tiny": lambda rng, n: rng.standard_normal(n) * 1e-12,
-    "huge": lambda rng, n: rng.standard_normal(n) * 1e20,
+    "huge": lambda rng, n: rng.standard_normal(n) * 1e12,
 }
 
 
@@ -70,6 +70,14 @@ def test_torch_per_channel(symmetric, axis):
             theirs(torch.from_numpy(x))
         for got, wanted in zip(fed(mine, arrays).qparams("int8", symmetric), theirs.calculate_qparams(), strict=True):
             np.testing.assert_array_equal(got, wanted.numpy())
+
+
+def test_torch_where_cubes_overflow():
+    theirs = ao.HistogramObserver()
+    arrays = [x * np.float32(1e20) for x in stream("normal")]
+    for x in arrays:
+        theirs(torch.from_numpy(x))
+    assert fed(like_torch.Histogram(), arrays).qparams() == tuple(value.item() for value in theirs.calculate_qparams())
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -61,20 +61,26 @@ class MovingAverage(Observer):
     def _update(self, x: np.ndarray, lo: np.ndarray, hi: np.ndarray, order: int | None) -> None:
         if order is None:
             order = int(self._places.max()) + 1
+        self._make_room()
         slot = order % self._window
-        self._take(np.array([slot]), np.array([order]), np.stack([-lo, hi])[:, None])
+        ends = np.stack([-lo, hi])
+        if order == self._places[slot]:
+            self._ends[:, slot] = np.maximum(self._ends[:, slot], ends)
+        elif order > self._places[slot]:
+            self._ends[:, slot], self._places[slot] = ends, order
 
     def _merge(self, other: Self) -> None:
-        slots = np.flatnonzero(other._places >= 0)
-        self._take(slots, other._places[slots], other._ends[:, slots])
+        self._make_room()
+        per_end = (self._window, *(1 for _ in self._shape))
+        same = (self._places == other._places).reshape(per_end)  # empty slots too, which hold 0
+        later = other._places > self._places
+        np.maximum(self._ends, other._ends, out=self._ends, where=same)
+        np.copyto(self._ends, other._ends, where=later.reshape(per_end))
+        np.copyto(self._places, other._places, where=later)
 
-    def _take(self, slots: np.ndarray, places: np.ndarray, ends: np.ndarray) -> None:
+    def _make_room(self) -> None:
         if self._ends is None:
             self._ends = np.zeros((2, self._window, *self._shape), np.float32)
-        same, later = places == self._places[slots], places > self._places[slots]
-        self._ends[:, slots[same]] = np.maximum(self._ends[:, slots[same]], ends[:, same])
-        self._ends[:, slots[later]] = ends[:, later]
-        self._places[slots[later]] = places[later]
 
     def _range(self, dtype: DTypeLike, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
         slots = np.argsort(self._places)
