@@ -46,7 +46,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static, calibr
         elif calibration.observer != strategy.observer:
             raise CqError(f"calibration: made by observer {calibration.observer!r}, the strategy wants {strategy.observer!r}")
     elif calibration is not None or executor is not None:
-        raise CqError(f"calibration, executor: only Static uses samples; leave both out for {type(strategy).__name__}")
+        name = "executor" if calibration is None else "calibration"
+        raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
     return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from cq import affine
-from cq.errors import CalibrationError, CqError
+from cq.errors import CalibrationError, CqError, UnsupportedError
 
 
 class Observer(ABC):
@@ -22,9 +22,7 @@ class Observer(ABC):
     """
 
     def __init__(self, axis: int | None = None) -> None:
-        if axis is not None and (isinstance(axis, bool) or not isinstance(axis, Integral)):
-            raise CqError(f"axis: got {axis!r}, wanted None or a whole number")
-        self.axis = None if axis is None else int(axis)
+        self.axis = None if axis is None else whole(axis, "axis", -64, 63, "None or a whole number that an axis may have")
         self._shape: tuple[int, ...] | None = None  # of the ranges: () or (channels,); None before any data
 
     @property
@@ -41,8 +39,8 @@ class Observer(ABC):
         it, `x` comes after all that this observer has seen. Raises CqError, with nothing changed, for NaN and Inf among
         what counts, other types, a mask that does not fit, and another number of channels than before.
         """
-        if order is not None and (isinstance(order, bool) or not isinstance(order, Integral) or order < 0):
-            raise CqError(f"order: got {order!r}, wanted None or a whole number from 0")
+        if order is not None:
+            order = whole(order, "order", 0, 2**62, "None or a whole number from 0")
         x = _array(x)
         axis = None if self.axis is None else _from_the_end(self.axis, x.shape)
         if keep is not None:
@@ -99,6 +97,25 @@ class Observer(ABC):
 
     @abstractmethod
     def _range(self, dtype: DTypeLike, symmetric: bool) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class Ordered(Observer):
+    """An observer whose result depends on the order of the arrays, and which nobody can merge therefore."""
+
+    def merge(self, other: Self) -> Self:
+        """Always raises UnsupportedError."""
+        self._merge(other)
+        return self
+
+    def _merge(self, other: Self) -> None:
+        raise UnsupportedError(f"{self!r} gives parameters that depend on the order of the arrays: it cannot merge")
+
+
+def whole(value: object, name: str, least: int, most: int, wanted: str) -> int:
+    """`value` as an int where least <= value <= most; else CqError saying what was wanted."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        raise CqError(f"{name}: got {value!r}, wanted {wanted}")
+    return int(value)
 
 
 def number(value: object, name: str, wanted: str, low: float, high: float) -> float:

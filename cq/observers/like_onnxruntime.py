@@ -6,32 +6,21 @@ collect() there, which is given all batches of one collect_data() call together.
 there.
 """
 
-from typing import Self
-
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cq.errors import CqError, UnsupportedError
-from cq.observers.base import Observer, number
+from cq.observers.base import Ordered, number, whole
 
 
-class _Collected(Observer):
+class _Collected(Ordered):
     """A histogram of even bins over [-t, t] or, of magnitudes, [0, t], that grows by whole bins where a later t is larger."""
 
     def __init__(self, bins: int, magnitudes: bool) -> None:
         super().__init__()
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-            raise CqError(f"bins: got {bins!r}, wanted a whole number from 2")
-        self.bins, self._magnitudes = bins, magnitudes
+        self.bins, self._magnitudes = whole(bins, "bins", 2, 1 << 24, "a whole number from 2 to 2**24"), magnitudes
         self._lo, self._hi = np.float32(np.inf), np.float32(-np.inf)
+        self._threshold = np.float32(0)
         self._counts, self._edges = np.zeros(0, np.int64), np.zeros(0, np.float32)
-
-    def merge(self, other: Self) -> Self:
-        """Always raises UnsupportedError: the result depends on the order of the arrays."""
-        raise UnsupportedError(f"{self!r} follows ONNX Runtime, whose parameters depend on the order of arrays: it cannot merge")
-
-    def _merge(self, other: Self) -> None:
-        raise AssertionError("merge() never comes here")
 
     def _update(self, x: np.ndarray, lo: np.ndarray, hi: np.ndarray, order: int | None) -> None:
         self._lo, self._hi = np.minimum(self._lo, lo), np.maximum(self._hi, hi)
@@ -109,9 +98,7 @@ class Entropy(_Collected):
 
     def __init__(self, bins: int = 128, levels: int = 128) -> None:
         super().__init__(bins, False)
-        if isinstance(levels, bool) or not isinstance(levels, int) or not 2 <= levels <= bins:
-            raise CqError(f"levels: got {levels!r}, wanted a whole number from 2 to the number of bins, {bins}")
-        self.levels = levels
+        self.levels = whole(levels, "levels", 2, self.bins, f"a whole number from 2 to the number of bins, {bins}")
 
     def _settings(self) -> dict[str, object]:
         return {"bins": self.bins, "levels": self.levels}

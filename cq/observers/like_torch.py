@@ -5,15 +5,13 @@ absmax / 127.5, and uint8 codes that are symmetric around 128.
 """
 
 from bisect import bisect_left, bisect_right
-from typing import Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from cq import affine
-from cq.errors import CqError, UnsupportedError
 from cq.observers import extremes
-from cq.observers.base import Observer
+from cq.observers.base import Observer, Ordered, whole
 
 EPS = np.finfo(np.float32).eps
 
@@ -40,7 +38,7 @@ class MovingAverage(_TorchParameters, extremes.MovingAverage):
     cq.observers.MovingAverage."""
 
 
-class Histogram(_TorchParameters):
+class Histogram(_TorchParameters, Ordered):
     """HistogramObserver, per tensor: even bins over the range so far, mapped onto wider ones when that grows; from both
     ends quantiles are cut off, in steps of 1e-5, until the squared error of 256 codes rises.
 
@@ -52,18 +50,9 @@ class Histogram(_TorchParameters):
 
     def __init__(self, bins: int = 2048) -> None:
         super().__init__()
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-            raise CqError(f"bins: got {bins!r}, wanted a whole number from 2")
-        self.bins = bins
+        self.bins = whole(bins, "bins", 2, 1 << 20, "a whole number from 2 to 2**20")
         self._lo, self._hi = np.float32(np.inf), np.float32(-np.inf)
         self._counts = np.zeros(bins, np.float32)
-
-    def merge(self, other: Self) -> Self:
-        """Always raises UnsupportedError: the result depends on the order of the arrays."""
-        raise UnsupportedError(f"{self!r} gives torch's parameters, which depend on the order of the arrays: it cannot merge")
-
-    def _merge(self, other: Self) -> None:
-        raise AssertionError("merge() never comes here")
 
     def _settings(self) -> dict[str, object]:
         return {"bins": self.bins}
