@@ -159,7 +159,7 @@ def _work(run: str, model: Transformer | None, prototype: observers.Observer, ta
     """In a worker: what is seen of the task's samples, or None where the run's model is not here."""
     if model is not None:
         _models.clear()
-        _models[run] = model
+        _models[run] = copy.deepcopy(model)  # Dask hands over views into its message, unaligned at times
     elif run not in _models:
         return None
     halves = {}, {}
