@@ -123,6 +123,20 @@ def test_quantize_saves_what_the_library_would(run, tiny_encoder, prose, tmp_pat
         np.testing.assert_array_equal(quantized.embed(["a text"]), expected.embed(["a text"]))
 
 
+def test_quantize_static_by_an_observer(run, tiny_encoder, prose, tmp_path):
+    """The choice is kept in the checkpoint, and the user hears whether the samples were enough."""
+    out = tmp_path / "static.safetensors"
+    for options, observer in ((["--observer", "percentile:99.9"], "percentile:99.9"), (["--textbook"], "minmax"),
+                              (["--textbook", "--observer", "entropy"], "entropy"), ([], "mse")):
+        text = run("quantize", tiny_encoder, out, "--strategy", "static", "--calibration", prose, "--force", *options)
+        assert "calibrated on" in text and "samples: half of them give ranges that differ by" in text
+        assert cq.load(out).strategy.observer == observer
+    single = tmp_path / "one.txt"
+    single.write_text("one line\n")
+    text = run("quantize", tiny_encoder, out, "--strategy", "static", "--calibration", single, "--force")
+    assert "calibrated on 1 sample: too few to say" in text
+
+
 def test_quantize_textbook_include_exclude(run, tiny_encoder, tmp_path):
     out = tmp_path / "out.safetensors"
     run("quantize", tiny_encoder, out, "--strategy", "dynamic", "--textbook", "--include", "layers.*", "--exclude", "*.down")
@@ -201,6 +215,8 @@ def test_embed_reads_lines_and_writes_npy(run, tiny_encoder, tmp_path):
     (["quantize", "MODEL", "no/such/out", "--strategy", "dynamic"], 1, "cannot write no/such/out"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "static"], 1, "calibrat"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--observer", "mse"], 2, "--observer is for static"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--observer", "best"], 1, "minmax, moving_average"),
     (["inspect", "PAIRS"], 1, "pairs.tsv"),
     (["embed", "MODEL"], 2, "no texts"),
     (["embed", "MODEL", "a", "--output", "a.txt"], 2, "--output writes .npy"),
