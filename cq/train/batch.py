@@ -23,3 +23,7 @@ class Packed:
         back = np.empty_like(self.order)
         back[self.order] = np.arange(len(back))
         return [parts[i] for i in back]
+
+    def join(self, parts: list[np.ndarray]) -> np.ndarray:
+        """The inverse of `split`: a new array (tokens, n)."""
+        return np.concatenate([parts[i] for i in self.order])

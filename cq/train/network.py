@@ -101,6 +101,20 @@ class Network:
                 fake = WeightRange(name, scheme, scheme.weight_granularity)
         return Linear(self.parameters, self._weight_name(name), f"{name}.bias", fake, kind, self.recipe.fixed)
 
+    # --- what was learned ---------------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Canonical name → a copy of the weight, float as it is trained."""
+        return {name: array.copy() for name, array in self.parameters.values.items() if not name.endswith(".scale")}
+
+    def ranges(self) -> dict[str, tuple[float, int]]:
+        """Place → scale and zero point of static activations."""
+        return {site: fake.params() for site, fake in self.sites.items()} if self.recipe.fixed else {}
+
+    def scales(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Linear layer → learned scale and zero point of its weight, where they are learned."""
+        return {name: linear.fake.params() for name, linear in self.linears.items() if isinstance(linear.fake, LearnedWeight)}
+
     # --- running -------------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
