@@ -31,8 +31,10 @@ def _gelu(x: np.ndarray, y: np.ndarray, slope: np.ndarray) -> None:
         y += a / 2
         y *= t
     y *= density  # P(-|x|)
-    np.subtract(1, y, out=t)
-    np.copyto(y, t, where=x > 0)
+    np.subtract(0.5, y, out=y)
+    np.multiply(x, 1e25, out=t)
+    y *= np.clip(t, -1, 1, out=t)  # the sign of x, faster than by any mask
+    y += 0.5
     density *= (2 * np.pi) ** -0.5
     density *= x
     np.add(y, density, out=slope)

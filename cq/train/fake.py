@@ -152,7 +152,8 @@ class Learned(Ranged):
 
 class WeightRange:
     """Codes of a weight (outputs, inputs) by its own smallest and largest elements, as the conversion makes them: per tensor,
-    per output, or per group of inputs. Nothing is clipped, so gradients pass unchanged."""
+    per output, or per group of inputs. Nothing is clipped (affine, the two ends' half steps are), so gradients pass unchanged."""
+    clips = False
 
     def __init__(self, name: str, scheme: Scheme, granularity: str):
         self.name, self.scheme, self.granularity = name, scheme, granularity
@@ -171,7 +172,7 @@ class WeightRange:
         step, low, high = scale, qmin - zero_point, qmax - zero_point
         if scale.ndim:
             step, low, high = (np.asarray(p, w.dtype)[:, None] for p in (step, low, high))
-        codes, outside = to_codes(w, step, low, high, True)
+        codes, outside = to_codes(w, step, low, high, self.clips or not self.scheme.weight_symmetric)
         return Codes(codes, scale), outside
 
     def _grouped(self, w: np.ndarray) -> np.ndarray:
@@ -186,6 +187,7 @@ class WeightRange:
 
 class LearnedWeight(WeightRange):
     """A weight's codes at learned scales, () or one per output (outputs,); zero points rest."""
+    clips = True
 
     def __init__(self, name: str, scheme: Scheme, scale: np.ndarray, zero_point: np.ndarray):
         super().__init__(name, scheme, "per_channel" if scale.ndim else "per_tensor")

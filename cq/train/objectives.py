@@ -39,6 +39,7 @@ class Distillation:
 
     def __init__(self, model: Transformer, network: Network):
         self.model, self.network = model, network
+        self._embeddings: dict[bytes, np.ndarray] = {}  # of samples seen, by their ids: epochs after the first need no teacher
 
     def samples(self, data: Iterable) -> list[np.ndarray]:
         return _listed(self.model, data)
@@ -51,14 +52,22 @@ class Distillation:
             loss, gradients = losses.logit_distillation(logits, self.model.logits(samples))
             self.network.backward(logits=batch.join(gradients))
             return loss
-        hidden, targets = batch.split(hidden), self.model.forward(samples)
+        hidden = batch.split(hidden)
         if config.pooling is None:
-            loss, gradients = losses.hidden_distillation(hidden, targets)
+            loss, gradients = losses.hidden_distillation(hidden, self.model.forward(samples))
         else:
-            loss, gradient = losses.embedding_distillation(losses.pool(hidden, config), losses.pool(targets, config))
+            loss, gradient = losses.embedding_distillation(losses.pool(hidden, config), self._targets(samples))
             gradients = losses.pool_back(gradient, hidden, config)
         self.network.backward(hidden=batch.join(gradients))
         return loss
+
+    def _targets(self, samples: list[np.ndarray]) -> np.ndarray:
+        """The float32 model's embeddings (n, dim)."""
+        new = list({key: ids for ids in samples if (key := ids.tobytes()) not in self._embeddings}.values())
+        if new:
+            rows = losses.pool(self.model.forward(new), self.model.config)
+            self._embeddings |= {ids.tobytes(): row for ids, row in zip(new, rows)}
+        return np.stack([self._embeddings[ids.tobytes()] for ids in samples])
 
 
 class Pairs:

@@ -1,0 +1,45 @@
+"""A step of quantization-aware training of all-MiniLM-L6-v2 beside torch's: the same batch, loss and optimizer."""
+import numpy as np
+import pytest
+
+import cq
+from cq.train.loop import weights_of
+from cq.train.network import Network
+from cq.train.objectives import Distillation
+from cq.train.optimizer import AdamW
+from cq.train.recipe import Recipe
+
+from . import minilm
+from .measure import Entry, contest
+from .test_model import RAGGED, operations, padded, sequences
+
+torch_qat = pytest.importorskip("bench.torch_qat")
+
+
+@pytest.mark.parametrize("case", ["8×128", RAGGED], ids=["8x128", "32-sentences"])
+def test_step(benchmark, threads, minilm_folder, case):
+    model = cq.load(minilm_folder)
+    tokens = sequences(case, model)
+    network = Network(Recipe(model.config, cq.Static()), weights_of(model))
+    optimizer, objective = AdamW(network.parameters, 0.0, (0.9, 0.999)), Distillation(model, network)
+
+    def ours() -> float:
+        network.parameters.clear()
+        loss = objective(tokens)
+        network.settle()
+        optimizer.step(1e-5, 1.0)
+        network.refresh()
+        return loss
+
+    torch = torch_qat.torch
+    ids, mask = (torch.tensor(array) for array in padded(tokens))
+    targets = torch.tensor(model.embed(tokens))
+    step = torch_qat.step_of(model.config, weights_of(model), threads)
+    losses = np.array([[ours(), step(ids, mask, targets)] for _ in range(2)])
+    assert np.ptp(losses, axis=1).max() < 0.3 * losses.max(), f"the two train differently: {losses}"
+    count = sum(map(len, tokens))
+    note = {"padding": f"computes {ids.numel()} tokens, {ids.numel() - count} of them padding"} if ids.numel() > count else {}
+    work = 3 * operations(model.config, tokens)
+    contest(benchmark, case, [Entry("QAT step", "cq QAT step", ours, work, "float32", {"tokens": count}),
+                              Entry("QAT step", "torch QAT step", lambda: step(ids, mask, targets), work, "float32",
+                                    {"tokens": count} | note)], threads, rounds=3)
