@@ -3,7 +3,8 @@ same places. Knows no timing."""
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
+from torch.ao.quantization import (FusedMovingAvgObsFakeQuantize, MovingAverageMinMaxObserver,
+                                   MovingAveragePerChannelMinMaxObserver)
 
 
 def _activation() -> FusedMovingAvgObsFakeQuantize:

@@ -12,7 +12,6 @@ from .strategies import QAT, Dynamic, Scheme, Static, Training, WeightOnly
 from .system import info, set_num_threads
 from .train import train
 
-__all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "PackedWeight", "QAT", "QTensor", "Scheme", "Static",
-           "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "info", "linear", "load", "matmul_integer", "observers",
-           "pack", "quantize", "quantize_tensor", "save", "set_num_threads",
-           "train"]
+__all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "PackedWeight", "QAT", "QTensor", "Scheme",
+           "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "info", "linear", "load",
+           "matmul_integer", "observers", "pack", "quantize", "quantize_tensor", "save", "set_num_threads", "train"]

@@ -140,9 +140,10 @@ class Training:
             value = getattr(self, name)
             if type(value) is not int or not least <= value < 2**31:
                 raise CqError(f"{what}: {name} must be a whole number of at least {least}, got {value!r}")
-        for name, least in (("learning_rate", 0), ("weight_decay", 0), ("clip_norm", 0)):
+        for name in ("learning_rate", "weight_decay", "clip_norm"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not math.isfinite(value) or value < 0 or (value == 0 and name != "weight_decay"):
+            zero = value == 0 and name != "weight_decay"
+            if type(value) not in (int, float) or not math.isfinite(value) or value < 0 or zero:
                 raise CqError(f"{what}: {name} must be a positive number, got {value!r}")
         betas = tuple(self.betas) if isinstance(self.betas, (tuple, list)) else ()
         if len(betas) != 2 or not all(type(beta) is float and 0 <= beta < 1 for beta in betas):

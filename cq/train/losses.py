@@ -35,8 +35,8 @@ def logit_distillation(logits: list[np.ndarray], targets: list[np.ndarray]) -> t
 
 
 def hidden_distillation(hidden: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-    """Squared distance from the target states as a share of their squared length, over all tokens: both lists of (len, hidden) →
-    (loss, gradients). -10 log10 of the loss is the signal to noise ratio in dB."""
+    """Squared distance from the target states as a share of their squared length, over all tokens: both lists of (len,
+    hidden) → (loss, gradients). -10 log10 of the loss is the signal to noise ratio in dB."""
     length = sum(float(np.vdot(t, t)) for t in targets) or 1.0
     gradients = [h - t for h, t in zip(hidden, targets)]
     loss = sum(float(np.vdot(d, d)) for d in gradients) / length

@@ -30,10 +30,10 @@ class Network:
         c = self.config
         self.sites = {site: self._site(site) for site in recipe.sites()}
         self.linears = {name: self._linear(name) for name in recipe.linears()}
-        self.norms = {name.removesuffix(".weight"): Norm(self.parameters, name.removesuffix(".weight"), c.norm_eps, c.norm == "rms")
-                      for name in weights if name.endswith("norm.weight")}
-        self.attention = [Attention(c.num_heads, c.num_kv_heads, c.head_dim, c.causal, f"layers.{i}.attention.query" in self.sites)
-                          for i in range(c.num_layers)]
+        norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
+        self.norms = {name: Norm(self.parameters, name, c.norm_eps, c.norm == "rms") for name in norms}
+        self.attention = [Attention(c.num_heads, c.num_kv_heads, c.head_dim, c.causal,
+                                    coded=f"layers.{i}.attention.query" in self.sites) for i in range(c.num_layers)]
         self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta)
         word = recipe.word_granularity
         fake = None if word is None else self.linears["head"] if word == "head" else \
@@ -44,8 +44,9 @@ class Network:
 
     def _check(self, weights: dict[str, np.ndarray]) -> None:
         for name, shape in self.config.shapes().items():
-            if name not in weights or weights[name].shape != shape:
-                raise CqError(f"weights: {name!r}: need an array of shape {shape}, got {getattr(weights.get(name), 'shape', None)}")
+            found = getattr(weights.get(name), "shape", None)
+            if found != shape:
+                raise CqError(f"weights: {name!r}: need an array of shape {shape}, got {found}")
 
     # --- building ------------------------------------------------------------------------------------------------------------
 

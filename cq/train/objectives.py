@@ -62,11 +62,11 @@ class Distillation:
         return loss
 
     def _targets(self, samples: list[np.ndarray]) -> np.ndarray:
-        """The float32 model's embeddings (n, dim)."""
-        new = list({key: ids for ids in samples if (key := ids.tobytes()) not in self._embeddings}.values())
-        if new:
-            rows = losses.pool(self.model.forward(new), self.model.config)
-            self._embeddings |= {ids.tobytes(): row for ids, row in zip(new, rows)}
+        """The float32 model's embeddings (n, dim), each worked out by itself: BLAS's last bits depend on what is multiplied
+        together, and a training that resumes must find the same ones."""
+        for ids in samples:
+            if ids.tobytes() not in self._embeddings:
+                self._embeddings[ids.tobytes()] = losses.pool(self.model.forward([ids]), self.model.config)[0]
         return np.stack([self._embeddings[ids.tobytes()] for ids in samples])
 
 

@@ -6,8 +6,8 @@ import numpy as np
 class Parameters:
     """values, gradients: name → view. Flat order: what decays (matrices and tables), norms and biases, learned scales.
 
-    weights: canonical name → array, copied. scales: name → (initial scales, unit step: by how much one step of learning rate 1
-    moves each). dtype: float32, or float64 for checks of gradients."""
+    weights: canonical name → array, copied. scales: name → (initial scales, unit step: the part of itself by which a learning
+    rate of 1 moves each). dtype: float32, or float64 for checks of gradients."""
 
     def __init__(self, weights: dict[str, np.ndarray], scales: dict[str, tuple[np.ndarray, float]] | None = None,
                  dtype: type = np.float32):

@@ -40,11 +40,12 @@ class StepSize(torch.autograd.Function):
 
 
 class Model:
-    """weights: name → float64 leaf tensors. code(site, x[, reader]), code_weight(name, w) and code_bias(name, b) fake-quantize, or pass
-    on."""
+    """weights: name → float64 leaf tensors. code(site, x[, reader]), code_weight(name, w) and code_bias(name, b) fake-quantize,
+    or pass on."""
 
     def __init__(self, config, weights, code, code_weight, code_bias, coded_scores):
-        self.c, self.code, self.code_weight, self.code_bias, self.coded_scores = config, code, code_weight, code_bias, coded_scores
+        self.c, self.coded_scores = config, coded_scores
+        self.code, self.code_weight, self.code_bias = code, code_weight, code_bias
         self.w = {name: torch.tensor(np.float64(array), requires_grad=True) for name, array in weights.items()}
 
     def norm(self, name, x):
