@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 import cq
+from cq.train import losses
+from cq.train.batch import Packed
 from cq.train.loop import weights_of
 from cq.train.network import Network
-from cq.train.objectives import Distillation
 from cq.train.optimizer import AdamW
 from cq.train.recipe import Recipe
 
@@ -21,11 +22,14 @@ def test_step(benchmark, threads, minilm_folder, case):
     model = cq.load(minilm_folder)
     tokens = sequences(case, model)
     network = Network(Recipe(model.config, cq.Static()), weights_of(model))
-    optimizer, objective = AdamW(network.parameters, 0.0, (0.9, 0.999)), Distillation(model, network)
+    optimizer, embeddings = AdamW(network.parameters, 0.0, (0.9, 0.999)), model.embed(tokens)
 
     def ours() -> float:
         network.parameters.clear()
-        loss = objective(tokens)
+        batch = Packed(tokens)
+        hidden = batch.split(network.forward(batch))
+        loss, gradient = losses.embedding_distillation(losses.pool(hidden, model.config), embeddings)
+        network.backward(hidden=batch.join(losses.pool_back(gradient, hidden, model.config)))
         network.settle()
         optimizer.step(1e-5, 1.0)
         network.refresh()
@@ -33,7 +37,7 @@ def test_step(benchmark, threads, minilm_folder, case):
 
     torch = torch_qat.torch
     ids, mask = (torch.tensor(array) for array in padded(tokens))
-    targets = torch.tensor(model.embed(tokens))
+    targets = torch.tensor(embeddings)
     step = torch_qat.step_of(model.config, weights_of(model), threads)
     losses = np.array([[ours(), step(ids, mask, targets)] for _ in range(2)])
     assert np.ptp(losses, axis=1).max() < 0.3 * losses.max(), f"the two train differently: {losses}"

@@ -121,8 +121,8 @@ class Training:
     learning_rate: the peak, reached after `warmup` steps. weight_decay: of matrices and tables. betas: Adam's. clip_norm: the
     largest norm of the gradient. seed: of the order of samples.
     loss: "next_token", cross-entropy; "distillation", from the float32 model's own outputs, without labels: logits where there
-    is a language-model head, pooled embeddings where the model pools, final states elsewhere; "pairs", the cosine of two
-    texts' embeddings against a score, -1 … 1. Raises CqError for anything else."""
+    is a language-model head, else final states and, where the model pools, embeddings; "pairs", the cosine of two texts'
+    embeddings against a score, -1 … 1. Raises CqError for anything else."""
     steps: int = 1000
     batch_size: int = 16
     accumulate: int = 1

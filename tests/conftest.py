@@ -33,7 +33,7 @@ def _written(folder, config: Config, biases=()):
     return folder / "model.safetensors"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def byte_tokenizer() -> Tokenizer:
     return _byte_tokenizer()
 

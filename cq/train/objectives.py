@@ -35,11 +35,11 @@ class NextToken:
 
 
 class Distillation:
-    """The same, against the outputs of the float32 model as it was given."""
+    """The outputs of the float32 model as it was given: logits where it has a language-model head; else final states and, where
+    it pools, embeddings as well. States say of every token what is missing, embeddings what it comes to."""
 
     def __init__(self, model: Transformer, network: Network):
         self.model, self.network = model, network
-        self._embeddings: dict[bytes, np.ndarray] = {}  # of samples seen, by their ids: epochs after the first need no teacher
 
     def samples(self, data: Iterable) -> list[np.ndarray]:
         return _listed(self.model, data)
@@ -52,22 +52,15 @@ class Distillation:
             loss, gradients = losses.logit_distillation(logits, self.model.logits(samples))
             self.network.backward(logits=batch.join(gradients))
             return loss
-        hidden = batch.split(hidden)
-        if config.pooling is None:
-            loss, gradients = losses.hidden_distillation(hidden, self.model.forward(samples))
-        else:
-            loss, gradient = losses.embedding_distillation(losses.pool(hidden, config), self._targets(samples))
-            gradients = losses.pool_back(gradient, hidden, config)
+        hidden, targets = batch.split(hidden), self.model.forward(samples)
+        loss, gradients = losses.hidden_distillation(hidden, targets)
+        if config.pooling is not None:
+            more, gradient = losses.embedding_distillation(losses.pool(hidden, config), losses.pool(targets, config))
+            loss += more
+            for g, pooled in zip(gradients, losses.pool_back(gradient, hidden, config)):
+                g += pooled
         self.network.backward(hidden=batch.join(gradients))
         return loss
-
-    def _targets(self, samples: list[np.ndarray]) -> np.ndarray:
-        """The float32 model's embeddings (n, dim), each worked out by itself: BLAS's last bits depend on what is multiplied
-        together, and a training that resumes must find the same ones."""
-        for ids in samples:
-            if ids.tobytes() not in self._embeddings:
-                self._embeddings[ids.tobytes()] = losses.pool(self.model.forward([ids]), self.model.config)[0]
-        return np.stack([self._embeddings[ids.tobytes()] for ids in samples])
 
 
 class Pairs:
