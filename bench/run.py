@@ -1,6 +1,6 @@
 """Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
 
-    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model compare]
+    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model train compare]
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
 the STS data for models; about ten minutes on two cores, which should have nothing else to do. Then `python bench/tables.py`.
@@ -17,7 +17,7 @@ from pathlib import Path
 import minilm
 from card import ROOT, environment
 
-SUITES = ("gemm", "model")
+SUITES = ("gemm", "model", "train")
 LOW_PEAK = 0.9  # of the best one of a run
 
 

@@ -2,11 +2,15 @@
 forward to the next. It works in its inputs' precision: float32 to train, float64 to check gradients. Knows no whole model.
 
 backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
+from collections.abc import Iterator
+
 import numpy as np
 
 from .batch import Packed
 from .fake import Codes, WeightRange, chunks, fake_bias
 from .parameters import Parameters
+
+SCORES = 1 << 18  # attention scores worked on at a time: one megabyte, which stays in cache through softmax's passes
 
 
 class Linear:
@@ -139,6 +143,13 @@ class Attention:
     def __init__(self, heads: int, kv_heads: int, dim: int, causal: bool, coded: bool):
         self.heads, self.kv_heads, self.dim, self.causal, self.coded = heads, kv_heads, dim, causal, coded
 
+    def _blocks(self, batch: Packed) -> Iterator[tuple[slice, int]]:
+        """(slice of tokens, length) of sequences of one length, about SCORES scores together."""
+        for rows, length in batch.groups:
+            step = max(1, SCORES // (self.heads * length * length)) * length
+            for start in range(rows.start, rows.stop, step):
+                yield slice(start, min(start + step, rows.stop)), length
+
     def forward(self, q: Codes, k: Codes, v: Codes, batch: Packed) -> np.ndarray:
         """q (tokens, heads * dim), k, v (tokens, kv_heads * dim) → (tokens, heads * dim)."""
         self.q, self.k, self.v, self.batch, self.weights = q, k, v, batch, []
@@ -147,10 +158,10 @@ class Attention:
         factor = dtype(self.dim ** -0.5)
         for part in (q, k):
             factor = factor if part.scale is None else factor * dtype(part.scale)
-        for rows, length in batch.groups:
+        for rows, length in self._blocks(batch):
             scores = self._heads(q.values, rows, length) @ self._heads(k.values, rows, length, True).swapaxes(-1, -2)
             if self.causal and length > 1:
-                scores[..., np.triu(np.ones((length, length), bool), 1)] = -np.inf
+                scores += np.triu(np.full((length, length), -np.inf, dtype), 1)
             scores -= scores.max(axis=-1, keepdims=True)
             scores *= factor
             np.exp(scores, out=scores)
@@ -171,16 +182,16 @@ class Attention:
         dq, dk, dv = np.empty_like(q.values), np.empty_like(k.values), np.empty_like(v.values)
         dtype = g.dtype.type
         v_scale, factor = dtype(v.scale or 1), dtype(self.dim ** -0.5)
-        for (rows, length), weights in zip(self.batch.groups, self.weights):
+        for (rows, length), weights in zip(self._blocks(self.batch), self.weights):
             gh = self._heads(g, rows, length)
             along = np.einsum("...i,...i->...", gh, self._heads(self.context, rows, length))[..., None]
             scores = gh @ self._heads(v.values, rows, length, True).swapaxes(-1, -2)
-            self._over_groups(np.matmul, weights.swapaxes(-1, -2), gh, dv, rows, length)
+            self._over_groups(weights.swapaxes(-1, -2), gh, dv, rows, length)
             scores -= along / v_scale
             scores *= weights
             scores *= v_scale * factor
             np.matmul(scores, self._heads(k.values, rows, length, True), out=self._heads(dq, rows, length))
-            self._over_groups(np.matmul, scores.swapaxes(-1, -2), self._heads(q.values, rows, length), dk, rows, length)
+            self._over_groups(scores.swapaxes(-1, -2), self._heads(q.values, rows, length), dk, rows, length)
         for gradient, other in ((dq, k), (dk, q)):
             if other.scale is not None:
                 gradient *= dtype(other.scale)
@@ -192,13 +203,13 @@ class Attention:
         return x[rows].reshape(-1, length, self.kv_heads, 1 if keys else self.heads // self.kv_heads, self.dim) \
             .transpose(0, 2, 3, 1, 4)
 
-    def _over_groups(self, product, a: np.ndarray, b: np.ndarray, out: np.ndarray, rows: slice, length: int) -> None:
+    def _over_groups(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, rows: slice, length: int) -> None:
         """out of keys or values: products of all query heads that read the same one, summed."""
         target = self._heads(out, rows, length, True)
         if self.heads == self.kv_heads:
-            product(a, b, out=target)
+            np.matmul(a, b, out=target)
         else:
-            np.sum(product(a, b), axis=2, keepdims=True, out=target)
+            np.sum(a @ b, axis=2, keepdims=True, out=target)
 
 
 class Embedding:

@@ -19,7 +19,7 @@ def leaves(width: int, seed: int = 0) -> tuple[list[np.ndarray], list[torch.Tens
 def check(ours, theirs, leaves):
     (loss, gradients), theirs = ours, theirs
     theirs.backward()
-    assert loss == pytest.approx(float(theirs), rel=1e-9)
+    assert loss == pytest.approx(theirs.item(), rel=1e-9)
     for gradient, leaf in zip(gradients, leaves, strict=True):
         np.testing.assert_allclose(gradient, leaf.grad, rtol=1e-9, atol=1e-12)
 
