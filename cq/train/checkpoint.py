@@ -6,13 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import FormatError
+from ..errors import CqError, FormatError
+from ..formats.strangers import as_name
 from ..formats.tensors import read_tensors, write_safetensors
 from ..strategies import Training
 from .network import Network
 from .optimizer import AdamW
 
 KEY = "cq.training"
+
+
+def checked(path) -> Path:
+    """The name of a checkpoint, before any work is done for it. Raises CqError, FileNotFoundError where its folder is missing."""
+    path = as_name(path)
+    if path.suffix != ".safetensors":
+        raise CqError(f"checkpoint: {path}: give it a name that ends in .safetensors")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+    return path
 
 
 def _record(network: Network, training: Training) -> dict:
@@ -27,7 +38,7 @@ def _moving(network: Network) -> list:
     return [site for site in network.sites.values() if site.state is not None]
 
 
-def store(path, network: Network, optimizer: AdamW, training: Training) -> None:
+def store(path: Path, network: Network, optimizer: AdamW, training: Training) -> None:
     """Writes `path`, a .safetensors file. Raises OSError."""
     tensors = {"parameters": network.parameters.flat, "mean": optimizer.mean, "square": optimizer.square,
                # as whole numbers, since the reader turns float64 to float32
@@ -36,10 +47,10 @@ def store(path, network: Network, optimizer: AdamW, training: Training) -> None:
     write_safetensors(path, tensors, {KEY: json.dumps(record)})
 
 
-def restore(path, network: Network, optimizer: AdamW, training: Training) -> None:
+def restore(path: Path, network: Network, optimizer: AdamW, training: Training) -> None:
     """Brings network and optimizer to where `store` left them; nothing where there is no such file. Raises FormatError for a file
     that is not this training's."""
-    if not Path(path).exists():
+    if not path.exists():
         return
     tensors, metadata = read_tensors(path)
     try:

@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import CqError
 from ..model import Config, Transformer
 from ..strategies import QAT, Training
-from .checkpoint import restore, store
+from .checkpoint import checked, restore, store
 from .data import Shuffled, Windows
 from .network import Network
 from .objectives import OBJECTIVES
@@ -34,6 +34,8 @@ def train(model: Transformer | Config, data: Iterable | Windows, training: Train
         model = Transformer(model, random_weights(model, training.seed))
     if not isinstance(model, Transformer) or model.strategy is not None:
         raise CqError(f"model: need a float32 cq.Transformer or a cq.Config, got {model!r:.60}")
+    if progress is not None and not callable(progress):
+        raise CqError(f"progress: need a function of (done, total, loss), got {type(progress).__name__}")
     network = fit(model, data, training, None, checkpoint, progress)
     return Transformer(model.config, network.weights(), model.tokenizer)
 
@@ -48,6 +50,7 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
     objective = OBJECTIVES[training.loss](model, network)
     source = data if isinstance(data, Windows) else Shuffled(objective.samples(data), training.seed)
     if checkpoint is not None:
+        checkpoint = checked(checkpoint)
         restore(checkpoint, network, optimizer, training)
     freeze = (training.freeze or (training.steps + 1) // 2) if target is not None else 0
     for step in range(optimizer.steps, training.steps):
