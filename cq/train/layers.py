@@ -33,7 +33,8 @@ class Linear:
         """(tokens, outputs)."""
         self.x = x
         y = x.values @ self.codes.values.T
-        scale = _product(x.scale, self.codes.scale)
+        per_token = isinstance(x.scale, np.ndarray)
+        scale = None if per_token else _product(x.scale, self.codes.scale)
         before = after = None
         if self.bias is not None:
             bias = self.parameters.values[self.bias]
@@ -43,8 +44,8 @@ class Linear:
             part = y[rows]
             if before is not None:
                 part += before
-            if scale is not None:
-                part *= scale[rows] if np.ndim(scale) == 2 else scale
+            if per_token or scale is not None:
+                part *= _product(x.scale[rows], self.codes.scale) if per_token else scale
             if after is not None:
                 part += after
         return y

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import CqError
 from ..model import Config, Transformer
+from ..model.batch import check_tokens
 from ..strategies import QAT, Training
 from .checkpoint import checked, restore, store
 from .data import Shuffled, Windows
@@ -48,7 +49,12 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
     network = Network(Recipe(model.config, target), weights_of(model), learned)
     optimizer = AdamW(network.parameters, training.weight_decay, training.betas)
     objective = OBJECTIVES[training.loss](model, network)
-    source = data if isinstance(data, Windows) else Shuffled(objective.samples(data), training.seed)
+    if isinstance(data, Windows):
+        check_tokens([data.stream], model.config.vocab_size, len(data.stream))
+        check_tokens([data.stream[:data.length]], model.config.vocab_size, model.config.max_positions)
+        source = data
+    else:
+        source = Shuffled(objective.samples(data), training.seed)
     if checkpoint is not None:
         checkpoint = checked(checkpoint)
         restore(checkpoint, network, optimizer, training)

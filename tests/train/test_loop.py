@@ -170,6 +170,8 @@ def test_arguments_that_do_not_fit(small, ragged):
             (lambda: cq.train(decoder, data, checkpoint=3), "path"),
             (lambda: cq.train(decoder, data, checkpoint="a.npz"), "ends in .safetensors"),
             (lambda: cq.train(decoder, [[0.5, 1.5]]), "integer"), (lambda: cq.train(decoder, [None]), "integer|1-D"),
+            (lambda: cq.train(decoder, Windows(np.arange(40), 8, 0)), "outside 0"),
+            (lambda: cq.train(decoder, Windows(np.arange(40) % 19, 30, 0)), "takes at most 16"),
             (lambda: cq.train(decoder, []), "no samples"), (lambda: cq.train(decoder, "a text"), "iterable of texts"),
             (lambda: cq.train(decoder, 3), "iterable of texts"), (lambda: cq.train(decoder, [np.array([99])]), "outside 0"),
             (lambda: cq.train(decoder, [np.array([1])]), "at least two tokens"),
