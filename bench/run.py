@@ -1,6 +1,6 @@
 """Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
 
-    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 compare profile]
+    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 train compare profile]
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
 the STS data for models; some 25 minutes on two cores, which should have nothing else to do. Then `python bench/tables.py`.
@@ -17,7 +17,8 @@ from pathlib import Path
 import minilm
 from card import ROOT, environment
 
-SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"}}  # and variables
+SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"},
+          "train": {}}  # and variables
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 LOW_PEAK = 0.9  # of the best one of a run

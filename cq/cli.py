@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from rich.text import Text
 from .calibrate import Calibration, calibrate
 from .errors import CqError
 from .formats import load, save
+from .formats.huggingface import read_settings, read_tokenizer, write_folder
+from .model import Transformer
 from .quantize import quantize
-from .report import samples
+from .report import metrics, samples
 from .report.bench import bench
 from .report.compare import compare, default_strategies
-from .strategies import OBSERVERS, STRATEGIES, Scheme
+from .strategies import OBSERVERS, QAT, STRATEGIES, Scheme, Training
 from .system import info
+from .train import Windows, encode_text, random_weights, split_text, train, weights_of
 
 _CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
 _STABLE = 0.05  # of a range, in the median over places: a step of the scale that is 5 % off costs 10 % of error, 0.4 dB
@@ -217,6 +221,65 @@ def inspect(model) -> None:
     console.print(f"weights in memory: {model.nbytes / 1e6:.2f} MB")
 
 
+@main.command("train", short_help="Train a small language model from a text, and quantization-aware after it.")
+@click.argument("text", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--like", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder whose config.json and "
+              "tokenizer.json say what to train; without it, those of the model that ships with cq, which reads bytes.")
+@click.option("--steps", type=click.IntRange(min=1), default=2600, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=12, show_default=True, help="Windows of one step.")
+@click.option("--learning-rate", type=float, default=3e-3, show_default=True, help="At its peak.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--half", is_flag=True, help="Store float16, half the size.")
+@click.option("--qat", type=click.IntRange(min=1), metavar="STEPS", help="Then train behind int8 for so many steps, against the "
+              "float32 model's own logits, and save OUT/static.safetensors.")
+@click.option("--checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="A .safetensors file to save the training "
+              "to on the way, and to go on from where it exists.")
+@click.option("--force", is_flag=True, help="Overwrite what OUT holds.")
+def train_command(text, out, like, steps, batch_size, learning_rate, seed, half, qat, checkpoint, force) -> None:
+    """Train a language model on the first 90 % of TEXT and write it as the folder OUT.
+
+    The next 5 % are written to OUT/calibration.txt, the last to OUT/evaluation.txt, and OUT/training.json says what came out."""
+    _check_target(out / "model.safetensors" if out.exists() else out)
+    if (out / "model.safetensors").exists() and not force:
+        raise CqError(f"{out} holds a model: choose another name or add --force")
+    like = like or samples.shipped_model()
+    config, tokenizer = read_settings(like).config, read_tokenizer(like, False)
+    start, *rest = split_text(text.read_bytes(), str(text))
+    training = Training(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed)
+    windows = Windows(encode_text(start, tokenizer), config.max_positions, seed)
+    begin = time.perf_counter()
+    with _progress() as progress:
+        model = train(Transformer(config, random_weights(config, seed), tokenizer), windows, training, checkpoint,
+                      lambda done, total, loss: progress("train", done, total))
+    seconds = time.perf_counter() - begin
+    weights = weights_of(model)
+    write_folder(out, like, weights, config.family, "float16" if half else "float32")
+    for name, part in zip(("calibration", "evaluation"), rest):
+        (out / f"{name}.txt").write_text(part, encoding="utf-8", newline="")
+    model = load(out)
+    record = {"parameters": sum(array.size for array in weights.values())} | dataclasses.asdict(training)
+    record |= {"seconds": round(seconds)} | _bits(model, out)
+    if qat:
+        with _progress() as progress:
+            model = quantize(model, QAT(steps=qat, batch_size=batch_size, learning_rate=learning_rate / 30, seed=seed),
+                             windows.consecutive(), lambda done, total: progress("quantization-aware", done, total))
+        save(model, out / "static.safetensors")
+        record |= {f"static_{name}": value for name, value in _bits(model, out).items()}
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    _console().print("\n".join(f"{name}: {_listing(value)}" for name, value in record.items()))
+
+
+def _bits(model, folder: Path) -> dict[str, float]:
+    """Mean bits per token of the two texts beside a language model."""
+    found = {}
+    for name in ("calibration", "evaluation"):
+        tokens = samples.read(folder / f"{name}.txt", model).tokens
+        nll = [metrics.token_nll(model.logits([ids])[0], ids) for ids in tokens]
+        found[f"{name}_bits_per_token"] = round(metrics.bits_per_token(np.concatenate(nll)), 4)
+    return found
+
+
 @main.command("info")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def info_command(as_json) -> None:
@@ -309,7 +372,7 @@ def _placements(model) -> Table:
 
 
 def _listing(value) -> str:
-    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _size(path: Path) -> int:

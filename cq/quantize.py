@@ -6,37 +6,47 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from . import _core
+from . import _core, affine
 from .affine import check_finite
 from .calibrate import Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
-from .strategies import Dynamic, Scheme, Static, WeightOnly
+from .qtensor import QTensor
+from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
+from .train import fit
 
+_FIRST_RANGES = 500  # samples that ranges to be learned begin from
 # Which observed place a layer reads, by the end of its name.
 _READS = {"query": "input", "key": "input", "value": "input", "output": "context", "gate": "input", "up": "input",
           "down": "hidden"}
 
 
-def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static, calibration: Iterable | Calibration | None = None,
-             progress: Progress | None = None, executor: Executor | None = None) -> Transformer:
+def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
+             calibration: Iterable | Calibration | None = None, progress: Progress | None = None,
+             executor: Executor | None = None) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
     calibration: for Static, any iterable of samples: a text, a 1-D int array of token ids, or a list of either (a batch);
-    100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer.
-    progress(done, total or None) is called as they pass. executor: any concurrent.futures.Executor; it runs the samples, and
-    the result has the same bits (cq/calibrate.py says what that takes).
+    100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For QAT, the
+    samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score -1 … 1); the
+    result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps. executor: for
+    Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits (cq/calibrate.py says what
+    that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
-    if not isinstance(strategy, (WeightOnly, Dynamic, Static)):
-        raise CqError(f"strategy: need cq.WeightOnly(), cq.Dynamic() or cq.Static(), got {strategy!r}")
+    if not isinstance(strategy, (WeightOnly, Dynamic, Static, QAT)):
+        raise CqError(f"strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static() or cq.QAT(), got {strategy!r}")
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
         raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
+    if isinstance(strategy, QAT):
+        if executor is not None:
+            raise CqError("executor: QAT trains in this process; leave it out")
+        return _trained(model, strategy, calibration, progress)
     if isinstance(strategy, Static):
         if calibration is None:
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
@@ -51,15 +61,38 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static, calibr
     return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme))
 
 
+def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None) -> Transformer:
+    """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
+    if samples is None:
+        raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
+    target, learned = strategy.target, None
+    samples = samples if isinstance(samples, str) or not isinstance(samples, Iterable) else list(samples)
+    if strategy.ranges == "learned":
+        learned = {}
+        if isinstance(target, Static):
+            texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
+            found = calibrate(model, texts[:_FIRST_RANGES], target.observer)
+            learned = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
+    network = fit(model, samples, strategy, learned, progress=progress and (lambda done, total, loss: progress(done, total)))
+    scheme, ranges = target.scheme, network.ranges()
+    return _convert(Transformer(model.config, network.weights(), model.tokenizer), target,
+                    lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), network.scales())
+
+
+def _params(observer, scheme: Scheme) -> tuple[float, int]:
+    scale, zero_point = observer.qparams(scheme.activation_dtype, scheme.activation_symmetric)
+    return float(scale), int(zero_point)
+
+
 def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
     if site not in calibration.sites:
         raise CalibrationError(f"calibration: it knows no place {site!r}; it was made with another model")
-    scale, zero_point = calibration.sites[site].qparams(scheme.activation_dtype, scheme.activation_symmetric)
-    return Fixed(scheme.activation_dtype, scheme.activation_symmetric, float(scale), int(zero_point))
+    return Fixed(scheme.activation_dtype, scheme.activation_symmetric, *_params(calibration.sites[site], scheme))
 
 
-def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> Transformer:
-    """A copy of the model's structure with layers swapped; form_at(site) gives static forms."""
+def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scales: dict | None = None) -> Transformer:
+    """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
+    point of a layer's weight where its own extremes do not give them."""
     result = copy.copy(model)
     result.strategy = strategy
     result.embedding = copy.copy(model.embedding)
@@ -69,7 +102,7 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> T
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
     for owner, attribute, name in list(result.linear_places()):
-        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at))
+        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, (scales or {}).get(name)))
     _join(result, strategy, form_at)
     _swap_word(result, strategy)
     return result
@@ -83,12 +116,12 @@ def _chosen(name: str, strategy) -> str:
     return "" if any(fnmatchcase(name, pattern) for pattern in strategy.include) else "matches no include pattern"
 
 
-def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed]) -> Linear | QuantizedLinear:
+def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None) -> Linear | QuantizedLinear:
     reason = _chosen(name, strategy)
     if reason:
         return Linear(layer.weight, layer.bias, layer.activation, reason)
     scheme = strategy.scheme
-    weight = _packed(name, layer.weight, scheme, scheme.weight_granularity)
+    weight = _packed(name, layer.weight, scheme, scheme.weight_granularity, learned)
     if isinstance(weight, str):
         return Linear(layer.weight, layer.bias, layer.activation, weight)
     if layer.bias is not None:
@@ -98,9 +131,14 @@ def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed]) -
     return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
 
 
-def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str) -> _core.Weight | str:
-    """The weight in codes, or why int8 cannot hold it."""
+def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, learned: tuple | None = None) -> _core.Weight | str:
+    """The weight in codes, by its own extremes or at learned (scale, zero point); or why int8 cannot hold it."""
     try:
+        if learned is not None:
+            scale, zero_point = learned
+            spread = [p[:, None] if p.ndim else p for p in learned]
+            codes = np.clip(affine.quantize(weight, *spread, "int8"), *affine.code_range("int8", scheme.weight_symmetric))
+            return pack_weight(QTensor(codes, scale, zero_point, 0 if scale.ndim else None))
         group_size = scheme.group_size if granularity == "per_group" else None
         return pack_weight(quantize_weight(weight, scheme.weight_symmetric, granularity, group_size))
     except UnsupportedError as error:

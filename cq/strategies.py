@@ -1,4 +1,5 @@
-"""The choices that a user makes when quantizing: frozen records that hold them and nothing else. Knows no arrays."""
+"""The choices that a user makes when quantizing or training: frozen records that hold them and nothing else. Knows no arrays."""
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
@@ -9,6 +10,8 @@ GRANULARITIES = {"weight_granularity": ("per_tensor", "per_channel", "per_group"
                  "activation_dtype": ("uint8", "int8"),
                  "bias": ("float32", "int32", "int8"), "attention": ("int8", "float32")}
 OBSERVERS = ("minmax", "moving_average", "percentile", "token_percentile", "histogram", "mse", "entropy")
+LOSSES = ("distillation", "next_token", "pairs")
+RANGES = ("moving_average", "learned")
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,80 @@ class Static(_Strategy):
             raise CqError(f"Static: observer must be one of {', '.join(OBSERVERS)}; got {self.observer!r}")
         if self.residual not in ("float32", "int8"):
             raise CqError(f"Static: residual must be 'float32' or 'int8'; got {self.residual!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a float32 model is trained: AdamW (Loshchilov, Hutter 2019) with a linear warm-up and half a cosine down to 0.
+
+    steps: of the optimizer. batch_size: samples of one pass; accumulate: passes of one step, whose gradients are averaged.
+    learning_rate: the peak, reached after `warmup` steps. weight_decay: of matrices and tables. betas: Adam's. clip_norm: the
+    largest norm of the gradient. seed: of the order of samples.
+    loss: "next_token", cross-entropy; "distillation", from the float32 model's own outputs, without labels: logits where there
+    is a language-model head, else final states and, where the model pools, embeddings; "pairs", the cosine of two texts'
+    embeddings against a score, -1 … 1. Raises CqError for anything else."""
+    steps: int = 1000
+    batch_size: int = 16
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+    loss: str = "next_token"
+    seed: int = 0
+
+    def __post_init__(self):
+        what = type(self).__name__
+        for name, least in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("warmup", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value < 2**31:
+                raise CqError(f"{what}: {name} must be a whole number of at least {least}, got {value!r}")
+        for name in ("learning_rate", "weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            zero = value == 0 and name != "weight_decay"
+            if type(value) not in (int, float) or not math.isfinite(value) or value < 0 or zero:
+                raise CqError(f"{what}: {name} must be a positive number, got {value!r}")
+        betas = tuple(self.betas) if isinstance(self.betas, (tuple, list)) else ()
+        if len(betas) != 2 or not all(type(beta) is float and 0 <= beta < 1 for beta in betas):
+            raise CqError(f"{what}: betas must be two numbers from 0 to below 1, got {self.betas!r}")
+        object.__setattr__(self, "betas", betas)
+        if self.loss not in LOSSES:
+            raise CqError(f"{what}: loss must be one of {', '.join(LOSSES)}; got {self.loss!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QAT(Training):
+    """Quantization-aware training (Jacob et al. 2018): float32 weights learn behind quantize/dequantize pairs, at the places
+    where `target` has int8, and are then converted to it. Arguments as Training, and
+
+    target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
+    ranges: of static activations: "moving_average" of each batch's extremes, at rest from step `freeze` on (None: half of the
+    steps); or "learned", together with the weights' scales, from where calibration by the target's observer and the weights'
+    extremes put them (LSQ, Esser et al. 2020). A residual stream in int8 cannot be trained: Static(residual="int8") is refused."""
+    target: WeightOnly | Dynamic | Static = Static()
+    ranges: str = "moving_average"
+    freeze: int | None = None
+    steps: int = 300
+    batch_size: int = 32
+    learning_rate: float = 2e-5
+    warmup: int = 10
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    loss: str = "distillation"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.target, (WeightOnly, Dynamic, Static)):
+            raise CqError(f"QAT: target must be cq.WeightOnly(), cq.Dynamic() or cq.Static(), got {self.target!r}")
+        if isinstance(self.target, Static) and self.target.residual != "float32":
+            raise CqError("QAT: it trains with a residual stream in float32; use a target with residual='float32'")
+        if self.ranges not in RANGES:
+            raise CqError(f"QAT: ranges must be one of {', '.join(RANGES)}; got {self.ranges!r}")
+        if self.freeze is not None and (type(self.freeze) is not int or self.freeze < 1):
+            raise CqError(f"QAT: freeze must be a positive whole number of steps, got {self.freeze!r}")
+        if self.freeze is not None and self.ranges != "moving_average":
+            raise CqError("QAT: freeze is for ranges='moving_average'; learned ranges never rest")
 
 
 STRATEGIES = {strategy.name: strategy for strategy in (WeightOnly, Dynamic, Static)}

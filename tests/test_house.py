@@ -17,10 +17,11 @@ MAY_IMPORT = {
     "model": {"qtensor", "affine", "_core", "errors"},
     "ops": {"model", "qtensor", "affine", "_core", "errors"},
     "calibrate": {"model", "observers", "errors"},
-    "quantize": {"calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
+    "train": {"formats", "model", "strategies", "affine", "errors"},
+    "quantize": {"train", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "formats", "model", "strategies", "system", "qtensor", "errors"},
-    "cli": {"report", "quantize", "calibrate", "formats", "model", "strategies", "system", "errors"},
+    "cli": {"report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "errors"},
 }
 
 

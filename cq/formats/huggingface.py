@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, normalizers
 
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
-from .names import FAMILIES, canonical, check_weights
+from .names import FAMILIES, canonical, check_weights, foreign
 from .sentence import read_limits, read_modules, read_pooling
 from .strangers import as_file, as_path, brief, flag_of, read_json, real_of, size_of
-from .tensors import PICKLES, read_tensors
+from .tensors import PICKLES, read_tensors, write_safetensors
 
 MAX_TOKENIZER = 256 << 20  # bytes; the largest in the wild are near 40 MB
 
@@ -47,6 +47,18 @@ def read_folder(path) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
     weights = canonical(tensors, settings.config.family, str(file))
     weights = check_weights(weights, settings.config, str(file), settings.biases)
     return settings.config, weights, read_tokenizer(settings.folder, settings.lowercase)
+
+
+def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype: str = "float32") -> None:
+    """A folder that `read_folder` reads: config.json and tokenizer.json of the folder `like`, and model.safetensors with
+    `weights` (canonical name → float32) in `dtype`, "float32" or "float16". What is there is replaced. Raises OSError."""
+    folder, like = Path(path), Path(like)
+    folder.mkdir(exist_ok=True)
+    named = {name: array.astype(dtype) for name, array in foreign(weights, family).items()}
+    for name in ("config.json", "tokenizer.json"):
+        if (like / name).exists() and like.resolve() != folder.resolve():
+            (folder / name).write_bytes((like / name).read_bytes())
+    write_safetensors(folder / "model.safetensors", named, {"format": "pt"})
 
 
 def read_settings(root: Path) -> Settings:

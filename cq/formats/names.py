@@ -76,6 +76,20 @@ def canonical(tensors: dict[str, np.ndarray], family: str, where: str) -> dict[s
     return result
 
 
+def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
+    """The inverse of `canonical`, with the family's prefix. Raises UnsupportedError for a family without a table."""
+    table, result = _family(family, "weights"), {}
+    for name, array in weights.items():
+        layer = _LAYER.fullmatch(name)
+        inside = {ours: theirs for theirs, ours in (table.inside if layer else table.outside).items()}
+        short = layer.group(2) if layer else name
+        module, _, leaf = short.rpartition(".")
+        new = inside.get(short) or f"{inside[module]}.{leaf}"
+        prefix = "" if module == "head" else table.prefix
+        result[f"{prefix}{table.layer}{layer.group(1)}.{new}" if layer else prefix + new] = array
+    return result
+
+
 def check_weights(weights: dict[str, np.ndarray], config: Config, where: str,
                   biases: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     """The weights that `config` asks for, checked: none missing, none too many, float32, of the right shape, finite.

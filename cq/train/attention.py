@@ -1,0 +1,128 @@
+"""Softmax attention over ragged sequences, forward and in reverse: in floats, and as int8 attention computes it (src/attention.c),
+static and dynamic. Knows no projections."""
+from collections.abc import Iterator
+
+import numpy as np
+
+from .activations import exp2
+from .batch import Packed
+from .fake import Codes
+
+SCORES = 1 << 18  # scores worked on at a time: one megabyte, which stays in cache through softmax's passes
+LOG2_E = 1.4426950408889634
+
+
+class Attention:
+    """In floats. Sequences of equal lengths are taken together."""
+
+    def __init__(self, heads: int, kv_heads: int, dim: int, causal: bool):
+        self.heads, self.kv_heads, self.dim, self.causal = heads, kv_heads, dim, causal
+        self.factor = dim ** -0.5
+
+    def _blocks(self, batch: Packed) -> Iterator[tuple[slice, int]]:
+        """(slice of tokens, length) of sequences of one length, about SCORES scores together."""
+        for rows, length in batch.groups:
+            step = max(1, SCORES // (self.heads * length * length)) * length
+            for start in range(rows.start, rows.stop, step):
+                yield slice(start, min(start + step, rows.stop)), length
+
+    def forward(self, q: Codes, k: Codes, v: Codes, batch: Packed) -> np.ndarray:
+        """q (tokens, heads * dim), k, v (tokens, kv_heads * dim) → (tokens, heads * dim)."""
+        self.q, self.k, self.v, self.batch = q, k, v, batch
+        result, self.probabilities = np.empty_like(q.values), []
+        for rows, length in self._blocks(batch):
+            scores = self._heads(q.values, rows, length) @ self._heads(k.values, rows, length, True).swapaxes(-1, -2)
+            if self.causal and length > 1:
+                scores += np.triu(np.full((length, length), -np.inf, scores.dtype), 1)
+            self.probabilities.append(self._attend(scores, self._heads(result, rows, length), rows, length))
+        return result
+
+    def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> np.ndarray:
+        """Writes what the scores of some sequences make of their values; gives the probabilities."""
+        scores -= scores.max(axis=-1, keepdims=True)
+        self._exponents(scores)
+        np.matmul(scores, self._heads(self.v.values, rows, length, True), out=context)
+        inverse = 1 / scores.sum(axis=-1, keepdims=True)
+        context *= inverse if self.v.scale is None else inverse * self.v.scale
+        scores *= inverse
+        return scores
+
+    def _exponents(self, scores: np.ndarray) -> None:
+        scores *= self.factor
+        np.exp(scores, out=scores)
+
+    def backward(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gradients of q, k and v (their rounded values, where they are codes)."""
+        q, k, v = self.q, self.k, self.v
+        dq, dk, dv = np.empty_like(q.values), np.empty_like(k.values), np.empty_like(v.values)
+        for (rows, length), weights in zip(self._blocks(self.batch), self.probabilities):
+            gh = self._heads(g, rows, length)
+            self._over_groups(weights.swapaxes(-1, -2), gh, dv, rows, length)
+            scores = gh @ self._heads(v.values, rows, length, True).swapaxes(-1, -2)
+            scores -= np.einsum("...i,...i->...", scores, weights)[..., None]
+            scores *= weights
+            scores *= (v.scale or 1) * self.factor
+            np.matmul(scores, self._heads(k.values, rows, length, True), out=self._heads(dq, rows, length))
+            self._over_groups(scores.swapaxes(-1, -2), self._heads(q.values, rows, length), dk, rows, length)
+        for gradient, other in ((dq, k), (dk, q)):
+            if other.scale is not None:
+                gradient *= other.scale
+        self.q = self.k = self.v = self.probabilities = None
+        return dq, dk, dv
+
+    def _heads(self, x: np.ndarray, rows: slice, length: int, keys: bool = False) -> np.ndarray:
+        """A view (sequences, kv_heads, query heads of each, length, x's columns of a head); of keys and values the third is 1."""
+        shared = 1 if keys else self.heads // self.kv_heads
+        return x[rows].reshape(-1, length, self.kv_heads, shared, x.shape[1] // (self.kv_heads * shared)).transpose(0, 2, 3, 1, 4)
+
+    def _over_groups(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, rows: slice, length: int) -> None:
+        """out of keys or values: products of all query heads that read the same one, summed."""
+        target = self._heads(out, rows, length, True)
+        if self.heads == self.kv_heads:
+            np.matmul(a, b, out=target)
+        else:
+            np.sum(a @ b, axis=2, keepdims=True, out=target)
+
+
+class CodedAttention(Attention):
+    """Static: of codes with one scale for each of q, k and v; weights are 255ths of the largest."""
+
+    def _exponents(self, scores: np.ndarray) -> None:
+        scores *= self.factor * LOG2_E * self.q.scale * self.k.scale
+        exp2(scores)
+        scores *= 255
+        np.rint(scores, out=scores)
+
+
+class ScaledAttention(Attention):
+    """Dynamic: of codes per head (fake.ExactHeads). A weight is the exponent times the scale of its key's value, as a code of
+    which 255 is no less than the largest. The reverse passes straight through its rounding."""
+
+    def forward(self, q: Codes, k: Codes, v: Codes, batch: Packed) -> np.ndarray:
+        some = v.values.reshape(len(v.values), self.kv_heads, -1).any(axis=2)
+        self.v_scale = np.where(some, v.scale, 0)  # a value of zeros takes no room in its query's codes
+        return super().forward(q, k, v, batch)
+
+    def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> np.ndarray:
+        k_scale, v_scale = (self._heads(s, rows, length, True).swapaxes(-1, -2) for s in (self.k.scale, self.v_scale))
+        scores *= k_scale
+        scores *= self._heads(self.q.scale, rows, length) * (self.factor * LOG2_E)
+        scores -= (scores + _log2_above(v_scale)).max(axis=-1, keepdims=True)
+        exp2(scores)
+        inverse = 1 / scores.sum(axis=-1, keepdims=True)
+        codes = scores * (255 * v_scale)
+        np.minimum(np.rint(codes, out=codes), 255, out=codes)
+        np.matmul(codes, self._heads(self.v.values, rows, length, True), out=context)
+        context *= inverse / 255
+        scores *= inverse
+        return scores
+
+    def backward(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self.q, self.k, self.v = (Codes(x.values * np.repeat(x.scale, self.dim, axis=1)) for x in (self.q, self.k, self.v))
+        return super().backward(g)
+
+
+def _log2_above(x: np.ndarray) -> np.ndarray:
+    """At least log2(x), by 0.0861 at most: an exponent and its mantissa read as one number. At least -60."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.float32)
+    return np.maximum(bits * np.float32(2**-23) - np.float32(126.913), np.float32(-60)).astype(x.dtype)

@@ -1,0 +1,241 @@
+"""Fake quantization: floats rounded to the codes that int8 will hold, and gradients that pass straight through the rounding
+but not outside the range (Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877). Knows no layers.
+
+Codes stay centered, q - z, in floats. Products of such codes are whole numbers, which float32 holds exactly up to 2**24: the
+sums of the integer kernels, so that scale and bias after them give the integer model's own bits."""
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import affine
+from ..strategies import Scheme
+
+CHUNK = 1 << 15  # elements worked on at a time, which stay in the level-2 cache from one pass to the next
+
+
+class Codes(NamedTuple):
+    """values (rows, n): centered codes q - z, which stand for scale * values; scale a number, one per row (rows, 1), per row and
+    head (rows, heads) or, for weights, per output (rows,). scale None: the values are the numbers themselves."""
+    values: np.ndarray
+    scale: float | np.ndarray | None = None
+
+    def floats(self) -> np.ndarray:
+        """Of all but codes per head."""
+        return self.values if self.scale is None else self.values * self.scale
+
+
+def chunks(x: np.ndarray) -> Iterator[slice]:
+    """Slices of rows that hold about CHUNK elements each."""
+    step = max(1, CHUNK * len(x) // max(1, x.size))
+    return (slice(start, start + step) for start in range(0, len(x), step))
+
+
+def to_codes(x: np.ndarray, scale, low, high, clips: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Centered codes clip(rint(x / scale), low, high) of x (rows, n), and the flat indices of what was clipped, None where
+    `clips` says that nothing can be. scale, low and high: numbers, or (rows, 1)."""
+    codes, outside = np.empty_like(x), []
+    for rows in chunks(x):
+        part = codes[rows]
+        bounds = [b[rows] if isinstance(b, np.ndarray) and b.ndim else b for b in (scale, low, high)]
+        np.divide(x[rows], bounds[0], out=part)
+        np.rint(part, out=part)
+        if clips:
+            beyond = np.flatnonzero((part < bounds[1]) | (part > bounds[2]))
+            if beyond.size:
+                outside.append(beyond + rows.start * x.shape[1])
+                np.clip(part, *bounds[1:], out=part)
+    return codes, np.concatenate(outside) if outside else None
+
+
+def extremes(x: np.ndarray, name: str) -> tuple[float, float]:
+    """Smallest and largest element. Raises CqError naming `name` for NaN and Inf."""
+    lo, hi = float(x.min()), float(x.max())
+    if not np.isfinite(lo) or not np.isfinite(hi):
+        affine.check_finite(x, name)
+    return lo, hi
+
+
+class Exact:
+    """Parameters from the very values, per token or per tensor, as dynamic quantization finds them: nothing is clipped, so
+    gradients pass unchanged."""
+    state = None
+
+    def __init__(self, name: str, scheme: Scheme):
+        self.name, self.scheme = name, scheme
+
+    def __call__(self, x: np.ndarray) -> Codes:
+        lo, hi = extremes(x, self.name)
+        dtype, symmetric = self.scheme.activation_dtype, self.scheme.activation_symmetric
+        per_token = self.scheme.activation_granularity == "per_token"
+        if per_token:
+            lo, hi = (f(axis=1, keepdims=True) for f in (x.min, x.max))
+        scale, zero_point = affine.dynamic_qparams(lo, hi, dtype, symmetric)
+        qmin, qmax = affine.code_range(dtype, symmetric)
+        scale, low, high = (np.asarray(p).astype(x.dtype)[()] for p in (scale, qmin - zero_point, qmax - zero_point))
+        return Codes(to_codes(x, scale, low, high, not symmetric)[0], scale if per_token else float(scale))
+
+    def backward(self, g: np.ndarray) -> np.ndarray:
+        return g
+
+
+class ExactHeads(Exact):
+    """int8 symmetric, by the largest magnitude of each token's part of each head, as dynamic attention has queries, keys and
+    values."""
+
+    def __init__(self, name: str, dim: int):
+        self.name, self.dim = name, dim
+
+    def __call__(self, x: np.ndarray) -> Codes:
+        rows = x.reshape(-1, self.dim)
+        extremes(x, self.name)
+        scale, _ = affine.dynamic_qparams(rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True), "int8", True)
+        scale = scale.astype(x.dtype)
+        return Codes(to_codes(rows, scale, -127, 127, False)[0].reshape(x.shape), scale.reshape(len(x), -1))
+
+
+class Ranged:
+    """One fixed range for a tensor, as static quantization has it: a moving average of each array's smallest and largest
+    element (as observers.MovingAverage, beginning at the first array's) while `observing`, at rest afterwards.
+
+    state: float64 (lo, hi, arrays seen)."""
+    momentum = 0.01
+
+    def __init__(self, name: str, scheme: Scheme):
+        self.name, self.scheme, self.observing = name, scheme, True
+        self.state = np.zeros(3)
+        self._outside = None
+        self._params, self._of = (1.0, 0), None
+
+    def params(self) -> tuple[float, int]:
+        """Scale (a float32's value) and zero point of the range, by affine.qparams."""
+        lo, hi, _ = self.state
+        if self._of != (lo, hi):
+            scale, zero_point = affine.qparams(lo, hi, self.scheme.activation_dtype, self.scheme.activation_symmetric)
+            self._params, self._of = (float(scale), int(zero_point)), (lo, hi)
+        return self._params
+
+    def __call__(self, x: np.ndarray) -> Codes:
+        lo, hi = extremes(x, self.name)
+        if self.observing:
+            weight = self.momentum if self.state[2] else 1.0
+            self.state[:2] += weight * (np.array((lo, hi)) - self.state[:2])
+            self.state[2] += 1
+        return self._encode(x, lo, hi, *self.params())
+
+    def _encode(self, x: np.ndarray, lo: float, hi: float, scale: float, zero_point: int) -> Codes:
+        qmin, qmax = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
+        low, high = qmin - zero_point, qmax - zero_point
+        step = x.dtype.type(scale)
+        clips = bool(np.rint(x.dtype.type(lo) / step) < low or np.rint(x.dtype.type(hi) / step) > high)
+        codes, self._outside = to_codes(x, step, low, high, clips)
+        return Codes(codes, scale)
+
+    def backward(self, g: np.ndarray) -> np.ndarray:
+        """The gradient of what was coded from that of the codes' values, in place: none outside the range."""
+        if self._outside is not None:
+            g.reshape(-1)[self._outside] = 0
+        return g
+
+
+class Learned(Ranged):
+    """A range whose scale is a parameter, learned step size quantization (Esser et al. 2020, arXiv:1902.08153); the zero
+    point rests. scale, gradient: (1,) views of the parameter and of its gradient, which `backward` adds to."""
+    state = None
+
+    def __init__(self, name: str, scheme: Scheme, scale: np.ndarray, zero_point: int, add_gradient):
+        self.name, self.scheme, self.scale, self.zero_point, self.add_gradient = name, scheme, scale, zero_point, add_gradient
+
+    def params(self) -> tuple[float, int]:
+        return float(np.float32(self.scale[0])), self.zero_point
+
+    def __call__(self, x: np.ndarray) -> Codes:
+        self._x, self._codes = x, self._encode(x, *extremes(x, self.name), *self.params())
+        return self._codes
+
+    def backward(self, g: np.ndarray) -> np.ndarray:
+        """As Ranged; the step's own gradient is sum(g * (codes - x / s inside the range)), times 1 / sqrt(n * largest code) for
+        n features, which balances its steps with those of the weights."""
+        qmin, qmax = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
+        largest = max(self.zero_point - qmin, qmax - self.zero_point)
+        total = np.vdot(g, self._codes.values)
+        super().backward(g)
+        total -= np.vdot(g, self._x) / self.params()[0]
+        self.add_gradient(np.array([total / np.sqrt(g.shape[1] * largest)]))
+        self._x = self._codes = None
+        return g
+
+
+class WeightRange:
+    """Codes of a weight (outputs, inputs) by its own smallest and largest elements, as the conversion makes them: per tensor,
+    per output, or per group of inputs. Nothing is clipped (affine, the two ends' half steps are), so gradients pass unchanged."""
+    clips = False
+
+    def __init__(self, name: str, scheme: Scheme, granularity: str):
+        self.name, self.scheme, self.granularity = name, scheme, granularity
+
+    def __call__(self, w: np.ndarray) -> Codes:
+        if self.granularity == "per_group":
+            return Codes(self._grouped(w))
+        axis = 1 if self.granularity == "per_channel" else None
+        lo, hi = w.min(axis=axis), w.max(axis=axis)
+        affine.check_finite(np.array((lo, hi)), self.name)
+        scale, zero_point = affine.qparams(lo, hi, "int8", self.scheme.weight_symmetric)
+        return self._encode(w, scale.astype(w.dtype), zero_point)[0]
+
+    def _encode(self, w: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> tuple[Codes, np.ndarray | None]:
+        qmin, qmax = affine.code_range("int8", self.scheme.weight_symmetric)
+        step, low, high = scale, qmin - zero_point, qmax - zero_point
+        if scale.ndim:
+            step, low, high = (np.asarray(p, w.dtype)[:, None] for p in (step, low, high))
+        codes, outside = to_codes(w, step, low, high, self.clips or not self.scheme.weight_symmetric)
+        return Codes(codes, scale), outside
+
+    def _grouped(self, w: np.ndarray) -> np.ndarray:
+        """The weight dequantized: with several scales to a row, sums are no whole numbers anyway."""
+        result = np.empty_like(w)
+        for start in range(0, w.shape[1], self.scheme.group_size):
+            part = np.ascontiguousarray(w[:, start:start + self.scheme.group_size])
+            codes = WeightRange(self.name, self.scheme, "per_channel")(part)
+            np.multiply(codes.values, codes.scale[:, None], out=result[:, start:start + self.scheme.group_size])
+        return result
+
+
+class LearnedWeight(WeightRange):
+    """A weight's codes at learned scales, () or one per output (outputs,); zero points rest."""
+    clips = True
+
+    def __init__(self, name: str, scheme: Scheme, scale: np.ndarray, zero_point: np.ndarray):
+        super().__init__(name, scheme, "per_channel" if scale.ndim else "per_tensor")
+        self.scale, self.zero_point = scale, zero_point
+
+    def params(self) -> tuple[np.ndarray, np.ndarray]:
+        """float32 scale and int32 zero point, of the scale's shape."""
+        return self.scale.astype(np.float32), self.zero_point
+
+    def __call__(self, w: np.ndarray) -> Codes:
+        self._codes, self._outside = self._encode(w, self.params()[0].astype(w.dtype), self.zero_point)
+        return self._codes
+
+    def backward(self, w: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """g: the gradient of the weight's rounded values, made in place that of the weight. Returns the scales' gradient, as in
+        Learned, n being the number of weights that share a scale."""
+        largest = 127 if self.scheme.weight_symmetric else np.maximum(128 + self.zero_point, 127 - self.zero_point)
+        over = "ij,ij->i" if self.scale.ndim else "ij,ij->"
+        total = np.einsum(over, g, self._codes.values)
+        if self._outside is not None:
+            g.reshape(-1)[self._outside] = 0
+        total -= np.einsum(over, g, w) / self.params()[0]
+        return total / np.sqrt(w.size // self.scale.size * largest)
+
+
+def fake_bias(bias: np.ndarray, kind: str, fixed: bool, x_scale, w_scale) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(codes to add to the integer sums, floats to add after scaling), one of them None, as the conversion stores the bias:
+    int32 at x_scale * w_scale where x's scale is fixed, int8 affine, or float32."""
+    if kind == "int32" and fixed:
+        return np.rint(bias.astype(np.float64) / (x_scale * w_scale.astype(np.float64))).astype(bias.dtype), None
+    if kind == "int8":
+        scale, zero_point = affine.qparams(bias.min(), bias.max(), "int8")
+        codes = affine.quantize(bias, scale, zero_point, "int8")
+        return None, affine.dequantize(codes, scale, zero_point).astype(bias.dtype)
+    return None, bias

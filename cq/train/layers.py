@@ -1,0 +1,174 @@
+"""The layers of the transformer but attention, forward and in reverse, in NumPy over BLAS. A layer keeps what its reverse needs from one
+forward to the next. It works in its inputs' precision: float32 to train, float64 to check gradients. Knows no whole model.
+
+backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
+import numpy as np
+
+from .batch import Packed
+from .fake import Codes, WeightRange, chunks, fake_bias
+from .parameters import Parameters
+
+
+class Linear:
+    """y = x w.T + b of activations x (tokens, inputs), coded or not. fake: how the weight becomes codes, None: it does not."""
+
+    def __init__(self, parameters: Parameters, weight: str, bias: str, fake: WeightRange | None, bias_kind: str, fixed: bool):
+        self.parameters, self.name, self.fake, self.bias_kind, self.fixed = parameters, weight, fake, bias_kind, fixed
+        self.bias = bias if bias in parameters.values else None
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(outputs, inputs)."""
+        return self.parameters.values[self.name]
+
+    def refresh(self) -> None:
+        """Codes the weight anew; to be called whenever it has changed."""
+        self.codes = Codes(self.weight) if self.fake is None else self.fake(self.weight)
+
+    def forward(self, x: Codes) -> np.ndarray:
+        """(tokens, outputs)."""
+        self.x = x
+        y = x.values @ self.codes.values.T
+        per_token = isinstance(x.scale, np.ndarray)
+        scale = None if per_token else _product(x.scale, self.codes.scale)
+        before = after = None
+        if self.bias is not None:
+            bias = self.parameters.values[self.bias]
+            before, after = (None, bias) if self.fake is None else \
+                fake_bias(bias, self.bias_kind, self.fixed, x.scale, self.codes.scale)
+        for rows in chunks(y):
+            part = y[rows]
+            if before is not None:
+                part += before
+            if per_token or scale is not None:
+                part *= _product(x.scale[rows], self.codes.scale) if per_token else scale
+            if after is not None:
+                part += after
+        return y
+
+    def backward(self, g: np.ndarray) -> np.ndarray:
+        """(tokens, inputs). g is left as it is. Of the rounded values of x and w, not of their codes."""
+        x, w = self.x, self.codes
+        if self.bias is not None:
+            self.parameters.add(self.bias, column_sums(g))
+        dx = (g if w.scale is None else g * w.scale) @ w.values
+        per_token = isinstance(x.scale, np.ndarray)
+        self.parameters.add_product(self.name, (g * x.scale if per_token else g).T, x.values, None if per_token else x.scale)
+        self.x = None
+        return dx
+
+
+def _product(a, b):
+    return b if a is None else a if b is None else a * b
+
+
+def column_sums(g: np.ndarray) -> np.ndarray:
+    """(rows, n) → (n,), by BLAS, which neither runs along columns nor loses digits as one running sum would."""
+    return np.ones(len(g), g.dtype) @ g
+
+
+def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Sum of products in each row: (rows, n), (rows, n) → (rows, 1)."""
+    return np.einsum("ij,ij->i", a, b)[:, None]
+
+
+class Norm:
+    """Layer norm (Ba et al. 2016) or RMS norm (Zhang, Sennrich 2019)."""
+
+    def __init__(self, parameters: Parameters, name: str, eps: float, rms: bool):
+        self.parameters, self.eps, self.rms, self.name = parameters, eps, rms, name + ".weight"
+        self.bias = name + ".bias" if name + ".bias" in parameters.values else None
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """(tokens, hidden) → the same."""
+        xhat = x.copy() if self.rms else x - x.mean(axis=1, keepdims=True)
+        self.factor = 1 / np.sqrt(_dots(xhat, xhat) / x.dtype.type(x.shape[1]) + x.dtype.type(self.eps))
+        xhat *= self.factor
+        self.xhat = xhat
+        y = xhat * self.parameters.values[self.name]
+        if self.bias is not None:
+            y += self.parameters.values[self.bias]
+        return y
+
+    def backward(self, g: np.ndarray) -> np.ndarray:
+        xhat, n = self.xhat, g.dtype.type(g.shape[1])
+        dx = g * xhat
+        self.parameters.add(self.name, column_sums(dx))
+        if self.bias is not None:
+            self.parameters.add(self.bias, column_sums(g))
+        np.multiply(g, self.parameters.values[self.name], out=dx)
+        along = _dots(dx, xhat) / n
+        if not self.rms:
+            dx -= dx.mean(axis=1, keepdims=True)
+        xhat *= along
+        dx -= xhat
+        dx *= self.factor
+        self.xhat = None
+        return dx
+
+
+class Rotary:
+    """Rotary positions (Su et al. 2021) over heads of `dim`: first half and second half of a head are the two coordinates.
+    Angles round to float32 and their cosines from float64, as the model's own do."""
+
+    def __init__(self, dim: int, theta: float):
+        exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+        self.frequency = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
+
+    def tables(self, positions: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and sines (tokens, 1, dim / 2) of positions (tokens,)."""
+        angle = np.outer(positions.astype(np.float32), self.frequency).astype(np.float64)[:, None]
+        return np.cos(angle).astype(np.float32).astype(dtype), np.sin(angle).astype(np.float32).astype(dtype)
+
+    @staticmethod
+    def turn(x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
+        """x (tokens, heads * dim) turned by the angles, a new array. The reverse turns back: give it -sine."""
+        half = cosine.shape[2]
+        a, b = np.moveaxis(x.reshape(len(x), -1, 2, half), 2, 0)
+        y = np.empty((len(x), a.shape[1], 2, half), x.dtype)
+        np.multiply(a, cosine, out=y[:, :, 0])
+        y[:, :, 0] -= b * sine
+        np.multiply(b, cosine, out=y[:, :, 1])
+        y[:, :, 1] += a * sine
+        return y.reshape(x.shape)
+
+
+class Embedding:
+    """Word, position and type rows, summed in this order; all tokens are of type 0. word: how the table becomes codes, a Linear
+    that shares it (a tied head), or None."""
+
+    def __init__(self, parameters: Parameters, fake: WeightRange | Linear | None):
+        self.parameters, self.fake = parameters, fake
+
+    def forward(self, batch: Packed) -> np.ndarray:
+        """(tokens, hidden)."""
+        self.batch = batch
+        values = self.parameters.values
+        x = self._words(values["embed.word"], batch.ids)
+        if "embed.position" in values:
+            x += values["embed.position"][batch.positions]
+        if "embed.type" in values:
+            x += values["embed.type"][0]
+        return x
+
+    def _words(self, table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        if self.fake is None:
+            return table[ids]
+        if isinstance(self.fake, Linear):
+            codes = self.fake.codes
+            rows, scale = codes.values[ids], codes.scale
+        elif self.fake.granularity == "per_channel":  # the words at hand are enough
+            codes = self.fake(table[ids])
+            return codes.values * codes.scale[:, None]
+        else:
+            codes = self.fake(table)
+            rows, scale = codes.values[ids], codes.scale
+        rows *= scale[ids][:, None] if scale.ndim else scale
+        return rows
+
+    def backward(self, g: np.ndarray) -> None:
+        self.parameters.add_rows("embed.word", self.batch.ids, g)
+        if "embed.position" in self.parameters.values:
+            self.parameters.add_rows("embed.position", self.batch.positions, g)
+        if "embed.type" in self.parameters.values:
+            self.parameters.add_rows("embed.type", np.zeros(1, np.int64), column_sums(g)[None])

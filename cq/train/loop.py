@@ -1,0 +1,106 @@
+"""The training loop: steps, checkpoints, and what comes out. Knows no files' formats and no conversion."""
+import os
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from ..errors import CqError
+from ..model import Config, Transformer
+from ..model.batch import check_tokens
+from ..strategies import QAT, Training
+from .checkpoint import checked, restore, store
+from .data import Shuffled, Windows
+from .network import Network
+from .objectives import OBJECTIVES
+from .optimizer import AdamW, learning_rate
+from .recipe import Recipe
+
+SAVE_EVERY = 100  # steps between two checkpoints
+
+Progress = Callable[[int, int, float], None]  # (steps done, of how many, loss)
+
+
+def train(model: Transformer | Config, data: Iterable | Windows, training: Training = Training(),
+          checkpoint: str | os.PathLike | None = None, progress: Progress | None = None) -> Transformer:
+    """A new float32 model, trained from `model`'s weights, or from random ones for a configuration.
+
+    data: samples, each a text or a 1-D int array of token ids (of at least two tokens for "next_token"); for the loss "pairs"
+    tuples (text or ids, text or ids, score). checkpoint: a .safetensors file to save to every 100 steps and at the end, and
+    to go on from where it exists, to the same bits as without the break. progress(done, steps, loss) is called after each step.
+    Raises CqError for data that do not fit the loss and where the loss stops being finite, UnsupportedError for a loss that
+    the model has no outputs for, FormatError for another training's checkpoint."""
+    if type(training) is not Training:
+        raise CqError(f"training: need a cq.Training, got {type(training).__name__}; QAT goes through cq.quantize")
+    if isinstance(model, Config):
+        model = Transformer(model, random_weights(model, training.seed))
+    if not isinstance(model, Transformer) or model.strategy is not None:
+        raise CqError(f"model: need a float32 cq.Transformer or a cq.Config, got {model!r:.60}")
+    if progress is not None and not callable(progress):
+        raise CqError(f"progress: need a function of (done, total, loss), got {type(progress).__name__}")
+    network = fit(model, data, training, None, checkpoint, progress)
+    return Transformer(model.config, network.weights(), model.tokenizer)
+
+
+def fit(model: Transformer, data: Iterable | Windows, training: Training, learned: dict[str, tuple[float, int]] | None = None,
+        checkpoint: str | os.PathLike | None = None, progress: Progress | None = None) -> Network:
+    """What `train` does, and QAT: with fake quantization for `training.target`. learned: place → (scale, zero point) to begin
+    learning from. Gives the trained network, from which the model is converted."""
+    target = training.target if isinstance(training, QAT) else None
+    network = Network(Recipe(model.config, target), weights_of(model), learned)
+    optimizer = AdamW(network.parameters, training.weight_decay, training.betas)
+    objective = OBJECTIVES[training.loss](model, network)
+    if isinstance(data, Windows):
+        check_tokens([data.stream], model.config.vocab_size, len(data.stream))
+        check_tokens([data.stream[:data.length]], model.config.vocab_size, model.config.max_positions)
+        source = data
+    else:
+        source = Shuffled(objective.samples(data), training.seed)
+    if checkpoint is not None:
+        checkpoint = checked(checkpoint)
+        restore(checkpoint, network, optimizer, training)
+    freeze = (training.freeze or (training.steps + 1) // 2) if target is not None else 0
+    for step in range(optimizer.steps, training.steps):
+        network.observe(step < freeze)
+        network.parameters.clear()
+        total = 0.0
+        for part in range(training.accumulate):
+            total += objective(source.batch(step * training.accumulate + part, training.batch_size))
+        loss = total / training.accumulate
+        if not np.isfinite(loss):
+            raise CqError(f"training: the loss became {loss} at step {step}; lower the learning rate")
+        network.settle()
+        rate = learning_rate(step, training.steps, training.learning_rate, training.warmup)
+        optimizer.step(rate, training.clip_norm, training.accumulate)
+        network.refresh()
+        if checkpoint is not None and (optimizer.steps % SAVE_EVERY == 0 or optimizer.steps == training.steps):
+            store(checkpoint, network, optimizer, training)
+        if progress is not None:
+            progress(step + 1, training.steps, loss)
+    return network
+
+
+def weights_of(model: Transformer) -> dict[str, np.ndarray]:
+    """A float32 model's weights by canonical name, views."""
+    embedding = model.embedding
+    named = {"embed.word": embedding.word, "embed.position": embedding.position, "embed.type": embedding.type}
+    parts = [*model.norms(), *model.linears()]
+    named |= {f"{name}.{leaf}": getattr(part, leaf) for name, part in parts for leaf in ("weight", "bias")}
+    if model.config.tied:
+        named.pop("head.weight", None)
+    return {name: array for name, array in named.items() if array is not None}
+
+
+def random_weights(config: Config, seed: int) -> dict[str, np.ndarray]:
+    """Normal with deviation 0.04, those that end a residual branch smaller by sqrt(2 * layers) (Radford et al. 2019); norms
+    begin at 1. No biases but those of layer norms, which begin at 0."""
+    rng, weights = np.random.default_rng(seed), {}
+    for name, shape in config.shapes().items():
+        if name.endswith("norm.weight"):
+            weights[name] = np.ones(shape, np.float32)
+            if config.norm == "layer":
+                weights[name.removesuffix("weight") + "bias"] = np.zeros(shape, np.float32)
+        else:
+            last = name.endswith(("output.weight", "down.weight"))
+            deviation = 0.04 / (2 * config.num_layers) ** 0.5 if last else 0.04
+            weights[name] = deviation * rng.standard_normal(shape, np.float32)
+    return weights

@@ -1,0 +1,262 @@
+"""The whole model, forward and in reverse over a packed batch, with fake quantization at the places that its recipe names.
+Knows no losses and no optimizer."""
+import numpy as np
+
+from .. import affine
+from ..errors import CqError
+from ..model import Config
+from .activations import activate
+from .attention import Attention, CodedAttention, ScaledAttention
+from .batch import Packed
+from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, WeightRange
+from .layers import Embedding, Linear, Norm, Rotary
+from .parameters import Parameters
+from .recipe import Recipe
+
+
+class Network:
+    """weights: canonical name → array (see Config.shapes), and biases; copied.
+
+    learned: None for ranges by moving average; else place → (scale, zero point) to begin learning scales from (Esser et al.
+    2020), for every place of the recipe. dtype: float64 for checks of gradients."""
+
+    def __init__(self, recipe: Recipe, weights: dict[str, np.ndarray], learned: dict[str, tuple[float, int]] | None = None,
+                 dtype: type = np.float32):
+        self.config, self.recipe = recipe.config, recipe
+        self._check(weights)
+        self._learned, self._zero_points, scales = learned, {}, {}
+        if learned is not None and recipe.strategy is not None:
+            scales = self._first_scales(weights, learned)
+        self.parameters = Parameters(weights, scales, dtype)
+        c = self.config
+        self.sites = {site: self._site(site) for site in recipe.sites()}
+        self.linears = {name: self._linear(name) for name in recipe.linears()}
+        norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
+        self.norms = {name: Norm(self.parameters, name, c.norm_eps, c.norm == "rms") for name in norms}
+        self.attention = [self._attention(f"layers.{i}.attention.query" in self.sites) for i in range(c.num_layers)]
+        self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta)
+        word = recipe.word_granularity
+        fake = None if word is None else self.linears["head"] if word == "head" else \
+            WeightRange("embed.word", recipe.strategy.scheme, word)
+        self.embedding = Embedding(self.parameters, fake)
+        self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
+        self.refresh()
+
+    def _check(self, weights: dict[str, np.ndarray]) -> None:
+        for name, shape in self.config.shapes().items():
+            found = getattr(weights.get(name), "shape", None)
+            if found != shape:
+                raise CqError(f"weights: {name!r}: need an array of shape {shape}, got {found}")
+
+    # --- building ------------------------------------------------------------------------------------------------------------
+
+    def _weight_name(self, linear: str) -> str:
+        return "embed.word" if linear == "head" and self.config.tied else f"{linear}.weight"
+
+    def _learns(self, linear: str) -> bool:
+        return self._learned is not None and self.recipe.codes(linear) \
+            and self.recipe.strategy.scheme.weight_granularity != "per_group"
+
+    def _first_scales(self, weights: dict, learned: dict) -> dict[str, tuple[np.ndarray, float]]:
+        """Scales to learn, each with its unit step: a step moves a scale by as large a part of it as it moves a typical weight
+        of the layer at hand, which is what Esser et al.'s gradient scale is for under plain SGD."""
+        scheme, scales = self.recipe.strategy.scheme, {}
+        rates = {}
+        for name in self.recipe.linears():
+            w = weights[self._weight_name(name)]
+            rates[name] = 1 / max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6)
+            if self._learns(name):
+                axis = 1 if scheme.weight_granularity == "per_channel" else None
+                scale, zero_point = affine.qparams(w.min(axis=axis), w.max(axis=axis), "int8", scheme.weight_symmetric)
+                self._zero_points[name + ".weight"] = np.asarray(zero_point)
+                scales[f"{name}.weight.scale"] = np.asarray(scale), rates[name]
+        for site in self.recipe.sites():
+            if not self.recipe.fixed:
+                continue
+            scale, self._zero_points[site] = learned[site]
+            part = site.rpartition(".")[0]
+            readers = self.recipe.readers(site) if site.endswith(("input", "context", "hidden")) else [
+                name for name in rates if name.startswith(part)]
+            scales[f"{site}.scale"] = np.array([scale]), min(rates[name] for name in readers)
+        return scales
+
+    def _site(self, site: str) -> Exact | Ranged:
+        scheme = self.recipe.strategy.scheme
+        if not self.recipe.fixed:
+            inside = site.endswith(("query", "key", "value"))
+            return ExactHeads(site, self.config.head_dim) if inside else Exact(site, scheme)
+        if self._learned is None:
+            return Ranged(site, scheme)
+        name = f"{site}.scale"
+        return Learned(site, scheme, self.parameters.values[name], self._zero_points[site],
+                       lambda gradient: self.parameters.add(name, gradient))
+
+    def _attention(self, coded: bool) -> Attention:
+        c = self.config
+        kind = Attention if not coded else CodedAttention if self.recipe.fixed else ScaledAttention
+        return kind(c.num_heads, c.num_kv_heads, c.head_dim, c.causal)
+
+    def _linear(self, name: str) -> Linear:
+        fake, kind = None, "float32"
+        if self.recipe.codes(name):
+            scheme = self.recipe.strategy.scheme
+            kind = scheme.bias
+            if self._learns(name):
+                fake = LearnedWeight(name, scheme, self.parameters.values[f"{name}.weight.scale"],
+                                     self._zero_points[name + ".weight"])
+            else:
+                fake = WeightRange(name, scheme, scheme.weight_granularity)
+        return Linear(self.parameters, self._weight_name(name), f"{name}.bias", fake, kind, self.recipe.fixed)
+
+    # --- what was learned ---------------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Canonical name → a copy of the weight, float as it is trained."""
+        return {name: array.copy() for name, array in self.parameters.values.items() if not name.endswith(".scale")}
+
+    def ranges(self) -> dict[str, tuple[float, int]]:
+        """Place → scale and zero point of static activations."""
+        return {site: fake.params() for site, fake in self.sites.items()} if self.recipe.fixed else {}
+
+    def scales(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Linear layer → learned scale and zero point of its weight, where they are learned."""
+        return {name: linear.fake.params() for name, linear in self.linears.items() if isinstance(linear.fake, LearnedWeight)}
+
+    # --- running -------------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Codes all weights anew: after they have changed."""
+        for linear in self.linears.values():
+            linear.refresh()
+
+    def observe(self, on: bool) -> None:
+        """Whether moving averages move."""
+        for site in self.sites.values():
+            site.observing = on
+
+    def settle(self) -> None:
+        """Completes the gradients of one step: straight through the rounding of learned weights, zeros where none came."""
+        self.parameters.settle()
+        for name, linear in self.linears.items():
+            if isinstance(linear.fake, LearnedWeight):
+                gradient = linear.fake.backward(linear.weight, self.parameters.gradients[linear.name])
+                self.parameters.gradients[f"{name}.weight.scale"][...] = gradient
+
+    def forward(self, batch: Packed) -> np.ndarray:
+        """Final hidden states (tokens, hidden)."""
+        self.batch = batch
+        x = self.embedding.forward(batch)
+        if self.rotary is not None:
+            self.angles = self.rotary.tables(batch.positions, x.dtype)
+        if not self.config.norm_first:
+            x = self.norms["embed.norm"].forward(x)
+        for i in range(self.config.num_layers):
+            x = self._around(f"layers.{i}.attention_norm", x, lambda y: self._attend(i, y))
+            x = self._around(f"layers.{i}.ffn_norm", x, lambda y: self._feed(i, y))
+        return self.norms["final_norm"].forward(x) if self.config.norm_first else x
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """(tokens, hidden) → (tokens, vocab), after `forward`."""
+        return self._read("head.input", hidden)[0]
+
+    def backward(self, hidden: np.ndarray | None = None, logits: np.ndarray | None = None) -> None:
+        """From the gradients of what `forward` and `logits` gave, either or both, to those of the parameters. May write to
+        `hidden`."""
+        g = hidden
+        if logits is not None:
+            g = self._read_back("head.input", [logits])
+            if hidden is not None:
+                g += hidden
+        if self.config.norm_first:
+            g = self.norms["final_norm"].backward(g)
+        for i in reversed(range(self.config.num_layers)):
+            g = self._around_back(f"layers.{i}.ffn_norm", g, lambda y: self._feed_back(i, y))
+            g = self._around_back(f"layers.{i}.attention_norm", g, lambda y: self._attend_back(i, y))
+        if not self.config.norm_first:
+            g = self.norms["embed.norm"].backward(g)
+        self.embedding.backward(g)
+
+    def _around(self, norm: str, x: np.ndarray, part) -> np.ndarray:
+        """A part with its norm and residual: x + part(norm(x)), or norm(x + part(x))."""
+        if self.config.norm_first:
+            y = part(self.norms[norm].forward(x))
+            y += x
+            return y
+        y = part(x)
+        y += x
+        return self.norms[norm].forward(y)
+
+    def _around_back(self, norm: str, g: np.ndarray, part_back) -> np.ndarray:
+        if self.config.norm_first:
+            d = self.norms[norm].backward(part_back(g))
+            d += g
+            return d
+        g = self.norms[norm].backward(g)
+        d = part_back(g)
+        d += g
+        return d
+
+    def _attend(self, i: int, x: np.ndarray) -> np.ndarray:
+        at = f"layers.{i}.attention."
+        q, k, v = self._read(at + "input", x)
+        if self.rotary is not None:
+            q, k = (Rotary.turn(y, *self.angles) for y in (q, k))
+        coded = [self._code(at + name, y) for name, y in (("query", q), ("key", k), ("value", v))]
+        return self._read(at + "context", self.attention[i].forward(*coded, self.batch))[0]
+
+    def _attend_back(self, i: int, g: np.ndarray) -> np.ndarray:
+        at = f"layers.{i}.attention."
+        parts = self.attention[i].backward(self._read_back(at + "context", [g]))
+        q, k, v = (self._code_back(at + name, d) for name, d in zip(("query", "key", "value"), parts))
+        if self.rotary is not None:
+            cosine, sine = self.angles
+            q, k = (Rotary.turn(y, cosine, -sine) for y in (q, k))
+        return self._read_back(at + "input", [q, k, v])
+
+    def _feed(self, i: int, x: np.ndarray) -> np.ndarray:
+        at, c = f"layers.{i}.ffn.", self.config
+        parts = self._read(at + "input", x)
+        if not c.gated:
+            hidden, slope = activate(parts[0], c.activation)
+            self.kept[i] = slope
+            return self._read(at + "hidden", hidden)[0]
+        gate, up = (self._code(at + name, y).floats() for name, y in zip(("gate", "up"), parts))
+        act, slope = activate(gate, c.activation)
+        self.kept[i] = act, slope, up
+        return self._read(at + "hidden", act * up)[0]
+
+    def _feed_back(self, i: int, g: np.ndarray) -> np.ndarray:
+        at, c = f"layers.{i}.ffn.", self.config
+        d = self._read_back(at + "hidden", [g])
+        if not c.gated:
+            d *= self.kept.pop(i)
+            return self._read_back(at + "input", [d])
+        act, slope, up = self.kept.pop(i)
+        act *= d
+        d *= up
+        d *= slope
+        return self._read_back(at + "input", [self._code_back(at + "gate", d), self._code_back(at + "up", act)])
+
+    def _code(self, site: str, x: np.ndarray) -> Codes:
+        return self.sites[site](x) if site in self.sites else Codes(x)
+
+    def _code_back(self, site: str, g: np.ndarray) -> np.ndarray:
+        return self.sites[site].backward(g) if site in self.sites else g
+
+    def _read(self, site: str, x: np.ndarray) -> list[np.ndarray]:
+        """What each layer that reads a place makes of it; those that stay float32 read it uncoded."""
+        coded, names = self._code(site, x), self.recipe.readers(site)
+        return [self.linears[name].forward(coded if self.recipe.codes(name) else Codes(x)) for name in names]
+
+    def _read_back(self, site: str, gradients: list[np.ndarray]) -> np.ndarray:
+        through = past = None
+        for name, g in zip(self.recipe.readers(site), gradients):
+            d = self.linears[name].backward(g)
+            if self.recipe.codes(name):
+                through = d if through is None else np.add(through, d, out=through)
+            else:
+                past = d if past is None else np.add(past, d, out=past)
+        if through is None:
+            return past
+        through = self._code_back(site, through)
+        return through if past is None else np.add(through, past, out=through)

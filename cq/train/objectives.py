@@ -1,0 +1,108 @@
+"""What is minimized: a batch of samples run through the network, a loss against its data or against the float32 model, and the
+reverse. Knows no optimizer."""
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..errors import CqError, UnsupportedError
+from ..model import Transformer
+from ..model.batch import check_tokens
+from . import losses
+from .batch import Packed
+from .network import Network
+
+
+class NextToken:
+    """The text itself. Called with samples it runs the network forward and in reverse, and gives the loss."""
+
+    def __init__(self, model: Transformer, network: Network):
+        if model.head is None or not model.config.causal:
+            raise UnsupportedError(f"loss: next_token needs a causal language model, this {model.config.family} model is none")
+        self.model, self.network = model, network
+
+    def samples(self, data: Iterable) -> list[np.ndarray]:
+        samples = _listed(self.model, data)
+        if not any(len(ids) > 1 for ids in samples):
+            raise CqError("data: next_token needs sequences of at least two tokens")
+        return samples
+
+    def __call__(self, samples: list[np.ndarray]) -> float:
+        batch = Packed(samples)
+        logits = self.network.logits(self.network.forward(batch))
+        loss, gradients = losses.next_token(batch.split(logits), samples)
+        self.network.backward(logits=batch.join(gradients))
+        return loss
+
+
+class Distillation:
+    """The outputs of the float32 model as it was given: logits where it has a language-model head; else final states and, where
+    it pools, embeddings as well. States say of every token what is missing, embeddings what it comes to."""
+
+    def __init__(self, model: Transformer, network: Network):
+        self.model, self.network = model, network
+
+    def samples(self, data: Iterable) -> list[np.ndarray]:
+        return _listed(self.model, data)
+
+    def __call__(self, samples: list[np.ndarray]) -> float:
+        batch, config = Packed(samples), self.model.config
+        hidden = self.network.forward(batch)
+        if config.lm_head:
+            logits = batch.split(self.network.logits(hidden))
+            loss, gradients = losses.logit_distillation(logits, self.model.logits(samples))
+            self.network.backward(logits=batch.join(gradients))
+            return loss
+        hidden, targets = batch.split(hidden), self.model.forward(samples)
+        loss, gradients = losses.hidden_distillation(hidden, targets)
+        if config.pooling is not None:
+            more, gradient = losses.embedding_distillation(losses.pool(hidden, config), losses.pool(targets, config))
+            loss += more
+            for g, pooled in zip(gradients, losses.pool_back(gradient, hidden, config)):
+                g += pooled
+        self.network.backward(hidden=batch.join(gradients))
+        return loss
+
+
+class Pairs:
+    """The same, against scores of pairs."""
+
+    def __init__(self, model: Transformer, network: Network):
+        if model.config.pooling is None:
+            raise UnsupportedError(f"loss: pairs needs a model that pools, this {model.config.family} model says no pooling")
+        self.model, self.network = model, network
+
+    def samples(self, data: Iterable) -> list[tuple]:
+        try:
+            rows = [(first, second, float(score)) for first, second, score in data]
+        except (TypeError, ValueError):
+            raise CqError("data: pairs needs an iterable of (text or ids, text or ids, score)") from None
+        if not rows:
+            raise CqError("data: no samples came")
+        if not all(-1 <= score <= 1 for *_, score in rows):
+            raise CqError("data: scores of pairs are cosines, -1 … 1; divide other scales by their largest score")
+        flat = _listed(self.model, [text for row in rows for text in row[:2]])
+        return list(zip(flat[::2], flat[1::2], (row[2] for row in rows)))
+
+    def __call__(self, samples: list[tuple]) -> float:
+        sequences = [ids for first, second, _ in samples for ids in (first, second)]
+        batch, config = Packed(sequences), self.model.config
+        hidden = batch.split(self.network.forward(batch))
+        loss, gradient = losses.pair_similarity(losses.pool(hidden, config), np.array([score for *_, score in samples]))
+        self.network.backward(hidden=batch.join(losses.pool_back(gradient, hidden, config)))
+        return loss
+
+
+OBJECTIVES = {"next_token": NextToken, "distillation": Distillation, "pairs": Pairs}
+
+
+def _listed(model: Transformer, data: Iterable) -> list[np.ndarray]:
+    """Texts and ids, batches of them opened, as checked ids."""
+    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
+        raise CqError(f"data: need an iterable of texts or token arrays, got {type(data).__name__}")
+    sequences = []
+    for sample in data:
+        several = isinstance(sample, (list, tuple)) and not all(isinstance(item, (int, np.integer)) for item in sample)
+        sequences += [model.tokenize(item) if isinstance(item, str) else item for item in (sample if several else [sample])]
+    if not sequences:
+        raise CqError("data: no samples came")
+    return check_tokens(sequences, model.config.vocab_size, model.config.max_positions)

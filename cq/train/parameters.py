@@ -1,0 +1,68 @@
+"""Parameters and their gradients: named views into two flat arrays, so that the optimizer walks memory once. Knows no layers
+and no optimizer."""
+import numpy as np
+
+
+class Parameters:
+    """values, gradients: name → view. Flat order: what decays (matrices and tables), norms and biases, learned scales.
+
+    weights: canonical name → array, copied. scales: name → (initial scales, unit step: the part of itself by which a learning
+    rate of 1 moves each). dtype: float32, or float64 for checks of gradients."""
+
+    def __init__(self, weights: dict[str, np.ndarray], scales: dict[str, tuple[np.ndarray, float]] | None = None,
+                 dtype: type = np.float32):
+        scales = scales or {}
+        arrays = [item for wanted in (True, False) for item in weights.items() if (item[1].ndim > 1) == wanted]
+        arrays += [(name, scale) for name, (scale, _) in scales.items()]
+        sizes = [array.size for _, array in arrays]
+        self.flat, self.flat_gradient = np.empty(sum(sizes), dtype), np.zeros(sum(sizes), dtype)
+        self.decayed = sum(array.size for array in weights.values() if array.ndim > 1)
+        self.plain = sum(array.size for array in weights.values())  # from here on: scales
+        self.units = np.array([unit for scale, unit in scales.values() for _ in range(scale.size)], dtype)
+        self.values: dict[str, np.ndarray] = {}
+        self.gradients: dict[str, np.ndarray] = {}
+        self._written: set[str] = set()
+        start = 0
+        for (name, array), size in zip(arrays, sizes):
+            for flat, views in ((self.flat, self.values), (self.flat_gradient, self.gradients)):
+                views[name] = flat[start:start + size].reshape(array.shape)
+            self.values[name][...] = array
+            start += size
+
+    def clear(self) -> None:
+        """Forgets the gradients; the next one of each name is written over what stands there."""
+        self._written.clear()
+
+    def add(self, name: str, gradient: np.ndarray) -> None:
+        """Adds a gradient of the parameter's shape."""
+        if name in self._written:
+            self.gradients[name] += gradient
+        else:
+            self.gradients[name][...] = gradient
+            self._written.add(name)
+
+    def add_product(self, name: str, a: np.ndarray, b: np.ndarray, factor: float | None = None) -> None:
+        """Adds factor * (a @ b); the first product goes straight into its place."""
+        first = name not in self._written
+        product = np.matmul(a, b, out=self.gradients[name] if first else None)
+        if factor is not None:
+            product *= factor
+        if not first:
+            self.gradients[name] += product
+        self._written.add(name)
+
+    def add_rows(self, name: str, rows: np.ndarray, gradient: np.ndarray) -> None:
+        """Adds gradient[i] to row rows[i] of a table: (n,) ids, (n, columns). Sums of equal ids run in the order of i."""
+        if name not in self._written:
+            self.gradients[name][...] = 0
+            self._written.add(name)
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+        self.gradients[name][ordered[starts]] += np.add.reduceat(gradient[order], starts, axis=0)
+
+    def settle(self) -> None:
+        """Zeros for what no gradient reached."""
+        for name, gradient in self.gradients.items():
+            if name not in self._written:
+                gradient[...] = 0

@@ -1,0 +1,94 @@
+"""AdamW against torch's; the schedule; flat parameters; order of samples; text."""
+import numpy as np
+import pytest
+import torch
+
+from cq import CqError, FormatError
+from cq.train.data import Shuffled, Windows, split_text
+from cq.train.optimizer import AdamW, learning_rate
+from cq.train.parameters import Parameters
+
+
+def test_adamw_is_torchs():
+    """Matrices decay, vectors do not; the gradient's norm is clipped; more elements than one chunk."""
+    rng = np.random.default_rng(0)
+    weights = {"b": rng.normal(size=7), "w": rng.normal(size=(130, 300))}
+    ours = Parameters(weights, dtype=np.float64)
+    leaves = {name: torch.tensor(array, requires_grad=True) for name, array in weights.items()}
+    theirs = torch.optim.AdamW([dict(params=[leaves["w"]], weight_decay=0.1), dict(params=[leaves["b"]], weight_decay=0.0)],
+                               betas=(0.9, 0.95))
+    optimizer = AdamW(ours, 0.1, (0.9, 0.95))
+    for step in range(5):
+        for name, leaf in leaves.items():
+            gradient = rng.normal(size=leaf.shape) * 10.0 ** (step - 3)
+            leaf.grad = torch.tensor(gradient)
+            ours.gradients[name][...] = 2 * gradient  # as if over two passes
+        rate = learning_rate(step, 5, 1e-2, 2)
+        norm = torch.nn.utils.clip_grad_norm_(leaves.values(), 1.0)
+        for group in theirs.param_groups:
+            group["lr"] = rate
+        theirs.step()
+        assert optimizer.step(rate, 1.0, 2) == pytest.approx(float(norm))
+    for name, leaf in leaves.items():
+        np.testing.assert_allclose(ours.values[name], leaf.detach(), rtol=1e-6, atol=1e-7)  # torch adds 1e-6 to the norm
+
+
+def test_learned_scales_stay_positive():
+    parameters = Parameters({"w": np.ones((2, 2))}, {"s": (np.array([1e-3, 2.0]), 30.0)})
+    optimizer = AdamW(parameters, 0.0, (0.9, 0.999))
+    for _ in range(50):
+        parameters.gradients["s"][...] = [1e3, 1e3]
+        optimizer.step(0.1, 1e9)
+    assert (parameters.values["s"] > 0).all() and (parameters.values["s"] < 1e-3).all()
+
+
+def test_the_schedule():
+    rates = [learning_rate(step, 100, 2.0, 10) for step in range(100)]
+    assert rates[0] == 0.2 and rates[9] == rates[10] == 2.0 and np.argmax(rates) == 9
+    assert rates[55] == pytest.approx(1.0) and 0 < rates[99] < 0.01
+    assert learning_rate(0, 1, 1.0, 0) == 1.0
+
+
+def test_gradients_add_up():
+    parameters = Parameters({"table": np.zeros((4, 3)), "w": np.zeros((2, 2)), "unread": np.ones(3)}, dtype=np.float64)
+    parameters.gradients["unread"][...] = 9
+    rng = np.random.default_rng(0)
+    rows, g = np.array([2, 0, 2, 2]), rng.normal(size=(4, 3))
+    parameters.add_rows("table", rows, g)
+    parameters.add_rows("table", rows, g)
+    a, b = rng.normal(size=(2, 5)), rng.normal(size=(5, 2))
+    parameters.add_product("w", a, b, 2.0)
+    parameters.add("w", np.ones((2, 2)))
+    parameters.add_product("w", a, b)
+    parameters.settle()
+    expected = np.zeros((4, 3))
+    np.add.at(expected, rows, 2 * g)
+    np.testing.assert_allclose(parameters.gradients["table"], expected)
+    np.testing.assert_allclose(parameters.gradients["w"], 3 * a @ b + 1)
+    assert not parameters.gradients["unread"].any()
+    assert np.shares_memory(parameters.gradients["w"], parameters.flat_gradient)
+
+
+def test_every_sample_once_in_an_epoch():
+    data = Shuffled(list("abcdefg"), 3)
+    seen = [x for number in range(7) for x in data.batch(number, 3)]
+    assert all(sorted(seen[i:i + 7]) == list("abcdefg") for i in (0, 7, 14)) and seen[:7] != seen[7:14]
+    assert Shuffled(list("abcdefg"), 3).batch(5, 3) == seen[15:18]
+
+
+def test_windows():
+    windows = Windows(np.arange(50), 8, 0)
+    batch = windows.batch(3, 20)
+    assert all((np.diff(w) == 1).all() and len(w) == 8 for w in batch) and len({w[0] for w in batch}) > 5
+    assert all(np.array_equal(a, b) for a, b in zip(batch, Windows(np.arange(50), 8, 0).batch(3, 20)))
+    assert [w[0] for w in windows.consecutive()] == [0, 8, 16, 24, 32, 40]
+    for length in (1, 51):
+        with pytest.raises(CqError, match="windows of"):
+            Windows(np.arange(50), length, 0)
+
+
+def test_a_text_is_cut_between_characters():
+    text = "é" * 33 + "a€" * 20
+    assert "".join(split_text(text.encode(), "x")) == text
+    with pytest.raises(FormatError, match="x: not UTF-8"):
+        split_text(b"abc\xff" * 30, "x")
