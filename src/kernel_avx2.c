@@ -12,6 +12,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define TILE_PANELS 1
 #define TILE_ROWS 4
+#define WIDE_STRIPS
 
 typedef struct { __m256 lo, hi; } f32x16;
 typedef struct { __m256i lo, hi; } i32x16;
@@ -196,6 +197,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 
 #include "rows.h"
 #include "epilogue.h"
+#include "tiles_i16.h"
 #include "tiles_i8.h"
 #include "tiles_f32.h"
 #include "table.h"

@@ -92,6 +92,12 @@ static int64_t from_registers(const uint8_t *a, int64_t a_stride, const int8_t *
 
 static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
                           const cq_strip *s) {
+#ifdef WIDE_STRIPS
+    if (s->rows >= WIDE_FROM) {
+        strip_wide(a, a_stride, b, panel_stride, groups, s);
+        return;
+    }
+#endif
     _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
     const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL;
     for (int64_t row = from_registers(a, a_stride, b, panel_stride, groups, s); row < s->rows; row += TILE_ROWS) {
