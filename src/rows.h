@@ -283,11 +283,11 @@ static float ISA(softmax_f32)(float *x, int64_t n, float factor) {
     return f32_sum(sum);
 }
 
-/* 2^t for codes of 8 bits, t in [-60, 127], below it 2^-60: a polynomial of degree 3 on [-1/2, 1/2], relative error 1.1e-4, exact
+/* 2^t for codes of 8 bits, t in [-125, 127], below it 2^-125: a polynomial of degree 3 on [-1/2, 1/2], relative error 1.1e-4, exact
  * at whole t. */
 INLINE f32x16 lanes_exp2(f32x16 t) {
     const f32x16 shift = f32_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the rounded integer */
-    t = f32_max(t, f32_set(-60.0f));
+    t = f32_max(t, f32_set(-125.0f)); /* large values' scales push t this far down */
     const f32x16 at = f32_add(t, shift), f = f32_sub(t, f32_sub(at, shift));
     f32x16 p = f32_fma(f, f32_set(0.0550090745f), f32_set(0.242210984f));
     p = f32_fma(p, f, f32_set(0.693282902f));
@@ -335,7 +335,8 @@ static float ISA(softmax_scaled)(int32_t *sums, const float *key_scales, const f
         f32x16 e = lanes_exp2(f32_sub(f32_load(scores + i), top));
         if (width < 16) e = f32_keep_n(e, width);
         total = f32_add(total, e);
-        i32_store_8(codes + i, i32_from_f32(f32_mul(e, f32_mul(load_some(value_scales + i, width), f32_set(255.0f)))), 16);
+        const f32x16 weight = f32_mul(e, f32_mul(load_some(value_scales + i, width), f32_set(255.0f)));
+        i32_store_8(codes + i, i32_from_f32(f32_min(weight, f32_set(255.0f))), 16); /* large scores round: `top` may be too low */
     });
     clear(codes, n, padded);
     return f32_sum(total);
