@@ -89,7 +89,7 @@ def log2_above(x):
 
 
 def emulate_dynamic(qkv, offsets, heads, kv, causal, scale):
-    """Weights take the values' scales along: codes rint(255 * value scale * 2^(score - top)), normalized by the sum of 2^(...)."""
+    """Weights take the values' scales along: codes rint(255 * value scale * 2^(score - top)), normalized by the sum."""
     (q, k, v), (qs, ks, vs) = (parts(x.astype(float), heads, kv) for x in (qkv.codes, qkv.scale))
     logs = log2_above(parts(qkv.scale, heads, kv)[2][..., 0])
     y, step, fuzzy = (np.empty(q.shape) for _ in range(3))
@@ -104,8 +104,8 @@ def emulate_dynamic(qkv, offsets, heads, kv, causal, scale):
 
 
 def assert_emulated(got, y, step, fuzzy):
-    """The emulation's numbers within what float32 leaves of a score (`fuzzy`), but where a weight lies so near a half that it takes
-    the other code. Returns how many do."""
+    """The emulation's numbers within what float32 leaves of a score (`fuzzy`), but where a weight lies so near a half that it
+    takes the other code. Returns how many do."""
     error = np.abs(got - y)
     assert (error <= 2 * step + fuzzy * np.abs(y)).all()
     return (error > fuzzy * np.abs(y)).sum()
@@ -166,7 +166,7 @@ def test_codes_are_near_the_formula(kind, causal, rng):
     for lengths, sharp in product(LENGTHS, (0.2, 1, 5)):
         offsets, scale = offsets_of(lengths), sharp * dim ** -0.5
         static = kind == "static"
-        qkv = static_codes(rng, "int8", offsets[-1], heads, kv, dim) if static else dynamic_codes(rng, offsets[-1], heads, kv, dim, 1)
+        qkv = made(kind, rng, offsets[-1], heads, kv, dim)
         x = qkv.dequantize()
         got = _core.attention(qkv, offsets, heads, kv, causal, scale)
         error = np.abs(got - exact(x, offsets, heads, kv, causal, scale)).reshape(len(x), heads, dim)

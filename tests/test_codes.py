@@ -1,6 +1,5 @@
-"""Codes are found by multiplying with the inverse scale and divided only near the middle between two codes: here they must be those
-of the division, to the bit, wherever a float32 lies beside a middle, for scales of every size, and in every place that makes codes.
-And the forms that codes come in: per group and per column."""
+"""Codes are found by multiplying with the inverse scale, and divided only near the middle between two codes: they must be those of
+the division, to the bit, for every float32 beside a middle, for scales of every size, in every place that makes codes. And the forms that codes come in: per group and per column."""
 from itertools import product
 
 import numpy as np
@@ -105,7 +104,7 @@ def test_around_the_middles_of_dynamic_parameters(dtype, symmetric, rng):
 
 @pytest.mark.parametrize("dtype, symmetric", FORMS)
 def test_middles_after_integer_products(dtype, symmetric, rng):
-    """y is a whole number of steps, the result's scale an even number of them or a fraction: many y lie at middles, or an ulp off."""
+    """y is a whole number of steps, the result's scale an even number of them or a fraction: many y lie at middles, or beside."""
     x, w = np.arange(256, dtype=np.uint8)[:, None], np.arange(-50, 50, dtype=np.int8)[None]
     for _ in range(30):
         step, zero_point = np.exp2(rng.uniform(-20, 10)).astype(F), 0 if symmetric else int(rng.integers(*affine.RANGES[dtype]))

@@ -133,7 +133,8 @@ def test_what_is_no_float32_model(lm, tiny_lm):
 @pytest.mark.parametrize("arguments, message", [
     (dict(weight_granularity="per_row"), "per_channel"), (dict(activation_granularity="per_channel"), "per_token"),
     (dict(activation_dtype="int4"), "uint8"), (dict(activation_dtype=np.int8), "uint8"), (dict(bias="float16"), "int32"),
-    (dict(attention="int4"), "int8, float32"), (dict(attention=None), "float32"), (dict(bias=None), "int32"), (dict(weight_granularity=[]), "per_channel"), (dict(activation_symmetric=True), "int8"),
+    (dict(attention="int4"), "int8, float32"), (dict(attention=None), "float32"),
+    (dict(bias=None), "int32"), (dict(weight_granularity=[]), "per_channel"), (dict(activation_symmetric=True), "int8"),
     (dict(weight_symmetric="yes"), "True or False"), (dict(activation_symmetric=1), "True or False"),
     (dict(group_size=32), "per_group"), (dict(weight_granularity="per_group"), "group_size"),
     (dict(weight_granularity="per_group", group_size=0), "multiple of 4"),
