@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = ("numpy", "onnxruntime", "onnx", "torch", "transformers", "pytest-benchmark")
+PEERS = ("numpy", "onnxruntime", "onnx", "openvino", "nncf", "ctranslate2", "torch", "transformers", "pytest-benchmark")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 

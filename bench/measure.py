@@ -10,32 +10,38 @@ from cq import _core
 from cq.report.timing import rest
 
 ROUNDS, TURN_S = 6, 0.03
-PEAK_REPEATS = 3000  # of the register-only loop: some 10 ms
+PEAK_REPEATS = 1000  # of the register-only loop: some 5 ms
+READ_BYTES = 2**28  # read in one call, over and over where an array is smaller: some 5 ms
 
 
 @dataclass(frozen=True)
 class Entry:
     """A contestant. work: what it computes; entries of the same work are rivals. operations: of a call, a multiply-add is 2.
-    kind: "int8" or "float32", the peak that it is held against. more: what else its row says."""
+    kind: "int8" or "float32", the peak that it is held against. more: what else its row says. weight_bytes: what a call must
+    read of its weight, where that bounds it."""
     work: str
     name: str
     call: Callable[[], object]
     operations: float
     kind: str
     more: dict = field(default_factory=dict)
+    weight_bytes: int = 0
 
 
-def contest(benchmark, case: str, entries: list[Entry], threads: int, rounds: int = ROUNDS) -> list[dict]:
-    """Runs every entry, and the register-only loops, once a round; leaves a row for each in the benchmark's extra_info, and
-    returns them. `benchmark` (pytest-benchmark's fixture) times whole rounds."""
+def contest(benchmark, case: str, entries: list[Entry], threads: int, rounds: int = ROUNDS, turn_s: float = TURN_S,
+            warm: bool = True) -> list[dict]:
+    """Runs every entry, the register-only loops and, for each size of weight, a bare read, once a round; leaves a row for each
+    in the benchmark's extra_info, and returns them. `benchmark` (pytest-benchmark's fixture) times whole rounds. turn_s and
+    warm: see `turn`."""
     with ThreadPoolExecutor(threads) as team:
-        entries = [*entries, *(_peak(kind, threads, team) for kind in ("int8", "float32"))]
+        entries = [*entries, *(_peak(kind, threads, team) for kind in ("int8", "float32")),
+                   *(_read(size, threads, team) for size in sorted({e.weight_bytes for e in entries} - {0}))]
         seconds: list[list[float]] = [[] for _ in entries]
 
         def one_round() -> None:
             for entry, found in zip(entries, seconds):
                 rest()
-                found += turn(entry.call)
+                found += turn(entry.call, turn_s, warm)
 
         benchmark.pedantic(one_round, rounds=rounds, iterations=1)
     rows = _rows(case, entries, seconds, threads)
@@ -43,11 +49,13 @@ def contest(benchmark, case: str, entries: list[Entry], threads: int, rounds: in
     return rows
 
 
-def turn(call: Callable[[], object]) -> list[float]:
-    """Seconds of each call in a row for TURN_S, and at least of two; the first, with cold caches, does not count."""
-    call()
-    seconds, end = [], time.perf_counter() + TURN_S
-    while len(seconds) < 2 or time.perf_counter() < end:
+def turn(call: Callable[[], object], turn_s: float, warm: bool) -> list[float]:
+    """Seconds of each call in a row for turn_s, and at least of one. warm: one more goes before, with cold caches, and does
+    not count."""
+    if warm:
+        call()
+    seconds, end = [], time.perf_counter() + turn_s
+    while not seconds or time.perf_counter() < end:
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)
@@ -67,17 +75,36 @@ def _peak(kind: str, threads: int, team: ThreadPoolExecutor) -> Entry:
     return Entry("peak", f"register-only peak {kind}", lambda: list(team.map(_core.peak, kinds, repeats)), operations, kind)
 
 
+def _read(size: int, threads: int, team: ThreadPoolExecutor) -> Entry:
+    """Reads as many bytes as a weight has, each thread its part: NumPy's maximum of int8, which waits for nothing but memory. A
+    weight that fits a cache is thus held against that cache."""
+    repeats, weight = -(-READ_BYTES // size), np.ones(size, np.int8)  # zeros would all be one page
+    parts = [np.broadcast_to(part, (repeats, len(part))) for part in np.array_split(weight, threads)]
+    return Entry("read", f"read of {size} bytes", lambda: list(team.map(lambda part: part.max(axis=1), parts)), 0.0, "read",
+                 {"size": size}, size * repeats)
+
+
 def _rows(case: str, entries: list[Entry], seconds: list[list[float]], threads: int) -> list[dict]:
-    """One dictionary per entry; times are medians, "best" the least. "ahead_of", of cq's: rival → its time over this."""
-    median = [float(np.median(s)) for s in seconds]
+    """One dictionary per entry; times are medians, "best" the least; of limits (peaks, reads) the best counts. Of cq's:
+    "ahead_of", rival → its time over this, and "ahead_of_best_peer", the least of those that are not cq."""
+    median = [float((np.min if e.work in ("peak", "read") else np.median)(s)) for e, s in zip(entries, seconds)]
     peak = {e.kind: e.operations / m for e, m in zip(entries, median) if e.work == "peak"}
+    read = {e.more["size"]: e.weight_bytes / m for e, m in zip(entries, median) if e.work == "read"}
     rows = []
     for entry, time_s, all_s in zip(entries, median, seconds):
-        speed = entry.operations / time_s
-        rivals = {e.name: round(m / time_s, 3) for e, m in zip(entries, median) if e.work == entry.work and e is not entry}
-        rows.append({"case": case, "threads": threads, "work": entry.work, "name": entry.name, "kind": entry.kind,
-                     "seconds": time_s, "best": min(all_s), "calls": len(all_s),
-                     "gops": round(speed / 1e9, 2), "percent_of_peak": round(100 * speed / peak[entry.kind], 1)}
-                    | {key: None if value == np.inf else value for key, value in entry.more.items()}
-                    | ({"ahead_of": rivals} if entry.name.startswith("cq") else {}))
+        row = {"case": case, "threads": threads, "work": entry.work, "name": entry.name, "kind": entry.kind, "seconds": time_s,
+               "best": min(all_s), "calls": len(all_s)}
+        if entry.operations:
+            speed = entry.operations / time_s
+            row |= {"gops": round(speed / 1e9, 2), "percent_of_peak": round(100 * speed / peak[entry.kind], 1)}
+        if entry.weight_bytes:
+            speed = entry.weight_bytes / time_s
+            row |= {"gb_per_s": round(speed / 1e9, 2)}
+            row |= {} if entry.work == "read" else {"percent_of_read": round(100 * speed / read[entry.weight_bytes], 1)}
+        row |= {key: None if value == np.inf else value for key, value in entry.more.items()}
+        if entry.name.startswith("cq"):
+            rivals = {e.name: round(m / time_s, 3) for e, m in zip(entries, median) if e.work == entry.work and e is not entry}
+            peers = [ratio for name, ratio in rivals.items() if not name.startswith("cq")]
+            row |= {"ahead_of": rivals} | ({"ahead_of_best_peer": min(peers)} if peers else {})
+        rows.append(row)
     return rows

@@ -1,9 +1,9 @@
 """Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
 
-    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model compare]
+    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 compare profile]
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
-the STS data for models; about ten minutes on two cores, which should have nothing else to do. Then `python bench/tables.py`.
+the STS data for models; some 25 minutes on two cores, which should have nothing else to do. Then `python bench/tables.py`.
 """
 import argparse
 import json
@@ -17,7 +17,9 @@ from pathlib import Path
 import minilm
 from card import ROOT, environment
 
-SUITES = ("gemm", "model")
+SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"}}  # and variables
+REPORTS = ("compare", "profile")
+PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 LOW_PEAK = 0.9  # of the best one of a run
 
 
@@ -25,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--only", nargs="+", choices=(*SUITES, "compare"), default=[*SUITES, "compare"])
+    parser.add_argument("--only", nargs="+", choices=(*SUITES, *REPORTS), default=[*SUITES, *REPORTS])
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -34,10 +36,15 @@ def main() -> int:
     for suite in SUITES:
         if suite in options.only:
             save(out / f"{suite}.json", {"command": command} | run_suite(suite, options.threads))
+    calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in options.only:
-        sts = ["--data", minilm.EVALUATION, "--calibration", minilm.CALIBRATION]
-        for name, arguments in (("shakespeare", []), ("minilm", [str(minilm.folder()), *sts])):
-            save(out / f"compare_{name}.json", {"command": command} | run_compare(name, arguments, options.threads[0]))
+        report = run_cq(["compare"], options.threads[0], "shakespeare")
+        save(out / "compare_shakespeare.json", {"command": command} | report)
+        report = run_cq(["compare", minilm.folder(), "--data", minilm.EVALUATION, *calibration], options.threads[0])
+        save(out / "compare_minilm.json", {"command": command} | report)
+    if "profile" in options.only:
+        report = run_cq(["bench", minilm.folder(), "--profile", *PROFILED, *calibration], options.threads[0])
+        save(out / "profile.json", {"command": command} | report)
     return 0
 
 
@@ -48,7 +55,7 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "benchmark.json"
             subprocess.run([sys.executable, "-m", "pytest", "-rs", f"bench/test_{suite}.py", "--benchmark-json", str(file),
-                            "--benchmark-columns=median,rounds"], env=environment(threads), check=True)
+                            "--benchmark-columns=median,rounds"], env=environment(threads) | SUITES[suite], check=True)
             result = json.loads(file.read_text())
         found = [row for benchmark in result["benchmarks"] for row in benchmark["extra_info"]["rows"]]
         if not found:
@@ -67,18 +74,18 @@ def warn_of_disturbance(rows: list[dict]) -> None:
         print(f"run: busy machine, measure again: the peak was below {best:,.0f} GOPS in {', '.join(low)}", file=sys.stderr)
 
 
-def run_compare(name: str, arguments: list[str], threads: int) -> dict:
-    """The report of `cq compare`; without arguments, on the shipped model."""
+def run_cq(arguments: list, threads: int, model: str = "all-MiniLM-L6-v2") -> dict:
+    """The report of a command of cq, under the name of its model."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "report.json"
-        cq = [sys.executable, "-c", "from cq.cli import main; main()"]
-        subprocess.run([*cq, "compare", *arguments, "--json", str(found)], env=environment(threads), check=True)
+        cq = [sys.executable, "-c", "from cq.cli import main; main()", *map(str, arguments)]
+        subprocess.run([*cq, "--json", str(found)], env=environment(threads), check=True)
         report = json.loads(found.read_text())
-    report["model"] = "all-MiniLM-L6-v2" if name == "minilm" else name
-    shown = [report["model"] if argument == arguments[0] else argument for argument in arguments]
+    report["model"] = model
+    shown = [model if isinstance(argument, Path) else argument for argument in arguments]
     card = json.loads(subprocess.run([sys.executable, "bench/card.py"], env=environment(threads), check=True,
                                      stdout=subprocess.PIPE, text=True).stdout)
-    return {"compare": shlex.join(["cq", "compare", *shown]), "cards": {str(threads): card}, "report": report}
+    return {"cq": shlex.join(["cq", *shown]), "cards": {str(threads): card}, "report": report}
 
 
 def save(path: Path, result: dict) -> None:

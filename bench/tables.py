@@ -5,15 +5,19 @@
 import json
 import math
 import re
-import statistics
 import sys
 from pathlib import Path
+
+import products
+import targets
+from render import by_threads, cell, contestants, is_cq, joined, machine, markdown
 
 from cq.report.record import Report, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES, RESULTS = (ROOT / "README.md", ROOT / "bench" / "README.md"), ROOT / "bench" / "results"
 MARKED = re.compile(r"(<!-- table:(\w+) -->\n)(.*?)(<!-- /table -->)", re.S)
+STREAM, SORTED = "stream of sentences", ", sorted by length"
 
 
 def main() -> int:
@@ -33,50 +37,129 @@ def filled(text: str, results: Path) -> str:
         raise ValueError("a <!-- table:… --> has no <!-- /table --> after it")
 
     def table(match: re.Match) -> str:
-        name, path = match[2], results / f"{match[2]}.json"
-        if name not in TABLES:
-            raise ValueError(f"table:{name} is not known; these are: {', '.join(TABLES)}")
-        if not path.exists():
-            raise FileNotFoundError(f"no {path.name} in {path.parent.name}: run python bench/run.py first")
-        result = json.loads(path.read_text(encoding="utf-8"))
-        source = f"Numbers: `bench/results/{path.name}`, made by `{result['command']}`."
-        return f"{match[1]}{TABLES[name](result)}  \n{source}\n{match[4]}"
+        if match[2] not in TABLES:
+            raise ValueError(f"table:{match[2]} is not known; these are: {', '.join(TABLES)}")
+        make, sources = TABLES[match[2]]
+        found = [_result(results / f"{source}.json") for source in sources]
+        made = ", ".join(f"`{command}`" for command in dict.fromkeys(result["command"] for result in found))
+        files = ", ".join(f"`bench/results/{source}.json`" for source in sources)
+        return f"{match[1]}{make(*found)}  \nNumbers: {files}, made by {made}.\n{match[4]}"
     return MARKED.sub(table, text)
 
 
-def gemm(result: dict) -> str:
-    """A line per shape; a column per work and contestant: % of peak for each number of threads, the best one bold."""
-    rows = [row for row in result["rows"] if row["work"] != "peak"]
-    works = list(dict.fromkeys(row["work"] for row in rows))
-    columns = sorted(dict.fromkeys((row["work"], row["name"]) for row in rows), key=lambda column: works.index(column[0]))
-    lines = [["M×K×N", *(f"{work}<br>{_short(name)}" for work, name in columns)]]
-    for case in dict.fromkeys(row["case"] for row in rows):
-        here = [row for row in rows if row["case"] == case]
-        lines.append([case, *(_cell(here, work, name, "percent_of_peak", "{:.0f}", max) for work, name in columns)])
-    threads, int8, float32 = " / ".join(result["cards"]), _peaks(result, "int8"), _peaks(result, "float32")
-    return (f"Percent of the register-only peak with {threads} threads (int8 {int8} GOPS, float32 {float32} GFLOPS, found "
-            "in the same run); bold: the fastest at this work.\n\n" + _markdown(lines) + "\n\n"
-            "Codes are uint8, weights int8 with a scale per column. \"int8 inside\" quantizes its float32 input on the fly; "
-            "the last two columns compute in float32.  \n" + _machine(result))
+def _result(path: Path) -> dict:
+    if not path.exists():
+        raise FileNotFoundError(f"no {path.name} in {path.parent.name}: run python bench/run.py first")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def model(result: dict) -> str:
     """A line per contestant; a column per batch: milliseconds for each number of threads, the least one bold."""
-    rows = [row for row in result["rows"] if row["work"] != "peak"]
+    rows = [row for row in contestants(result) if row["case"] != STREAM]
     cases = list(dict.fromkeys(row["case"] for row in rows))
     tokens = {row["case"]: row["tokens"] for row in rows}
-    pads = {row["name"] for row in rows if "padding" in row}
+    padding = next((row["padding"] for row in rows if "padding" in row), None)
     lines = [["all-MiniLM-L6-v2", *(f"{case}<br>{tokens[case]:,} tokens" for case in cases), "SQNR dB"]]
     for name in dict.fromkeys(row["name"] for row in rows):
-        cells = [_cell([row for row in rows if row["case"] == case], rows[0]["work"], name, "seconds", "{:.2f}", min, 1e3)
+        cells = [cell([row for row in rows if row["case"] == case], rows[0]["work"], name, "seconds", "{:.2f}", min, 1e3)
                  + ("†" if any(row["case"] == case and row["name"] == name and "padding" in row for row in rows) else "")
                  for case in cases]
-        accuracy = next(row["sqnr_db"] for row in rows if row["case"] == cases[-1] and row["name"] == name)
-        lines.append([name, *cells, "∞" if accuracy is None else f"{accuracy:.1f}"])
-    padding = next((row["padding"] for row in rows if "padding" in row), "")
-    return (f"Milliseconds for a batch, medians with {' / '.join(result['cards'])} threads; bold: the fastest. SQNR: of the "
-            f"hidden states of {cases[-1]}, beside cq's float32.\n\n" + _markdown(lines) + "\n\n"
-            + (f"† Pads its batch to the longest sentence: {padding}.  \n" if pads else "") + _machine(result))
+        lines.append([name, *cells, _decibels(rows, cases[-1], name)])
+    note = f"† Pads its batch to the longest sentence: {_padding(padding)}.  \n" if padding else ""
+    return (f"Milliseconds for a batch, medians with {joined(result['cards'], '{}')} threads; bold: the fastest. SQNR: of the "
+            f"hidden states of {cases[-1]}, beside cq's float32.\n\n" + markdown(lines) + "\n\n" + note + machine(result))
+
+
+def stream(result: dict) -> str:
+    """A line per contestant: sentences per second in both orders, for each number of threads."""
+    rows = [row for row in contestants(result) if row["case"] == STREAM]
+    if not rows:
+        return "Not measured yet."
+    work, sentences, mean = rows[0]["work"], rows[0]["sequences"], rows[0]["tokens"] / rows[0]["sequences"]
+    rated = [row | {"rate": row["sequences"] / row["seconds"]} for row in rows]
+    lines = [["all-MiniLM-L6-v2", "as they come", "sorted by length", "tokens padded"]]
+    for name in dict.fromkeys(row["name"].removesuffix(SORTED) for row in rows):
+        both = [cell(rated, work, each, "rate", "{:,.0f}", max) for each in (name, name + SORTED)]
+        pads = [next((row.get("padding", 0) for row in rows if row["name"] == each), None) for each in (name, name + SORTED)]
+        lines.append([name, both[0], "the same", "0"] if name.startswith("cq") else [name, *both, joined(pads, "{:,}")])
+    return (f"Sentences per second with {joined(result['cards'], '{}')} threads: {sentences:,} sentences of STS 2014 in batches "
+            f"of 32, {mean:.1f} tokens each on average; bold: the fastest.\n\n" + markdown(lines) + "\n\n" + machine(result))
+
+
+def efficiency(result: dict) -> str:
+    """A line per strategy of cq: percent of the peak of its kind, and what a pass holds beside the weights."""
+    rows = [row for row in contestants(result) if is_cq(row)]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    lines = [["", *cases]]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        cells = []
+        for case in cases:
+            here = [row for row in rows if row["name"] == name and row["case"] == case]
+            memory = here[0].get("activation_bytes") if here else None
+            cells.append(joined((row["percent_of_peak"] for row in here)) + (f"<br>{memory / 1e6:.2f} MB" if memory else ""))
+        lines.append([name, *cells])
+    return ("Percent of the register-only peak (int8 for dynamic and static, float32 for the others) with "
+            f"{joined(result['cards'], '{}')} threads, padding and all else that is not a matrix product counted as nothing; "
+            "under it the most memory that a pass holds beside the weights.\n\n" + markdown(lines) + "\n\n" + machine(result))
+
+
+def scaling(result: dict) -> str:
+    """A line per size; microseconds per token, and over the least of its column."""
+    rows = contestants(result)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    columns = [(name, threads) for name in names for threads in by_threads(rows)]
+    parts = []
+    for series in dict.fromkeys(row["series"] for row in rows):
+        here = [row for row in rows if row["series"] == series]
+        cost = {(row["work"], row["name"], row["threads"]): 1e6 * row["seconds"] / row["tokens"] for row in here}
+        least = {column: min(value for key, value in cost.items() if key[1:] == column) for column in columns}
+        lines = [[series, "tokens", *(f"{name}<br>{threads} thread{'s' * (threads > 1)}" for name, threads in columns)]]
+        for size, tokens in dict.fromkeys((row["work"], row["tokens"]) for row in here):
+            lines.append([size, f"{tokens:,}", *(f"{cost[(size, *column)]:.2f} ({cost[(size, *column)] / least[column]:.2f}×)"
+                                                 for column in columns)])
+        parts.append(markdown(lines))
+    return ("Microseconds per token of all-MiniLM-L6-v2; in brackets, over the least of the column.\n\n" + "\n\n".join(parts)
+            + "\n\n" + machine(result))
+
+
+def avx2(result: dict) -> str:
+    """A line per shape: how many times faster than float32 BLAS; then the strategies over the float32 model."""
+    rows = contestants(result)
+    threads = joined(result["cards"], "{}")
+    lines = [["M×K×N", "BLAS float32<br>GFLOPS", "cq codes → int32<br>GOPS", "over BLAS", "cq float32, int8 inside<br>over BLAS"]]
+    for case in dict.fromkeys(row["case"] for row in rows if row["work"] == "product"):
+        here = {name: [row for row in rows if row["case"] == case and row["name"] == name]
+                for name in ("NumPy float32", "cq matmul_integer", "cq dynamic layer")}
+        blas, product, inside = here.values()
+        lines.append([case, joined(row["gops"] for row in blas), joined(row["gops"] for row in product),
+                      *(joined((row["ahead_of"]["NumPy float32"] for row in each), "{:.2f}×") for each in (product, inside))])
+    whole = [row for row in rows if row["work"] != "product"]
+    passes = [["all-MiniLM-L6-v2 8×128", "ms", "over float32"]]
+    for name in dict.fromkeys(row["name"] for row in whole):
+        here = [row for row in whole if row["name"] == name]
+        passes.append([name, joined((1e3 * row["seconds"] for row in here), "{:.1f}"),
+                       joined((row["ahead_of"].get("cq float32", 1.0) for row in here), "{:.2f}×")])
+    return (f"With {threads} threads, cq and BLAS both held to AVX2.\n\n" + markdown(lines) + "\n\n" + markdown(passes) + "\n\n"
+            + machine(result))
+
+
+def profile(result: dict) -> str:
+    """A table per batch: a line per part, milliseconds and percent for each strategy."""
+    report, parts = result["report"], []
+    for shape in dict.fromkeys(tuple(row["shape"]) for row in report["rows"]):
+        rows = [row for row in report["rows"] if tuple(row["shape"]) == shape]
+        lines = [["×".join(map(str, shape)), *(head for row in rows for head in (f"{row['name']}<br>ms", "% of<br>pass"))]]
+        found = [{part["name"]: part for part in row["profile"]["parts"]} for row in rows]
+        for name in dict.fromkeys(name for each in found for name in each):
+            there = [each.get(name) for each in found]
+            lines.append([name, *(text for part in there for text in
+                                  ((f"{1e3 * part['seconds']:.3f}", f"{part['percent']:.1f}") if part else ("–", "–")))])
+        lines.append(["together", *(text for row in rows for text in (f"{1e3 * row['profile']['seconds']:.3f}", "100"))])
+        lines.append(["a pass that nobody watches", *(text for row in rows for text in
+                                                      (f"{1e3 * row['profile']['forward_s']:.3f}", ""))])
+        parts.append(markdown(lines))
+    return (f"One forward pass of {report['model']} by parts, {report['machine']['threads']} thread(s), as "
+            f"`{result['cq']}` shows it.\n\n" + "\n\n".join(parts) + "\n\n" + machine(result))
 
 
 def comparison(result: dict) -> str:
@@ -88,48 +171,23 @@ def comparison(result: dict) -> str:
     return text.split("\n\n", 1)[1].rstrip("\n")
 
 
-TABLES = {"gemm": gemm, "model": model, "compare_shakespeare": comparison, "compare_minilm": comparison}
+def _decibels(rows: list[dict], case: str, name: str) -> str:
+    found = next(row["sqnr_db"] for row in rows if row["case"] == case and row["name"] == name)
+    return "∞" if found is None else f"{found:.1f}"
 
 
-def _cell(rows: list[dict], work: str, name: str, key: str, form: str, best, factor: float = 1.0) -> str:
-    """One contestant's number for each number of threads, "–" where it was not there."""
-    parts = []
-    for threads in dict.fromkeys(row["threads"] for row in rows):
-        rivals = [row for row in rows if row["work"] == work and row["threads"] == threads]
-        shown = {row["name"]: form.format(row[key] * factor) for row in rivals}
-        winner = best(shown.values(), key=float)
-        value = shown.get(name, "–")
-        parts.append(f"**{value}**" if value == winner else value)
-    return " / ".join(parts)
+def _padding(padding) -> str:
+    return f"{padding:,} more tokens" if isinstance(padding, int) else padding
 
 
-def _short(name: str) -> str:
-    """A contestant's name for the head of a column."""
-    if name.startswith("cq"):
-        return "cq weight-only" if "weight-only" in name else "cq"
-    return "ORT" if name.startswith("onnxruntime") else name.replace("torch dynamic int8", "torch")
-
-
-def _peaks(result: dict, kind: str) -> str:
-    """For each number of threads, the median of the peaks that were measured with each case."""
-    rows = [row for row in result["rows"] if row["work"] == "peak" and row["kind"] == kind]
-    found = (statistics.median(row["gops"] for row in rows if str(row["threads"]) == threads) for threads in result["cards"])
-    return " / ".join(f"{peak:,.0f}" for peak in found)
-
-
-def _machine(result: dict) -> str:
-    card = next(iter(result["cards"].values()))
-    versions = {"cq": card["version"]} | {name: card["versions"].get(name) for name in ("torch", "onnxruntime", "numpy")}
-    libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    return (f"{card['cpu']} (family/model {card['cpu_family_model']}), {card['cores']} cores, {card['isa']}; {libraries} "
-            f"({card['numpy_blas']['name']}, {card['numpy_blas']['core']} kernels); {card['date'][:10]}.")
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    header, *rows = lines
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
+# Name between the markers → what makes the table, and the JSON files that it reads.
+TABLES = {
+    "gemm": (products.gemm, ("gemm",)), "speedup": (products.speedup, ("gemm", "model")), "model": (model, ("model",)),
+    "stream": (stream, ("model",)), "efficiency": (efficiency, ("model",)), "scaling": (scaling, ("scaling",)),
+    "avx2": (avx2, ("avx2",)), "profile": (profile, ("profile",)),
+    "yardsticks": (targets.table, ("gemm", "model", "scaling", "avx2")),
+    "compare_shakespeare": (comparison, ("compare_shakespeare",)), "compare_minilm": (comparison, ("compare_minilm",)),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,38 +1,192 @@
-"""Runs a float32 model over samples and lets one observer watch each place where static int8 needs a range. Knows no schemes."""
-from collections.abc import Callable, Iterable
+"""Runs a float32 model over samples and lets one observer watch each place where static int8 needs a range. Knows no schemes.
+
+Each sample goes through the model alone, here or in a worker, and observers merge without loss, so the result does not
+depend on who ran what. One thing does: NumPy's BLAS may sum in another order with another number of threads or on another
+CPU. Where bits must be equal, give workers this process's OMP_NUM_THREADS (or OPENBLAS_NUM_THREADS) and the same kind of CPU.
+"""
+import copy
+import itertools
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import observers
 from .errors import CalibrationError, CqError
 from .model import Transformer
 
+Sites = dict[str, observers.Observer]  # by the name of the place
+Progress = Callable[[int, int | None], None]
 
-def calibrate(model: Transformer, samples: Iterable, observer: str,
-              progress: Callable[[int, int | None], None] | None = None) -> dict[str, observers.Observer]:
-    """Site name → the observer that saw all of its values. Sites: "layers.0.attention.input", ".query", ".key", ".value",
-    ".context", "layers.0.ffn.input", ".gate", ".up", ".hidden", "head.input".
+_TASK = 8  # samples: their observers come back together, up to 128 KiB a site
+_IN_FLIGHT = 64  # tasks; each holds its samples and its result
+_models: dict[str, Transformer] = {}  # in a worker: the model of the last run that it took part in
 
-    samples: any iterable of samples, each a text, a 1-D int array of token ids, or a list of either (a batch); 100-500 are
-    usual. `progress(done, total or None)` is called after each. Raises CalibrationError where there are none."""
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each place → the
+    observer that saw all of its values; halves: the same for the samples at even and at odd places alone. Names:
+    "layers.0.attention.input", ".query", ".key", ".value", ".context", "layers.0.ffn.input", ".gate", ".up", ".hidden",
+    "head.input"."""
+    observer: str | observers.Observer
+    samples: int
+    sites: Sites
+    halves: tuple[Sites, Sites]
+
+    def movement(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> dict[str, float]:
+        """Is the set large enough? Site → how far a range end lies from where half of the samples would have put it: the
+        larger distance over halves, ends and channels, as a share of the whole range. 0: more samples would change nothing.
+        Empty where there was only one sample."""
+        if self.samples < 2:
+            return {}
+        return {site: max(_moved(half[site], whole, dtype, symmetric) for half in self.halves if site in half)
+                for site, whole in self.sites.items()}
+
+
+def calibrate(model: Transformer, samples: Iterable, observer: str | observers.Observer, progress: Progress | None = None,
+              executor: Executor | None = None) -> Calibration:
+    """Shows `samples` to the model and a copy of `observer` everything that flows through each place.
+
+    samples: any iterable, gone over once, of samples, each a text, a 1-D int array of token ids, or a list of either (a batch);
+    100-500 are usual. Memory does not grow with their number. observer: a name that observers.make takes, or an observer
+    that has seen nothing and can merge. progress(done, total or None) is called as samples pass.
+    executor: any concurrent.futures.Executor, such as a ProcessPoolExecutor or Dask's Client(...).get_executor(): it runs the
+    samples, in tasks of 8, and the result has the same bits as without it; the model is pickled to each worker about once.
+    Raises CalibrationError where there are no samples; CqError for a sample that the model cannot take, or that makes NaN or
+    Inf, with its place, from 0, and the site; BrokenExecutor's cause as CqError. Tasks not yet begun are then cancelled."""
     if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
         raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
-    seen: dict[str, observers.Observer] = {}
-
-    def watch(site: str, x: np.ndarray) -> None:
-        if site not in seen:
-            seen[site] = observers.make(observer)
-        seen[site].update(x)
-
+    if executor is not None and not isinstance(executor, Executor):
+        raise CqError(f"executor: need a concurrent.futures.Executor (Dask: client.get_executor()), got {executor!r}")
+    prototype = _prototype(observer)
     total = len(samples) if hasattr(samples, "__len__") else None
-    for done, sample in enumerate(samples, 1):
-        batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
-        model.observe(batch, watch)
+    places = enumerate(samples)
+    halves: tuple[Sites, Sites] = {}, {}
+    done = 0
+    counts = _in_turn(model, prototype, places, halves)
+    if executor is not None:
+        counts = _spread(model, prototype, places, halves, executor)
+    for count in counts:
+        done += count
         if progress is not None:
             progress(done, total)
-    if not seen:
+    sites = copy.deepcopy(halves[0])
+    _merge(sites, halves[1])
+    if not sites:
         raise CalibrationError("calibration: no samples came; give 100-500 typical texts or token arrays")
-    return seen
+    return Calibration(observer, done, sites, halves)
+
+
+def _prototype(observer: str | observers.Observer) -> observers.Observer:
+    if isinstance(observer, str):
+        return observers.make(observer)
+    if not isinstance(observer, observers.Observer):
+        raise CqError(f"observer: need a name or a cq.observers object, got {observer!r}")
+    if observer.seen:
+        raise CqError(f"observer: need one that has seen nothing yet, got {observer!r}")
+    return copy.deepcopy(observer).merge(observer)  # one that cannot merge says so here, before the work
+
+
+def _moved(half: observers.Observer, whole: observers.Observer, dtype: DTypeLike, symmetric: bool) -> float:
+    (lo, hi), (half_lo, half_hi) = ((np.minimum(lo, 0), np.maximum(hi, 0)) for lo, hi in
+                                    (observer.range(dtype, symmetric) for observer in (whole, half)))
+    moved = np.maximum(abs(half_lo - lo), abs(half_hi - hi))
+    return float(np.max(moved / np.where(hi > lo, hi - lo, np.inf)))
+
+
+def _merge(mine: Sites, theirs: Sites) -> None:
+    for site, observer in theirs.items():
+        if site in mine:
+            mine[site].merge(observer)
+        else:
+            mine[site] = copy.deepcopy(observer)
+
+
+def _in_turn(model: Transformer, prototype: observers.Observer, places: Iterator, halves: tuple[Sites, Sites]) -> Iterator[int]:
+    """Fills `halves`; yields after each sample."""
+    for place in places:
+        _observe(model, prototype, [place], halves)
+        yield 1
+
+
+def _spread(model: Transformer, prototype: observers.Observer, places: Iterator, halves: tuple[Sites, Sites],
+            executor: Executor) -> Iterator[int]:
+    """Fills `halves`; yields the number of samples of each task that ended. A task is sent without the model at first; a worker
+    that lacks it says so, and the task goes out again with it. The number in flight grows with the tasks that ended, so that
+    few workers lack it at a time."""
+    run, flying, limit = uuid.uuid4().hex, {}, 2
+
+    def send(task: list, model: Transformer | None) -> None:
+        try:
+            flying[executor.submit(_work, run, model, prototype, task)] = task
+        except RuntimeError as error:
+            raise CqError(f"executor: it takes no more work: {error}") from error
+
+    try:
+        while True:
+            while len(flying) < limit and (task := list(itertools.islice(places, _TASK))):
+                send(task, None)
+            if not flying:
+                return
+            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                task = flying.pop(future)
+                part = _result(future, task)
+                if part is None:
+                    send(task, model)
+                    continue
+                for mine, theirs in zip(halves, part):
+                    _merge(mine, theirs)
+                limit = min(limit + 1, _IN_FLIGHT)
+                yield len(task)
+    finally:
+        for future in flying:
+            future.cancel()
+        _models.pop(run, None)  # where the workers are threads of this process
+
+
+def _result(future: Future, task: list) -> tuple[Sites, Sites] | None:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise CqError(f"executor: a worker died while samples {task[0][0]} to {task[-1][0]} were under way ({error})") from error
+
+
+def _work(run: str, model: Transformer | None, prototype: observers.Observer, task: list) -> tuple[Sites, Sites] | None:
+    """In a worker: what is seen of the task's samples, or None where the run's model is not here."""
+    if model is not None:
+        _models.clear()
+        _models[run] = copy.deepcopy(model)  # Dask hands over views into its message, unaligned at times
+    elif run not in _models:
+        return None
+    halves = {}, {}
+    _observe(_models[run], prototype, task, halves)
+    return halves
+
+
+def _observe(model: Transformer, prototype: observers.Observer, task: list, halves: tuple[Sites, Sites]) -> None:
+    """Runs (place, sample) pairs; those at even and at odd places are seen by observers of their own."""
+    for place, sample in task:
+        def watch(site: str, x: np.ndarray) -> None:
+            seen = halves[place % 2]
+            if site not in seen:
+                seen[site] = copy.deepcopy(prototype)
+            try:
+                seen[site].update(x, order=place)
+            except CqError as error:
+                raise CqError(f"{site}: {error}") from None
+
+        batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
+        try:
+            model.observe(batch, watch)
+        except CqError as error:
+            raise type(error)(f"calibration: sample {place}: {error}") from None
+        except Exception as error:
+            error.add_note(f"calibration: sample {place}")
+            raise
 
 
 def _is_ids(sample: list | tuple) -> bool:

@@ -15,15 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from .calibrate import Calibration, calibrate
 from .errors import CqError
 from .formats import load, save
 from .quantize import quantize
 from .report import samples
+from .report.bench import bench
 from .report.compare import compare, default_strategies
-from .strategies import STRATEGIES, Scheme
+from .strategies import OBSERVERS, STRATEGIES, Scheme
 from .system import info
 
 _CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
+_STABLE = 0.05  # of a range, in the median over places: a step of the scale that is 5 % off costs 10 % of error, 0.4 dB
 _EMBED_AT_ONCE = 256  # texts between two moves of the progress bar
 
 
@@ -100,6 +103,59 @@ def compare_command(model, data, calibration, metric, names, limit, json_file, m
         _console().print(report.table())
 
 
+class _Shape(click.ParamType):
+    """SEQUENCESxLENGTH, as in 8x128."""
+    name = "shape"
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        parts = value.lower().replace("×", "x").split("x")
+        if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+            self.fail(f"wanted SEQUENCESxLENGTH, like 8x128, got {value!r}", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+@main.command("bench", short_help="Time a model, beside what the machine can do.")
+@click.argument("model", required=False)
+@click.option("--strategy", "names", multiple=True, type=click.Choice(["float32", *STRATEGIES]), help="Only these; may be "
+              "repeated. Without it: all, static only where there is something to calibrate on.")
+@click.option("--shape", "shapes", multiple=True, type=_Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of random "
+              "tokens; may be repeated. Without it: 1x16 and 8x128.")
+@click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs.")
+@click.option("--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON; - is stdout.")
+def bench_command(model, names, shapes, calibration, profiled, json_file) -> None:
+    """Milliseconds, tokens per second and percent of the machine's peak, strategy by strategy.
+
+    MODEL is a Hugging Face folder, .safetensors, .npz or a cq checkpoint (one already quantized is timed as it is); without
+    it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
+    _check_target(json_file)
+    title = model or samples.shipped_model().name
+    calibration = calibration or (() if model else [samples.shipped_model() / "calibration.txt"])
+    model = load(model or samples.shipped_model())
+    if model.strategy and (names or calibration):
+        raise click.UsageError(f"{title} is already quantized ({model.strategy.name}): --strategy and --calibration are for "
+                               "its float32 original")
+    with _progress() as progress:
+        models = {model.strategy.name: model} if model.strategy else _strategies(model, names, calibration, progress)
+        report = bench(title, models, shapes or [(1, 16), (8, 128)], profiled, progress)
+    _write(json_file, report.to_json() + "\n")
+    if json_file != "-":
+        _console().print(report.show())
+
+
+def _strategies(model, names, calibration, progress) -> dict:
+    """Name → the float32 model, and it quantized by each strategy named, or by all that can be."""
+    names = names or ["float32", *(name for name in STRATEGIES if name != "static" or calibration)]
+    if calibration and "static" not in names:
+        raise click.UsageError("--calibration is for static, which --strategy leaves out")
+    found = {}
+    for name in dict.fromkeys(names):
+        given = _calibration(calibration, model) if name == "static" else None
+        found[name] = model if name == "float32" else quantize(model, STRATEGIES[name](), given,
+                                                               lambda done, total: progress("calibrate", done, total))
+    return found
+
+
 @main.command("quantize")
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
@@ -107,10 +163,12 @@ def compare_command(model, data, calibration, metric, names, limit, json_file, m
 @click.option("--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs; at "
               f"most {_CALIBRATION_SAMPLES} samples are taken, evenly spread.")
+@click.option("--observer", metavar="NAME", help=f"For static: how a range is found from the samples: {', '.join(OBSERVERS)}; "
+              "some take a setting, like percentile:99.9.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-def quantize_command(model, out, strategy, textbook, calibration, include, exclude, force) -> None:
+def quantize_command(model, out, strategy, textbook, calibration, observer, include, exclude, force) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_target(out)
     if out.suffix != ".safetensors":
@@ -120,19 +178,26 @@ def quantize_command(model, out, strategy, textbook, calibration, include, exclu
     source, target = Path(model).resolve(), out.resolve()
     if out.exists() and (source.is_relative_to(target) or target.is_relative_to(source)):
         raise CqError(f"{out} is the model itself or a part of it: choose another name")
-    if strategy != "static" and calibration:
-        raise click.UsageError(f"--calibration is for static; {strategy} needs none")
-    before = _size(Path(model))
-    model = load(model)
+    if strategy != "static" and (calibration or observer):
+        raise click.UsageError(f"--calibration or --observer is for static; {strategy} needs no samples")
     choices = {"include": include or ("*",), "exclude": exclude}
     if textbook:
-        choices |= {"scheme": Scheme.textbook()} | ({"observer": "minmax"} if strategy == "static" else {})
+        choices["scheme"] = Scheme.textbook()
+    if observer or (textbook and strategy == "static"):
+        choices["observer"] = observer or "minmax"
+    strategy = STRATEGIES[strategy](**choices)
+    before = _size(Path(model))
+    model = load(model)
     with _progress() as progress:
-        quantized = quantize(model, STRATEGIES[strategy](**choices), _calibration(calibration, model),
-                             lambda done, total: progress("calibrate", done, total))
+        ranges = _calibration(calibration, model)
+        if ranges is not None:
+            ranges = calibrate(model, ranges, strategy.observer, lambda done, total: progress("calibrate", done, total))
+        quantized = quantize(model, strategy, ranges)
     save(quantized, out)
     console = _console()
     console.print(_placements(quantized))
+    if ranges is not None:
+        console.print(_movement(ranges, strategy.scheme))
     console.print(f"{out}: {before / 1e6:.2f} MB → {_size(out) / 1e6:.2f} MB")
 
 
@@ -219,6 +284,17 @@ def _calibration(paths, model) -> samples.Samples | None:
         return None
     found = samples.read([Path(path) for path in paths], model)
     return samples.Samples(found.tokens, sources=found.sources).limit(_CALIBRATION_SAMPLES)
+
+
+def _movement(calibration: Calibration, scheme: Scheme) -> str:
+    """Whether the samples were enough, in a sentence."""
+    moved = calibration.movement(scheme.activation_dtype, scheme.activation_symmetric)
+    if not moved:
+        return "calibrated on 1 sample: too few to say whether the ranges are stable"
+    median, site = float(np.median(list(moved.values()))), max(moved, key=moved.get)
+    advice = "stable" if median <= _STABLE else "not stable yet: more samples would help"
+    return (f"calibrated on {calibration.samples} samples: half of them give ranges that differ by {median:.1%} in the median "
+            f"and by {moved[site]:.1%} at {site}; {advice}")
 
 
 def _placements(model) -> Table:

@@ -1,13 +1,14 @@
 """quantize(model, strategy) → a new model with its linear layers and word table in int8. The only file that swaps layers."""
 import copy
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from . import _core
 from .affine import check_finite
-from .calibrate import calibrate
+from .calibrate import Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
@@ -19,12 +20,14 @@ _READS = {"query": "input", "key": "input", "value": "input", "output": "context
           "down": "hidden"}
 
 
-def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static, calibration: Iterable | None = None,
-             progress: Callable[[int, int | None], None] | None = None) -> Transformer:
+def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static, calibration: Iterable | Calibration | None = None,
+             progress: Progress | None = None, executor: Executor | None = None) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
     calibration: for Static, any iterable of samples: a text, a 1-D int array of token ids, or a list of either (a batch);
-    100-500 typical ones. progress(done, total or None) is called as they pass.
+    100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer.
+    progress(done, total or None) is called as they pass. executor: any concurrent.futures.Executor; it runs the samples, and
+    the result has the same bits (cq/calibrate.py says what that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
@@ -34,19 +37,24 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static, calibr
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
         raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
-    ranges = {}
     if isinstance(strategy, Static):
         if calibration is None:
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
                                    "arrays as calibration=, or use Dynamic(), which needs none")
-        ranges = calibrate(model, calibration, strategy.observer, progress)
-    elif calibration is not None:
-        raise CqError(f"calibration: only Static uses samples; leave it out for {type(strategy).__name__}")
-    return _convert(model, strategy, lambda site: _fixed(ranges[site], strategy.scheme))
+        if not isinstance(calibration, Calibration):
+            calibration = calibrate(model, calibration, strategy.observer, progress, executor)
+        elif calibration.observer != strategy.observer:
+            raise CqError(f"calibration: made by observer {calibration.observer!r}, the strategy wants {strategy.observer!r}")
+    elif calibration is not None or executor is not None:
+        name = "executor" if calibration is None else "calibration"
+        raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
+    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme))
 
 
-def _fixed(observer, scheme: Scheme) -> Fixed:
-    scale, zero_point = observer.qparams(scheme.activation_dtype, scheme.activation_symmetric)
+def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
+    if site not in calibration.sites:
+        raise CalibrationError(f"calibration: it knows no place {site!r}; it was made with another model")
+    scale, zero_point = calibration.sites[site].qparams(scheme.activation_dtype, scheme.activation_symmetric)
     return Fixed(scheme.activation_dtype, scheme.activation_symmetric, float(scale), int(zero_point))
 
 

@@ -8,7 +8,7 @@ GRANULARITIES = {"weight_granularity": ("per_tensor", "per_channel", "per_group"
                  "activation_granularity": ("per_tensor", "per_token"),
                  "activation_dtype": ("uint8", "int8"),
                  "bias": ("float32", "int32", "int8"), "attention": ("int8", "float32")}
-OBSERVERS = ("minmax", "moving_average", "percentile", "histogram")
+OBSERVERS = ("minmax", "moving_average", "percentile", "token_percentile", "histogram", "mse", "entropy")
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,18 @@ class Dynamic(_Strategy):
 class Static(_Strategy):
     """Activation scales fixed beforehand by calibration; layers hand int8 to each other. Arguments as WeightOnly, and
 
-    observer: how a range is found from samples: "minmax", "moving_average", "percentile" or "histogram" (least square error).
+    observer: how a range is found from samples, in the words of cq.observers.make: "minmax", "moving_average", "percentile" (of
+    elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse" (least squared error) or
+    "entropy"; with a setting as in "percentile:99.9".
     residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32."""
-    observer: str = "histogram"
+    observer: str = "mse"
     residual: str = "float32"
 
     name = "static"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.observer not in OBSERVERS:
+        if not isinstance(self.observer, str) or self.observer.partition(":")[0] not in OBSERVERS:
             raise CqError(f"Static: observer must be one of {', '.join(OBSERVERS)}; got {self.observer!r}")
         if self.residual not in ("float32", "int8"):
             raise CqError(f"Static: residual must be 'float32' or 'int8'; got {self.residual!r}")

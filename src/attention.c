@@ -123,7 +123,7 @@ cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float 
 typedef struct {
     int8_t *keys, *values; /* panels: K transposed (dim4, length64), V (length4, dim16) */
     int32_t *start;        /* (length64): minus q's zero point times each key's sum */
-    float *key_scales, *value_scales, *log_scales; /* (length64), where tokens have their own */
+    cq_key_scales scales;  /* (length64), where tokens have their own */
     uint8_t *queries;      /* (CQ_TILE_ROWS, dim4) uint8 */
     int32_t *scores;       /* (CQ_TILE_ROWS, length64) */
     uint8_t *weights;      /* (CQ_TILE_ROWS, length64): exp in 1/255 */
@@ -196,11 +196,12 @@ static int is_zero(const int8_t *codes, int64_t n) {
 static void lay_scales(const attention_job *job, const place *at, const int8_scratch *s) {
     for (int64_t t = 0; t < at->length; t++) {
         const int64_t row = (at->first + t) * job->scale_stride + at->g;
-        s->key_scales[t] = job->kc->scales[row], s->value_scales[t] = job->vc->scales[row];
         const int8_t *values = (const int8_t *)job->vc->codes + (at->first + t) * job->vc->stride + at->g * job->a->dim;
-        if (s->value_scales[t] == 1.0f && is_zero(values, job->a->dim))
-            s->value_scales[t] = 0.0f; /* or its weight, of nothing, would push those of small values out of their codes */
-        s->log_scales[t] = log2_above(s->value_scales[t]);
+        float of_values = job->vc->scales[row];
+        if (of_values == 1.0f && is_zero(values, job->a->dim))
+            of_values = 0.0f; /* or its weight, of nothing, would push those of small values out of their codes */
+        s->scales.keys[t] = job->kc->scales[row], s->scales.values_255[t] = 255.0f * of_values;
+        s->scales.logs[t] = log2_above(of_values);
     }
 }
 
@@ -235,26 +236,27 @@ static void attend_i8(const attention_job *job, int64_t task, const int8_scratch
         const int rows = (int)min(CQ_TILE_ROWS, at.length - i);
         const int64_t seen = keys_for(a, at.length, i + rows), panels = up(seen, 16) / 16;
         int32_t sums[CQ_TILE_ROWS];
-        float inverse[CQ_TILE_ROWS];
+        float inverse[CQ_TILE_ROWS], factors[CQ_TILE_ROWS];
+        int64_t visible[CQ_TILE_ROWS];
         for (int r = 0; r < rows; r++) {
             const uint8_t *q = (const uint8_t *)job->qc->codes + (at.first + i + r) * job->qc->stride + at.h * dim;
-            for (int64_t d = 0; d < dim; d++) s->queries[r * dim4 + d] = q[d] ^ q_flip;
+            if (q_flip) cq_active->flip(q, dim, s->queries + r * dim4);
+            else memcpy(s->queries + r * dim4, q, (size_t)dim);
         }
         for (int64_t p = 0; p < panels; p += width)
             cq_active->tile_i8(s->queries, dim4, rows, s->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL, (int)min(width, panels - p),
                                dim4 / 4, s->start + p * CQ_PANEL, s->scores + p * CQ_PANEL, length64);
         for (int r = 0; r < rows; r++) {
-            const int64_t visible = a->causal ? i + r + 1 : at.length;
-            int32_t *scores = s->scores + r * length64;
-            uint8_t *weights = s->weights + r * length64;
-            if (scaled) {
-                const float of_row = base * job->qc->scales[(at.first + i + r) * job->scale_stride + at.h];
-                inverse[r] = 1.0f / (255.0f * cq_active->softmax_scaled(scores, s->key_scales, s->value_scales, s->log_scales,
-                                                                        visible, up(seen, 4), of_row, weights));
-            } else {
-                sums[r] = cq_active->softmax_i8(scores, visible, up(seen, 4), factor, weights);
-                inverse[r] = 1.0f / (float)sums[r];
-            }
+            visible[r] = a->causal ? i + r + 1 : at.length;
+            if (scaled) factors[r] = base * job->qc->scales[(at.first + i + r) * job->scale_stride + at.h];
+        }
+        if (scaled) {
+            float totals[CQ_TILE_ROWS];
+            cq_active->softmax_scaled(s->scores, length64, rows, visible, up(seen, 4), factors, &s->scales, s->weights, totals);
+            for (int r = 0; r < rows; r++) inverse[r] = 1.0f / (255.0f * totals[r]);
+        } else {
+            cq_active->softmax_i8(s->scores, length64, rows, visible, up(seen, 4), factor, s->weights, sums);
+            for (int r = 0; r < rows; r++) inverse[r] = 1.0f / (float)sums[r];
         }
         strip->row_scales = inverse, strip->row_sums = scaled ? NULL : sums;
         for (int64_t d = 0; d < dim; d += CQ_TILE) {
@@ -282,8 +284,9 @@ static void attention_i8_member(void *context, cq_queue *queue) {
     }
     int8_scratch s = {.keys = (int8_t *)scratch, .values = (int8_t *)scratch + keys};
     s.start = (int32_t *)(scratch + keys + values);
-    s.key_scales = (float *)(s.start + length), s.value_scales = s.key_scales + length, s.log_scales = s.value_scales + length;
-    s.scores = (int32_t *)(s.log_scales + length);
+    s.scales.keys = (float *)(s.start + length);
+    s.scales.values_255 = s.scales.keys + length, s.scales.logs = s.scales.values_255 + length;
+    s.scores = (int32_t *)(s.scales.logs + length);
     s.weights = (uint8_t *)(s.scores + lines * length);
     s.queries = s.weights + lines * length;
     memset(scratch, 0, (size_t)(keys + values + length * 16));

@@ -2,13 +2,24 @@
  * included by kernel_*.c, which define the lanes. The float steps round one by one, as written in cq.h. */
 enum { TO_I32, TO_F32, TO_CODES };
 
-/* scale, bias, activation, residual, store: of columns j .. j + n - 1 of one row. */
-INLINE void finish(const int to, const cq_activation activation, const int residual, f32x16 y, const cq_strip *s, int64_t r,
-                   int64_t j, int64_t n) {
+/* bias, activation, residual: of columns j .. j + n - 1 of one row. */
+INLINE f32x16 finished(const cq_activation activation, const int residual, f32x16 y, const cq_strip *s, int64_t r, int64_t j,
+                       int64_t n) {
     y = lanes_activate(activation, f32_add(y, f32_load(s->bias + j)));
     if (residual && s->residual) y = f32_add(y, load_some(s->residual + r * s->residual_stride + j, n));
     if (residual && s->residual_coded)
         y = f32_add(y, lanes_decode(s->residual_coded, s->residual_row + r, s->residual_column + j, n));
+    return y;
+}
+
+/* The same from an int32 sum. */
+INLINE f32x16 value(const cq_activation activation, const int residual, const int per_row, i32x16 sum, f32x16 row_scale,
+                    const cq_strip *s, int64_t r, int64_t j, int64_t n) {
+    const f32x16 scale = f32_load(s->scales + j);
+    return finished(activation, residual, f32_mul(f32_from_i32(sum), per_row ? f32_mul(row_scale, scale) : scale), s, r, j, n);
+}
+
+INLINE void put(const int to, f32x16 y, const cq_strip *s, int64_t r, int64_t j, int64_t n) {
     if (to == TO_F32) {
         store_some(s->out + r * s->stride + j, y, n);
     } else {
@@ -25,8 +36,7 @@ INLINE void emit(const int to, const cq_activation activation, const int residua
         else i32_store_n(s->c + r * s->stride + j, sum, n);
         return;
     }
-    const f32x16 scale = f32_load(s->scales + j);
-    finish(to, activation, residual, f32_mul(f32_from_i32(sum), per_row ? f32_mul(row_scale, scale) : scale), s, r, j, n);
+    put(to, value(activation, residual, per_row, sum, row_scale, s, r, j, n), s, r, j, n);
 }
 
 INLINE void store_i8(const int to, const cq_activation activation, const int32_t *acc, int64_t acc_stride, int rows,
@@ -46,7 +56,7 @@ INLINE void store_f32(const int to, const cq_activation activation, const float 
                       const cq_strip *s, int64_t row) {
     for (int64_t r = row; r < row + rows; r++, acc += acc_stride)
         EACH_16(j, s->columns, n, {
-            finish(to, activation, 1, f32_mul(load_some(acc + j, n), f32_load(s->scales + j)), s, r, j, n);
+            put(to, finished(activation, 1, f32_mul(load_some(acc + j, n), f32_load(s->scales + j)), s, r, j, n), s, r, j, n);
         });
 }
 

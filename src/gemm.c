@@ -82,12 +82,15 @@ static void set_columns(const gemm_job *job, cq_strip *s, int64_t column) {
     else memset(s->bias, 0, sizeof s->bias);
     s->activation = e->activation;
     if (!e->codes || job->whole_rows) return;
+    int whole = 1;
     cq_code_range(e->codes->is_signed, e->codes->symmetric, &s->qmin, &s->qmax);
     for (int j = 0; j < n; j++) {
         s->code_scales[j] = e->codes->column_scales ? e->codes->column_scales[column + j] : e->codes->scale;
         s->code_zeros[j] = (float)(e->codes->column_zero_points ? e->codes->column_zero_points[column + j] : e->codes->zero_point);
         s->code_inverses[j] = cq_inverse(s->code_scales[j]);
+        whole &= s->code_inverses[j] == s->code_inverses[j];
     }
+    for (int j = 0; j < n && !whole; j++) s->code_inverses[j] = NAN;
 }
 
 /* Points a strip at its rows; `first`: of the block. */

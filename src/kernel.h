@@ -35,6 +35,11 @@ typedef struct {
     float qmin, qmax;
 } cq_strip;
 
+/* Of every key, with room up to a whole vector: its scale, 255 times its value's, and at least log2 of its value's. */
+typedef struct {
+    float *keys, *values_255, *logs;
+} cq_key_scales;
+
 typedef struct {
     const char *name;
     int rows_f32, panels; /* shape of the tiles that this set is fastest with */
@@ -67,7 +72,7 @@ typedef struct {
     void (*dequantize)(const cq_coded *in, int64_t row, int64_t n, float *y);
     int32_t (*sum_codes)(const uint8_t *codes, int64_t n);
     void (*flip)(const uint8_t *codes, int64_t n, uint8_t *out); /* int8 <-> uint8 with the zero point moved by 128 */
-    /* y = norm of x (+ residual), and x + residual to `kept` (y itself will do). */
+    /* y = norm of x, or of x + residual, which goes to `kept` (y itself will do). */
     int (*norm)(const cq_norm *norm, const float *x, const float *residual, int64_t n, float *kept, float *y);
     void (*gate)(const float *gate, const float *up, cq_activation activation, int64_t n, float *y);
     void (*rope)(float *x, int64_t dim, const float *cosine, const float *sine);
@@ -75,12 +80,14 @@ typedef struct {
     void (*scale)(float factor, int64_t n, float *y); /* y *= factor */
     /* x (n) -> exp(factor * (x - max)), zero up to the next multiple of 16; returns the sum. */
     float (*softmax_f32)(float *x, int64_t n, float factor);
-    /* sums (n, up to a whole vector readable) -> codes rint(255 * 2^(factor * (sum - max))), zero up to `padded`; returns their sum. */
-    int32_t (*softmax_i8)(int32_t *sums, int64_t n, int64_t padded, float factor, uint8_t *codes);
-    /* The same where every key has a scale, and every value one that its code takes along; returns the float32 sum of
-     * 2^(...). log_scales >= log2(value_scales). The room of sums is worked in. */
-    float (*softmax_scaled)(int32_t *sums, const float *key_scales, const float *value_scales, const float *log_scales, int64_t n,
-                            int64_t padded, float factor, uint8_t *codes);
+    /* Of `rows` rows of scores (stride) the first visible[r], with room up to a whole vector -> codes rint(255 * 2^(factor * (score -
+     * max))), zero up to `padded`, and their sums. */
+    void (*softmax_i8)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded, float factor,
+                       uint8_t *codes, int32_t *sums);
+    /* The same where every key has a scale, and every value one that its code takes along; sums are the float32 ones of 2^(...).
+     * The room of scores is worked in. */
+    void (*softmax_scaled)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded,
+                           const float *factors, const cq_key_scales *scales, uint8_t *codes, float *sums);
     /* out (n, 4) = n codes of each of 4 rows, xor `flip`; bytes that `keep` leaves out are 0. */
     void (*interleave)(const uint8_t *const rows[4], int64_t n, uint8_t flip, uint32_t keep, int8_t *out);
 

@@ -12,6 +12,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define TILE_PANELS 1
 #define TILE_ROWS 4
+#define WIDE_STRIPS
 
 typedef struct { __m256 lo, hi; } f32x16;
 typedef struct { __m256i lo, hi; } i32x16;
@@ -44,6 +45,12 @@ INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_max_ps, a,
 INLINE int f32_any_not_below(f32x16 a, f32x16 b) { /* NaN too */
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_NLT_UQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_NLT_UQ)));
 }
+INLINE __m256 where_zero(__m256 x, __m256 yes, __m256 no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ));
+}
+INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) {
+    return (f32x16){where_zero(x.lo, yes.lo, no.lo), where_zero(x.hi, yes.hi, no.hi)};
+}
 INLINE f32x16 f32_abs(f32x16 a) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     return (f32x16){_mm256_and_ps(a.lo, magnitude), _mm256_and_ps(a.hi, magnitude)};
@@ -73,6 +80,9 @@ INLINE void i32_store_n(int32_t *p, i32x16 x, int64_t n) {
 INLINE i32x16 i32_add(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_add_epi32, a, b); }
 INLINE i32x16 i32_sub(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_sub_epi32, a, b); }
 INLINE i32x16 i32_mul(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_mullo_epi32, a, b); }
+INLINE i32x16 i32_or(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_or_si256, a, b); }
+INLINE i32x16 i32_xor(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_xor_si256, a, b); }
+INLINE i32x16 i32_and(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_and_si256, a, b); }
 INLINE i32x16 i32_max(i32x16 a, i32x16 b) { return OP2(i32x16, _mm256_max_epi32, a, b); }
 INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) {
     const __m256i fill = _mm256_set1_epi32(x);
@@ -122,6 +132,17 @@ INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) {
     uint8_t buffer[16];
     _mm_storeu_si128((__m128i *)buffer, all);
     memcpy(p, buffer, (size_t)n);
+}
+
+/* 32 codes of four registers, each in range; packing works inside halves, which are put in order at the end. */
+INLINE __m256i pack32(__m256i a, __m256i b, __m256i c, __m256i d, int is_signed) {
+    const __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d);
+    const __m256i all = is_signed ? _mm256_packs_epi16(ab, cd) : _mm256_packus_epi16(ab, cd);
+    return _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) {
+    _mm256_storeu_si256((__m256i *)p, pack32(a.lo, a.hi, b.lo, b.hi, is_signed));
+    _mm256_storeu_si256((__m256i *)(p + 32), pack32(c.lo, c.hi, d.lo, d.hi, is_signed));
 }
 
 /* Across lanes: i with i + 8, then + 4, + 2, + 1, on every instruction set. */
@@ -176,6 +197,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 
 #include "rows.h"
 #include "epilogue.h"
+#include "tiles_i16.h"
 #include "tiles_i8.h"
 #include "tiles_f32.h"
 #include "table.h"

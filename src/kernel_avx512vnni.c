@@ -30,6 +30,9 @@ INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, 
 INLINE f32x16 f32_min(f32x16 a, f32x16 b) { return _mm512_min_ps(a, b); } /* a < b ? a : b */
 INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); } /* a > b ? a : b */
 INLINE int f32_any_not_below(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ) != 0; } /* NaN too */
+INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) {
+    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ), yes);
+}
 INLINE f32x16 f32_abs(f32x16 a) { return _mm512_abs_ps(a); }
 INLINE f32x16 f32_round(f32x16 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE f32x16 f32_keep_n(f32x16 a, int64_t n) { return _mm512_maskz_mov_ps(first(n), a); }
@@ -43,6 +46,9 @@ INLINE void i32_store_n(int32_t *p, i32x16 x, int64_t n) { _mm512_mask_storeu_ep
 INLINE i32x16 i32_add(i32x16 a, i32x16 b) { return _mm512_add_epi32(a, b); }
 INLINE i32x16 i32_sub(i32x16 a, i32x16 b) { return _mm512_sub_epi32(a, b); }
 INLINE i32x16 i32_mul(i32x16 a, i32x16 b) { return _mm512_mullo_epi32(a, b); }
+INLINE i32x16 i32_or(i32x16 a, i32x16 b) { return _mm512_or_si512(a, b); }
+INLINE i32x16 i32_xor(i32x16 a, i32x16 b) { return _mm512_xor_si512(a, b); }
+INLINE i32x16 i32_and(i32x16 a, i32x16 b) { return _mm512_and_si512(a, b); }
 INLINE i32x16 i32_max(i32x16 a, i32x16 b) { return _mm512_max_epi32(a, b); }
 INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) { return _mm512_mask_mov_epi32(_mm512_set1_epi32(x), first(n), a); }
 #define i32_shl(a, n) _mm512_slli_epi32(a, n)
@@ -57,6 +63,14 @@ INLINE f32x16 f32_pick(const float *table, i32x16 i) { return _mm512_permutexvar
 INLINE i32x16 i32_load_u8(const uint8_t *p, int64_t n) { return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
 INLINE i32x16 i32_load_s8(const uint8_t *p, int64_t n) { return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
 INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) { _mm512_mask_cvtepi32_storeu_epi8(p, first(n), a); }
+
+/* 64 codes of four vectors, each in range. Packing works inside quarters of a register, which are put in order at the end. */
+INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) {
+    const __m512i ab = _mm512_packs_epi32(a, b), cd = _mm512_packs_epi32(c, d);
+    const __m512i all = is_signed ? _mm512_packs_epi16(ab, cd) : _mm512_packus_epi16(ab, cd);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, all));
+}
 
 /* Across lanes: i with i + 8, then + 4, + 2, + 1, on every instruction set. */
 INLINE float f32_sum(f32x16 a) {

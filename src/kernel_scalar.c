@@ -34,6 +34,7 @@ INLINE int f32_any_not_below(f32x16 a, f32x16 b) { /* NaN too */
         if (!(a.v[i] < b.v[i])) return 1;
     return 0;
 }
+INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) { return LANES(f32x16, x.v[i] == 0.0f ? yes.v[i] : no.v[i]); }
 INLINE f32x16 f32_abs(f32x16 a) { return LANES(f32x16, fabsf(a.v[i])); }
 INLINE f32x16 f32_round(f32x16 a) { return LANES(f32x16, rintf(a.v[i])); }
 INLINE f32x16 f32_fill_n(f32x16 a, int64_t n, float x) { return LANES(f32x16, i < n ? a.v[i] : x); }
@@ -48,6 +49,9 @@ INLINE void i32_store_n(int32_t *p, i32x16 x, int64_t n) { memcpy(p, x.v, (size_
 INLINE i32x16 i32_add(i32x16 a, i32x16 b) { return LANES(i32x16, (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i])); }
 INLINE i32x16 i32_sub(i32x16 a, i32x16 b) { return LANES(i32x16, (int32_t)((uint32_t)a.v[i] - (uint32_t)b.v[i])); }
 INLINE i32x16 i32_mul(i32x16 a, i32x16 b) { return LANES(i32x16, (int32_t)((uint32_t)a.v[i] * (uint32_t)b.v[i])); }
+INLINE i32x16 i32_or(i32x16 a, i32x16 b) { return LANES(i32x16, a.v[i] | b.v[i]); }
+INLINE i32x16 i32_xor(i32x16 a, i32x16 b) { return LANES(i32x16, a.v[i] ^ b.v[i]); }
+INLINE i32x16 i32_and(i32x16 a, i32x16 b) { return LANES(i32x16, a.v[i] & b.v[i]); }
 INLINE i32x16 i32_max(i32x16 a, i32x16 b) { return LANES(i32x16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) { return LANES(i32x16, i < n ? a.v[i] : x); }
 INLINE i32x16 i32_shl(i32x16 a, int n) { return LANES(i32x16, (int32_t)((uint32_t)a.v[i] << n)); }
@@ -71,6 +75,11 @@ INLINE i32x16 i32_load_u8(const uint8_t *p, int64_t n) { return LANES(i32x16, i 
 INLINE i32x16 i32_load_s8(const uint8_t *p, int64_t n) { return LANES(i32x16, i < n ? (int8_t)p[i] : 0); }
 INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = (uint8_t)a.v[i];
+}
+
+INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) {
+    (void)is_signed;
+    i32_store_8(p, a, 16), i32_store_8(p + 16, b, 16), i32_store_8(p + 32, c, 16), i32_store_8(p + 48, d, 16);
 }
 
 /* Across lanes: i with i + 8, then + 4, + 2, + 1, on every instruction set. */

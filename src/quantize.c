@@ -1,4 +1,6 @@
 /* Drivers over rows: quantize, dequantize, ranges, norm, gate. Each shares rows out to the team; the kernels do a row. */
+#include <string.h>
+
 #include "kernel.h"
 #include "threads.h"
 
@@ -69,9 +71,9 @@ static void norm_rows(void *context, cq_queue *queue) {
         for (; row < end; row++) {
             const float *x = a->x + row * n, *residual = a->residual ? a->residual + row * n : NULL;
             float *y = a->y ? a->y + row * n : scratch;
-            /* without a residual nothing is kept but x, which is there: it is not written to */
-            float *kept = a->sum ? a->sum + row * n : residual ? y : (float *)x;
-            int finite = cq_active->norm(&a->norm, x, residual, n, kept, y);
+            float *sum = a->sum ? a->sum + row * n : y;
+            int finite = cq_active->norm(&a->norm, x, residual, n, sum, y);
+            if (a->sum && !residual) memcpy(sum, x, (size_t)n * 4);
             if (a->codes) finite &= cq_active->quantize(y, n, a->codes, row);
             if (!finite) note_bad(job, queue, row);
         }

@@ -90,12 +90,13 @@ INLINE void store_some(float *p, f32x16 x, int64_t n) {
 
 /* --- codes --------------------------------------------------------------------------------------------------------------- */
 
-/* 0 * x summed is 0 where all is finite and NaN where anything is not. */
-INLINE f32x16 watch(f32x16 seen, f32x16 x) { return f32_fma(x, f32_set(0.0f), seen); }
-INLINE int all_finite(f32x16 seen) { return f32_sum(seen) == 0.0f; }
+/* The largest magnitude's bits: magnitudes sort as integers, Inf and NaN last. */
+INLINE i32x16 watch(i32x16 seen, f32x16 x) { return i32_max(seen, i32_bits(f32_abs(x))); }
+INLINE int all_finite(i32x16 seen) { return i32_max_across(seen) < 0x7f800000; }
 
 static int ISA(min_max)(const float *x, int64_t n, float *lo, float *hi) {
-    f32x16 least = f32_set(INFINITY), most = f32_set(-INFINITY), seen = f32_set(0.0f);
+    f32x16 least = f32_set(INFINITY), most = f32_set(-INFINITY);
+    i32x16 seen = i32_set(0);
     EACH_16(i, n, width, {
         const f32x16 v = load_some(x + i, width);
         seen = watch(seen, v);
@@ -107,11 +108,10 @@ static int ISA(min_max)(const float *x, int64_t n, float *lo, float *hi) {
     return all_finite(seen);
 }
 
-/* Largest magnitude. The bits of magnitudes sort as integers, those of Inf and NaN last. */
 INLINE int abs_max(const float *x, int64_t n, float *hi) {
-    i32x16 most = i32_set(0);
-    EACH_16(i, n, width, { most = i32_max(most, i32_bits(f32_abs(load_some(x + i, width)))); });
-    const int32_t bits = i32_max_across(most);
+    i32x16 seen = i32_set(0);
+    EACH_16(i, n, width, { seen = watch(seen, load_some(x + i, width)); });
+    const int32_t bits = i32_max_across(seen);
     memcpy(hi, &bits, 4);
     return bits < 0x7f800000;
 }
@@ -125,63 +125,141 @@ INLINE i32x16 lanes_encode(f32x16 x, f32x16 inverse, f32x16 scale, f32x16 zero_p
     return i32_from_f32(f32_min(f32_max(f32_add(q, zero_point), qmin), qmax));
 }
 
-/* One set of parameters: a row, or a group of its columns. */
-INLINE int quantize_span(const float *x, int64_t n, const cq_codes *out, uint8_t *codes, float *scale, int32_t *zero_point,
-                         i32x16 *sum) {
+/* How four vectors become 64 codes: parameters of every column, of every vector, or one for all. Where one inverse is NaN all are.
+ * Packing saturates; before it only what int32 cannot hold is cut, and -128 where codes are symmetric. */
+enum { BY_COLUMN, BY_VECTOR, BY_ONE };
+typedef struct {
+    const float *inverses, *scales, *zeros;
     float qmin, qmax;
-    if (out->dynamic) {
-        float lo, hi;
-        if (!(out->symmetric ? abs_max(x, n, &hi) : ISA(min_max)(x, n, &lo, &hi))) return 0;
-        if (out->symmetric) lo = -hi;
-        cq_row_params(lo, hi, out->is_signed, out->symmetric, scale, zero_point);
+    int is_signed;
+} encoding;
+
+#define FOUR(X) X(0) X(1) X(2) X(3)
+INLINE void encode_64(const int by, const int clip, const encoding *e, f32x16 x0, f32x16 x1, f32x16 x2, f32x16 x3, uint8_t *to) {
+#define OF(array, p) (by == BY_COLUMN ? f32_load(e->array + 16 * p) : f32_set(e->array[by == BY_VECTOR ? p : 0]))
+#define ROUND(p) const f32x16 t##p = f32_mul(x##p, OF(inverses, p)); f32x16 q##p = f32_round(t##p);
+#define OFF(p) f32_abs(f32_sub(t##p, q##p))
+    FOUR(ROUND)
+    const f32x16 off = f32_max(f32_max(OFF(0), OFF(1)), f32_max(OFF(2), OFF(3)));
+    if (__builtin_expect(f32_any_not_below(off, f32_set(0.49994f)), 0)) {
+#define DIVIDE(p) q##p = f32_round(f32_div(x##p, OF(scales, p)));
+        FOUR(DIVIDE)
     }
-    cq_code_range(out->is_signed, out->symmetric, &qmin, &qmax);
-    const f32x16 s = f32_set(*scale), inverse = f32_set(cq_inverse(*scale)), z = f32_set((float)*zero_point);
-    const f32x16 least = f32_set(qmin), most = f32_set(qmax);
-    f32x16 seen = f32_set(0.0f);
-    EACH_16(i, n, width, {
-        const f32x16 v = load_some(x + i, width);
-        const i32x16 q = lanes_encode(v, inverse, s, z, least, most);
-        seen = watch(seen, v);
-        *sum = i32_add(*sum, width == 16 ? q : i32_fill_n(q, width, 0));
-        i32_store_8(codes + i, q, width);
+#define ADD_ZERO(p) q##p = f32_add(q##p, OF(zeros, p));
+    FOUR(ADD_ZERO)
+    if (clip) {
+        const f32x16 most = f32_set(e->qmax);
+#define CUT(p) q##p = f32_min(q##p, most);
+        FOUR(CUT)
+        if (e->qmin == -127.0f) {
+            const f32x16 least = f32_set(e->qmin);
+#define RAISE(p) q##p = f32_max(q##p, least);
+            FOUR(RAISE)
+        }
+    }
+    i32_store_8x4(to, i32_from_f32(q0), i32_from_f32(q1), i32_from_f32(q2), i32_from_f32(q3), e->is_signed);
+#undef RAISE
+#undef CUT
+#undef ADD_ZERO
+#undef DIVIDE
+#undef OFF
+#undef ROUND
+#undef OF
+}
+
+/* n elements with one set of parameters. */
+INLINE void encode_span(const int clip, const float *x, int64_t n, const encoding *e, uint8_t *codes) {
+    int64_t at = 0;
+    for (; at + 64 <= n; at += 64)
+        encode_64(BY_ONE, clip, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48), codes + at);
+    const f32x16 inverse = f32_set(*e->inverses), scale = f32_set(*e->scales), zero = f32_set(*e->zeros);
+    EACH_16(i, n - at, width, {
+        const f32x16 v = load_some(x + at + i, width);
+        i32_store_8(codes + at + i, lanes_encode(v, inverse, scale, zero, f32_set(e->qmin), f32_set(e->qmax)), width);
     });
-    return out->dynamic || all_finite(seen);
+}
+
+/* Parameters of each row's own. */
+INLINE int quantize_row(const float *x, int64_t n, const cq_codes *out, encoding *e, uint8_t *codes, float *scale,
+                        int32_t *zero_point) {
+    float lo, hi, zero, inverse;
+    if (!(out->symmetric ? abs_max(x, n, &hi) : ISA(min_max)(x, n, &lo, &hi))) return 0;
+    cq_row_params(out->symmetric ? -hi : lo, hi, out->is_signed, out->symmetric, scale, zero_point);
+    zero = (float)*zero_point, inverse = cq_inverse(*scale);
+    e->inverses = &inverse, e->scales = scale, e->zeros = &zero;
+    encode_span(0, x, n, e, codes); /* nothing lies further out than a code or two */
+    return 1;
+}
+
+/* Symmetric ones of each group's own, groups of whole vectors in a row of whole fours of them. */
+INLINE int quantize_groups(const float *x, int64_t n, const cq_codes *out, encoding *e, uint8_t *codes, float *scales,
+                           int32_t *zero_points) {
+    enum { SOME = 16 }; /* groups at a time, whose parameters are one vector */
+    const int64_t group = out->group, groups = n / group;
+    const float zero[4] = {0};
+    _Alignas(64) float hi[SOME] = {0}, inverses[SOME];
+    int finite = 1;
+    e->zeros = zero;
+    for (int64_t first = 0; first < groups; first += SOME) {
+        const int64_t some = groups - first < SOME ? groups - first : SOME;
+        for (int64_t g = 0; g < some; g++) finite &= abs_max(x + (first + g) * group, group, hi + g);
+        const f32x16 most = f32_load(hi), scale = f32_max(f32_div(most, f32_set(127.0f)), f32_set(FLT_MIN));
+        const f32x16 or_one = f32_where_zero(most, f32_set(1.0f), scale);
+        store_some(scales + first, or_one, some);
+        f32_store(inverses, f32_div(f32_set(1.0f), or_one)); /* a 127th of anything has one */
+        memset(zero_points + first, 0, (size_t)some * 4);
+        for (int64_t at = 0; at < some * group; at += 64) {
+            const float *from = x + first * group + at;
+            float scale4[4], inverse4[4];
+            for (int p = 0; p < 4; p++) {
+                const int64_t g = (at + 16 * p) / group;
+                scale4[p] = scales[first + g], inverse4[p] = inverses[g];
+            }
+            e->scales = scale4, e->inverses = inverse4;
+            encode_64(BY_VECTOR, 0, e, f32_load(from), f32_load(from + 16), f32_load(from + 32), f32_load(from + 48),
+                      codes + first * group + at);
+        }
+    }
+    return finite;
 }
 
 /* Given parameters of every column. */
-INLINE int quantize_columns(const float *x, int64_t n, const cq_codes *out, uint8_t *codes, i32x16 *sum) {
-    float qmin, qmax;
-    cq_code_range(out->is_signed, out->symmetric, &qmin, &qmax);
-    f32x16 seen = f32_set(0.0f);
+INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, uint8_t *codes, const encoding *e) {
     EACH_16(i, n, width, {
-        const f32x16 v = load_some(x + i, width), scale = load_some(out->column_scales + i, width);
-        const i32x16 zero_point = width == 16 ? i32_load(out->column_zero_points + i) : i32_load_n(out->column_zero_points + i, width);
-        const i32x16 q = lanes_encode(v, f32_set(NAN), scale, f32_from_i32(zero_point), f32_set(qmin), f32_set(qmax));
-        seen = watch(seen, v);
-        *sum = i32_add(*sum, width == 16 ? q : i32_fill_n(q, width, 0));
-        i32_store_8(codes + i, q, width);
+        const i32x16 zero = width == 16 ? i32_load(out->column_zero_points + i) : i32_load_n(out->column_zero_points + i, width);
+        i32_store_8(codes + i, lanes_encode(load_some(x + i, width), f32_set(NAN), load_some(out->column_scales + i, width),
+                                            f32_from_i32(zero), f32_set(e->qmin), f32_set(e->qmax)), width);
     });
-    return all_finite(seen);
 }
 
 static int ISA(quantize)(const float *x, int64_t n, const cq_codes *out, int64_t row) {
     uint8_t *codes = (uint8_t *)out->codes + row * out->stride;
-    i32x16 sum = i32_set(0);
+    encoding e = {.is_signed = out->is_signed};
     int finite = 1;
-    if (out->column_scales) {
-        finite = quantize_columns(x, n, out, codes, &sum);
-    } else if (!out->dynamic) {
-        float scale = out->scale;
-        int32_t zero_point = out->zero_point;
-        finite = quantize_span(x, n, out, codes, &scale, &zero_point, &sum);
-    } else {
+    cq_code_range(out->is_signed, out->symmetric, &e.qmin, &e.qmax);
+    if (out->dynamic) {
         const int64_t group = out->group ? out->group : n, groups = (n + group - 1) / group;
-        for (int64_t g = 0; g < groups; g++)
-            finite &= quantize_span(x + g * group, g + 1 < groups ? group : n - g * group, out, codes + g * group,
-                                    out->scales + row * groups + g, out->zero_points + row * groups + g, &sum);
+        float *scales = out->scales + row * groups;
+        int32_t *zero_points = out->zero_points + row * groups;
+        if (groups > 1 && out->symmetric && group % 16 == 0 && n % 64 == 0 && n % group == 0)
+            finite = quantize_groups(x, n, out, &e, codes, scales, zero_points);
+        else
+            for (int64_t g = 0; g < groups; g++)
+                finite &= quantize_row(x + g * group, g + 1 < groups ? group : n - g * group, out, &e, codes + g * group, scales + g,
+                                       zero_points + g);
+    } else {
+        const float zero = (float)out->zero_point, inverse = cq_inverse(out->scale);
+        float hi;
+        finite = abs_max(x, n, &hi);
+        e.inverses = &inverse, e.scales = &out->scale, e.zeros = &zero;
+        if (out->column_scales) quantize_columns(x, n, out, codes, &e);
+        else encode_span(1, x, n, &e, codes);
     }
-    if (out->row_sums) out->row_sums[row] = i32_sum(sum);
+    if (out->row_sums) {
+        i32x16 sum = i32_set(0);
+        EACH_16(i, n, width, { sum = i32_add(sum, out->is_signed ? i32_load_s8(codes + i, width) : i32_load_u8(codes + i, width)); });
+        out->row_sums[row] = i32_sum(sum);
+    }
     return finite;
 }
 
@@ -204,40 +282,72 @@ static int32_t ISA(sum_codes)(const uint8_t *codes, int64_t n) {
 }
 
 static void ISA(flip)(const uint8_t *codes, int64_t n, uint8_t *out) {
-    for (int64_t i = 0; i < n; i++) out[i] = codes[i] ^ 0x80;
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint64_t eight;
+        memcpy(&eight, codes + i, 8);
+        eight ^= 0x8080808080808080u;
+        memcpy(out + i, &eight, 8);
+    }
+    for (; i < n; i++) out[i] = codes[i] ^ 0x80;
 }
 
 /* --- norm, gate, positions ----------------------------------------------------------------------------------------------- */
 
-static int ISA(norm)(const cq_norm *norm, const float *x, const float *residual, int64_t n, float *kept, float *y) {
-    f32x16 total = f32_set(0.0f), squares = f32_set(0.0f), seen = f32_set(0.0f);
-    EACH_16(i, n, width, {
+/* Sums of four vectors' lanes side by side: a single one would wait for itself, 3 or 4 cycles a vector. */
+#define SUM_4(i, n, ...) \
+    do { \
+        int64_t i = 0; \
+        for (; i + 64 <= (n); i += 16) { \
+            { enum { slot = 0 }; const int64_t width = 16; __VA_ARGS__ } i += 16; \
+            { enum { slot = 1 }; const int64_t width = 16; __VA_ARGS__ } i += 16; \
+            { enum { slot = 2 }; const int64_t width = 16; __VA_ARGS__ } i += 16; \
+            { enum { slot = 3 }; const int64_t width = 16; __VA_ARGS__ } \
+        } \
+        for (; i < (n); i += 16) { enum { slot = 0 }; const int64_t width = (n) - i < 16 ? (n) - i : 16; __VA_ARGS__ } \
+    } while (0)
+INLINE float sum_of_4(const f32x16 *s) { return f32_sum(f32_add(f32_add(s[0], s[1]), f32_add(s[2], s[3]))); }
+
+INLINE int norm_row(const int rms, const int add, const int biased, const cq_norm *norm, const float *x, const float *residual,
+                    int64_t n, float *kept, float *y) {
+    const float *weight = norm->weight, *bias = norm->bias;
+    f32x16 total[4] = {f32_set(0.0f), f32_set(0.0f), f32_set(0.0f), f32_set(0.0f)}, squares[4] = {total[0], total[0], total[0], total[0]};
+    i32x16 seen = i32_set(0);
+    SUM_4(i, n, {
         f32x16 v = load_some(x + i, width);
-        if (residual) v = f32_add(v, load_some(residual + i, width));
-        if (norm->rms) squares = f32_fma(v, v, squares);
-        else total = f32_add(total, v);
-        if (residual || kept != x) store_some(kept + i, v, width);
+        if (add) v = f32_add(v, load_some(residual + i, width)), store_some(kept + i, v, width);
+        if (rms) squares[slot] = f32_fma(v, v, squares[slot]);
+        else total[slot] = f32_add(total[slot], v);
     });
     float mean = 0.0f;
-    if (!norm->rms) { /* second pass around the mean: the difference of two large sums would lose digits */
-        mean = f32_sum(total) / (float)n;
-        EACH_16(i, n, width, {
+    if (!rms) { /* second pass around the mean: the difference of two large sums would lose digits */
+        mean = sum_of_4(total) / (float)n;
+        SUM_4(i, n, {
             f32x16 v = f32_sub(load_some(kept + i, width), f32_set(mean));
             if (width < 16) v = f32_keep_n(v, width);
-            squares = f32_fma(v, v, squares);
+            squares[slot] = f32_fma(v, v, squares[slot]);
         });
     }
-    const float variance = f32_sum(squares) / (float)n;
+    const float variance = sum_of_4(squares) / (float)n;
     /* where the squares overflowed the factor would be 0 and so would y; 0 * Inf makes it NaN, which is found below */
     const f32x16 center = f32_set(mean), factor = f32_set(1.0f / sqrtf(variance + norm->eps) + 0.0f * variance);
     EACH_16(i, n, width, {
-        const f32x16 v = f32_mul(f32_sub(load_some(kept + i, width), center), factor);
-        const f32x16 w = load_some(norm->weight + i, width);
-        const f32x16 z = norm->bias ? f32_fma(v, w, load_some(norm->bias + i, width)) : f32_mul(v, w);
+        const f32x16 v = f32_mul(rms ? load_some(kept + i, width) : f32_sub(load_some(kept + i, width), center), factor);
+        const f32x16 w = load_some(weight + i, width), z = biased ? f32_fma(v, w, load_some(bias + i, width)) : f32_mul(v, w);
         seen = watch(seen, z);
         store_some(y + i, z, width);
     });
     return all_finite(seen);
+}
+
+/* Without a residual `kept` is not written: x itself is kept. */
+static int ISA(norm)(const cq_norm *norm, const float *x, const float *residual, int64_t n, float *kept, float *y) {
+    if (!residual) kept = (float *)x;
+    if (norm->rms)
+        return residual ? norm->bias ? norm_row(1, 1, 1, norm, x, residual, n, kept, y) : norm_row(1, 1, 0, norm, x, residual, n, kept, y)
+                        : norm->bias ? norm_row(1, 0, 1, norm, x, residual, n, kept, y) : norm_row(1, 0, 0, norm, x, residual, n, kept, y);
+    return residual ? norm->bias ? norm_row(0, 1, 1, norm, x, residual, n, kept, y) : norm_row(0, 1, 0, norm, x, residual, n, kept, y)
+                    : norm->bias ? norm_row(0, 0, 1, norm, x, residual, n, kept, y) : norm_row(0, 0, 0, norm, x, residual, n, kept, y);
 }
 
 static void ISA(gate)(const float *gate, const float *up, cq_activation activation, int64_t n, float *y) {
@@ -295,58 +405,101 @@ INLINE f32x16 lanes_exp2(f32x16 t) {
     return f32_bits(i32_add(i32_bits(p), i32_shl(i32_bits(at), 23)));
 }
 
+INLINE i32x16 some_codes(i32x16 codes, int64_t n) { return n == 16 ? codes : i32_fill_n(codes, n, 0); }
 INLINE void clear(uint8_t *codes, int64_t n, int64_t padded) {
     const int64_t done = (n + 15) / 16 * 16;
     if (done < padded) memset(codes + done, 0, (size_t)(padded - done));
 }
 
-static int32_t ISA(softmax_i8)(int32_t *sums, int64_t n, int64_t padded, float factor, uint8_t *codes) {
-    i32x16 most = i32_set(INT32_MIN), total = i32_set(0);
-    EACH_16(i, n, width, {
-        const i32x16 v = i32_load(sums + i);
-        most = i32_max(width == 16 ? v : i32_fill_n(v, width, INT32_MIN), most);
-    });
-    const i32x16 top = i32_set(i32_max_across(most));
+/* Rows one after another in each of two passes: what a row's maximum waits for overlaps with the next row. */
+static void ISA(softmax_i8)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded, float factor,
+                            uint8_t *codes, int32_t *sums) {
+    int32_t tops[CQ_TILE_ROWS];
+    for (int r = 0; r < rows; r++) {
+        const int32_t *row = scores + r * stride;
+        i32x16 most = i32_set(INT32_MIN);
+        EACH_16(i, visible[r], width, {
+            const i32x16 v = i32_load(row + i);
+            most = i32_max(width == 16 ? v : i32_fill_n(v, width, INT32_MIN), most);
+        });
+        tops[r] = i32_max_across(most);
+    }
     const f32x16 f = f32_set(factor);
-    EACH_16(i, n, width, {
-        const f32x16 e = lanes_exp2(f32_mul(f32_from_i32(i32_sub(i32_load(sums + i), top)), f));
-        i32x16 q = i32_from_f32(f32_mul(e, f32_set(255.0f)));
-        if (width < 16) q = i32_fill_n(q, width, 0);
-        total = i32_add(total, q);
-        i32_store_8(codes + i, q, 16);
-    });
-    clear(codes, n, padded);
-    return i32_sum(total);
+    for (int r = 0; r < rows; r++) {
+        const int32_t *row = scores + r * stride;
+        uint8_t *to = codes + r * stride;
+        const i32x16 top = i32_set(tops[r]);
+        i32x16 total = i32_set(0);
+#define CODES(i) i32_from_f32(f32_mul(lanes_exp2(f32_mul(f32_from_i32(i32_sub(i32_load(row + i), top)), f)), f32_set(255.0f)))
+        const int64_t whole = visible[r] / 64 * 64;
+        for (int64_t i = 0; i < whole; i += 64) {
+            const i32x16 q0 = CODES(i), q1 = CODES(i + 16), q2 = CODES(i + 32), q3 = CODES(i + 48);
+            total = i32_add(total, i32_add(i32_add(q0, q1), i32_add(q2, q3)));
+            i32_store_8x4(to + i, q0, q1, q2, q3, 0);
+        }
+        EACH_16(i, visible[r] - whole, width, {
+            const i32x16 q = some_codes(CODES(whole + i), width);
+            total = i32_add(total, q);
+            i32_store_8(to + whole + i, q, 16);
+        });
+#undef CODES
+        clear(to, visible[r], padded);
+        sums[r] = i32_sum(total);
+    }
 }
 
-static float ISA(softmax_scaled)(int32_t *sums, const float *key_scales, const float *value_scales, const float *log_scales,
-                                 int64_t n, int64_t padded, float factor, uint8_t *codes) {
-    f32x16 most = f32_set(-INFINITY), total = f32_set(0.0f);
-    const f32x16 f = f32_set(factor);
-    float *scores = (float *)sums;
-    EACH_16(i, n, width, {
-        const f32x16 v = f32_mul(f32_mul(f32_from_i32(i32_load(sums + i)), load_some(key_scales + i, width)), f);
-        const f32x16 reach = f32_add(v, load_some(log_scales + i, width));
-        most = f32_max(width == 16 ? reach : f32_fill_n(reach, width, -INFINITY), most);
-        f32_store(scores + i, v);
-    });
-    const f32x16 top = f32_set(f32_max_across(most));
-    EACH_16(i, n, width, {
-        f32x16 e = lanes_exp2(f32_sub(f32_load(scores + i), top));
-        if (width < 16) e = f32_keep_n(e, width);
-        total = f32_add(total, e);
-        const f32x16 weight = f32_mul(e, f32_mul(load_some(value_scales + i, width), f32_set(255.0f)));
-        i32_store_8(codes + i, i32_from_f32(f32_min(weight, f32_set(255.0f))), 16); /* large scores round: `top` may be too low */
-    });
-    clear(codes, n, padded);
-    return f32_sum(total);
+static void ISA(softmax_scaled)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded,
+                                const float *factors, const cq_key_scales *scales, uint8_t *codes, float *sums) {
+    const float *keys = scales->keys, *logs = scales->logs, *values_255 = scales->values_255;
+    float tops[CQ_TILE_ROWS];
+    for (int r = 0; r < rows; r++) {
+        const int32_t *row = scores + r * stride;
+        float *to = (float *)scores + r * stride;
+        const f32x16 f = f32_set(factors[r]);
+        f32x16 most = f32_set(-INFINITY);
+        const int64_t n = visible[r];
+        EACH_16(i, n, width, {
+            const f32x16 v = f32_mul(f32_from_i32(i32_load(row + i)), f32_load(keys + i));
+            const f32x16 reach = f32_fma(v, f, f32_load(logs + i));
+            most = f32_max(width == 16 ? reach : f32_fill_n(reach, width, -INFINITY), most);
+            f32_store(to + i, v);
+        });
+        tops[r] = f32_max_across(most);
+    }
+    for (int r = 0; r < rows; r++) {
+        const float *row = (const float *)scores + r * stride;
+        uint8_t *to = codes + r * stride;
+        const f32x16 f = f32_set(factors[r]), minus_top = f32_set(-tops[r]);
+        f32x16 total = f32_set(0.0f);
+#define EXP2(i) lanes_exp2(f32_fma(f32_load(row + i), f, minus_top))
+/* large scores round, so that the top may come out too low: a weight must not pass 255 */
+#define CODES(e, i) i32_from_f32(f32_min(f32_set(255.0f), f32_mul(e, f32_load(values_255 + i))))
+        const int64_t whole = visible[r] / 64 * 64;
+        for (int64_t i = 0; i < whole; i += 64) {
+            const f32x16 e0 = EXP2(i), e1 = EXP2(i + 16), e2 = EXP2(i + 32), e3 = EXP2(i + 48);
+            total = f32_add(f32_add(f32_add(f32_add(total, e0), e1), e2), e3);
+            i32_store_8x4(to + i, CODES(e0, i), CODES(e1, i + 16), CODES(e2, i + 32), CODES(e3, i + 48), 0);
+        }
+        EACH_16(i, visible[r] - whole, width, {
+            f32x16 e = EXP2(whole + i);
+            if (width < 16) e = f32_keep_n(e, width);
+            total = f32_add(total, e);
+            i32_store_8(to + whole + i, CODES(e, whole + i), 16);
+        });
+#undef CODES
+#undef EXP2
+        clear(to, visible[r], padded);
+        sums[r] = f32_sum(total);
+    }
 }
 
 static void ISA(interleave)(const uint8_t *const rows[4], int64_t n, uint8_t flip, uint32_t keep, int8_t *out) {
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t four = (uint32_t)rows[0][i] | (uint32_t)rows[1][i] << 8 | (uint32_t)rows[2][i] << 16 |
-                              (uint32_t)rows[3][i] << 24;
-        const uint32_t lane = (four ^ flip * 0x01010101u) & keep;
-        memcpy(out + 4 * i, &lane, 4);
-    }
+    const i32x16 flips = i32_set((int32_t)(flip * 0x01010101u)), keeps = i32_set((int32_t)keep);
+    EACH_16(i, n, width, {
+        const i32x16 low = i32_or(i32_load_u8(rows[0] + i, width), i32_shl(i32_load_u8(rows[1] + i, width), 8));
+        const i32x16 high = i32_or(i32_shl(i32_load_u8(rows[2] + i, width), 16), i32_shl(i32_load_u8(rows[3] + i, width), 24));
+        const i32x16 lanes = i32_and(i32_xor(i32_or(low, high), flips), keeps);
+        if (width == 16) i32_store((int32_t *)(out + 4 * i), lanes);
+        else i32_store_n((int32_t *)(out + 4 * i), lanes, width);
+    });
 }

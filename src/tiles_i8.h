@@ -44,9 +44,17 @@ INLINE void full_tile(const int to, const cq_activation activation, const int re
     EVERY_ACC(FROM)
     MULTIPLY(R, P)
 #define EMIT(r, p) emit(to, activation, residual, per_row, c##r##p, x##r, s, row + r, 16 * p, 16)
-#define EMIT_ROW(r) { const f32x16 x##r = f32_set(per_row && to != TO_I32 ? s->row_scales[row + r] : 1.0f); ROW_PANELS(EMIT, r) }
+#define VALUE(r, p) value(activation, residual, per_row, c##r##p, x##r, s, row + r, 16 * p, 16)
+#define EMIT_ROW(r) { \
+        const f32x16 x##r = f32_set(per_row && to != TO_I32 ? s->row_scales[row + r] : 1.0f); \
+        if (to == TO_CODES) \
+            encode_64(BY_COLUMN, 1, &e, VALUE(r, 0), VALUE(r, 1), VALUE(r, 2), VALUE(r, 3), s->codes + (row + r) * s->stride); \
+        else ROW_PANELS(EMIT, r) \
+    }
+    const encoding e = {s->code_inverses, s->code_scales, s->code_zeros, s->qmin, s->qmax, s->qmin < 0.0f};
     EVERY_ROW(EMIT_ROW)
 #undef EMIT_ROW
+#undef VALUE
 #undef EMIT
 #undef FROM
 #undef ZEROS
@@ -84,6 +92,12 @@ static int64_t from_registers(const uint8_t *a, int64_t a_stride, const int8_t *
 
 static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
                           const cq_strip *s) {
+#ifdef WIDE_STRIPS
+    if (s->rows >= WIDE_FROM) {
+        strip_wide(a, a_stride, b, panel_stride, groups, s);
+        return;
+    }
+#endif
     _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
     const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL;
     for (int64_t row = from_registers(a, a_stride, b, panel_stride, groups, s); row < s->rows; row += TILE_ROWS) {

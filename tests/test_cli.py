@@ -28,7 +28,7 @@ def run():
 
 def test_version_and_help(run):
     assert run("--version") == f"cq {cq.info()['version']}\n"
-    for arguments in ([], ["compare"], ["quantize"], ["inspect"], ["info"], ["embed"]):
+    for arguments in ([], ["compare"], ["bench"], ["quantize"], ["inspect"], ["info"], ["embed"]):
         assert "Usage:" in run(*arguments, "--help")
 
 
@@ -74,6 +74,42 @@ def test_compare_without_a_model_or_without_data_uses_what_ships(run, tiny_encod
     assert found["metrics"] == ["cosine"] and found["data"]["files"] == ["evaluation.txt"]
 
 
+@pytest.fixture
+def quick_bench(monkeypatch):
+    module = sys.modules["cq.report.bench"]
+    for name, value in (("_ROUNDS", 1), ("_TURN_S", 0.0), ("_PEAK_TRIES", 1)):
+        monkeypatch.setattr(module, name, value)
+
+
+def test_bench_shows_speed_and_where_it_goes(run, quick_bench, tiny_encoder, prose):
+    text = run("bench", tiny_encoder, "--shape", "2x16", "--shape", "1×8", "--calibration", prose, "--profile")
+    for words in ("float32", "weight-only", "dynamic", "static", "2×16", "1×8", "% of", "static, 2×16: one pass by parts"):
+        assert words in text
+    assert "static" not in run("bench", tiny_encoder, "--shape", "1x8")  # nothing to calibrate on
+
+
+def test_bench_writes_pure_json(run, quick_bench, tiny_lm, tmp_path):
+    found = json.loads(run("bench", tiny_lm, "--strategy", "dynamic", "--shape", "1x8", "--json", "-"))
+    assert [(row["name"], row["shape"], row["profile"]) for row in found["rows"]] == [("dynamic", [1, 8], None)]
+    assert found["model"] == str(tiny_lm) and found["machine"]["isa"] == cq.info()["isa"]
+
+
+def test_bench_times_a_quantized_model_as_it_is(run, quick_bench, tiny_encoder, prose, tmp_path):
+    out = tmp_path / "out.safetensors"
+    run("quantize", tiny_encoder, out, "--strategy", "dynamic")
+    found = json.loads(run("bench", out, "--shape", "1x8", "--json", "-"))
+    assert [row["name"] for row in found["rows"]] == ["dynamic"]
+    assert "already quantized" in run("bench", out, "--strategy", "static", code=2)
+    assert "already quantized" in run("bench", out, "--calibration", prose, code=2)
+
+
+@pytest.mark.skipif(not shipped_model().is_dir(), reason="the shipped model is not built in yet")
+def test_bench_without_a_model_times_what_ships(run, quick_bench):
+    found = json.loads(run("bench", "--shape", "1x16", "--json", "-"))
+    assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]] == ["float32", "weight-only", "dynamic",
+                                                                                          "static"]
+
+
 @pytest.mark.parametrize("strategy", ["weight-only", "dynamic", "static"])
 def test_quantize_saves_what_the_library_would(run, tiny_encoder, prose, tmp_path, strategy):
     out = tmp_path / "out.safetensors"
@@ -85,6 +121,20 @@ def test_quantize_saves_what_the_library_would(run, tiny_encoder, prose, tmp_pat
     if strategy != "static":
         expected = cq.quantize(cq.load(tiny_encoder), {"weight-only": cq.WeightOnly, "dynamic": cq.Dynamic}[strategy]())
         np.testing.assert_array_equal(quantized.embed(["a text"]), expected.embed(["a text"]))
+
+
+def test_quantize_static_by_an_observer(run, tiny_encoder, prose, tmp_path):
+    """The choice is kept in the checkpoint, and the user hears whether the samples were enough."""
+    out = tmp_path / "static.safetensors"
+    for options, observer in ((["--observer", "percentile:99.9"], "percentile:99.9"), (["--textbook"], "minmax"),
+                              (["--textbook", "--observer", "entropy"], "entropy"), ([], "mse")):
+        text = run("quantize", tiny_encoder, out, "--strategy", "static", "--calibration", prose, "--force", *options)
+        assert "calibrated on" in text and "samples: half of them give ranges that differ by" in text
+        assert cq.load(out).strategy.observer == observer
+    single = tmp_path / "one.txt"
+    single.write_text("one line\n")
+    text = run("quantize", tiny_encoder, out, "--strategy", "static", "--calibration", single, "--force")
+    assert "calibrated on 1 sample: too few to say" in text
 
 
 def test_quantize_textbook_include_exclude(run, tiny_encoder, tmp_path):
@@ -154,10 +204,19 @@ def test_embed_reads_lines_and_writes_npy(run, tiny_encoder, tmp_path):
     (["compare", "MODEL", "--data", "PAIRS", "--json", "no/such/file.json"], 1, "cannot write no/such/file.json"),
     (["compare", "MODEL", "--data", "PAIRS", "--markdown", "."], 1, "it is a folder"),
     (["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--metric", "perplexity"], 1, "does not fit"),
+    (["bench", "MODEL", "--shape", "8"], 2, "SEQUENCESxLENGTH"),
+    (["bench", "MODEL", "--shape", "0x8"], 2, "SEQUENCESxLENGTH"),
+    (["bench", "MODEL", "--shape", "1x65"], 1, "1 to 64 tokens"),
+    (["bench", "MODEL", "--strategy", "static"], 1, "calibrat"),
+    (["bench", "MODEL", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
+    (["bench", "no/such/model"], 1, "no/such/model"),
+    (["bench", "MODEL", "--json", "no/such/file.json"], 1, "cannot write no/such/file.json"),
     (["quantize", "MODEL"], 2, "OUT"),
     (["quantize", "MODEL", "no/such/out", "--strategy", "dynamic"], 1, "cannot write no/such/out"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "static"], 1, "calibrat"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--observer", "mse"], 2, "--observer is for static"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--observer", "best"], 1, "minmax, moving_average"),
     (["inspect", "PAIRS"], 1, "pairs.tsv"),
     (["embed", "MODEL"], 2, "no texts"),
     (["embed", "MODEL", "a", "--output", "a.txt"], 2, "--output writes .npy"),

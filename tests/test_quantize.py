@@ -1,6 +1,7 @@
 """quantize's arguments: the ways in which calibration samples may come, choices that make no sense, and records of both."""
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, asdict
 
 import numpy as np
@@ -11,7 +12,7 @@ from cq import strategies
 from cq.calibrate import calibrate
 
 TEXTS = ["a cat sat on a mat", "the dog", "x", "birds of a feather flock together", "to be, or not to be"]
-OBSERVERS = pytest.mark.parametrize("observer", ["minmax", "percentile", "histogram"])  # those that count sets, not orders
+OBSERVERS = pytest.mark.parametrize("observer", ["minmax", "percentile", "mse"])  # those that count sets, not orders
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +59,25 @@ def test_samples_come_in_many_forms_and_mean_the_same(encoder, form, observer):
 
 def test_a_rectangle_is_a_list_of_samples(lm):
     tokens = np.random.default_rng(0).integers(0, 256, (4, 9))
-    a, b = ({site: observer.range() for site, observer in calibrate(lm, samples, "minmax").items()}
+    a, b = ({site: observer.range() for site, observer in calibrate(lm, samples, "minmax").sites.items()}
             for samples in (tokens, list(tokens)))
     assert a == b
 
 
 def test_every_place_is_watched(lm):
     seen = calibrate(lm, TEXTS, "minmax")
-    assert set(seen) == {"head.input"} | {f"layers.{i}.{site}" for i in range(2) for site in (
+    assert set(seen.sites) == {"head.input"} | {f"layers.{i}.{site}" for i in range(2) for site in (
         "attention.input", "attention.query", "attention.key", "attention.value", "attention.context", "attention.sum",
         "ffn.input", "ffn.gate", "ffn.up", "ffn.hidden", "ffn.sum")} - {"layers.1.ffn.sum"}
 
 
 def test_large_samples_go_through_in_parts(lm, monkeypatch):
     """A sample may be a whole data set; memory must not grow with it."""
-    whole, largest = calibrate(lm, [TEXTS], "minmax"), []
+    whole, largest = calibrate(lm, [TEXTS], "minmax").sites, []
     monkeypatch.setattr("cq.model.transformer.MAX_TOKENS", 20)
     hidden = cq.Transformer._hidden
     monkeypatch.setattr(cq.Transformer, "_hidden", lambda self, batch: largest.append(len(batch.ids)) or hidden(self, batch))
-    parts = calibrate(lm, [TEXTS], "minmax")
+    parts = calibrate(lm, [TEXTS], "minmax").sites
     assert len(largest) > 2 and all(n <= 20 or n == len(TEXTS[3]) for n in largest)
     for site in whole:
         np.testing.assert_allclose(parts[site].range(), whole[site].range(), rtol=1e-5)
@@ -117,6 +118,27 @@ def test_samples_for_a_strategy_that_takes_none(lm, strategy):
         cq.quantize(lm, strategy, TEXTS)
 
 
+def test_calibration_made_before(lm):
+    """The same model as from the samples; not for another observer, another model or another strategy."""
+    made = calibrate(lm, TEXTS, "mse")
+    a, b = (cq.quantize(lm, cq.Static(), calibration) for calibration in (TEXTS, made))
+    assert [layer.input_form for _, layer in a.linears()] == [layer.input_form for _, layer in b.linears()]
+    with pytest.raises(cq.CqError, match="made by observer 'mse', the strategy wants 'minmax'"):
+        cq.quantize(lm, cq.Static(observer="minmax"), made)
+    del made.sites["head.input"]
+    with pytest.raises(cq.CalibrationError, match="knows no place 'head.input'"):
+        cq.quantize(lm, cq.Static(), made)
+    for arguments in ({"calibration": made}, {"executor": ThreadPoolExecutor(1)}):
+        with pytest.raises(cq.CqError, match="only Static"):
+            cq.quantize(lm, cq.Dynamic(), **arguments)
+
+
+def test_static_takes_every_observer(lm):
+    scales = {observer: cq.quantize(lm, cq.Static(observer=observer), TEXTS).head.input_form.scale
+              for observer in (*strategies.OBSERVERS, "percentile:90", "histogram:8")}
+    assert scales["percentile:90"] < scales["percentile"] <= scales["minmax"] >= scales["histogram:8"] > scales["mse"]
+
+
 @pytest.mark.parametrize("strategy", [None, "dynamic", cq.Dynamic, cq.Scheme(), {}], ids=str)
 def test_what_is_no_strategy(lm, strategy):
     with pytest.raises(cq.CqError, match="strategy"):
@@ -151,7 +173,7 @@ def test_schemes_that_make_no_sense(arguments, message):
 @pytest.mark.parametrize("make, message", [
     (lambda: cq.Dynamic("textbook"), "cq.Scheme"), (lambda: cq.Dynamic(include=5), "name patterns"),
     (lambda: cq.Dynamic(exclude=[5]), "name patterns"), (lambda: cq.Static(exclude=None), "name patterns"),
-    (lambda: cq.Static(observer="entropy"), "observer"), (lambda: cq.Static(observer=None), "observer"),
+    (lambda: cq.Static(observer="entropic"), "observer"), (lambda: cq.Static(observer=None), "observer"),
     (lambda: cq.Static(residual="int4"), "residual"), (lambda: cq.Static(residual=None), "residual"),
     (lambda: cq.Dynamic(cq.Scheme(weight_granularity="per_group", group_size=32)), "WeightOnly"),
     (lambda: cq.Static(cq.Scheme(weight_granularity="per_group", group_size=32)), "WeightOnly"),
@@ -177,7 +199,7 @@ def test_textbook_is_what_the_literature_teaches_first():
 
 @pytest.mark.parametrize("strategy", [
     cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=32), exclude="head"),
-    cq.Dynamic(cq.Scheme.textbook()), cq.Static(observer="percentile", include=("layers.*", "head"), residual="int8"),
+    cq.Dynamic(cq.Scheme.textbook()), cq.Static(observer="percentile:99.9", include=("layers.*", "head"), residual="int8"),
     cq.Static(cq.Scheme(attention="float32"))], ids=lambda s: s.name)
 def test_records_of_strategies(strategy):
     values = json.loads(json.dumps(strategy.to_dict()))

@@ -1,20 +1,27 @@
-"""The READMEs' numbers: each table is what its JSON gives, and each JSON says where it was measured and by what command."""
-import importlib.util
+"""The READMEs' numbers: each table is what its JSON gives, each JSON says where it was measured and by what command, and a
+yardstick that is missed says so."""
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = ("gemm", "model", "compare_shakespeare", "compare_minilm")
+RESULTS = ("gemm", "model", "scaling", "avx2", "profile", "compare_shakespeare", "compare_minilm")
 
 
 @pytest.fixture(scope="module")
 def tables():
-    spec = importlib.util.spec_from_file_location("bench_tables", ROOT / "bench" / "tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "bench")
+        yield importlib.import_module("tables")
+
+
+@pytest.fixture(scope="module")
+def measure():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "bench")
+        yield importlib.import_module("measure")
 
 
 def result(name: str) -> dict:
@@ -28,7 +35,7 @@ def row(rows: list[dict], **wanted) -> dict:
 
 def test_pages_hold_every_table_as_its_json_gives_it(tables):
     pages = [page.read_text(encoding="utf-8") for page in tables.PAGES]
-    assert all(any(f"<!-- table:{name} -->" in page for page in pages) for name in TABLES)
+    assert all(any(f"<!-- table:{name} -->" in page for page in pages) for name in tables.TABLES)
     for page in pages:
         assert tables.filled(page, tables.RESULTS) == page, "run python bench/tables.py"
 
@@ -44,13 +51,114 @@ def test_bad_markers_are_refused(tables, tmp_path, text):
         tables.filled(text, tmp_path)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", RESULTS)
 def test_results_carry_card_and_command(name):
     found = result(name)
     assert found["command"].startswith("python bench/run.py")
     for threads, card in found["cards"].items():
         assert card["threads"] == int(threads) and card["numpy_blas"]["threads"] in (None, int(threads))
         assert card["cpu"] and card["isa"] and card["versions"]["numpy"] and card["date"] and card["load_average"]
+
+
+def found_row(case: str, work: str, name: str, threads: int, seconds: float, **more) -> dict:
+    return {"case": case, "work": work, "name": name, "threads": threads, "seconds": seconds, "kind": "int8", "gops": 400.0,
+            "percent_of_peak": 98.0, "model": "BERT-base"} | more
+
+
+def products(cq_seconds: float, peer_seconds: float, case: str = "128×768×768", threads: int = 1) -> list[dict]:
+    ahead_of = {"onnxruntime MatMulInteger": peer_seconds / cq_seconds}
+    return [found_row(case, "codes → int32", "cq matmul_integer", threads, cq_seconds, ahead_of=ahead_of),
+            found_row(case, "codes → int32", "onnxruntime MatMulInteger", threads, peer_seconds),
+            found_row(case, "peak", "register-only peak int8", threads, 1.0),
+            found_row(case, "peak", "register-only peak float32", threads, 1.0, kind="float32")]
+
+
+NOTHING = {"rows": []}
+
+
+@pytest.mark.parametrize("peer_seconds, verdict", [(2.5, "met"), (2.0, "met"), (1.9, "**missed**")])
+def test_a_yardstick_is_met_or_missed(tables, peer_seconds, verdict):
+    rows = products(2.0, peer_seconds) + products(2.0, peer_seconds, threads=2)
+    found = tables.targets.yardsticks({"rows": rows}, NOTHING, NOTHING, NOTHING)
+    one = next(row for row in found if row.work.startswith("codes → int32"))
+    lost = ["128×768×768"] if verdict != "met" else []
+    assert one.verdict() == verdict and one.lost == {"1": lost, "2": lost}
+    assert f"{peer_seconds / 2:.2f} (128×768×768)" in one.measured["1"]
+
+
+def test_every_yardstick_needs_every_case_and_number_of_threads(tables):
+    rows = products(2.0, 2.5) + products(2.0, 1.0, "1×768×768") + products(2.0, 2.5, threads=2)
+    found = tables.targets.yardsticks({"rows": rows}, NOTHING, NOTHING, NOTHING)
+    one = next(row for row in found if row.work.startswith("codes → int32"))
+    assert one.verdict() == "**missed** / met" and one.measured["1"] == "1 of 2, worst 0.50 (1×768×768)"
+
+
+def test_what_was_not_measured_is_not_met(tables):
+    found = tables.targets.yardsticks(NOTHING, NOTHING, NOTHING, NOTHING)
+    assert {row.verdict() for row in found} == {"not measured"} and len(found) > 20
+    found = tables.targets.yardsticks({"rows": products(2.0, 2.5)}, NOTHING, NOTHING, NOTHING)
+    assert next(row for row in found if row.work.startswith("codes → int32")).verdict() == "met / not measured"
+
+
+def test_yardsticks_of_the_model_take_the_faster_strategy_and_the_best_peer(tables):
+    def rows(case: str, dynamic: float, static: float, peers: dict, **more) -> list[dict]:
+        each = {"cq float32": 4.0, "cq weight-only": 3.0, "cq dynamic": dynamic, "cq static": static} | peers
+        return [found_row(case, "hidden states", name, 1, seconds, ahead_of={other: each[other] / seconds for other in each
+                                                                            if other != name}, **more)
+                for name, seconds in each.items()]
+    model = {"rows": rows("8×128", 0.06, 0.05, {"A": 0.2, "B": 0.07}, activation_bytes=100) +
+             rows("stream of sentences", 1.0, 2.0, {"A": 5.0, "A, sorted by length": 1.6}, sequences=1500, tokens=9000)}
+    found = {row.work: row for row in tables.targets.yardsticks(NOTHING, model, NOTHING, NOTHING)}
+    assert found["MiniLM-L6 8×128, ms"].measured == {"1": "50.0 (cq static)"} and found["MiniLM-L6 8×128, ms"].met == {"1": True}
+    best = found["MiniLM-L6 8×128: the best peer's time over cq's"]
+    assert best.measured == {"1": "1.40 (cq static)"} and best.verdict() == "**missed** / not measured"
+    stream = [row for work, row in found.items() if "real sentences" in work]
+    assert [row.measured["1"] for row in stream] == ["1,500 (cq dynamic)", "1.60 (cq dynamic)"]
+    assert [row.verdict().split(" / ")[0] for row in stream] == ["met", "**missed**"]
+    assert found["dynamic's time over static's, 8 sequences and more"].lost == {"1": ["stream of sentences"]}
+
+
+def test_two_threads_over_one(tables):
+    rows = products(2.0, 2.5) + products(1.0, 2.5, threads=2) + products(2.0, 2.5, "8×768×768")
+    assert tables.products.large({"rows": rows}, NOTHING)[0] == {("128×768×768", "codes → int32", "cq matmul_integer"): 2.0}
+
+
+def test_a_busy_machine_is_told_of(tables):
+    cards = {"1": result("gemm")["cards"]["1"] | {"cores": 2, "load_average": [5.2, 1, 1]}}
+    assert "busy machine (load average 5.2)" in tables.products.gemm({"rows": products(2.0, 2.5), "cards": cards})
+
+
+def test_products_show_where_cq_loses(tables):
+    card = result("gemm")["cards"]["1"]
+    text = tables.products.gemm({"rows": products(2.0, 2.5) + products(2.0, 1.0, "1×768×768"), "cards": {"1": card}})
+    assert "ahead in 1 of 2 with 1" in text and "| BERT-base 768×768 | 98<br>0.50 | 98<br>**1.25** |" in text
+
+
+def test_a_contest_measures_time_peak_and_bandwidth(measure):
+    class Benchmark:
+        def __init__(self):
+            self.extra_info = {}
+
+        def pedantic(self, call, rounds, iterations):
+            for _ in range(rounds):
+                call()
+    entries = [measure.Entry("work", "cq", lambda: None, 1e6, "int8", {"note": 1}, weight_bytes=4096),
+               measure.Entry("work", "peer", lambda: sum(range(2000)), 1e6, "int8")]
+    rows = measure.contest(Benchmark(), "case", entries, threads=1, rounds=2, turn_s=0.001)
+    assert [row["name"] for row in rows] == ["cq", "peer", "register-only peak int8", "register-only peak float32",
+                                             "read of 4096 bytes"]
+    ours, peer, int8, _, read = rows
+    assert ours["ahead_of_best_peer"] == ours["ahead_of"]["peer"] > 1 and "ahead_of" not in peer and ours["note"] == 1
+    assert int8["percent_of_peak"] == pytest.approx(100) and int8["gops"] > 0
+    assert read["gb_per_s"] > 0.1
+    assert ours["percent_of_read"] == pytest.approx(100 * ours["gb_per_s"] / read["gb_per_s"], rel=0.02)
+    assert "gb_per_s" not in peer and "percent_of_peak" not in read
+
+
+@pytest.mark.parametrize("warm, calls", [(True, 2), (False, 1)])
+def test_a_long_call_has_a_turn_of_one(measure, warm, calls):
+    seen = []
+    assert len(measure.turn(lambda: seen.append(1), 0, warm)) == 1 and len(seen) == calls
 
 
 def test_gemm_reaches_four_fifths_of_peak():

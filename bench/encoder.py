@@ -1,0 +1,51 @@
+"""all-MiniLM-L6-v2 for the suites: its strategies, and token ids to run it on. Times nothing."""
+from pathlib import Path
+
+import numpy as np
+
+import cq
+from cq.report.samples import Samples, files, read
+
+from . import minilm
+
+CALIBRATION_SENTENCES = 200
+BATCH, OF_EACH_FILE = 32, 96  # of the stream
+
+
+def calibration(model: cq.Transformer) -> list[np.ndarray]:
+    """What static int8 is calibrated on, cq's and the peers' alike."""
+    return Samples(read(minilm.CALIBRATION, model).tokens).limit(CALIBRATION_SENTENCES).tokens
+
+
+def strategies(model: cq.Transformer, samples: list[np.ndarray]) -> dict[str, cq.Transformer]:
+    """Name → the float32 model, and what each strategy makes of it."""
+    return {"float32": model, "weight-only": cq.quantize(model, cq.WeightOnly()), "dynamic": cq.quantize(model, cq.Dynamic()),
+            "static": cq.quantize(model, cq.Static(), calibration=samples)}
+
+
+def random(model: cq.Transformer, sequences: int, length: int) -> list[np.ndarray]:
+    """Random ids, the same every time."""
+    return list(np.random.default_rng(0).integers(1000, model.config.vocab_size, (sequences, length)).astype(np.int32))
+
+
+def sentences(model: cq.Transformer, n: int) -> list[np.ndarray]:
+    """n sentences, spread evenly over STS 2014."""
+    return Samples(read(minilm.EVALUATION, model).tokens).limit(n).tokens
+
+
+def stream(model: cq.Transformer) -> list[np.ndarray]:
+    """The first sentences of every file of STS 2014, in the order of the files."""
+    return [ids for path in files(Path(minilm.EVALUATION)) for ids in read(path, model).tokens[:OF_EACH_FILE]]
+
+
+def batches(tokens: list[np.ndarray]) -> list[list[np.ndarray]]:
+    return [tokens[i:i + BATCH] for i in range(0, len(tokens), BATCH)]
+
+
+def padded(tokens: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """ids and mask, int64 (batch, longest)."""
+    ids = np.zeros((len(tokens), max(map(len, tokens))), np.int64)
+    mask = np.zeros_like(ids)
+    for i, sequence in enumerate(tokens):
+        ids[i, :len(sequence)], mask[i, :len(sequence)] = sequence, 1
+    return ids, mask

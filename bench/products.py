@@ -1,0 +1,77 @@
+"""The tables of matrix products, shape by shape, and of what a second thread brings. Measures nothing."""
+from render import ahead, by_threads, contestants, is_cq, joined, machine, markdown, peaks
+
+LARGE_ROWS, LARGE_CASES = 128, ("8×128", "32×64", "16×256")
+
+
+def sizes(row: dict) -> tuple[int, int, int]:
+    """M, K, N of a case."""
+    return tuple(map(int, row["case"].split("×")))
+
+
+def gemm(result: dict) -> str:
+    """A table per work; a line per weight, a column per number of rows; in each cell cq's percent of its limit, and below it the
+    best peer's time over cq's, bold where cq is ahead."""
+    rows = contestants(result)
+    int8, float32 = peaks(result, "int8"), peaks(result, "float32")
+    parts = [f"In each cell, with {joined(result['cards'], '{}')} threads: cq's percent of the limit that the column names, and "
+             "the best peer's time over cq's, bold where cq is ahead. The limits were found in the same run: the register-only "
+             f"peak (int8 {int8} GOPS, float32 {float32} GFLOPS), and a bare read of as many bytes as the weight has, from the "
+             "cache that it fits or from memory."]
+    for work in dict.fromkeys(row["work"] for row in rows):
+        parts.append(_work([row for row in rows if row["work"] == work], work))
+    parts.append("Codes are uint8, weights int8 with a scale per column. \"int8 inside\" quantizes its float32 input on the fly; "
+                 "\"float32\" is int8 weight-only beside a float32 BLAS.  \n" + machine(result))
+    return "\n\n".join(parts)
+
+
+def _work(rows: list[dict], work: str) -> str:
+    ours, peers = [row for row in rows if is_cq(row)], dict.fromkeys(row["name"] for row in rows if not is_cq(row))
+    counts = sorted({sizes(row)[0] for row in ours})
+    bound = {m: "read" if all("percent_of_read" in row for row in ours if sizes(row)[0] == m) else "peak" for m in counts}
+    lines = [["K×N", *(f"{m} row{'s' * (m > 1)}<br>% of {bound[m]}" for m in counts)]]
+    for label, k, n in dict.fromkeys((row["model"], *sizes(row)[1:]) for row in ours):
+        cells = []
+        for m in counts:
+            here = [row for row in ours if sizes(row) == (m, k, n)]
+            ratios = " / ".join(_ratio(ahead(row)) for row in here)
+            cells.append(f"{joined(row[f'percent_of_{bound[m]}'] for row in here)}<br>{ratios}" if here else "–")
+        lines.append([f"{label} {k}×{n}", *cells])
+    won = " and ".join(f"{sum((ahead(row) or 0) >= 1 for row in there)} of {len(there)} with {threads}"
+                       for threads, there in by_threads(ours).items())
+    return f"**{work}**, beside {', '.join(peers)}; ahead in {won}:\n\n{markdown(lines)}"
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"**{value:.2f}**" if value >= 1 else f"{value:.2f}"
+
+
+def speedups(rows: list[dict]) -> dict[tuple[str, str, str], float]:
+    """(case, work, name) → time with one thread over time with two, of cq's rows."""
+    seconds = {(row["case"], row["work"], row["name"], row["threads"]): row["seconds"] for row in rows if is_cq(row)}
+    return {key[:3]: spent / seconds[(*key[:3], 2)] for key, spent in seconds.items() if key[3] == 1 and (*key[:3], 2) in seconds}
+
+
+def large(gemm: dict, model: dict) -> tuple[dict, dict]:
+    """The speed-ups of what is large enough for two threads: products, and batches of the model."""
+    return (speedups([row for row in contestants(gemm) if sizes(row)[0] >= LARGE_ROWS]),
+            speedups([row for row in contestants(model) if row["case"] in LARGE_CASES]))
+
+
+def speedup(gemm: dict, model: dict) -> str:
+    """A line per large shape, a column per work; then the same for the model's strategies."""
+    products, passes = large(gemm, model)
+    works = list(dict.fromkeys(work for _, work, _ in products))
+    lines = [["M×K×N", *works]]
+    for case in dict.fromkeys(case for case, _, _ in products):
+        found = {work: ratio for (each, work, _), ratio in products.items() if each == case}
+        lines.append([case, *(joined([found.get(work)], "{:.2f}") for work in works)])
+    cases = list(dict.fromkeys(case for case, _, _ in passes))
+    whole = [["all-MiniLM-L6-v2", *cases]]
+    for name in dict.fromkeys(name for _, _, name in passes):
+        found = {case: ratio for (case, _, each), ratio in passes.items() if each == name}
+        whole.append([name, *(joined([found.get(case)], "{:.2f}") for case in cases)])
+    return ("How many times faster two threads are than one.\n\n" + markdown(lines) + "\n\n" + markdown(whole) + "\n\n"
+            + machine(gemm))

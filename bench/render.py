@@ -1,0 +1,74 @@
+"""What all tables share: finding rows in results, cells with a number for each number of threads, Markdown. Measures nothing."""
+import statistics
+
+BUSY = 0.5  # load average above the number of cores, which the suite that ran before may have kept busy
+
+
+def is_cq(row: dict) -> bool:
+    return row["name"].startswith("cq")
+
+
+def contestants(result: dict) -> list[dict]:
+    """The rows of a result without the limits that were measured beside them."""
+    return [row for row in result["rows"] if row["work"] not in ("peak", "read")]
+
+
+def by_threads(rows: list[dict]) -> dict[int, list[dict]]:
+    found: dict[int, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row["threads"], []).append(row)
+    return found
+
+
+def ahead(row: dict) -> float | None:
+    """The best peer's time over this row's; None where it had no peer."""
+    peers = [ratio for name, ratio in row["ahead_of"].items() if not name.startswith("cq")]
+    return min(peers) if peers else None
+
+
+def best_of(rows: list[dict], names: tuple[str, ...]) -> dict | None:
+    """The fastest row of these contestants."""
+    rows = [row for row in rows if row["name"] in names]
+    return min(rows, key=lambda row: row["seconds"]) if rows else None
+
+
+def cell(rows: list[dict], work: str, name: str, key: str, form: str, best, factor: float = 1.0) -> str:
+    """One contestant's number for each number of threads, bold where it is the best of its work; "–" where it was not there."""
+    parts = []
+    for there in by_threads(rows).values():
+        shown = {row["name"]: form.format(row[key] * factor) for row in there if row["work"] == work}
+        value = shown.get(name, "–")
+        won = value != "–" and value == best(shown.values(), key=lambda text: float(text.replace(",", "")))
+        parts.append(f"**{value}**" if won else value)
+    return " / ".join(parts)
+
+
+def joined(values, form: str = "{:.0f}") -> str:
+    """A number for each number of threads; "–" for None."""
+    return " / ".join("–" if value is None else form.format(value) for value in values)
+
+
+def peaks(result: dict, kind: str) -> str:
+    """For each number of threads, the median of the peaks that were measured with each case."""
+    rows = [row for row in result["rows"] if row["work"] == "peak" and row["kind"] == kind]
+    found = (statistics.median(row["gops"] for row in rows if str(row["threads"]) == threads) for threads in result["cards"])
+    return joined(found, "{:,.0f}")
+
+
+def machine(result: dict) -> str:
+    """CPU, libraries and their versions, date; and a warning where others were using the machine."""
+    card = next(iter(result["cards"].values()))
+    peers = ("torch", "onnxruntime", "openvino", "nncf", "ctranslate2", "numpy")
+    versions = {"cq": card["version"]} | {name: card["versions"].get(name) for name in peers}
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    load = max(each["load_average"][0] for each in result["cards"].values())
+    busy = f"Measured on a busy machine (load average {load:.1f}): not to be relied on.  \n" if load > card["cores"] + BUSY else ""
+    return (busy + f"{card['cpu']} (family/model {card['cpu_family_model']}), {card['cores']} cores, {card['isa']}; {libraries} "
+            f"({card['numpy_blas']['name']}, {card['numpy_blas']['core']} kernels); {card['date'][:10]}.")
+
+
+def markdown(lines: list[list[str]], align: str = "---:") -> str:
+    """The first line is the header. align: of all columns but the first."""
+    header, *rows = lines
+    lines = [header, ["---"] + [align] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)

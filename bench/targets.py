@@ -1,0 +1,183 @@
+"""The yardsticks: what the design aims at, beside what the benchmarks found. A row that is missed says so. Measures nothing.
+
+    python bench/targets.py        prints them as JSON
+"""
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from products import large, sizes
+from render import ahead, best_of, by_threads, contestants, is_cq, machine, markdown
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SOURCES = ("gemm", "model", "scaling", "avx2")
+INT8 = ("codes → int32", "codes → float32", "codes → codes", "float32, int8 inside")
+PRODUCT, WEIGHT_ONLY = INT8[0], "float32"
+FAST = ("cq dynamic", "cq static")  # what the model's rows are about: the faster of the two
+STREAM, MANY = "stream of sentences", ("8×128", "32×64", "16×256", "32 sentences", "stream of sentences")
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """work; target in words; for each number of threads that was measured, what was found (in words) and whether that meets the
+    target. lost: the cases that do not, where a yardstick is about many. threads: the numbers that it is about."""
+    work: str
+    target: str
+    measured: dict[str, str]
+    met: dict[str, bool]
+    lost: dict[str, list[str]]
+    threads: tuple[str, ...] = ("1", "2")
+
+    def verdict(self) -> str:
+        """One word where all numbers of threads agree, else one each."""
+        words = [{True: "met", False: "**missed**", None: "not measured"}[self.met.get(each)] for each in self.threads]
+        return words[0] if len(set(words)) == 1 else " / ".join(words)
+
+
+def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict) -> list[Yardstick]:
+    """All rows, from the results of the four suites."""
+    products = [row for row in contestants(gemm) if is_cq(row)]
+    many = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] >= 128]
+    single = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] == 1]
+    floats = [row for row in products if row["work"] == WEIGHT_ONLY]
+    rows = [_every("int8 product, 128 rows and more: percent of peak", "≥ 97 on every shape", many,
+                   lambda row: row["percent_of_peak"], 97, "{:.1f}")]
+    rows += [_every(f"{work}: the best peer's time over cq's", "≥ 1 on every shape",
+                    [row for row in products if row["work"] == work], ahead, 1, "{:.2f}") for work in INT8]
+    rows += [
+        _one("int8 product 8×768×3072, GOPS", {1: 400, 2: 760}, _case(products, "8×768×3072", PRODUCT), lambda row: row["gops"]),
+        _one("int8 product 1×4096×4096, percent of read bandwidth", 90, _case(products, "1×4096×4096", PRODUCT), _of_read),
+        _every("int8 product, 1 row: percent of read bandwidth", "≥ 90 on every shape", single, _of_read, 90, "{:.1f}"),
+        _every("weight-only, 1 row: float32 BLAS's time over cq's", "≥ 3.5 on every shape",
+               [row for row in floats if sizes(row)[0] == 1], ahead, 3.5, "{:.2f}"),
+        _every("weight-only, 128 rows and more: float32 BLAS's time over cq's", "≥ 1 on every shape",
+               [row for row in floats if sizes(row)[0] >= 128], ahead, 1, "{:.2f}")]
+    return rows + _of_model(model) + _of_two_threads(gemm, model) + _of_scaling(scaling) + _of_avx2(avx2)
+
+
+def _of_model(model: dict) -> list[Yardstick]:
+    rows = contestants(model)
+    fastest = {case: [best for there in by_threads([row for row in rows if row["case"] == case]).values()
+                      if (best := best_of(there, FAST))] for case in ("8×128", "1×16", STREAM)}
+    milliseconds = lambda row: 1e3 * row["seconds"]  # noqa: E731
+    return [
+        _one("MiniLM-L6 8×128, ms", {1: 58, 2: 31}, fastest["8×128"], milliseconds, "{:.1f}", at_most=True),
+        _one("MiniLM-L6 8×128: the best peer's time over cq's", 1.5, fastest["8×128"], ahead, "{:.2f}"),
+        _one("MiniLM-L6 8×128, percent of peak", 75, fastest["8×128"], lambda row: row["percent_of_peak"], "{:.1f}"),
+        _one("MiniLM-L6 1×16, ms", {1: 1.0, 2: 0.7}, fastest["1×16"], milliseconds, "{:.2f}", at_most=True),
+        _one("MiniLM-L6 1×16: the best peer's time over cq's", 1.6, fastest["1×16"], ahead, "{:.2f}"),
+        _one("MiniLM-L6 on real sentences as they come, sentences per second", {1: 1000, 2: 1900}, fastest[STREAM],
+             lambda row: row["sequences"] / row["seconds"], "{:,.0f}"),
+        _one("MiniLM-L6 on real sentences: the best peer's time, in its best order, over cq's", 1.7, fastest[STREAM], ahead,
+             "{:.2f}"),
+        *(_every(f"{slow}'s time over {fast}'s, 8 sequences and more", "> 1 on every batch",
+                 [row for row in rows if row["case"] in MANY and row["name"] == f"cq {fast}"],
+                 lambda row, slow=slow: row["ahead_of"][f"cq {slow}"], 1.001, "{:.3f}")  # three digits: more than 1
+          for fast, slow in (("static", "dynamic"), ("dynamic", "weight-only"))),
+        _one("static's activation memory over float32's, 8×128", 0.25, _memory(rows, "float32"), lambda row: row["share"],
+             "{:.2f}", at_most=True),
+        _one("static's activation memory over dynamic's, 8×128", 1, _memory(rows, "dynamic"), lambda row: row["share"], "{:.2f}",
+             at_most=True)]
+
+
+def _of_two_threads(gemm: dict, model: dict) -> list[Yardstick]:
+    found = []
+    for what, ratios in zip(("products of 128 rows and more", "MiniLM-L6 8×128, 32×64, 16×256"), large(gemm, model)):
+        rows = [{"case": f"{case} ({name if name in FAST else work})", "threads": 2, "ratio": ratio}
+                for (case, work, name), ratio in ratios.items() if name in FAST or work in INT8]
+        all_of = _every(f"two threads over one, int8 {what}", "≥ 1.85 on every shape", rows, lambda row: row["ratio"], 1.85,
+                        "{:.2f}")
+        found.append(replace(all_of, threads=("2",)))
+    return found
+
+
+def _of_scaling(scaling: dict) -> list[Yardstick]:
+    rows = [row for row in contestants(scaling) if row["tokens"] >= 256]
+    cost = lambda row: row["seconds"] / row["tokens"]  # noqa: E731
+    found = []
+    for row in rows:
+        same = [cost(each) for each in rows if (each["name"], each["threads"]) == (row["name"], row["threads"])]
+        found.append({"case": f"{row['work']} ({row['name']})", "threads": row["threads"], "over": cost(row) / min(same)})
+    return [_every("cost of a token, 256 to 4,096 of them, over the least", "≤ 1.1 at every size", found, lambda row: row["over"],
+                   1.1, "{:.2f}", at_most=True)]
+
+
+def _of_avx2(avx2: dict) -> list[Yardstick]:
+    rows = [row for row in contestants(avx2) if is_cq(row)]
+    over_blas = lambda row: row["ahead_of"]["NumPy float32"]  # noqa: E731
+    named = {"exact int8 product": "cq matmul_integer", "float32 in and out, int8 inside": "cq dynamic layer"}
+    found = [_every(f"AVX2 alone, {what}: float32 BLAS's time over cq's", "≥ 1.4 on every shape",
+                    [row for row in rows if row["name"] == name], over_blas, 1.4, "{:.2f}") for what, name in named.items()]
+    fastest = [best for there in by_threads(rows).values() if (best := best_of(there, FAST))]
+    return found + [_one("AVX2 alone, MiniLM-L6 8×128: float32's time over cq's", 1.4, fastest,
+                         lambda row: row["ahead_of"]["cq float32"], "{:.2f}")]
+
+
+def _memory(rows: list[dict], other: str) -> list[dict]:
+    """For each number of threads, static's activation memory as a share of another's; none where it was not measured."""
+    found = []
+    for there in by_threads([row for row in rows if row["case"] == "8×128" and "activation_bytes" in row]).values():
+        held = {row["name"]: row["activation_bytes"] for row in there}
+        found.append(there[0] | {"name": "cq static", "share": held["cq static"] / held[f"cq {other}"]})
+    return found
+
+
+def _case(rows: list[dict], case: str, work: str) -> list[dict]:
+    return [row for row in rows if row["case"] == case and row["work"] == work]
+
+
+def _of_read(row: dict) -> float | None:
+    return row.get("percent_of_read")
+
+
+def _one(work: str, target: float | dict[int, float], rows: Iterable[dict], value: Callable, form: str = "{:.0f}",
+         at_most: bool = False) -> Yardstick:
+    """A yardstick about one case. target: the same for all, or by number of threads."""
+    sign = "≤" if at_most else "≥"
+    goals = target if isinstance(target, dict) else {1: target, 2: target}
+    found = {row["threads"]: (row, value(row)) for row in rows if row["threads"] in goals and value(row) is not None}
+    words = " / ".join(dict.fromkeys(f"{goal:,}" for goal in goals.values()))
+    return Yardstick(work, f"{sign} {words}",
+                     {str(threads): form.format(number) + (f" ({row['name']})" if row["name"] in FAST else "")
+                      for threads, (row, number) in found.items()},
+                     {str(threads): number <= goals[threads] if at_most else number >= goals[threads]
+                      for threads, (row, number) in found.items()}, {})
+
+
+def _every(work: str, target: str, rows: Iterable[dict], value: Callable, goal: float, form: str,
+           at_most: bool = False) -> Yardstick:
+    """A yardstick about many cases: all must meet it; shown is the worst."""
+    measured, met, lost = {}, {}, {}
+    for threads, there in by_threads([row for row in rows if value(row) is not None]).items():
+        numbers = {row["case"]: value(row) for row in there}
+        worst = (max if at_most else min)(numbers, key=numbers.get)
+        lost[str(threads)] = [case for case, number in numbers.items() if (number > goal if at_most else number < goal)]
+        met[str(threads)] = not lost[str(threads)]
+        won = len(numbers) - len(lost[str(threads)])
+        measured[str(threads)] = f"{won} of {len(numbers)}, worst {form.format(numbers[worst])} ({worst})"
+    return Yardstick(work, target, measured, met, lost)
+
+
+def table(gemm: dict, model: dict, scaling: dict, avx2: dict) -> str:
+    """A line per yardstick, then what was lost."""
+    rows = yardsticks(gemm, model, scaling, avx2)
+    lines = [["", "target", "measured", ""]]
+    lines += [[row.work, row.target, "<br>".join(_threads(each) + f": {words}" for each, words in row.measured.items()) or "–",
+               row.verdict()] for row in rows]
+    short = [f"- {row.work}, {_threads(each)}: {', '.join(cases)}" for row in rows for each, cases in row.lost.items() if cases]
+    met = sum(row.verdict() == "met" for row in rows)
+    text = f"{met} of {len(rows)} met.\n\n" + markdown(lines, "---") + "\n\n"
+    if short:
+        text += "<details><summary>The cases that miss</summary>\n\n" + "\n".join(short) + "\n\n</details>\n\n"
+    return text + machine(gemm)
+
+
+def _threads(count: str) -> str:
+    return f"{count} thread{'' if count == '1' else 's'}"
+
+
+if __name__ == "__main__":
+    given = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in SOURCES]
+    json.dump([asdict(row) for row in yardsticks(*given)], sys.stdout, indent=1, ensure_ascii=False)
