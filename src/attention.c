@@ -187,11 +187,21 @@ static float log2_above(float x) {
     return log < -60.0f ? -60.0f : log;
 }
 
+static int is_zero(const int8_t *codes, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (codes[i]) return 0;
+    return 1;
+}
+
 static void lay_scales(const attention_job *job, const place *at, const int8_scratch *s) {
     for (int64_t t = 0; t < at->length; t++) {
         const int64_t row = (at->first + t) * job->scale_stride + at->g;
-        s->scales.keys[t] = job->kc->scales[row], s->scales.values_255[t] = 255.0f * job->vc->scales[row];
-        s->scales.logs[t] = log2_above(job->vc->scales[row]);
+        const int8_t *values = (const int8_t *)job->vc->codes + (at->first + t) * job->vc->stride + at->g * job->a->dim;
+        float of_values = job->vc->scales[row];
+        if (of_values == 1.0f && is_zero(values, job->a->dim))
+            of_values = 0.0f; /* or its weight, of nothing, would push those of small values out of their codes */
+        s->scales.keys[t] = job->kc->scales[row], s->scales.values_255[t] = 255.0f * of_values;
+        s->scales.logs[t] = log2_above(of_values);
     }
 }
 

@@ -393,11 +393,11 @@ static float ISA(softmax_f32)(float *x, int64_t n, float factor) {
     return f32_sum(sum);
 }
 
-/* 2^t for codes of 8 bits, t in [-60, 127], below it 2^-60: a polynomial of degree 3 on [-1/2, 1/2], relative error 1.1e-4, exact
+/* 2^t for codes of 8 bits, t in [-125, 127], below it 2^-125: a polynomial of degree 3 on [-1/2, 1/2], relative error 1.1e-4, exact
  * at whole t. */
 INLINE f32x16 lanes_exp2(f32x16 t) {
     const f32x16 shift = f32_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the rounded integer */
-    t = f32_max(t, f32_set(-60.0f));
+    t = f32_max(t, f32_set(-125.0f)); /* large values' scales push t this far down */
     const f32x16 at = f32_add(t, shift), f = f32_sub(t, f32_sub(at, shift));
     f32x16 p = f32_fma(f, f32_set(0.0550090745f), f32_set(0.242210984f));
     p = f32_fma(p, f, f32_set(0.693282902f));
@@ -472,7 +472,8 @@ static void ISA(softmax_scaled)(int32_t *scores, int64_t stride, int rows, const
         const f32x16 f = f32_set(factors[r]), minus_top = f32_set(-tops[r]);
         f32x16 total = f32_set(0.0f);
 #define EXP2(i) lanes_exp2(f32_fma(f32_load(row + i), f, minus_top))
-#define CODES(e, i) i32_from_f32(f32_mul(e, f32_load(values_255 + i)))
+/* large scores round, so that the top may come out too low: a weight must not pass 255 */
+#define CODES(e, i) i32_from_f32(f32_min(f32_set(255.0f), f32_mul(e, f32_load(values_255 + i))))
         const int64_t whole = visible[r] / 64 * 64;
         for (int64_t i = 0; i < whole; i += 64) {
             const f32x16 e0 = EXP2(i), e1 = EXP2(i + 16), e2 = EXP2(i + 32), e3 = EXP2(i + 48);

@@ -12,6 +12,7 @@ TAILS = (*range(1, 20), 31, 32, 33, 34, 47, 48, 49, 64)  # around groups of 4 co
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
 FIXED = (("uint8", False, 0.031, 121), ("int8", False, 0.02, -7), ("int8", True, 0.04, 0))
 DYNAMIC = (("uint8", False), ("int8", False), ("int8", True))
+GROUPED = (("int8", True, 16), ("uint8", False, 5), ("int8", True, 32))
 fill: int | None = None  # the byte that new arrays are made of, where the worker sees to that
 
 
@@ -58,13 +59,28 @@ def residual(rng, kind: str | None, rows: int, columns: int):
     return floats(rng, rows, columns) if kind == "float32" else coded(rng, kind, rows, columns, kind == "uint8")
 
 
+def by_column(rng, dtype: str, symmetric: bool, columns: int, huge: bool = False) -> tuple:
+    """A form with parameters of every column's own; huge: some scales above 2^126."""
+    scale = np.exp(rng.uniform(-7, 0, (1, columns))).astype(np.float32)
+    if huge:
+        scale[:, ::5] = 1e38
+    low, high = (0, 256) if dtype == "uint8" else (-128, 128)
+    return dtype, symmetric, scale, rng.integers(low, high, (1, columns)).astype(np.int32) * (not symmetric)
+
+
 def quantize(rng) -> Iterator[Call]:
     for columns, form in product((*TAILS, 100), (*FIXED, *DYNAMIC)):
         x = floats(rng, 6, columns) * np.float32([[1], [0], [3e37], [1e-41], [100], [1e-3]])
         x[4] = np.rint(x[4]) * np.float32(form[2] / 2 if len(form) == 4 else 0.5)  # halves between two codes
         sums = np.zeros(6, np.int32)
         yield Call(f"{columns} {form}", _core.quantize, (x, form, sums), writes=(sums,))
-    for form in (*FIXED, *DYNAMIC):
+    for columns, (dtype, symmetric), huge in product((*TAILS, 100, 192), DYNAMIC, (False, True)):
+        form = by_column(rng, dtype, symmetric, columns, huge)
+        yield Call(f"{columns} {dtype} {symmetric} {huge} by column", _core.quantize, (floats(rng, 4, columns), form))
+    for (dtype, symmetric), group, columns in product(DYNAMIC, (1, 3, 16, 20, 32, 64), (1, 16, 60, 64, 96, 100, 128, 192)):
+        x = floats(rng, 4, columns) * np.float32([[1], [1e-40], [3e37], [0]])
+        yield Call(f"{columns} {dtype} {symmetric} groups of {group}", _core.quantize, (x, (dtype, symmetric, group)))
+    for form in (*FIXED, *DYNAMIC, *GROUPED):
         yield Call(f"large {form}", _core.quantize, (floats(rng, 64, 1000), form))
         yield Call(f"magnitudes {form}", _core.quantize, (magnitudes(rng, 200, 50), form))
 
@@ -127,6 +143,45 @@ def linear_f32(rng) -> Iterator[Call]:
                    dict(bias=floats(rng, n) if i % 3 else None, activation=act, residual=residual(rng, kind, m, n), form=form))
 
 
+def row_wise(rng, i: int, n: int) -> dict:
+    """What needs whole rows: the i-th of all ways to norm, to code, and to keep results."""
+    forms = (None, *FIXED, *DYNAMIC, *GROUPED, by_column(rng, "int8", False, n))
+    form, keep = forms[i % len(forms)], ("result", "both", "sum")[i % 3]
+    normed = keep == "sum" or i % 4 < 3
+    return dict(form=form, keep=keep, sum_form=FIXED[i // 3 % 3] if keep == "sum" and i % 2 else None,
+                norm=(floats(rng, n), floats(rng, n) if i % 8 < 5 else None, 1e-5, i % 5 < 2) if normed else None)
+
+
+ROW_WISE = [*product((1, 2, 5, 6, 7, 13, 25), (1, 16, 17, 65, 130), (4, 33)), (75, 150, 70), (49, 64, 256), (150, 1000, 8)]
+
+
+def linear_rows(rng) -> Iterator[Call]:
+    """Norms and codes of each row's own after a product; float32 coded on the way into one."""
+    codings = (*DYNAMIC, *FIXED)
+    for i, ((m, n, k), kind) in enumerate(product(ROW_WISE, ("coding", "codes", "float32", "coding", "codes"))):
+        zeros, given = i % 6 == 0, dict(coding=codings[i % 6]) if kind == "coding" else {}
+        x = coded(rng, ("uint8", "int8")[i % 2], m, k, i % 3 == 0) if kind == "codes" else floats(rng, m, k)
+        after = row_wise(rng, i, n) | dict(residual=residual(rng, (None, "float32", "int8", "uint8")[i % 4], m, n))
+        yield Call(f"{i} {m}x{n}x{k} {kind}", _core.linear, (x, weight(rng, k, n, zeros)),
+                   after | given | dict(bias=floats(rng, n), activation=ACTIVATIONS[i % 5]))
+
+
+def linear_coding(rng) -> Iterator[Call]:
+    """Float32 coded on the way in, results whole with their tile."""
+    for i, ((m, n, k), coding, form) in enumerate(product(ROW_WISE[::3], (*DYNAMIC, *FIXED), (None, FIXED[0], "columns"))):
+        form = by_column(rng, "uint8", False, n, i % 2 == 1) if form == "columns" else form
+        yield Call(f"{i} {m}x{n}x{k} {coding}", _core.linear, (floats(rng, m, k), weight(rng, k, n, i % 4 == 0)),
+                   dict(bias=floats(rng, n), activation=ACTIVATIONS[i % 5], form=form, coding=coding))
+
+
+def finish_rows(rng) -> Iterator[Call]:
+    for i, (m, n, _) in enumerate(ROW_WISE * 3):
+        x, after = floats(rng, m, n), row_wise(rng, i, n)
+        yield Call(f"{i} {m}x{n}", _core.finish, (x,), after | dict(
+            bias=floats(rng, n), activation=ACTIVATIONS[i % 5], residual=residual(rng, (None, "float32", "uint8")[i % 3], m, n)),
+            (x,) if after["form"] is None else ())
+
+
 def finish(rng) -> Iterator[Call]:
     shapes = cycle([*product((1, 3), TAILS), (20, 600)])
     variants = [*product(ACTIVATIONS, (None, "float32", "int8"), (None, *FIXED))] * 2
@@ -160,10 +215,10 @@ def gate(rng) -> Iterator[Call]:
 
 
 def rope(rng) -> Iterator[Call]:
-    for dim, tokens in (*product((2, 8, 20, 32, 64, 80, 128), (1, 5)), (64, 200)):
-        x, angle = floats(rng, tokens, 3 * dim), floats(rng, 9, dim // 2)
+    for dim, tokens, beside in (*product((2, 8, 20, 32, 64, 80, 128), (1, 5), (0, 3)), (64, 200, 64)):
+        x, angle = floats(rng, tokens, 3 * dim + beside), floats(rng, 9, dim // 2)
         position = rng.integers(0, 9, tokens).astype(np.int32)
-        yield Call(f"{dim} {tokens}", _core.rope, (x, 3, np.cos(angle), np.sin(angle), position), writes=(x,))
+        yield Call(f"{dim} {tokens} {beside}", _core.rope, (x, 3, dim, np.cos(angle), np.sin(angle), position), writes=(x,))
 
 
 def embed(rng) -> Iterator[Call]:
@@ -184,23 +239,38 @@ def _attention_shapes() -> Iterator[tuple]:
 
 def attention_f32(rng) -> Iterator[Call]:
     for dim, causal, heads, kv, offsets in _attention_shapes():
-        q, k, v = (floats(rng, offsets[-1], h * dim) for h in (heads, kv, kv))
-        yield Call(f"{dim} {causal} {heads}/{kv} {offsets}", _core.attention,
-                   (q, k, v, offsets, heads, kv, causal, dim ** -0.5))
-        yield Call(f"{dim} {causal} {heads}/{kv} {offsets} sharp", _core.attention,
-                   (1000 * q, k, v, offsets, heads, kv, causal, dim ** -0.5))
+        qkv = floats(rng, offsets[-1], (heads + 2 * kv) * dim)
+        sharp = np.concatenate((1000 * qkv[:, :heads * dim], qkv[:, heads * dim:]), 1)
+        for label, x in (("", qkv), (" sharp", sharp)):
+            yield Call(f"{dim} {causal} {heads}/{kv} {offsets}{label}", _core.attention,
+                       (x, offsets, heads, kv, causal, dim ** -0.5))
 
 
-def attention_i8(rng) -> Iterator[Call]:
-    forms, dtypes = cycle((None, *FIXED)), cycle(product(("uint8", "int8"), repeat=3))
-    for (dim, causal, heads, kv, offsets), form, kinds in zip(_attention_shapes(), forms, dtypes):
-        q, k, v = (coded(rng, kind, offsets[-1], h * dim) for kind, h in zip(kinds, (heads, kv, kv)))
-        yield Call(f"{dim} {causal} {heads}/{kv} {offsets} {kinds} {form}", _core.attention,
-                   (q, k, v, offsets, heads, kv, causal, dim ** -0.5 / 8, form))
+def attention_static(rng) -> Iterator[Call]:
+    forms, dtypes = cycle((None, *FIXED)), cycle(("uint8", "int8"))
+    for (dim, causal, heads, kv, offsets), form, dtype in zip(_attention_shapes(), forms, dtypes):
+        x, widths = coded(rng, dtype, offsets[-1], (heads + 2 * kv) * dim), (heads * dim, kv * dim, kv * dim)
+        low, high = (0, 256) if dtype == "uint8" else (-128, 128)
+        scale, zero_point = rng.uniform(0.01, 0.03, 3).astype(np.float32), rng.integers(low, high, 3).astype(np.int32)
+        qkv = _core.Coded(x.codes, *(np.repeat(values, widths)[None] for values in (scale, zero_point)))
+        yield Call(f"{dim} {causal} {heads}/{kv} {offsets} {dtype} {form}", _core.attention,
+                   (qkv, offsets, heads, kv, causal, dim ** -0.5 / 8, form))
 
 
-FAMILIES = (quantize, dequantize, min_max, pack, matmul_integer, linear_i8, linear_f32, finish, norm, gate, rope, embed,
-            attention_f32, attention_i8)
+def attention_dynamic(rng) -> Iterator[Call]:
+    """Scales per token and head as they come, far apart, and as large and small as they may be."""
+    sizes = cycle((0.3, 2, 30))
+    for (dim, causal, heads, kv, offsets), form, size in zip(_attention_shapes(), cycle((None, *FIXED)), sizes):
+        tokens, parts = offsets[-1], heads + 2 * kv
+        codes = rng.integers(-127, 128, (tokens, parts * dim)).astype(np.int8)
+        scale = (np.exp(size * rng.standard_normal((tokens, parts))) / 64).clip(2e-38, 1e36).astype(np.float32)
+        codes[::5, -dim:], scale[::5, -1] = 0, 1  # a token without values
+        yield Call(f"{dim} {causal} {heads}/{kv} {offsets} {size} {form}", _core.attention,
+                   (_core.Coded(codes, scale, np.zeros_like(scale, np.int32)), offsets, heads, kv, causal, dim ** -0.5 / 8, form))
+
+
+FAMILIES = (quantize, dequantize, min_max, pack, matmul_integer, linear_i8, linear_f32, linear_rows, linear_coding, finish,
+            finish_rows, norm, gate, rope, embed, attention_f32, attention_static, attention_dynamic)
 
 
 def calls() -> Iterator[Call]:

@@ -1,4 +1,5 @@
-"""Attention over ragged sequences: float32 against the formula in float64, int8 against an emulation in NumPy, and no token
+"""Attention over ragged sequences, three ways: float32 against the formula in float64; codes, static and with a scale per token
+and head, against an emulation in NumPy to the bit and against float64 within what half a code of a weight can do; and no token
 that sees another sequence or its own future."""
 from itertools import product
 
@@ -6,10 +7,15 @@ import numpy as np
 import pytest
 from scipy import special
 
+import cq
 from cq import _core, affine
 
+F = np.float32
 SHAPES = [(dim, heads, kv) for dim, (heads, kv) in product((8, 20, 32, 64, 80, 128), ((4, 4), (4, 2), (3, 1)))]
 LENGTHS = [(1,), (5, 1, 17), (24, 25, 1, 6), (70,)]
+SHAPED = pytest.mark.parametrize("dim, heads, kv", SHAPES)
+CAUSAL = pytest.mark.parametrize("causal", [False, True])
+KINDS = ("float32", "static", "dynamic")
 
 
 @pytest.fixture
@@ -21,114 +27,278 @@ def offsets_of(lengths):
     return np.cumsum((0, *lengths)).astype(np.int32)
 
 
-def each_head(q, k, v, offsets, heads, kv, causal):
-    """(rows, columns) of the result, and q, k, v (length, dim) and which keys a query sees, for each sequence and head."""
-    dim = q.shape[1] // heads
+def parts(qkv, heads, kv):
+    """(..., (heads + 2 kv) dim) → q, k and v (..., heads or kv, dim)."""
+    split = qkv.reshape(*qkv.shape[:-1], heads + 2 * kv, -1)
+    return np.split(split, (heads, heads + kv), axis=-2)
+
+
+def each_head(offsets, heads, kv, causal):
+    """(tokens of a sequence, query head, the head of keys and values, which keys a query sees)."""
     for (a, b), h in product(zip(offsets[:-1], offsets[1:]), range(heads)):
-        g = h * kv // heads
-        seen = np.tril(np.ones((b - a, b - a), bool)) if causal else np.ones((b - a, b - a), bool)
-        own, shared = slice(h * dim, (h + 1) * dim), slice(g * dim, (g + 1) * dim)
-        yield (slice(a, b), own), q[a:b, own], k[a:b, shared], v[a:b, shared], seen
+        yield slice(a, b), h, h * kv // heads, np.tril(np.ones((b - a, b - a), bool)) | (not causal)
 
 
-def exact(q, k, v, offsets, heads, kv, causal, scale):
+def exact(qkv, offsets, heads, kv, causal, scale):
+    q, k, v = parts(qkv.astype(float), heads, kv)
     y = np.empty(q.shape)
-    for at, q_, k_, v_, seen in each_head(*(x.astype(float) for x in (q, k, v)), offsets, heads, kv, causal):
-        y[at] = special.softmax(np.where(seen, scale * q_ @ k_.T, -np.inf), 1) @ v_
-    return y
+    for at, h, g, seen in each_head(offsets, heads, kv, causal):
+        y[at, h] = special.softmax(np.where(seen, scale * q[at, h] @ k[at, g].T, -np.inf), 1) @ v[at, g]
+    return y.reshape(len(y), -1)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dim, heads, kv", SHAPES)
+@CAUSAL
+@SHAPED
 def test_float32(dim, heads, kv, causal, rng):
     """Within 2e-6 of values around 1, for scores around 1 and around 30."""
     for lengths, sharp in product(LENGTHS, (1, 30)):
         offsets, scale = offsets_of(lengths), sharp * dim ** -0.5
-        q, k, v = (rng.standard_normal((offsets[-1], n * dim), np.float32) for n in (heads, kv, kv))
-        got = _core.attention(q, k, v, offsets, heads, kv, causal, scale)
-        assert got.shape == q.shape and got.dtype == np.float32
+        qkv = rng.standard_normal((offsets[-1], (heads + 2 * kv) * dim), np.float32)
+        got = _core.attention(qkv, offsets, heads, kv, causal, scale)
+        assert got.shape == (len(qkv), heads * dim) and got.dtype == np.float32
         # a score's rounding error, some 1e-7 of the sum of its terms' magnitudes, is the relative error of its exp
-        size = scale * max(np.abs(q).max() * np.abs(k).max() * dim ** 0.5, 1)
-        np.testing.assert_allclose(got, exact(q, k, v, offsets, heads, kv, causal, scale), rtol=0, atol=1e-6 + 1e-7 * size * 4)
+        size = scale * max(np.abs(qkv).max() ** 2 * dim ** 0.5, 1)
+        np.testing.assert_allclose(got, exact(qkv, offsets, heads, kv, causal, scale), rtol=0, atol=1e-6 + 1e-7 * size * 4)
 
 
-def emulate(q, k, v, offsets, heads, kv, causal, scale):
-    """exp in codes of 1/255, and the largest step that one code off would make."""
-    y, step = np.empty(q.codes.shape), np.empty(q.codes.shape)
-    numbers = [x.codes.astype(np.int64) - x.zero_point for x in (q, k, v)]
-    factor = np.float32(np.float32(np.float32(scale) * np.float32(q.scale)) * np.float32(k.scale))
-    for at, q_, k_, v_, seen in each_head(*numbers, offsets, heads, kv, causal):
-        scores = np.where(seen, q_ @ k_.T, np.iinfo(np.int64).min // 2)
-        weights = np.rint(255 * np.exp((scores - scores.max(1, keepdims=True)) * float(factor))).astype(np.int64)
-        sums = weights.sum(1, keepdims=True)
-        y[at] = (weights @ v_).astype(np.float32) * (np.float32(v.scale) * (np.float32(1) / sums.astype(np.float32)))
-        step[at] = 2 * float(v.scale) * np.abs(v_).max() / sums
-    return y, step
+# --- codes ---------------------------------------------------------------------------------------------------------------------
+
+def exp2(t):
+    """2^t, exact at whole t, elsewhere a polynomial of degree 3 on [-1/2, 1/2]; t 0 or below, or a little above."""
+    whole = np.rint(t)
+    return np.exp2(whole) * np.polyval([0.0550090745, 0.242210984, 0.693282902, 1], t - whole)
 
 
-def coded(rng, dtype, tokens, width):
+def emulate_static(qkv, offsets, heads, kv, causal, scale):
+    """exp in codes of 1/255, whose own exact sum normalizes; the step that one code off would make, and the
+    relative error of a score in float32."""
+    qs, ks, vs = (float(p[0, 0, 0]) for p in parts(qkv.scale, heads, kv))
+    q, k, v = parts(qkv.codes.astype(np.int64) - qkv.zero_point, heads, kv)
+    y, step, fuzzy = (np.empty(q.shape) for _ in range(3))
+    for at, h, g, seen in each_head(offsets, heads, kv, causal):
+        sums = np.where(seen, q[at, h] @ k[at, g].T, -2**31)
+        weights = seen * np.rint(255 * exp2((sums - sums.max(1, keepdims=True)) * (scale * np.log2(np.e) * qs * ks)))
+        y[at, h] = weights @ v[at, g] * vs / weights.sum(1, keepdims=True)
+        step[at, h], fuzzy[at, h] = 2 * vs * np.abs(v[at, g]).max() / weights.sum(1, keepdims=True), 1e-6
+    return [x.reshape(len(x), -1) for x in (y, step, fuzzy)]
+
+
+def log2_above(x):
+    """At least log2(x), by 0.087 at most: x's exponent and mantissa read as one number."""
+    return np.ascontiguousarray(x).view(np.int32) * 2.0**-23 - 126.913
+
+
+def emulate_dynamic(qkv, offsets, heads, kv, causal, scale):
+    """Weights take the values' scales along: codes rint(255 * value scale * 2^(score - top)), normalized by the sum."""
+    (q, k, v), (qs, ks, vs) = (parts(x.astype(float), heads, kv) for x in (qkv.codes, qkv.scale))
+    logs = log2_above(parts(qkv.scale, heads, kv)[2][..., 0])
+    y, step, fuzzy = (np.empty(q.shape) for _ in range(3))
+    for at, h, g, seen in each_head(offsets, heads, kv, causal):
+        scores = np.where(seen, q[at, h] @ k[at, g].T * ks[at, g, 0] * qs[at, h] * (scale * np.log2(np.e)), -1e30)
+        weights = seen * exp2(np.maximum(scores - (scores + logs[at, g]).max(1, keepdims=True), -100))
+        codes, whole = np.rint(255 * vs[at, g, 0] * weights), 255 * weights.sum(1, keepdims=True)
+        assert codes.max() <= 255
+        y[at, h], step[at, h] = codes @ v[at, g] / whole, 2 * 127 / whole
+        fuzzy[at, h] = 5e-6 + 2.0**-22 * np.abs(np.where(seen, scores, 0)).max(1, keepdims=True)
+    return [x.reshape(len(x), -1) for x in (y, step, fuzzy)]
+
+
+def assert_emulated(got, y, step, fuzzy):
+    """The emulation's numbers within what float32 leaves of a score (`fuzzy`), but where a weight lies so near a half that it
+    takes the other code. Returns how many do."""
+    error = np.abs(got - y)
+    assert (error <= 2 * step + fuzzy * np.abs(y)).all()
+    return (error > fuzzy * np.abs(y)).sum()
+
+
+def static_codes(rng, dtype, tokens, heads, kv, dim):
+    """Codes with parameters of their own for queries, keys and values, laid out by column."""
     low, high = affine.RANGES[dtype]
-    codes = rng.normal((low + high) / 2, 45, (tokens, width)).clip(low, high).astype(dtype)
-    return _core.Coded(codes, 0.021, int(rng.integers(low + 100, high - 100)))
+    codes = rng.normal((low + high) / 2, 45, (tokens, (heads + 2 * kv) * dim)).clip(low, high).astype(dtype)
+    scale, zero_point = rng.uniform(0.01, 0.04, 3).astype(F), rng.integers(low + 100, high - 100, 3).astype(np.int32)
+    widths = [n * dim for n in (heads, kv, kv)]
+    return _core.Coded(codes, np.repeat(scale, widths)[None], np.repeat(zero_point, widths)[None])
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dim, heads, kv", SHAPES)
-def test_int8(dim, heads, kv, causal, rng):
-    """The emulation's very numbers, but where exp lies so near a half that another exp rounds it to the other code."""
+def dynamic_codes(rng, tokens, heads, kv, dim, spread=1.0):
+    """Codes with a scale per token and head, far apart where `spread` is large."""
+    x = rng.standard_normal((tokens, heads + 2 * kv, dim)) * np.exp(rng.normal(0, spread, (tokens, heads + 2 * kv, 1)))
+    return _core.quantize(x.astype(F).reshape(tokens, -1), ("int8", True, dim))
+
+
+@CAUSAL
+@SHAPED
+def test_static(dim, heads, kv, causal, rng):
     off = total = 0
-    for lengths, (dtype_q, dtype_k, dtype_v) in product(LENGTHS, product(("uint8", "int8"), repeat=3)):
+    for lengths, dtype in product(LENGTHS, ("uint8", "int8")):
         offsets = offsets_of(lengths)
-        q, k, v = (coded(rng, d, offsets[-1], n * dim) for d, n in ((dtype_q, heads), (dtype_k, kv), (dtype_v, kv)))
-        arguments = (q, k, v, offsets, heads, kv, causal, 0.5 * dim ** -0.5)
-        got, (expected, step) = _core.attention(*arguments), emulate(*arguments)
-        assert (np.abs(got - expected) <= step).all()
-        off, total = off + (got != expected.astype(np.float32)).sum(), total + got.size
+        qkv = static_codes(rng, dtype, offsets[-1], heads, kv, dim)
+        arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim ** -0.5)
+        got = _core.attention(*arguments)
+        off, total = off + assert_emulated(got, *emulate_static(*arguments)), total + got.size
         for form in (("uint8", False, 0.02, 99), ("int8", True, 0.01, 0)):
             codes = _core.attention(*arguments, form)
             np.testing.assert_array_equal(codes.codes, affine.quantize(got, form[2], form[3], form[0], form[1]))
-    assert off <= 0.002 * total
+    assert off <= 0.02 * total
 
 
-def test_int8_is_near_float32(rng):
-    offsets, dim = offsets_of((40, 3)), 32
-    q, k, v = (coded(rng, "uint8", 43, 2 * dim) for _ in range(3))
-    got = _core.attention(q, k, v, offsets, 2, 2, False, dim ** -0.5 / 4)
-    expected = exact(*(x.dequantize() for x in (q, k, v)), offsets, 2, 2, False, dim ** -0.5 / 4)
-    assert np.abs(got - expected).max() <= 0.01 * np.abs(v.dequantize()).max()
+@CAUSAL
+@SHAPED
+def test_dynamic(dim, heads, kv, causal, rng):
+    off = total = 0
+    for lengths, spread in product(LENGTHS, (0, 0.3, 0.6)):
+        offsets = offsets_of(lengths)
+        qkv = dynamic_codes(rng, offsets[-1], heads, kv, dim, spread)
+        arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim ** -0.5)
+        got = _core.attention(*arguments)
+        off, total = off + assert_emulated(got, *emulate_dynamic(*arguments)), total + got.size
+        form = ("int8", False, 0.02, -9)
+        codes = _core.attention(*arguments, form)
+        np.testing.assert_array_equal(codes.codes, affine.quantize(got, form[2], form[3], form[0], form[1]))
+    assert off <= 0.02 * total
 
 
-@pytest.mark.parametrize("causal, int8", [*product([False, True], repeat=2)])
-def test_a_sequence_does_not_depend_on_its_neighbours(causal, int8, rng):
-    lengths, dim = (30, 1, 7, 55, 7), 20
-    offsets = offsets_of(lengths)
-    q, k, v = (coded(rng, "int8", 100, n * dim) if int8 else rng.standard_normal((100, n * dim), np.float32) for n in (4, 2, 2))
-    together = _core.attention(q, k, v, offsets, 4, 2, causal, 0.3)
+@CAUSAL
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_codes_are_near_the_formula(kind, causal, rng):
+    """A weight is half a code off at most, and 2^t by 1.1e-4 of itself: that much of the values, no more."""
+    heads, kv, dim = 4, 2, 32
+    for lengths, sharp in product(LENGTHS, (0.2, 1, 5)):
+        offsets, scale = offsets_of(lengths), sharp * dim ** -0.5
+        static = kind == "static"
+        qkv = made(kind, rng, offsets[-1], heads, kv, dim)
+        x = qkv.dequantize()
+        got = _core.attention(qkv, offsets, heads, kv, causal, scale)
+        error = np.abs(got - exact(x, offsets, heads, kv, causal, scale)).reshape(len(x), heads, dim)
+        q, k, v = parts(x.astype(float), heads, kv)
+        step = np.ones(v.shape[:2]) if static else parts(qkv.scale, heads, kv)[2][..., 0]  # of the values' scales
+        for at, h, g, seen in each_head(offsets, heads, kv, causal):
+            scores = np.where(seen, scale * q[at, h] @ k[at, g].T, -np.inf)
+            top = (scores + np.log(step[at, g])).max(1, keepdims=True)
+            whole = np.exp(scores - top).sum(1, keepdims=True)
+            half_codes = 0.55 / 255 * seen @ np.abs(v[at, g] / step[at, g][:, None]) / whole
+            if static:  # their sum is off too
+                half_codes *= 2 / (1 - np.minimum(0.5, 0.5 / 255 * seen.sum(1, keepdims=True) / whole))
+                half_codes = half_codes.max(1, keepdims=True)
+            assert (error[at, h] <= 1.1 * half_codes + 4e-4 * np.abs(v[at, g]).max()).all()
+
+
+# --- promises of all three -----------------------------------------------------------------------------------------------------
+
+def made(kind, rng, tokens, heads, kv, dim):
+    if kind == "float32":
+        return rng.standard_normal((tokens, (heads + 2 * kv) * dim), np.float32)
+    return static_codes(rng, "int8", tokens, heads, kv, dim) if kind == "static" else dynamic_codes(rng, tokens, heads, kv, dim)
+
+
+def rows(qkv, a, b):
+    if isinstance(qkv, np.ndarray):
+        return qkv[a:b].copy()
+    own = slice(None) if len(qkv.scale) == 1 else slice(a, b)
+    return _core.Coded(qkv.codes[a:b].copy(), qkv.scale[own].copy(), qkv.zero_point[own].copy())
+
+
+@CAUSAL
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequence_does_not_depend_on_its_neighbours(kind, causal, rng):
+    offsets = offsets_of((30, 2, 7, 55, 6))
+    qkv = made(kind, rng, 100, 4, 2, 20)
+    together = _core.attention(qkv, offsets, 4, 2, causal, 0.3)
     for a, b in zip(offsets[:-1], offsets[1:]):
-        part = [_core.Coded(x.codes[a:b].copy(), x.scale, x.zero_point) if int8 else x[a:b].copy() for x in (q, k, v)]
-        alone = _core.attention(*part, np.int32([0, b - a]), 4, 2, causal, 0.3)
+        alone = _core.attention(rows(qkv, a, b), np.int32([0, b - a]), 4, 2, causal, 0.3)
         assert alone.tobytes() == together[a:b].tobytes()
         if causal and b - a > 6:  # nor on its future
-            part = [_core.Coded(x.codes[:5].copy(), x.scale, x.zero_point) if int8 else x[:5].copy() for x in part]
-            begun = _core.attention(*part, np.int32([0, 5]), 4, 2, True, 0.3)
+            begun = _core.attention(rows(qkv, a, a + 5), np.int32([0, 5]), 4, 2, True, 0.3)
             assert begun.tobytes() == alone[:5].tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_token_attends_to_itself(kind, rng):
+    """Its values come back; in codes to half a step of 1/255."""
+    for dim in (2, 8, 33):
+        qkv = made(kind, rng, 1, 4, 2, dim)
+        v = parts(qkv if kind == "float32" else qkv.dequantize(), 4, 2)[2][:, [0, 0, 1, 1]].reshape(1, -1)
+        got = _core.attention(qkv, np.int32([0, 1]), 4, 2, False, 0.3)
+        np.testing.assert_allclose(got, v, rtol=0.003, atol=0)
 
 
 @pytest.mark.parametrize("where", ["q", "k", "v"])
 def test_nan_is_not_hidden(where, rng):
     """It spoils what sees it, and nothing else."""
-    parts = {name: rng.standard_normal((9, 8), np.float32) for name in "qkv"}
-    parts[where][6, 3] = np.nan
-    y = _core.attention(*parts.values(), np.int32([0, 4, 9]), 1, 1, False, 1.0)
+    qkv = rng.standard_normal((9, 24), np.float32)
+    qkv[6, 3 + 8 * "qkv".index(where)] = np.nan
+    y = _core.attention(qkv, np.int32([0, 4, 9]), 1, 1, False, 1.0)
     assert np.isfinite(y[:4]).all()
     spoiled = {"q": y[6], "k": y[4:], "v": y[4:, 3]}[where]
     assert np.isnan(spoiled).all()
 
 
+def of_two_keys(score, kind="float32"):
+    """Of two keys one scores 0 and the other -score; with values 1 and 0 the result is e^-score / (1 + e^-score)."""
+    qkv = F([[score, 0, 0, 0, 0, 0], [score, 0, -1, 0, 1, 0]])
+    return _core.attention(qkv if kind == "float32" else _core.quantize(qkv, ("int8", True, 2)), np.int32([0, 2]), 1, 1, False,
+                           1.0)[0, 0]
+
+
 def test_exp_over_its_range():
-    """Of two keys one scores 0 and the other -x; with values 1 and 0 the result is e^-x / (1 + e^-x)."""
-    x = np.concatenate((np.linspace(0, 87, 2001), 2.0 ** np.arange(-40, 7), [87.3, 87.4, 100, 1e4, 3e38])).astype(np.float32)
+    x = np.concatenate((np.linspace(0, 87, 2001), 2.0 ** np.arange(-40, 7), [87.3, 87.4, 100, 1e4, 3e38])).astype(F)
     for score in x:
-        q, k, v = np.float32([[score, 0], [score, 0]]), np.float32([[0, 0], [-1, 0]]), np.float32([[0, 0], [1, 0]])
-        got = _core.attention(q, k, v, np.int32([0, 2]), 1, 1, False, 1.0)[0, 0]
-        assert abs(got - special.expit(-float(score))) <= 4e-7 * special.expit(-float(score)) + 1.3e-38
+        assert abs(of_two_keys(score) - special.expit(-float(score))) <= 4e-7 * special.expit(-float(score)) + 1.3e-38
+
+
+def test_exp_in_codes_over_its_range():
+    for score in np.concatenate((np.linspace(0, 30, 601), [50, 87, 100, 1e4, 1e30])).astype(F):
+        assert abs(of_two_keys(score, "dynamic") - special.expit(-float(score))) <= 0.5 / 255 + 4e-4
+
+
+# --- numbers of any size -------------------------------------------------------------------------------------------------------
+
+def of_values(v, dim):
+    """Attention of one head with equal scores over values (tokens, dim): their mean."""
+    x = np.concatenate((np.zeros((len(v), 2 * dim)), v), 1).astype(F)
+    return _core.attention(_core.quantize(x, ("int8", True, dim)), np.int32([0, len(v)]), 1, 1, False, 1.0)[0]
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-10, 1e-3, 1, 1e3, 1e10, 1e17, 1e19, 1e25, 1e30])
+def test_values_of_any_size(size, rng):
+    v = rng.uniform(0.5, 1, (20, 8)) * size
+    np.testing.assert_allclose(of_values(v, 8), v.mean(0), rtol=0.01)
+
+
+def test_a_token_without_values_takes_nothing_from_the_others(rng):
+    """All zero has the scale 1, which must not count as large values."""
+    for size in (1e-12, 1e-4, 1, 1e4):
+        v = rng.uniform(0.5, 1, (20, 8)) * size
+        v[3] = 0
+        np.testing.assert_allclose(of_values(v, 8), v.mean(0), rtol=0.01)
+
+
+def test_large_scores(rng):
+    """Where one key wins by far its values come back. From some ten thousand on a score's own rounding passes the room that there
+    is above the largest weight: it must not wrap around to none."""
+    for size in (1e2, 1e3, 1e4, 1e5, 1e6):
+        x = rng.standard_normal((150, 3, 8)) * np.sqrt([[[size], [size], [1]]]) * np.exp(rng.normal(0, 0.5, (150, 3, 1)))
+        qkv = _core.quantize(x.astype(F).reshape(150, 24), ("int8", True, 8))
+        q, k, v = np.split(qkv.dequantize().astype(float), 3, 1)
+        first, second = np.sort(q @ k.T, 1)[:, :-3:-1].T
+        clear = first - second > 20
+        got = _core.attention(qkv, np.int32([0, 150]), 1, 1, False, 1.0)
+        assert clear.sum() > 50
+        bound = (0.004 + first * 2.0**-22)[clear, None] * np.abs(v).max()
+        assert (np.abs(got - v[(q @ k.T).argmax(1)])[clear] <= bound).all()
+
+
+# --- the door ------------------------------------------------------------------------------------------------------------------
+
+def test_codes_of_other_forms_are_refused(rng):
+    x, offsets = rng.standard_normal((6, 48), np.float32), np.int32([0, 6])
+    for form, message in ((("uint8", False), "per column or per head"), (("int8", True, 0.1, 0), "per column or per head"),
+                          (("int8", True, 16), "per head"), (("uint8", False, 8), "per head"), (("int8", True, 5), "per head")):
+        with pytest.raises(cq.CqError, match=message):
+            _core.attention(_core.quantize(x, form), offsets, 2, 2, False, 0.3)
+    with pytest.raises(cq.CqError, match="48 columns are not 7 heads"):
+        _core.attention(x, offsets, 3, 2, False, 0.3)
+    with pytest.raises(cq.CqError, match="quantize the result"):
+        _core.attention(x, offsets, 2, 2, False, 0.3, ("uint8", False, 0.1, 3))
+    with pytest.raises(cq.CqError, match="given scale"):
+        _core.attention(_core.quantize(x, ("int8", True, 8)), offsets, 2, 2, False, 0.3, ("uint8", False))

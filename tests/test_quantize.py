@@ -67,8 +67,8 @@ def test_a_rectangle_is_a_list_of_samples(lm):
 def test_every_place_is_watched(lm):
     seen = calibrate(lm, TEXTS, "minmax")
     assert set(seen.sites) == {"head.input"} | {f"layers.{i}.{site}" for i in range(2) for site in (
-        "attention.input", "attention.query", "attention.key", "attention.value", "attention.context",
-        "ffn.input", "ffn.gate", "ffn.up", "ffn.hidden")}
+        "attention.input", "attention.query", "attention.key", "attention.value", "attention.context", "attention.sum",
+        "ffn.input", "ffn.gate", "ffn.up", "ffn.hidden", "ffn.sum")} - {"layers.1.ffn.sum"}
 
 
 def test_large_samples_go_through_in_parts(lm, monkeypatch):
@@ -155,6 +155,7 @@ def test_what_is_no_float32_model(lm, tiny_lm):
 @pytest.mark.parametrize("arguments, message", [
     (dict(weight_granularity="per_row"), "per_channel"), (dict(activation_granularity="per_channel"), "per_token"),
     (dict(activation_dtype="int4"), "uint8"), (dict(activation_dtype=np.int8), "uint8"), (dict(bias="float16"), "int32"),
+    (dict(attention="int4"), "int8, float32"), (dict(attention=None), "float32"),
     (dict(bias=None), "int32"), (dict(weight_granularity=[]), "per_channel"), (dict(activation_symmetric=True), "int8"),
     (dict(weight_symmetric="yes"), "True or False"), (dict(activation_symmetric=1), "True or False"),
     (dict(group_size=32), "per_group"), (dict(weight_granularity="per_group"), "group_size"),
@@ -173,6 +174,7 @@ def test_schemes_that_make_no_sense(arguments, message):
     (lambda: cq.Dynamic("textbook"), "cq.Scheme"), (lambda: cq.Dynamic(include=5), "name patterns"),
     (lambda: cq.Dynamic(exclude=[5]), "name patterns"), (lambda: cq.Static(exclude=None), "name patterns"),
     (lambda: cq.Static(observer="entropic"), "observer"), (lambda: cq.Static(observer=None), "observer"),
+    (lambda: cq.Static(residual="int4"), "residual"), (lambda: cq.Static(residual=None), "residual"),
     (lambda: cq.Dynamic(cq.Scheme(weight_granularity="per_group", group_size=32)), "WeightOnly"),
     (lambda: cq.Static(cq.Scheme(weight_granularity="per_group", group_size=32)), "WeightOnly"),
 ])
@@ -191,12 +193,14 @@ def test_choices_are_frozen_and_comparable():
 def test_textbook_is_what_the_literature_teaches_first():
     assert asdict(cq.Scheme.textbook()) == dict(
         weight_symmetric=False, weight_granularity="per_tensor", group_size=None, activation_dtype="int8",
-        activation_symmetric=False, activation_granularity="per_tensor", bias="int8")
+        activation_symmetric=False, activation_granularity="per_tensor", bias="int8",
+        attention="int8")
 
 
 @pytest.mark.parametrize("strategy", [
     cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=32), exclude="head"),
-    cq.Dynamic(cq.Scheme.textbook()), cq.Static(observer="percentile:99.9", include=("layers.*", "head"))], ids=lambda s: s.name)
+    cq.Dynamic(cq.Scheme.textbook()), cq.Static(observer="percentile:99.9", include=("layers.*", "head"), residual="int8"),
+    cq.Static(cq.Scheme(attention="float32"))], ids=lambda s: s.name)
 def test_records_of_strategies(strategy):
     values = json.loads(json.dumps(strategy.to_dict()))
     assert strategies.from_dict(values) == strategy

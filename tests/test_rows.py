@@ -180,14 +180,18 @@ def test_gate(name, rng):
 @pytest.mark.parametrize("dim", [2, 8, 20, 32, 64, 80, 128])
 def test_rope(dim, rng):
     tokens, heads = 11, 3
-    x, position = normal(rng, tokens, heads * dim), rng.integers(0, 50, tokens).astype(np.int32)
+    whole, position = normal(rng, tokens, heads * dim + 5), rng.integers(0, 50, tokens).astype(np.int32)
+    x, beside = whole[:, :heads * dim], whole[:, heads * dim:].copy()
     angle = np.outer(np.arange(50), 1e4 ** -(np.arange(0, dim, 2) / dim))
     cosine, sine = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     a, b = np.split(x.reshape(tokens, heads, dim).astype(float), 2, 2)
     c, s = (table[position][:, None].astype(float) for table in (cosine, sine))
     exact = np.concatenate((a * c - b * s, b * c + a * s), 2).reshape(tokens, -1)
-    _core.rope(x, heads, cosine, sine, position)
+    _core.rope(whole, heads, dim, cosine, sine, position)
     np.testing.assert_allclose(x, exact, rtol=0, atol=2.0**-23 * 4)
+    np.testing.assert_array_equal(whole[:, heads * dim:], beside)  # values follow in the same rows
+    with pytest.raises(cq.CqError, match=f"{heads + 1} heads of {dim + 5} columns"):
+        _core.rope(whole, heads + 1, dim + 5, cosine, sine, position)
 
 
 @pytest.mark.parametrize("kind", ["float32", "symmetric", "affine", "per-tensor"])

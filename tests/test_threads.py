@@ -34,12 +34,16 @@ import numpy as np
 import cq
 from cq import _core
 rng = np.random.default_rng(0)
-x, w = rng.standard_normal((200, 64), np.float32), cq.pack(cq.quantize_tensor(rng.standard_normal((64, 200))))
+x, w = rng.standard_normal((200, 64), np.float32), cq.pack(cq.quantize_tensor(rng.standard_normal((64, 198))))
 def work():  # every driver, large enough for a team
-    q = _core.quantize(x, ("uint8", False))
+    q, ones = _core.quantize(x, ("uint8", False)), np.ones(198, np.float32)
     y = _core.linear(q, w, activation="gelu") + cq.linear(x, w)
-    return _core.norm(_core.attention(y, y, y, np.int32([0, 50, 200]), 4, 4, False, 0.1),
-                      np.ones(200, np.float32), None, 1e-5, False)[0].tobytes()
+    results = []
+    for form in (None, ("int8", True, 11)):  # few rows and many: two ways to share them out
+        for m in (33, 200):
+            qkv = _core.linear(x[:m].copy(), w, form=form, norm=(ones, None, 1e-5, False), keep="sum", coding=("uint8", False))[0]
+            results.append(_core.attention(qkv, np.int32([0, 25, m]), 6, 6, False, 0.1).tobytes())
+    return _core.norm(y, ones, None, 1e-5, False)[0].tobytes() + b"".join(results)
 """
 
 

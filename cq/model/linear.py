@@ -152,6 +152,8 @@ class Then(NamedTuple):
         x = Activation.of(result, form)
         if form is not None and self.keep == "normed" and stream is not result:
             x.values = stream
+        if self.keep == "normed" and self.stream is not None and form != self.stream:
+            stream = x.take(self.stream)  # the readers want something else, or do not agree
         return x, stream
 
 

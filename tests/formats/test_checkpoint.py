@@ -18,6 +18,8 @@ STRATEGIES = {
     "dynamic textbook": cq.Dynamic(TEXTBOOK),
     "symmetric": cq.Dynamic(cq.Scheme(activation_dtype="int8", activation_symmetric=True)), "static": cq.Static(),
     "static textbook": cq.Static(TEXTBOOK, observer="minmax"),
+    "stream": cq.Static(residual="int8"), "some of the stream": cq.Static(exclude="*.key", residual="int8"),
+    "float attention": cq.Dynamic(cq.Scheme(attention="float32")), "some dynamic": cq.Dynamic(exclude="*.query"),
     "some static": cq.Static(exclude=("*.query", "layers.1.ffn.up")),
     "float head": cq.Static(exclude="head"), "float table": cq.Dynamic(exclude="embed.*"), "nothing": cq.Dynamic(include=())}
 

@@ -14,7 +14,8 @@ from cq.formats.tensors import read_tensors
 SECONDS, MEGABYTES = 5, 48  # per file, at most
 TEXTBOOK, GROUPS = cq.Scheme.textbook(), cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=24))
 BASES = {"lm": ("lm", cq.Static()), "encoder": ("encoder", cq.Dynamic(TEXTBOOK)), "groups": ("lm", GROUPS),
-         "static": ("encoder", cq.Static(TEXTBOOK)), "float32": ("lm", None), "untied": ("untied", cq.Static())}
+         "static": ("encoder", cq.Static(TEXTBOOK)), "float32": ("lm", None), "untied": ("untied", cq.Static()),
+         "dynamic": ("lm", cq.Dynamic()), "stream": ("encoder", cq.Static(residual="int8"))}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,7 @@ QUERY, DOWN = "layers.0.attention.query", "layers.1.ffn.down"
 FIXED = ["uint8", False, 0.5, 3]
 DAMAGE = {  # name: base, change, what the message says
     "version": ("lm", put("version", to=99), "version 99"),
+    "version of before": ("lm", put("version", to=1), "version 1"),
     "version a list": ("lm", put("version", to=[]), "version"),
     "config missing": ("lm", put("config", to=...), "config"),
     "config a list": ("lm", put("config", to=[]), "config"),
@@ -89,7 +91,7 @@ DAMAGE = {  # name: base, change, what the message says
     "family unknown": ("lm", put("config", "family", to="mamba"), "family"),
     "layers beyond number": ("lm", put("config", "num_layers", to=2**31 - 1), "layers"),
     "layers more": ("lm", put("config", "num_layers", to=3), "layers.2"),
-    "layers fewer": ("lm", put("config", "num_layers", to=1), "no layer reads"),
+    "layers fewer": ("lm", put("config", "num_layers", to=1), "no residual stream|no layer reads"),
     "heads beyond memory": ("lm", put("config", "head_dim", to=2**31 - 2), "shape"),
     "vocabulary beyond memory": ("lm", put("config", "vocab_size", to=2**31 - 1), "shape"),
     "positions beyond the table": ("encoder", put("config", "max_positions", to=65), "embed.position"),
@@ -118,11 +120,24 @@ DAMAGE = {  # name: base, change, what the message says
     "form zero point": ("lm", put("layers", QUERY, "input", 3, to=256), "no form"),
     "attention forms missing": ("lm", put("attention", to=...), "attention"),
     "attention forms too few": ("lm", put("attention", to=[]), "IndexError"),
-    "attention forms of two": ("lm", put("attention", 0, to=[FIXED] * 2), "static layers"),
-    "attention forms dynamic": ("lm", put("attention", 1, to=[["uint8", False]] * 3), "static layers"),
-    "attention forms empty": ("lm", put("attention", 1, to=[None] * 3), "static layers"),
-    "attention forms elsewhere": ("encoder", put("attention", 1, to=[FIXED] * 3), "static layers"),
-    "gate forms without gate": ("static", put("ffn", 0, to=[FIXED] * 2), "static layers"),
+    "attention forms of two": ("lm", put("attention", 0, to=[FIXED] * 2), "int8 layers hand on"),
+    "attention forms dynamic": ("lm", put("attention", 1, to=[["uint8", False]] * 3), "int8 layers hand on"),
+    "attention forms empty": ("lm", put("attention", 1, to=[None] * 3), "int8 layers hand on"),
+    "attention forms elsewhere": ("encoder", put("attention", 1, to=[FIXED] * 3), "int8 layers hand on"),
+    "gate forms without gate": ("static", put("ffn", 0, to=[FIXED] * 2), "int8 layers hand on"),
+    "heads of another size": ("dynamic", put("attention", 0, 2, to=8), "attention|not a whole"),
+    "heads of uint8": ("dynamic", put("attention", 0, 0, to="uint8"), "not a whole"),
+    "heads of affine codes": ("dynamic", put("attention", 0, 1, to=False), "attention|not a whole"),
+    "heads in static": ("lm", put("attention", 0, to=["int8", True, 16]), "attention|not a whole"),
+    "fixed heads in dynamic": ("dynamic", put("attention", 0, to=[FIXED] * 3), "int8 layers hand on"),
+    "streams missing": ("stream", put("streams", to=...), "streams"),
+    "streams too few": ("stream", put("streams", to=[FIXED]), "no residual stream"),
+    "streams too many": ("stream", put("streams", to=lambda forms: forms + [None]), "no residual stream"),
+    "streams of tokens": ("stream", put("streams", 1, to=["uint8", False]), "no residual stream"),
+    "streams in dynamic": ("dynamic", put("streams", 1, to=FIXED), "no residual stream"),
+    "streams in float32": ("float32", put("streams", 1, to=FIXED), "no residual stream"),
+    "streams of no form": ("stream", put("streams", 1, to=["int4", False, 0.5, 3]), "no form"),
+    "streams of no scale": ("stream", put("streams", 1, 2, to=0.0), "no form"),
     "group size zero": ("groups", put("layers", DOWN, "group_size", to=0), "shape"),
     "group size negative": ("groups", put("layers", DOWN, "group_size", to=-4), "groups of -4"),
     "group size odd": ("groups", put("layers", DOWN, "group_size", to=6), "groups of 6"),
@@ -203,7 +218,7 @@ def test_records_that_are_none(bases, opened, text):
         opened(bases["lm"][0], text)
 
 
-@pytest.mark.parametrize("base", ["encoder", "groups", "static"])
+@pytest.mark.parametrize("base", ["encoder", "groups", "static", "stream"])
 def test_every_tensor_and_entry_is_needed(bases, opened, base):
     tensors, record = bases[base]
     for name in tensors:

@@ -87,7 +87,9 @@ def test_float32_hardly_depends_on_the_batch(odd):
 
 
 @pytest.mark.parametrize("strategy", [cq.WeightOnly(), cq.WeightOnly(cq.Scheme.textbook()), cq.Dynamic(), cq.Static(),
-                                      cq.Static(cq.Scheme.textbook())], ids=lambda s: f"{s.name}-{s.scheme.bias}")
+                                      cq.Static(cq.Scheme.textbook()), cq.Static(residual="int8"),
+                                      cq.Dynamic(cq.Scheme(attention="float32"))],
+                         ids=lambda s: f"{s.name}-{s.scheme.bias}-{s.scheme.attention}-{getattr(s, 'residual', '')}")
 def test_int8_does_not_depend_on_the_batch_at_all(odd, strategy):
     tokens = ragged()
     model = cq.quantize(odd[1], strategy, tokens if strategy.name == "static" else None)

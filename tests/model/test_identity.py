@@ -15,7 +15,8 @@ SHIPPED = Path(cq.__file__).parent / "data" / "shakespeare"
 TEXTBOOK = cq.Scheme.textbook()
 STRATEGIES = {"weight-only": cq.WeightOnly(), "weight-only textbook": cq.WeightOnly(TEXTBOOK), "dynamic": cq.Dynamic(),
               "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=8)),
-              "dynamic textbook": cq.Dynamic(TEXTBOOK), "static": cq.Static(), "static textbook": cq.Static(TEXTBOOK)}
+              "dynamic textbook": cq.Dynamic(TEXTBOOK), "static": cq.Static(), "static textbook": cq.Static(TEXTBOOK),
+              "stream": cq.Static(residual="int8"), "float attention": cq.Dynamic(cq.Scheme(attention="float32"))}
 # A process of its own, as the instruction set is chosen at import: loads each checkpoint, prints a digest of each result.
 CHILD = """
 import hashlib, json, sys
@@ -98,7 +99,7 @@ def test_same_bits_call_after_call_and_for_any_team(checkpoints, kind):
         cq.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", ["weight-only", "dynamic", "static"])
+@pytest.mark.parametrize("kind", ["weight-only", "dynamic", "static", "stream"])
 def test_same_bits_from_many_python_threads_at_once(checkpoints, kind):
     calls = [np.arange(n) for n in (3, 200, 50, 120)] * 4
     expected = [cq.load(checkpoints / f"shakespeare {kind}.safetensors").logits([ids])[0] for ids in calls]

@@ -23,7 +23,7 @@ SHAPES = {
                              tie_word_embeddings=False, attention_bias=True, rms_norm_eps=1e-2),
 }
 STRATEGIES = [cq.WeightOnly(), cq.WeightOnly(cq.Scheme.textbook()), cq.Dynamic(), cq.Static(),
-              cq.Static(cq.Scheme.textbook())]
+              cq.Static(cq.Scheme.textbook()), cq.Static(residual="int8"), cq.Dynamic(cq.Scheme(attention="float32"))]
 
 
 def saved(folder, kind=LlamaForCausalLM, **sizes):
@@ -92,7 +92,7 @@ def test_float32_hardly_depends_on_the_batch(grouped):
         assert np.abs(model.logits([ids])[0] - packed).max() < 1e-5
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{s.name}-{s.scheme.bias}")
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{s.name}-{s.scheme.bias}-{s.scheme.attention}-{getattr(s, 'residual', '')}")
 def test_int8_depends_neither_on_the_batch_nor_on_later_tokens(grouped, strategy):
     tokens = ragged()
     model = cq.quantize(grouped[1], strategy, tokens if strategy.name == "static" else None)
@@ -110,13 +110,13 @@ def test_dynamic_per_tensor_depends_on_the_call_and_on_nothing_else(grouped):
     assert not np.array_equal(model.logits(tokens[:1])[0], first[0])
 
 
-def test_static_attention_refuses_what_int32_cannot_sum(grouped):
+def test_int8_attention_refuses_what_int32_cannot_sum(grouped):
     config = grouped[1].config.to_dict() | dict(hidden_size=4, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=2,
                                                 intermediate_size=2, max_positions=40_000)
     model = random_like(cq.Config(**config))
-    static = cq.quantize(model, cq.Static(), ragged())
-    with pytest.raises(cq.UnsupportedError, match="33,025"):
-        static.forward([[1] * 5, [1] * 33_026])
+    for quantized in (cq.quantize(model, cq.Static(), ragged()), cq.quantize(model, cq.Dynamic())):
+        with pytest.raises(cq.UnsupportedError, match="33,025"):
+            quantized.forward([[1] * 5, [1] * 33_026])
 
 
 def test_pooled_decoders_cut_texts(byte_tokenizer, grouped):

@@ -1,4 +1,5 @@
 """Each strategy on small random models: what runs where, what it costs, what it keeps, and how samples may come."""
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,12 @@ STRATEGIES = {"weight-only": cq.WeightOnly(), "weight-only textbook": cq.WeightO
               "dynamic": cq.Dynamic(), "dynamic textbook": cq.Dynamic(TEXTBOOK), "static": cq.Static(),
               "static textbook": cq.Static(TEXTBOOK, observer="minmax"), "some static": cq.Static(exclude="*.query"),
               "feed-forward static": cq.Static(include="layers.*.ffn.*"),
+              "stream": cq.Static(residual="int8"), "some of the stream": cq.Static(exclude=("*.query", "*.1.ffn.up"), residual="int8"),
+              "float attention": cq.Dynamic(cq.Scheme(attention="float32")), "some dynamic": cq.Dynamic(exclude="*.key"),
               "one dynamic": cq.Dynamic(include="layers.1.ffn.down"),
               "all but the head": cq.Static(exclude=("head", "embed.*")), "nothing": cq.Dynamic(include=())}
 ALL = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+EVEN = dict(hidden_size=64, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=96)  # whole panels
 FAMILIES = pytest.mark.parametrize("family", ["bert", "llama"])
 
 
@@ -40,23 +44,36 @@ def floats(model) -> dict[str, bytes]:
 
 
 class Spy:
-    """What reaches the kernels while a model runs: layer → (input, output); and the other steps."""
+    """What reaches the kernels while a model runs: layer → (what its product reads, its result); and the other steps."""
 
     def __init__(self, model, monkeypatch):
-        names = {id(layer.weight): name for name, layer in model.linears()}
-        self.linear, self.attention, self.gate, self.encoded = {}, [], [], []
-        for name, keep in (("linear", lambda a, y: self.linear.update({names[id(a[1])]: (a[0], y)})),
-                           ("attention", lambda a, y: self.attention.append((*a[:3], y))),
-                           ("gate", lambda a, y: self.gate.append((*a[:2], y))),
-                           ("quantize", lambda a, y: self.encoded.append(y))):
+        self.names = {id(layer.weight): (name,) for name, layer in model.linears()}
+        for block in model.blocks:
+            joint = block.attention.readers()
+            if len(joint) == 1:
+                self.names |= {id(joint[0].weight): [f"{block.name}.attention.{part}" for part in ("query", "key", "value")]}
+        self.linear, self.attention, self.gate, self.encoded, self.streams = {}, [], [], [], []
+        for name, keep in (("linear", self.product), ("finish", lambda a, k, y: self.stream(a[3:4], y)),
+                           ("attention", lambda a, k, y: self.attention.append((a[0], y))),
+                           ("gate", lambda a, k, y: self.gate.append((*a[:2], y))),
+                           ("quantize", lambda a, k, y: self.encoded.append(y))):
             monkeypatch.setattr(_core, name, self.watched(getattr(_core, name), keep))
         self.result = run(model)
 
+    def product(self, a, k, y):
+        """A form stands for float32 that is coded on the way in."""
+        self.linear |= {name: (a[0] if k["coding"] is None else k["coding"], y) for name in self.names[id(a[1])]}
+        self.stream(a[5:6], y)
+
+    def stream(self, residual, y):
+        if residual and residual[0] is not None:
+            self.streams.append((residual[0], y))
+
     @staticmethod
     def watched(real, keep):
-        def call(*arguments):
-            y = real(*arguments)
-            keep(arguments, y)
+        def call(*arguments, **keywords):
+            y = real(*arguments, **keywords)
+            keep(arguments, keywords, y)
             return y
         return call
 
@@ -65,47 +82,96 @@ def in_codes(*arrays) -> bool:
     return all(isinstance(x, _core.Coded) for x in arrays)
 
 
+def kind_of(x) -> str:
+    """Of what a product read."""
+    if x is None or isinstance(x, np.ndarray):
+        return "float32" if x is None else "weight-only"
+    if isinstance(x, tuple):
+        return "static" if isinstance(x, Fixed) else "dynamic"
+    return "dynamic" if isinstance(x.scale, np.ndarray) and len(x.scale) > 1 else "static"
+
+
+@pytest.mark.parametrize("sizes", [{}, EVEN], ids=["odd", "even"])
 @FAMILIES
 @ALL
-def test_coverage_tells_the_truth(random_model, monkeypatch, family, strategy):
-    model = quantized(random_model(family)[0], strategy)
+def test_coverage_tells_the_truth(random_model, monkeypatch, family, strategy, sizes):
+    model = quantized(random_model(family, **sizes)[0], strategy)
     spy, rows = Spy(model, monkeypatch), {row.name: row for row in model.coverage()}
     assert np.isfinite(spy.result).all()
+    per_tensor = strategy.name == "dynamic" and strategy.scheme.activation_granularity == "per_tensor"
     for name, layer in model.linears():
-        x, _ = spy.linear.get(name, (None, None))
-        ran = "float32" if x is None else "weight-only" if isinstance(x, np.ndarray) else \
-            "static" if isinstance(layer.input_form, Fixed) and x.scale == layer.input_form.scale else "dynamic"
-        row = rows[name]
-        assert row.runs_in == layer.runs_in == ran and ran in ("float32", strategy.name)
+        ran, row = kind_of(spy.linear.get(name, (None,))[0]), rows[name]
+        assert row.runs_in == layer.runs_in == ("dynamic" if per_tensor and ran == "static" else ran)
+        assert ran == "float32" or row.runs_in == strategy.name
         assert bool(row.reason) == (ran == "float32") and row.shape == layer.shape
         assert row.nbytes == sum(array.nbytes for array in layer.arrays())
     assert rows["embed.word"].runs_in == ("weight-only" if isinstance(model.embedding.word, _core.Weight) else "float32")
     assert bool(rows["embed.word"].reason) == (rows["embed.word"].runs_in == "float32")
-    for i, (q, k, v, _) in enumerate(spy.attention):
+    for i, (qkv, _) in enumerate(spy.attention):
         row = rows[f"layers.{i}.attention.scores"]
-        assert in_codes(q, k, v) == (row.runs_in == "static") and in_codes(q) == in_codes(k) == in_codes(v)
+        assert row.runs_in == ("float32" if isinstance(qkv, np.ndarray) else kind_of(qkv))
+        assert row.runs_in != "float32" or row.reason
     for i, (gate, up, _) in enumerate(spy.gate):
         row = rows.get(f"layers.{i}.ffn.gating")
         assert in_codes(gate, up) == (row is None) and (row is None or row.runs_in == "float32" and row.reason)
+    row, streams = rows["residual stream"], [residual for residual, _ in spy.streams]
+    assert len(streams) == 4 and row.shape is None and row.nbytes == 0
+    if model.config.norm_first:  # it begins with the embedding in float32
+        assert isinstance(streams.pop(0), np.ndarray)
+    assert {in_codes(x) for x in streams} == {row.runs_in == "static"} and bool(row.reason) == (row.runs_in == "float32")
 
 
+@pytest.mark.parametrize("stream", ["float32", "int8"])
 @pytest.mark.parametrize("scheme", [cq.Scheme(), TEXTBOOK], ids=["default", "textbook"])
-def test_static_hands_int8_from_layer_to_layer(random_model, monkeypatch, scheme):
+def test_static_hands_int8_from_layer_to_layer(random_model, monkeypatch, scheme, stream):
     """In an encoder nothing is ever encoded by itself or decoded: norms and products write codes, products read them."""
+    model = quantized(random_model("bert", **EVEN)[0], cq.Static(scheme, residual=stream))
     monkeypatch.setattr("cq.model.activation.encode", None)
     monkeypatch.setattr("cq.model.activation.Activation.floats",
                         lambda self: self.values if self.values is not None else pytest.fail("codes were decoded"))
-    spy = Spy(quantized(random_model("bert")[0], cq.Static(scheme)), monkeypatch)
+    spy = Spy(model, monkeypatch)
     assert not spy.encoded and in_codes(*(x for x, _ in spy.linear.values()))
     for name, (_, y) in spy.linear.items():
-        assert in_codes(y) == name.endswith(("query", "key", "value", "up")), name
-    assert all(in_codes(*row) for row in spy.attention)
+        last = name == "layers.1.ffn.down"  # the model's result
+        if name.endswith(("output", "down")) and stream == "float32" and not last:
+            assert in_codes(y[0]) and isinstance(y[1], np.ndarray)  # for the next layers, and for the next sum
+        else:
+            assert in_codes(y) != last
+    assert in_codes(*itertools.chain(*spy.attention))
+    assert {in_codes(residual) for residual, _ in spy.streams} == {stream == "int8"}
 
 
 def test_static_decoders_encode_only_what_was_rotated(random_model, monkeypatch):
-    spy = Spy(quantized(random_model("llama")[0], cq.Static()), monkeypatch)
-    assert len(spy.encoded) == 2 * 2  # q and k of two layers
-    assert all(in_codes(*row) for row in spy.attention + spy.gate)
+    for sizes in ({}, EVEN):
+        spy = Spy(quantized(random_model("llama", **sizes)[0], cq.Static()), monkeypatch)
+        assert len(spy.encoded) == 2  # queries, keys and values of two layers, in one array each
+        assert in_codes(*itertools.chain(*spy.attention, *spy.gate))
+        monkeypatch.undo()
+
+
+def test_dynamic_encodes_heads_and_nothing_else_apart(random_model, monkeypatch):
+    """All other codes are made in the pass before or after; in an encoder of whole panels those of heads too."""
+    for family, sizes, apart in (("llama", EVEN, 2), ("bert", {}, 2), ("bert", EVEN, 0)):
+        spy = Spy(quantized(random_model(family, **sizes)[0], cq.Dynamic()), monkeypatch)
+        assert len(spy.encoded) == apart and all(qkv.scale.shape[1] == 8 if sizes and family == "llama" else True
+                                                 for qkv, _ in spy.attention)
+        assert all(in_codes(qkv) and isinstance(y, np.ndarray) for qkv, y in spy.attention)
+        monkeypatch.undo()
+
+
+def test_attention_in_float32_where_that_was_chosen(random_model, monkeypatch):
+    for strategy in (cq.Dynamic(cq.Scheme(attention="float32")), cq.Static(cq.Scheme(attention="float32"))):
+        spy = Spy(quantized(random_model("bert", **EVEN)[0], strategy), monkeypatch)
+        assert all(isinstance(x, np.ndarray) for pair in spy.attention for x in pair)
+        monkeypatch.undo()
+
+
+def test_a_residual_stream_in_int8_stays_near(random_model):
+    """Its codes are as fine as those that layers read: the error grows, but not out of their order."""
+    for family in ("bert", "llama"):
+        model = random_model(family, **EVEN)[0]
+        fine, coarse = (np.abs(run(quantized(model, cq.Static(residual=kind))) - run(model)).mean() for kind in ("float32", "int8"))
+        assert coarse < 3 * fine
 
 
 @FAMILIES
