@@ -77,9 +77,13 @@ INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = (uint8_t)a.v[i];
 }
 
-INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) {
-    (void)is_signed;
-    i32_store_8(p, a, 16), i32_store_8(p + 16, b, 16), i32_store_8(p + 32, c, 16), i32_store_8(p + 48, d, 16);
+INLINE i32x16 saturate_8(i32x16 a, int is_signed) {
+    const int32_t least = is_signed ? -128 : 0, most = least + 255;
+    return LANES(i32x16, a.v[i] < least ? least : a.v[i] > most ? most : a.v[i]);
+}
+INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) { /* saturates, as packing does */
+    i32_store_8(p, saturate_8(a, is_signed), 16), i32_store_8(p + 16, saturate_8(b, is_signed), 16);
+    i32_store_8(p + 32, saturate_8(c, is_signed), 16), i32_store_8(p + 48, saturate_8(d, is_signed), 16);
 }
 
 /* Across lanes: i with i + 8, then + 4, + 2, + 1, on every instruction set. */
