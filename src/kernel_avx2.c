@@ -193,6 +193,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
     acc.hi = _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a.odd, b.hi_odd));
     return acc;
 }
+#define i32_byte i32_shifted_byte
 #define OPAQUE(x) __asm__ volatile("" : "+m"(x))
 
 #include "rows.h"

@@ -117,6 +117,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
     return LANES(i32x16, acc.v[i] + a.v[0] * b.p[4 * i] + a.v[1] * b.p[4 * i + 1] + a.v[2] * b.p[4 * i + 2] +
                              a.v[3] * b.p[4 * i + 3]);
 }
+#define i32_byte i32_shifted_byte
 #define OPAQUE(x) __asm__ volatile("" : "+m"(x))
 
 #include "rows.h"

@@ -23,36 +23,49 @@ INLINE void tile_f32(const int R, const int P, const float *a, int64_t a_stride,
 #undef GET
 }
 
-/* Byte j of every lane, as float32, minus the zero point. */
-#define BYTE(w, j, z) f32_from_i32(i32_sub(j == 3 ? i32_sar(w, 24) : i32_sar(i32_shl(w, 24 - 8 * j), 24), z))
+INLINE i32x16 i32_shifted_byte(i32x16 w, const int j) {
+    switch (j) {
+    case 0: return i32_sar(i32_shl(w, 24), 24);
+    case 1: return i32_sar(i32_shl(w, 16), 24);
+    case 2: return i32_sar(i32_shl(w, 8), 24);
+    default: return i32_sar(w, 24);
+    }
+}
 
-INLINE void tile_f32_i8(const int R, const int P, const float *a, int64_t a_stride, const int8_t *b, int64_t panel_stride,
-                        int64_t k, const int32_t *zero_points, float *acc) {
+/* Byte j of every lane, as float32, minus the zero point. */
+INLINE f32x16 byte_of(const int R, i32x16 w, const int j, const int has_zeros, i32x16 zero) {
+    const i32x16 code = R <= 2 ? i32_byte(w, j) : i32_shifted_byte(w, j);
+    return f32_from_i32(has_zeros ? i32_sub(code, zero) : code);
+}
+
+/* For at most 4 rows, where reading the weight is what costs. */
+INLINE void tile_f32_i8(const int R, const int P, const int has_zeros, const float *a, int64_t a_stride, const int8_t *b,
+                        int64_t panel_stride, int64_t k, const int32_t *zero_points, float *acc) {
 #define GET(r, p) f32x16 c##r##p = R > r && P > p ? f32_load(acc + r * CQ_TILE + 16 * p) : f32_set(0.0f);
     EVERY_ACC(GET)
     const i32x16 none = i32_set(0);
-    const i32x16 z0 = zero_points ? i32_load(zero_points) : none, z1 = P > 1 && zero_points ? i32_load(zero_points + 16) : none;
-    const i32x16 z2 = P > 2 && zero_points ? i32_load(zero_points + 32) : none;
-    const i32x16 z3 = P > 3 && zero_points ? i32_load(zero_points + 48) : none;
-#define STEP(r, p) \
-    if (R > r) c##r##p = f32_fma(f32_set(a[r * a_stride + j]), w, c##r##p);
-#define PANEL(p) \
+    const i32x16 z0 = has_zeros ? i32_load(zero_points) : none, z1 = P > 1 && has_zeros ? i32_load(zero_points + 16) : none;
+    const i32x16 z2 = P > 2 && has_zeros ? i32_load(zero_points + 32) : none;
+    const i32x16 z3 = P > 3 && has_zeros ? i32_load(zero_points + 48) : none;
+#define STEP(r, p, j) if (R > r) c##r##p = f32_fma(f32_set(a[r * a_stride + j]), w, c##r##p);
+#define PANEL(p, j) \
     if (P > p) { \
-        const f32x16 w = BYTE(q##p, j, z##p); \
-        STEP(0, p) STEP(1, p) STEP(2, p) STEP(3, p) STEP(4, p) STEP(5, p) \
+        const f32x16 w = byte_of(R, q##p, j, has_zeros, z##p); \
+        STEP(0, p, j) STEP(1, p, j) STEP(2, p, j) STEP(3, p, j) \
     }
-#define ONE(J) { enum { j = J }; PANEL(0) PANEL(1) PANEL(2) PANEL(3) }
+#define ONE(j) PANEL(0, j) PANEL(1, j) PANEL(2, j) PANEL(3, j)
 #define WORDS(p) P > p ? i32_load((const int32_t *)(b + p * panel_stride)) : none
+#define LINE const i32x16 q0 = WORDS(0), q1 = WORDS(1), q2 = WORDS(2), q3 = WORDS(3)
     int64_t left = k;
     for (; left >= 4; left -= 4, a += 4, b += 64) {
-        const i32x16 q0 = WORDS(0), q1 = WORDS(1), q2 = WORDS(2), q3 = WORDS(3);
+        LINE;
         ONE(0) ONE(1) ONE(2) ONE(3)
     }
     if (left) {
-        const i32x16 q0 = WORDS(0), q1 = WORDS(1), q2 = WORDS(2), q3 = WORDS(3);
+        LINE;
         ONE(0)
-        if (left > 1) ONE(1)
-        if (left > 2) ONE(2)
+        if (left > 1) { ONE(1) }
+        if (left > 2) { ONE(2) }
     }
 #define PUT(r, p) f32_store(acc + r * CQ_TILE + 16 * p, c##r##p)
 #define ROW(r) ROW_PANELS(PUT, r)
@@ -68,17 +81,28 @@ static void ISA(tile_f32)(const float *a, int64_t a_stride, int rows, const floa
     CHOOSE(tile_f32, a, a_stride, b, b_stride, k, add, c, c_stride)
 }
 
+#define FEW_ROWS(f, ...) \
+    switch (rows) { \
+    case 1: SHAPES(f, 1, __VA_ARGS__) break; \
+    case 2: SHAPES(f, 2, __VA_ARGS__) break; \
+    case 3: SHAPES(f, 3, __VA_ARGS__) break; \
+    default: SHAPES(f, 4, __VA_ARGS__) \
+    }
 static void ISA(tile_f32_i8)(const float *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
                              int64_t k, const int32_t *zero_points, float *acc) {
-    CHOOSE(tile_f32_i8, a, a_stride, b, panel_stride, k, zero_points, acc)
+    if (zero_points) {
+        FEW_ROWS(tile_f32_i8, 1, a, a_stride, b, panel_stride, k, zero_points, acc)
+    } else {
+        FEW_ROWS(tile_f32_i8, 0, a, a_stride, b, panel_stride, k, zero_points, acc)
+    }
 }
 
 static void ISA(widen)(const int8_t *panel, int64_t k, const int32_t *zero_points, float *out) {
     const i32x16 z = zero_points ? i32_load(zero_points) : i32_set(0);
     for (; k > 0; k -= 4, panel += 64, out += 4 * CQ_TILE) {
         const i32x16 q = i32_load((const int32_t *)panel);
-        f32_store(out, BYTE(q, 0, z)), f32_store(out + CQ_TILE, BYTE(q, 1, z));
-        f32_store(out + 2 * CQ_TILE, BYTE(q, 2, z)), f32_store(out + 3 * CQ_TILE, BYTE(q, 3, z));
+        f32_store(out, byte_of(1, q, 0, 1, z)), f32_store(out + CQ_TILE, byte_of(1, q, 1, 1, z));
+        f32_store(out + 2 * CQ_TILE, byte_of(1, q, 2, 1, z)), f32_store(out + 3 * CQ_TILE, byte_of(1, q, 3, 1, z));
     }
 }
 
