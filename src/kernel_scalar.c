@@ -58,8 +58,7 @@ INLINE i32x16 i32_shl(i32x16 a, int n) { return LANES(i32x16, (int32_t)((uint32_
 INLINE i32x16 i32_sar(i32x16 a, int n) { return LANES(i32x16, a.v[i] >> n); }
 
 INLINE f32x16 f32_from_i32(i32x16 a) { return LANES(f32x16, (float)a.v[i]); }
-/* What is too low gives INT32_MIN, as vector instructions do; what is too high is cut before. */
-INLINE i32x16 i32_from_f32(f32x16 a) { return LANES(i32x16, a.v[i] < -0x1p31f ? INT32_MIN : (int32_t)rintf(a.v[i])); }
+INLINE i32x16 i32_from_f32(f32x16 a) { return LANES(i32x16, (int32_t)rintf(a.v[i])); } /* callers clamp to int32 first */
 INLINE f32x16 f32_bits(i32x16 a) {
     f32x16 r;
     memcpy(&r, &a, sizeof r);
@@ -78,13 +77,13 @@ INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = (uint8_t)a.v[i];
 }
 
-INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) {
-    const i32x16 four[4] = {a, b, c, d};
-    const int32_t least = is_signed ? -128 : 0, most = is_signed ? 127 : 255; /* packing saturates */
-    for (int i = 0; i < 64; i++) {
-        const int32_t q = four[i / 16].v[i % 16];
-        p[i] = (uint8_t)(q < least ? least : q > most ? most : q);
-    }
+INLINE i32x16 saturate_8(i32x16 a, int is_signed) {
+    const int32_t least = is_signed ? -128 : 0, most = least + 255;
+    return LANES(i32x16, a.v[i] < least ? least : a.v[i] > most ? most : a.v[i]);
+}
+INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) { /* saturates, as packing does */
+    i32_store_8(p, saturate_8(a, is_signed), 16), i32_store_8(p + 16, saturate_8(b, is_signed), 16);
+    i32_store_8(p + 32, saturate_8(c, is_signed), 16), i32_store_8(p + 48, saturate_8(d, is_signed), 16);
 }
 
 /* Across lanes: i with i + 8, then + 4, + 2, + 1, on every instruction set. */

@@ -62,8 +62,8 @@ def run_again(isa: str, marks: str, *names: str) -> None:
 
 @pytest.mark.parametrize("isa", OTHERS)
 def test_other_instruction_sets_compute_right(isa):
-    """The tests of products, rows and attention again, in a process that is forced to another instruction set."""
-    run_again(isa, "not sweep", "gemm", "rows", "attention", "onnx")
+    """The tests of products, rows, codes and attention again, in a process that is forced to another instruction set."""
+    run_again(isa, "not sweep", "gemm", "rows", "codes", "epilogue", "attention", "onnx")
 
 
 @pytest.mark.sweep

@@ -210,7 +210,7 @@ def both(random_model, monkeypatch, family, strategy, seed=4, lengths=LENGTHS, *
     rng = np.random.default_rng(seed)
     tokens = [rng.integers(0, model.config.vocab_size, n) for n in lengths]
     static = strategy.name == "static"
-    ranges = calibrate(model, [tokens], strategy.observer) if static else {}
+    ranges = calibrate(model, [tokens], strategy.observer).sites if static else {}
     plain = Plain(model.config, weights, strategy, ranges)
     quantized, seen = cq.quantize(model, strategy, [tokens] if static else None), []
     joint = {id(block.attention.readers()[0].weight) for block in quantized.blocks if len(block.attention.readers()) == 1}
