@@ -24,8 +24,8 @@ class Scheme:
     range for all tokens of a call, so that there alone a result depends on what else is in the batch.
     bias: "int32" where the activation's scale is known beforehand (static) and float32 elsewhere; "int8" with its own affine
     parameters; or "float32".
-    attention: "int8": scores and their products with values too, where queries, keys and values are all dynamic (int8 symmetric, a
-    scale per token and head) or all static; or "float32". Raises CqError for anything else.
+    attention: "int8": scores and their products with values too, where queries, keys and values are all dynamic (int8 symmetric,
+    a scale per token and head) or all static; or "float32". Raises CqError for anything else.
     """
     weight_symmetric: bool = True
     weight_granularity: str = "per_channel"
@@ -170,7 +170,8 @@ class QAT(Training):
     target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
     ranges: of static activations: "moving_average" of each batch's extremes, at rest from step `freeze` on (None: half of the
     steps); or "learned", together with the weights' scales, from where calibration by the target's observer and the weights'
-    extremes put them (LSQ, Esser et al. 2020). A residual stream in int8 cannot be trained: Static(residual="int8") is refused."""
+    extremes put them (LSQ, Esser et al. 2020). A residual stream in int8 cannot be trained: Static(residual="int8") is
+    refused."""
     target: WeightOnly | Dynamic | Static = Static()
     ranges: str = "moving_average"
     freeze: int | None = None

@@ -244,8 +244,9 @@ static void attend_i8(const attention_job *job, int64_t task, const int8_scratch
             else memcpy(s->queries + r * dim4, q, (size_t)dim);
         }
         for (int64_t p = 0; p < panels; p += width)
-            cq_active->tile_i8(s->queries, dim4, rows, s->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL, (int)min(width, panels - p),
-                               dim4 / 4, s->start + p * CQ_PANEL, s->scores + p * CQ_PANEL, length64);
+            cq_active->tile_i8(s->queries, dim4, rows, s->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL,
+                               (int)min(width, panels - p), dim4 / 4, s->start + p * CQ_PANEL, s->scores + p * CQ_PANEL,
+                               length64);
         for (int r = 0; r < rows; r++) {
             visible[r] = a->causal ? i + r + 1 : at.length;
             if (scaled) factors[r] = base * job->qc->scales[(at.first + i + r) * job->scale_stride + at.h];

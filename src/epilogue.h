@@ -29,8 +29,8 @@ INLINE void put(const int to, f32x16 y, const cq_strip *s, int64_t r, int64_t j,
     }
 }
 
-INLINE void emit(const int to, const cq_activation activation, const int residual, const int per_row, i32x16 sum, f32x16 row_scale,
-                 const cq_strip *s, int64_t r, int64_t j, int64_t n) {
+INLINE void emit(const int to, const cq_activation activation, const int residual, const int per_row, i32x16 sum,
+                 f32x16 row_scale, const cq_strip *s, int64_t r, int64_t j, int64_t n) {
     if (to == TO_I32) {
         if (n == 16) i32_store(s->c + r * s->stride + j, sum);
         else i32_store_n(s->c + r * s->stride + j, sum, n);

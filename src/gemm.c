@@ -1,120 +1,14 @@
-/* Matrix products over packed weights: blocks of rows, in them tiles of columns. A result that is whole with its tile (float32, or
- * codes of a given scale) is shared out in (block, tile) pairs. One that needs its whole row (a norm, codes with the row's own
+/* Matrix products over packed weights: blocks of rows, in them tiles of columns. A result that is whole with its tile (float32,
+ * or codes of a given scale) is shared out in (block, tile) pairs. One that needs its whole row (a norm, codes with the row's own
  * parameters) is shared out in blocks, whose rows are finished while the cache still holds them; where there are too few rows for
  * that, in tiles first and then, after a barrier, in rows. */
-#include <string.h>
-
-#include "affine.h"
-#include "kernel.h"
-#include "threads.h"
+#include "gemm.h"
 
 #define BLOCK_ROWS 144          /* rows of A kept in the second-level cache while the column tiles pass */
 #define WAITING_BYTES (512 << 10) /* of a block's float32 rows that wait for their last column: half of that cache */
 #define ROWS_EACH 24            /* rows that a member should have, or tiles are shared out */
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
-
-typedef struct gemm_job gemm_job;
-typedef struct gemm_work gemm_work;
-
-struct gemm_job {
-    int64_t m, n, k4;            /* k4: k in whole groups of 4 */
-    int64_t blocks, block_rows, column_tiles;
-    int whole_rows;              /* a row is finished once all of its columns are there */
-    const cq_weight *w;
-    const cq_epilogue *e;
-    void (*product)(const gemm_job *, gemm_work *, cq_queue *, cq_strip *, int64_t row, int64_t column);
-    const cq_coded *a;           /* integer products of codes, */
-    const cq_codes *form;        /* or of x, coded so */
-    int32_t *c;
-    int64_t c_stride;
-    const float *x;              /* float32 */
-    int64_t x_stride;
-    float *rows;                 /* (m, n): where rows wait for their last column, or NULL: in a member's own block */
-    _Atomic int64_t bad;
-};
-
-/* What a member of the team works in. */
-struct gemm_work {
-    int64_t block;               /* the block of A that is ready, or -1 */
-    const uint8_t *a;
-    int64_t stride;
-    const float *row_scales;
-    const int32_t *row_zeros, *row_sums;
-    uint8_t *codes;              /* the block as uint8 codes in whole groups of 4, where A itself is not so */
-    float *scales;
-    int32_t *zeros, *sums;
-    float *wide, *acc, *total;   /* float32 products */
-    float *rows, *normed;        /* (block_rows, n) and (n) */
-};
-
-static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-/* Blocks are whole tiles of rows, as even as can be. */
-static int64_t first_row(const gemm_job *job, int64_t block) {
-    const int64_t units = (job->m + CQ_TILE_ROWS - 1) / CQ_TILE_ROWS;
-    return min(units * block / job->blocks * CQ_TILE_ROWS, job->m);
-}
-
-/* Fills what all rows of a strip share: columns from `column` on. */
-static void set_columns(const gemm_job *job, cq_strip *s, int64_t column) {
-    const cq_weight *w = job->w;
-    const cq_epilogue *e = job->e;
-    const int n = s->columns = (int)min(CQ_TILE, job->n - column);
-    const int32_t zero = job->a && !job->a->zero_points ? job->a->zero_point + (job->a->is_signed ? 128 : 0) : 0;
-    memset(s->start, 0, sizeof s->start);
-    if (job->a || job->form) {
-        memcpy(s->column_sums, w->column_sums + column, (size_t)n * 4);
-        if (w->zero_points) memcpy(s->zero_points, w->zero_points + column, (size_t)n * 4);
-        if (e && e->bias_i32) memcpy(s->start, e->bias_i32 + column, (size_t)n * 4);
-        if (zero)
-            for (int j = 0; j < n; j++) s->start[j] = (int32_t)((uint32_t)s->start[j] - (uint32_t)zero * (uint32_t)s->column_sums[j]);
-    }
-    if (!e) return;
-    if (w && w->scales && w->group_size >= w->k) memcpy(s->scales, w->scales + column, (size_t)n * 4);
-    else
-        for (int j = 0; j < n; j++) s->scales[j] = 1.0f;
-    if (job->a && !job->a->scales)
-        for (int j = 0; j < n; j++) s->scales[j] *= job->a->scale;
-    if (e->bias) memcpy(s->bias, e->bias + column, (size_t)n * 4);
-    else memset(s->bias, 0, sizeof s->bias);
-    s->activation = e->activation;
-    if (!e->codes || job->whole_rows) return;
-    int whole = 1;
-    cq_code_range(e->codes->is_signed, e->codes->symmetric, &s->qmin, &s->qmax);
-    for (int j = 0; j < n; j++) {
-        s->code_scales[j] = e->codes->column_scales ? e->codes->column_scales[column + j] : e->codes->scale;
-        s->code_zeros[j] = (float)(e->codes->column_zero_points ? e->codes->column_zero_points[column + j] : e->codes->zero_point);
-        s->code_inverses[j] = cq_inverse(s->code_scales[j]);
-        whole &= s->code_inverses[j] == s->code_inverses[j];
-    }
-    for (int j = 0; j < n && !whole; j++) s->code_inverses[j] = NAN;
-}
-
-/* Points a strip at its rows; `first`: of the block. */
-static void set_rows(const gemm_job *job, const gemm_work *work, cq_strip *s, int64_t first, int64_t row, int64_t rows,
-                     int64_t column) {
-    const cq_epilogue *e = job->e;
-    s->rows = rows;
-    s->row_scales = work->row_scales ? work->row_scales + (row - first) : NULL;
-    s->row_zeros = work->row_zeros ? work->row_zeros + (row - first) : NULL;
-    s->row_sums = work->row_sums ? work->row_sums + (row - first) : NULL;
-    if (job->c) {
-        s->c = job->c + row * job->c_stride + column, s->stride = job->c_stride;
-        return;
-    }
-    s->residual = e->residual ? e->residual + row * e->residual_stride + column : NULL, s->residual_stride = e->residual_stride;
-    s->residual_coded = e->residual_coded, s->residual_row = row, s->residual_column = column;
-    if (e->out) {
-        s->out = e->out + row * e->out_stride + column, s->stride = e->out_stride;
-    } else if (job->whole_rows) {
-        s->out = (job->rows ? job->rows + row * job->n : work->rows + (row - first) * job->n) + column, s->stride = job->n;
-    } else {
-        s->codes = (uint8_t *)e->codes->codes + row * e->codes->stride + column, s->stride = e->codes->stride;
-    }
-}
 
 static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
     cq_first_bad(&job->bad, row);
@@ -231,8 +125,8 @@ static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, in
     const float *x = job->x + row * job->x_stride + k0;
     if (s->rows <= FEW_ROWS) {
         for (int p = 0; p < panels; p += width)
-            cq_active->tile_f32_i8(x, job->x_stride, (int)s->rows, b + p * panel_stride, panel_stride, (int)min(width, panels - p),
-                                   count, zero ? zero + p * CQ_PANEL : NULL, acc + p * CQ_PANEL);
+            cq_active->tile_f32_i8(x, job->x_stride, (int)s->rows, b + p * panel_stride, panel_stride,
+                                   (int)min(width, panels - p), count, zero ? zero + p * CQ_PANEL : NULL, acc + p * CQ_PANEL);
         return;
     }
     for (int p = 0; p < panels; p++)

@@ -10,7 +10,7 @@
 /* A strip of a product: some rows by one tile of columns, and where its results go. What belongs to a column is copied here once
  * for all rows and filled up to CQ_TILE, so that kernels read it without masks and never beside an array. */
 typedef struct {
-    _Alignas(64) int32_t start[CQ_TILE]; /* what sums start from: int32 bias - zero point * column sum, where a has one zero point */
+    _Alignas(64) int32_t start[CQ_TILE]; /* where sums start: int32 bias - zero point * column sum, where a has one zero point */
     int32_t column_sums[CQ_TILE];        /* read where a has a zero point per row */
     int32_t zero_points[CQ_TILE];        /* of the weight; read with row_sums */
     float scales[CQ_TILE], bias[CQ_TILE];
@@ -80,8 +80,8 @@ typedef struct {
     void (*scale)(float factor, int64_t n, float *y); /* y *= factor */
     /* x (n) -> exp(factor * (x - max)), zero up to the next multiple of 16; returns the sum. */
     float (*softmax_f32)(float *x, int64_t n, float factor);
-    /* Of `rows` rows of scores (stride) the first visible[r], with room up to a whole vector -> codes rint(255 * 2^(factor * (score -
-     * max))), zero up to `padded`, and their sums. */
+    /* Of `rows` rows of scores (stride) the first visible[r], with room up to a whole vector -> codes rint(255 * 2^(factor *
+     * (score - max))), zero up to `padded`, and their sums. */
     void (*softmax_i8)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded, float factor,
                        uint8_t *codes, int32_t *sums);
     /* The same where every key has a scale, and every value one that its code takes along; sums are the float32 ones of 2^(...).

@@ -197,6 +197,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 #define OPAQUE(x) __asm__ volatile("" : "+m"(x))
 
 #include "rows.h"
+#include "softmax.h"
 #include "epilogue.h"
 #include "tiles_i16.h"
 #include "tiles_i8.h"

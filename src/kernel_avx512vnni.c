@@ -111,6 +111,7 @@ INLINE i32x16 i32_byte(i32x16 w, const int j) {
 #define OPAQUE(x) __asm__ volatile("" : "+v"(x))
 
 #include "rows.h"
+#include "softmax.h"
 #include "epilogue.h"
 #include "tiles_i8.h"
 #include "tiles_f32.h"

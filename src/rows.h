@@ -28,20 +28,26 @@ INLINE f32x16 lanes_silu(f32x16 x) {
     return f32_div(x, f32_add(f32_set(1.0f), lanes_exp(f32_sub(f32_set(0.0f), x))));
 }
 
-/* x Phi(x) = max(0, x) - g(|x|), g(a) = a Phi(-a): in 15 pieces around n * 0.37 a polynomial of degree 4 in a - n * 0.37, fitted at
- * Chebyshev nodes, from 5.37 on 0; absolute error 3.5e-7. Inf times the last piece's zeros is NaN, so that Inf stays visible. */
+/* x Phi(x) = max(0, x) - g(|x|), g(a) = a Phi(-a): in 15 pieces around n * 0.37 a polynomial of degree 4 in a - n * 0.37, fitted
+ * at Chebyshev nodes, from 5.37 on 0; absolute error 3.5e-7. Inf times the last piece's zeros is NaN, so that Inf stays
+ * visible. */
 INLINE f32x16 lanes_gelu(f32x16 x) {
     static const float c[5][16] = {
-        {0.0f, 0.131605759f, 0.169941008f, 0.148184463f, 0.102766208f, 0.0594900362f, 0.0293248296f, 0.0124288807f,
-         0.00455305679f, 0.00144598552f, 0.000398859207f, 9.56719086e-05f, 1.99709593e-05f, 3.62990659e-06f, 5.7469407e-07f, 0.0f},
-        {0.5f, 0.21785526f, 0.00515028508f, -0.105654702f, -0.12804839f, -0.101166442f, -0.0621418431f, -0.0313071534f,
-         -0.0132408664f, -0.00475861551f, -0.001463625f, -0.000387014763f, -8.82460517e-05f, -1.73885564e-05f, -2.96558846e-06f, 0.0f},
-        {-0.398947984f, -0.347043544f, -0.220322743f, -0.0827295482f, 0.0126997f, 0.0512555242f, 0.049697157f, 0.0328167938f,
-         0.0168805737f, 0.00708716316f, 0.0024827458f, 0.000734702975f, 0.000185064739f, 3.98819066e-05f, 7.37939672e-06f, 0.0f},
-        {0.000147982966f, 0.0879430398f, 0.12820369f, 0.109819964f, 0.0596503243f, 0.0132068833f, -0.0113393748f, -0.0161565896f,
-         -0.0117195286f, -0.00617046654f, -0.00256894459f, -0.000876150734f, -0.000249346136f, -5.98703155e-05f, -1.22159754e-05f, 0.0f},
-        {0.0655232593f, 0.0472073331f, 0.00601264229f, -0.0275469068f, -0.0360725112f, -0.0247063804f, -0.00886708591f, 0.00109285221f,
-         0.00399786886f, 0.0031997601f, 0.00169921177f, 0.000689977431f, 0.000225375916f, 6.07057264e-05f, 1.3677567e-05f, 0.0f},
+        {0.0f, 0.131605759f, 0.169941008f, 0.148184463f, 0.102766208f, 0.0594900362f,
+         0.0293248296f, 0.0124288807f, 0.00455305679f, 0.00144598552f, 0.000398859207f, 9.56719086e-05f,
+         1.99709593e-05f, 3.62990659e-06f, 5.7469407e-07f, 0.0f},
+        {0.5f, 0.21785526f, 0.00515028508f, -0.105654702f, -0.12804839f, -0.101166442f,
+         -0.0621418431f, -0.0313071534f, -0.0132408664f, -0.00475861551f, -0.001463625f, -0.000387014763f,
+         -8.82460517e-05f, -1.73885564e-05f, -2.96558846e-06f, 0.0f},
+        {-0.398947984f, -0.347043544f, -0.220322743f, -0.0827295482f, 0.0126997f, 0.0512555242f,
+         0.049697157f, 0.0328167938f, 0.0168805737f, 0.00708716316f, 0.0024827458f, 0.000734702975f,
+         0.000185064739f, 3.98819066e-05f, 7.37939672e-06f, 0.0f},
+        {0.000147982966f, 0.0879430398f, 0.12820369f, 0.109819964f, 0.0596503243f, 0.0132068833f,
+         -0.0113393748f, -0.0161565896f, -0.0117195286f, -0.00617046654f, -0.00256894459f, -0.000876150734f,
+         -0.000249346136f, -5.98703155e-05f, -1.22159754e-05f, 0.0f},
+        {0.0655232593f, 0.0472073331f, 0.00601264229f, -0.0275469068f, -0.0360725112f, -0.0247063804f,
+         -0.00886708591f, 0.00109285221f, 0.00399786886f, 0.0031997601f, 0.00169921177f, 0.000689977431f,
+         0.000225375916f, 6.07057264e-05f, 1.3677567e-05f, 0.0f},
     };
     const f32x16 a = f32_abs(x), shift = f32_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the rounded integer */
     const f32x16 at = f32_add(f32_min(f32_mul(a, f32_set(1.0f / 0.37f)), f32_set(15.0f)), shift);
@@ -125,8 +131,8 @@ INLINE i32x16 lanes_encode(f32x16 x, f32x16 inverse, f32x16 scale, f32x16 zero_p
     return i32_from_f32(f32_min(f32_max(f32_add(q, zero_point), qmin), qmax));
 }
 
-/* How four vectors become 64 codes: parameters of every column, of every vector, or one for all. Where one inverse is NaN all are.
- * Packing saturates; before it only what int32 cannot hold is cut, and -128 where codes are symmetric. */
+/* How four vectors become 64 codes: parameters of every column, of every vector, or one for all. Where one inverse is NaN all
+ * are. Packing saturates; before it only what int32 cannot hold is cut, and -128 where codes are symmetric. */
 enum { BY_COLUMN, BY_VECTOR, BY_ONE };
 typedef struct {
     const float *inverses, *scales, *zeros;
@@ -171,7 +177,8 @@ INLINE void encode_64(const int by, const int clip, const encoding *e, f32x16 x0
 INLINE void encode_span(const int clip, const float *x, int64_t n, const encoding *e, uint8_t *codes) {
     int64_t at = 0;
     for (; at + 64 <= n; at += 64)
-        encode_64(BY_ONE, clip, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48), codes + at);
+        encode_64(BY_ONE, clip, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48),
+                  codes + at);
     const f32x16 inverse = f32_set(*e->inverses), scale = f32_set(*e->scales), zero = f32_set(*e->zeros);
     EACH_16(i, n - at, width, {
         const f32x16 v = load_some(x + at + i, width);
@@ -245,8 +252,8 @@ static int ISA(quantize)(const float *x, int64_t n, const cq_codes *out, int64_t
             finite = quantize_groups(x, n, out, &e, codes, scales, zero_points);
         else
             for (int64_t g = 0; g < groups; g++)
-                finite &= quantize_row(x + g * group, g + 1 < groups ? group : n - g * group, out, &e, codes + g * group, scales + g,
-                                       zero_points + g);
+                finite &= quantize_row(x + g * group, g + 1 < groups ? group : n - g * group, out, &e, codes + g * group,
+                                       scales + g, zero_points + g);
     } else {
         const float zero = (float)out->zero_point, inverse = cq_inverse(out->scale);
         float hi;
@@ -257,7 +264,9 @@ static int ISA(quantize)(const float *x, int64_t n, const cq_codes *out, int64_t
     }
     if (out->row_sums) {
         i32x16 sum = i32_set(0);
-        EACH_16(i, n, width, { sum = i32_add(sum, out->is_signed ? i32_load_s8(codes + i, width) : i32_load_u8(codes + i, width)); });
+        EACH_16(i, n, width, {
+            sum = i32_add(sum, out->is_signed ? i32_load_s8(codes + i, width) : i32_load_u8(codes + i, width));
+        });
         out->row_sums[row] = i32_sum(sum);
     }
     return finite;
@@ -292,6 +301,17 @@ static void ISA(flip)(const uint8_t *codes, int64_t n, uint8_t *out) {
     for (; i < n; i++) out[i] = codes[i] ^ 0x80;
 }
 
+static void ISA(interleave)(const uint8_t *const rows[4], int64_t n, uint8_t flip, uint32_t keep, int8_t *out) {
+    const i32x16 flips = i32_set((int32_t)(flip * 0x01010101u)), keeps = i32_set((int32_t)keep);
+    EACH_16(i, n, width, {
+        const i32x16 low = i32_or(i32_load_u8(rows[0] + i, width), i32_shl(i32_load_u8(rows[1] + i, width), 8));
+        const i32x16 high = i32_or(i32_shl(i32_load_u8(rows[2] + i, width), 16), i32_shl(i32_load_u8(rows[3] + i, width), 24));
+        const i32x16 lanes = i32_and(i32_xor(i32_or(low, high), flips), keeps);
+        if (width == 16) i32_store((int32_t *)(out + 4 * i), lanes);
+        else i32_store_n((int32_t *)(out + 4 * i), lanes, width);
+    });
+}
+
 /* --- norm, gate, positions ----------------------------------------------------------------------------------------------- */
 
 /* Sums of four vectors' lanes side by side: a single one would wait for itself, 3 or 4 cycles a vector. */
@@ -311,7 +331,8 @@ INLINE float sum_of_4(const f32x16 *s) { return f32_sum(f32_add(f32_add(s[0], s[
 INLINE int norm_row(const int rms, const int add, const int biased, const cq_norm *norm, const float *x, const float *residual,
                     int64_t n, float *kept, float *y) {
     const float *weight = norm->weight, *bias = norm->bias;
-    f32x16 total[4] = {f32_set(0.0f), f32_set(0.0f), f32_set(0.0f), f32_set(0.0f)}, squares[4] = {total[0], total[0], total[0], total[0]};
+    const f32x16 nothing = f32_set(0.0f);
+    f32x16 total[4] = {nothing, nothing, nothing, nothing}, squares[4] = {nothing, nothing, nothing, nothing};
     i32x16 seen = i32_set(0);
     SUM_4(i, n, {
         f32x16 v = load_some(x + i, width);
@@ -343,11 +364,11 @@ INLINE int norm_row(const int rms, const int add, const int biased, const cq_nor
 /* Without a residual `kept` is not written: x itself is kept. */
 static int ISA(norm)(const cq_norm *norm, const float *x, const float *residual, int64_t n, float *kept, float *y) {
     if (!residual) kept = (float *)x;
-    if (norm->rms)
-        return residual ? norm->bias ? norm_row(1, 1, 1, norm, x, residual, n, kept, y) : norm_row(1, 1, 0, norm, x, residual, n, kept, y)
-                        : norm->bias ? norm_row(1, 0, 1, norm, x, residual, n, kept, y) : norm_row(1, 0, 0, norm, x, residual, n, kept, y);
-    return residual ? norm->bias ? norm_row(0, 1, 1, norm, x, residual, n, kept, y) : norm_row(0, 1, 0, norm, x, residual, n, kept, y)
-                    : norm->bias ? norm_row(0, 0, 1, norm, x, residual, n, kept, y) : norm_row(0, 0, 0, norm, x, residual, n, kept, y);
+#define ROW(rms, add) \
+    (norm->bias ? norm_row(rms, add, 1, norm, x, residual, n, kept, y) : norm_row(rms, add, 0, norm, x, residual, n, kept, y))
+    if (norm->rms) return residual ? ROW(1, 1) : ROW(1, 0);
+    return residual ? ROW(0, 1) : ROW(0, 0);
+#undef ROW
 }
 
 static void ISA(gate)(const float *gate, const float *up, cq_activation activation, int64_t n, float *y) {
@@ -373,133 +394,4 @@ static void ISA(add)(const float *x, int64_t n, float *y) {
 
 static void ISA(scale)(float factor, int64_t n, float *y) {
     EACH_16(i, n, width, { store_some(y + i, f32_mul(load_some(y + i, width), f32_set(factor)), width); });
-}
-
-/* --- softmax ------------------------------------------------------------------------------------------------------------- */
-
-static float ISA(softmax_f32)(float *x, int64_t n, float factor) {
-    f32x16 most = f32_set(-INFINITY);
-    EACH_16(i, n, width, {
-        const f32x16 v = f32_load(x + i);
-        most = f32_max(width == 16 ? v : f32_fill_n(v, width, -INFINITY), most);
-    });
-    const f32x16 top = f32_set(f32_max_across(most)), f = f32_set(factor);
-    f32x16 sum = f32_set(0.0f);
-    EACH_16(i, n, width, {
-        const f32x16 e = f32_keep_n(lanes_exp(f32_mul(f32_sub(f32_load(x + i), top), f)), width);
-        sum = f32_add(sum, e);
-        f32_store(x + i, e);
-    });
-    return f32_sum(sum);
-}
-
-/* 2^t for codes of 8 bits, t in [-125, 127], below it 2^-125: a polynomial of degree 3 on [-1/2, 1/2], relative error 1.1e-4, exact
- * at whole t. */
-INLINE f32x16 lanes_exp2(f32x16 t) {
-    const f32x16 shift = f32_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the rounded integer */
-    t = f32_max(t, f32_set(-125.0f)); /* large values' scales push t this far down */
-    const f32x16 at = f32_add(t, shift), f = f32_sub(t, f32_sub(at, shift));
-    f32x16 p = f32_fma(f, f32_set(0.0550090745f), f32_set(0.242210984f));
-    p = f32_fma(p, f, f32_set(0.693282902f));
-    p = f32_fma(p, f, f32_set(1.0f));
-    return f32_bits(i32_add(i32_bits(p), i32_shl(i32_bits(at), 23)));
-}
-
-INLINE i32x16 some_codes(i32x16 codes, int64_t n) { return n == 16 ? codes : i32_fill_n(codes, n, 0); }
-INLINE void clear(uint8_t *codes, int64_t n, int64_t padded) {
-    const int64_t done = (n + 15) / 16 * 16;
-    if (done < padded) memset(codes + done, 0, (size_t)(padded - done));
-}
-
-/* Rows one after another in each of two passes: what a row's maximum waits for overlaps with the next row. */
-static void ISA(softmax_i8)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded, float factor,
-                            uint8_t *codes, int32_t *sums) {
-    int32_t tops[CQ_TILE_ROWS];
-    for (int r = 0; r < rows; r++) {
-        const int32_t *row = scores + r * stride;
-        i32x16 most = i32_set(INT32_MIN);
-        EACH_16(i, visible[r], width, {
-            const i32x16 v = i32_load(row + i);
-            most = i32_max(width == 16 ? v : i32_fill_n(v, width, INT32_MIN), most);
-        });
-        tops[r] = i32_max_across(most);
-    }
-    const f32x16 f = f32_set(factor);
-    for (int r = 0; r < rows; r++) {
-        const int32_t *row = scores + r * stride;
-        uint8_t *to = codes + r * stride;
-        const i32x16 top = i32_set(tops[r]);
-        i32x16 total = i32_set(0);
-#define CODES(i) i32_from_f32(f32_mul(lanes_exp2(f32_mul(f32_from_i32(i32_sub(i32_load(row + i), top)), f)), f32_set(255.0f)))
-        const int64_t whole = visible[r] / 64 * 64;
-        for (int64_t i = 0; i < whole; i += 64) {
-            const i32x16 q0 = CODES(i), q1 = CODES(i + 16), q2 = CODES(i + 32), q3 = CODES(i + 48);
-            total = i32_add(total, i32_add(i32_add(q0, q1), i32_add(q2, q3)));
-            i32_store_8x4(to + i, q0, q1, q2, q3, 0);
-        }
-        EACH_16(i, visible[r] - whole, width, {
-            const i32x16 q = some_codes(CODES(whole + i), width);
-            total = i32_add(total, q);
-            i32_store_8(to + whole + i, q, 16);
-        });
-#undef CODES
-        clear(to, visible[r], padded);
-        sums[r] = i32_sum(total);
-    }
-}
-
-static void ISA(softmax_scaled)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded,
-                                const float *factors, const cq_key_scales *scales, uint8_t *codes, float *sums) {
-    const float *keys = scales->keys, *logs = scales->logs, *values_255 = scales->values_255;
-    float tops[CQ_TILE_ROWS];
-    for (int r = 0; r < rows; r++) {
-        const int32_t *row = scores + r * stride;
-        float *to = (float *)scores + r * stride;
-        const f32x16 f = f32_set(factors[r]);
-        f32x16 most = f32_set(-INFINITY);
-        const int64_t n = visible[r];
-        EACH_16(i, n, width, {
-            const f32x16 v = f32_mul(f32_from_i32(i32_load(row + i)), f32_load(keys + i));
-            const f32x16 reach = f32_fma(v, f, f32_load(logs + i));
-            most = f32_max(width == 16 ? reach : f32_fill_n(reach, width, -INFINITY), most);
-            f32_store(to + i, v);
-        });
-        tops[r] = f32_max_across(most);
-    }
-    for (int r = 0; r < rows; r++) {
-        const float *row = (const float *)scores + r * stride;
-        uint8_t *to = codes + r * stride;
-        const f32x16 f = f32_set(factors[r]), minus_top = f32_set(-tops[r]);
-        f32x16 total = f32_set(0.0f);
-#define EXP2(i) lanes_exp2(f32_fma(f32_load(row + i), f, minus_top))
-/* large scores round, so that the top may come out too low: a weight must not pass 255 */
-#define CODES(e, i) i32_from_f32(f32_min(f32_set(255.0f), f32_mul(e, f32_load(values_255 + i))))
-        const int64_t whole = visible[r] / 64 * 64;
-        for (int64_t i = 0; i < whole; i += 64) {
-            const f32x16 e0 = EXP2(i), e1 = EXP2(i + 16), e2 = EXP2(i + 32), e3 = EXP2(i + 48);
-            total = f32_add(f32_add(f32_add(f32_add(total, e0), e1), e2), e3);
-            i32_store_8x4(to + i, CODES(e0, i), CODES(e1, i + 16), CODES(e2, i + 32), CODES(e3, i + 48), 0);
-        }
-        EACH_16(i, visible[r] - whole, width, {
-            f32x16 e = EXP2(whole + i);
-            if (width < 16) e = f32_keep_n(e, width);
-            total = f32_add(total, e);
-            i32_store_8(to + whole + i, CODES(e, whole + i), 16);
-        });
-#undef CODES
-#undef EXP2
-        clear(to, visible[r], padded);
-        sums[r] = f32_sum(total);
-    }
-}
-
-static void ISA(interleave)(const uint8_t *const rows[4], int64_t n, uint8_t flip, uint32_t keep, int8_t *out) {
-    const i32x16 flips = i32_set((int32_t)(flip * 0x01010101u)), keeps = i32_set((int32_t)keep);
-    EACH_16(i, n, width, {
-        const i32x16 low = i32_or(i32_load_u8(rows[0] + i, width), i32_shl(i32_load_u8(rows[1] + i, width), 8));
-        const i32x16 high = i32_or(i32_shl(i32_load_u8(rows[2] + i, width), 16), i32_shl(i32_load_u8(rows[3] + i, width), 24));
-        const i32x16 lanes = i32_and(i32_xor(i32_or(low, high), flips), keeps);
-        if (width == 16) i32_store((int32_t *)(out + 4 * i), lanes);
-        else i32_store_n((int32_t *)(out + 4 * i), lanes, width);
-    });
 }

@@ -1,5 +1,5 @@
-/* What the micro-kernels of both kinds share: names of accumulators, and a constant shape for each case. A tile is up to 6 rows x 4
- * panels of 16 columns, the whole K in named accumulators (an array of them would be spilled). */
+/* What the micro-kernels of both kinds share: names of accumulators, and a constant shape for each case. A tile is up to 6 rows x
+ * 4 panels of 16 columns, the whole K in named accumulators (an array of them would be spilled). */
 #ifndef CQ_TILES_H
 #define CQ_TILES_H
 

@@ -1,5 +1,5 @@
-/* Integer products for an instruction set that multiplies int16 pairs: A's rows and the weight's panels are widened into scratch, a
- * piece of K at a time, so that the inner loop holds nothing but loads, products and sums. Included by kernel_avx2.c. */
+/* Integer products for an instruction set that multiplies int16 pairs: A's rows and the weight's panels are widened into scratch,
+ * a piece of K at a time, so that the inner loop holds nothing but loads, products and sums. Included by kernel_avx2.c. */
 #include "tiles.h"
 
 enum { WIDE_ROWS = 48, WIDE_GROUPS = 64, WIDE_FROM = 9 }; /* rows and groups of 4 in a piece; fewer rows do not pay for it */

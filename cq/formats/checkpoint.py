@@ -251,7 +251,8 @@ class _Reader:
         """The forms of the residual stream."""
         forms = [self._form(values, "streams") for values in self.record["streams"]]
         static = isinstance(model.strategy, strategies.Static)
-        if len(forms) != 2 * len(model.blocks) + 1 or not all(form is None or static and isinstance(form, Fixed) for form in forms):
+        fit = all(form is None or static and isinstance(form, Fixed) for form in forms)
+        if len(forms) != 2 * len(model.blocks) + 1 or not fit:
             raise FormatError(f"{self.where}: {brief(forms)} is no residual stream of this model")
         model.embedding.stream = forms[0]
         for block, *streams in zip(model.blocks, forms[1::2], forms[2::2]):

@@ -30,8 +30,8 @@ class Rotary:
 
 
 class Attention:
-    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static), or PerHead;
-    None: float32 scores."""
+    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static), or
+    PerHead; None: float32 scores."""
 
     def __init__(self, query, key, value, output, heads: int, kv_heads: int, dim: int, causal: bool, rotary: Rotary | None):
         self.query: Linear | QuantizedLinear = query

@@ -132,8 +132,8 @@ def _parts(array: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 
 class Then(NamedTuple):
-    """What follows a part's last layer, in the same pass: the residual is added, the sum normed and coded for its readers. stream:
-    what goes on beside them, as float32 or in this form: "sum", or "normed" (both float32), or a Fixed form of either."""
+    """What follows a part's last layer, in the same pass: the residual is added, the sum normed and coded for its readers.
+    stream: what goes on beside them, as float32 or in this form: "sum", or "normed" (both float32), or a Fixed form of either."""
     residual: np.ndarray | _core.Coded
     norm: "Norm"
     readers: tuple

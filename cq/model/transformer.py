@@ -271,7 +271,8 @@ def _weightless(block: Block) -> Iterator[Placement]:
     """Attention's products, and what passes through float32 between int8 layers."""
     attention, ffn = block.attention, block.ffn
     if attention.forms is None:
-        yield Placement(f"{block.name}.attention.scores", "float32", None, 0, "q, k and v are not all int8, or float32 was chosen")
+        yield Placement(f"{block.name}.attention.scores", "float32", None, 0,
+                        "q, k and v are not all int8, or float32 was chosen")
     else:
         detour = "q and k are rotated in float32 before they become int8" if attention.rotary else ""
         kind = "dynamic" if isinstance(attention.forms, PerHead) else "static"
