@@ -67,7 +67,7 @@ def contestants(layer: Layer, x: np.ndarray) -> list[tuple[str, str, str, object
         (TO_FLOAT, "cq linear", "int8", lambda: cq.linear(coded, packed)),
         (TO_CODES, "cq linear", "int8", lambda: cq.linear(coded, packed, out_scale=float(Y_SCALE),
                                                           out_zero_point=Y_ZERO_POINT, out_dtype="uint8")),
-        (INSIDE, "cq dynamic layer", "int8", lambda: layer.dynamic(Activation(x)).values),
+        (INSIDE, "cq dynamic layer", "int8", lambda: layer.dynamic(Activation(x))),
         (FLOAT, "cq linear, weight-only int8", "float32", lambda: cq.linear(x, packed)),
         (FLOAT, "NumPy float32", "float32", lambda: x @ layer.weight.T),
     ]

@@ -42,8 +42,9 @@ def matmul_integer(a: np.ndarray, w: PackedWeight, a_zero_point: int | np.ndarra
     a = _matrix(a, "a", ("uint8", "int8"))
     _packed(w)
     low, high = (-128, 127) if a.dtype == np.int8 else (0, 255)
-    zero_points = _zero_points(a_zero_point, "a_zero_point", (a.shape[0],), low, high)
-    return _core.matmul_integer(_core.Coded(np.ascontiguousarray(a), 1.0, np.ascontiguousarray(zero_points)), w)
+    one = type(a_zero_point) is int and low <= a_zero_point <= high
+    zero_points = a_zero_point if one else _zero_points(a_zero_point, "a_zero_point", (a.shape[0],), low, high)
+    return _core.matmul_integer(_core.Coded(np.ascontiguousarray(a), 1.0, zero_points), w)
 
 
 def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = None, activation: str | None = None,
@@ -127,7 +128,7 @@ def _zero_points(value, name: str, shape: tuple[int, ...], low: int, high: int) 
     if not fits or (array.size and (array.min() < low or array.max() > high)):
         raise CqError(f"{name}: need an integer from {low} to {high}{f' or an array of shape {shape}' if shape else ''}, "
                       f"got {reprlib.repr(value)}")
-    return np.broadcast_to(array, shape).astype(np.int32)
+    return np.array(np.broadcast_to(array, shape), np.int32, order="C")
 
 
 def _coded(x: QTensor, name: str) -> _core.Coded:
