@@ -132,7 +132,8 @@ def _spread(model: Transformer, prototype: observers.Observer, places: Iterator,
                 send(task, None)
             if not flying:
                 return
-            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+            ended = wait(flying, return_when=FIRST_COMPLETED).done
+            for future in [future for future in flying if future in ended]:  # as sent, so that it is the first that complains
                 task = flying.pop(future)
                 part = _result(future, task)
                 if part is None:
