@@ -39,8 +39,8 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     model: a float32 Transformer, or a path to load one from.
     data: what accuracy is reported on and calls are timed with; all that `samples.read` takes.
     strategies: strategy objects; None is `default_strategies()`.
-    calibration: samples for static strategies, and for QAT to train on, never those of `data`; None takes the shipped model's own slice, for that
-    model.
+    calibration: samples for static strategies, and for QAT to train on, never those of `data`; None takes the shipped model's own
+    slice, for that model.
     metric: "perplexity", "bits_per_token", "top1" or "kl" for a causal language model, "spearman" (×100, on scored pairs) or
     "cosine" (to the float32 embedding) for an encoder, or a function (model, data) -> float, which is given the data as it
     came here (as Samples if it was a path). None: perplexity and bits, or Spearman and cosine (neither where
