@@ -14,6 +14,7 @@ from cq.errors import CqError
 RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 SMALLEST_SCALE = np.finfo(np.float32).tiny  # 2**-126, the smallest normal: below it a division loses its precision
 LARGEST = np.finfo(np.float32).max
+FARTHEST = 2**22  # a zero point that lies outside the codes' range: it and its sums with codes are exact in float32
 MAX_K = 65_793  # the longest sum of products 255 * 128 that int32 holds
 
 

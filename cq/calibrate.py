@@ -9,7 +9,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -17,10 +17,14 @@ from numpy.typing import DTypeLike
 from . import observers
 from .errors import CalibrationError, CqError
 from .model import Transformer
+from .observers.tokens import Tokens
 
 Sites = dict[str, observers.Observer]  # by the name of the place
+Found = tuple[Sites, Sites, dict[str, Tokens]]  # of samples at even places, at odd ones; of all
 Progress = Callable[[int, int | None], None]
 
+KEEP = 512  # tokens of each place, for choices that look at layers' outputs
+_SAMPLED = (".input", ".context", ".value", ".hidden")  # places where tokens are kept
 _TASK = 8  # samples: their observers come back together, up to 128 KiB a site
 _IN_FLIGHT = 64  # tasks; each holds its samples and its result
 _models: dict[str, Transformer] = {}  # in a worker: the model of the last run that it took part in
@@ -31,11 +35,12 @@ class Calibration:
     """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each place → the
     observer that saw all of its values; halves: the same for the samples at even and at odd places alone. Names:
     "layers.0.attention.input", ".query", ".key", ".value", ".context", "layers.0.ffn.input", ".gate", ".up", ".hidden",
-    "head.input"."""
+    "head.input". tokens: name of each place that a layer reads, and ".value" → a sample of its tokens."""
     observer: str | observers.Observer
     samples: int
     sites: Sites
     halves: tuple[Sites, Sites]
+    tokens: dict[str, Tokens] = field(default_factory=dict)
 
     def movement(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> dict[str, float]:
         """Is the set large enough? Site → how far a range end lies from where half of the samples would have put it: the
@@ -65,11 +70,11 @@ def calibrate(model: Transformer, samples: Iterable, observer: str | observers.O
     prototype = _prototype(observer)
     total = len(samples) if hasattr(samples, "__len__") else None
     places = enumerate(samples)
-    halves: tuple[Sites, Sites] = {}, {}
+    halves, tokens = ({}, {}), {}
     done = 0
-    counts = _in_turn(model, prototype, places, halves)
+    counts = _in_turn(model, prototype, places, (*halves, tokens))
     if executor is not None:
-        counts = _spread(model, prototype, places, halves, executor)
+        counts = _spread(model, prototype, places, (*halves, tokens), executor)
     for count in counts:
         done += count
         if progress is not None:
@@ -78,7 +83,7 @@ def calibrate(model: Transformer, samples: Iterable, observer: str | observers.O
     _merge(sites, halves[1])
     if not sites:
         raise CalibrationError("calibration: no samples came; give 100-500 typical texts or token arrays")
-    return Calibration(observer, done, sites, halves)
+    return Calibration(observer, done, sites, halves, tokens)
 
 
 def _prototype(observer: str | observers.Observer) -> observers.Observer:
@@ -98,7 +103,7 @@ def _moved(half: observers.Observer, whole: observers.Observer, dtype: DTypeLike
     return float(np.max(moved / np.where(hi > lo, hi - lo, np.inf)))
 
 
-def _merge(mine: Sites, theirs: Sites) -> None:
+def _merge(mine: dict, theirs: dict) -> None:
     for site, observer in theirs.items():
         if site in mine:
             mine[site].merge(observer)
@@ -106,16 +111,16 @@ def _merge(mine: Sites, theirs: Sites) -> None:
             mine[site] = copy.deepcopy(observer)
 
 
-def _in_turn(model: Transformer, prototype: observers.Observer, places: Iterator, halves: tuple[Sites, Sites]) -> Iterator[int]:
-    """Fills `halves`; yields after each sample."""
+def _in_turn(model: Transformer, prototype: observers.Observer, places: Iterator, found: Found) -> Iterator[int]:
+    """Fills `found`; yields after each sample."""
     for place in places:
-        _observe(model, prototype, [place], halves)
+        _observe(model, prototype, [place], found)
         yield 1
 
 
-def _spread(model: Transformer, prototype: observers.Observer, places: Iterator, halves: tuple[Sites, Sites],
+def _spread(model: Transformer, prototype: observers.Observer, places: Iterator, found: Found,
             executor: Executor) -> Iterator[int]:
-    """Fills `halves`; yields the number of samples of each task that ended. A task is sent without the model at first; a worker
+    """Fills `found`; yields the number of samples of each task that ended. A task is sent without the model at first; a worker
     that lacks it says so, and the task goes out again with it. The number in flight grows with the tasks that ended, so that
     few workers lack it at a time."""
     run, flying, limit = uuid.uuid4().hex, {}, 2
@@ -139,7 +144,7 @@ def _spread(model: Transformer, prototype: observers.Observer, places: Iterator,
                 if part is None:
                     send(task, model)
                     continue
-                for mine, theirs in zip(halves, part):
+                for mine, theirs in zip(found, part):
                     _merge(mine, theirs)
                 limit = min(limit + 1, _IN_FLIGHT)
                 yield len(task)
@@ -149,36 +154,41 @@ def _spread(model: Transformer, prototype: observers.Observer, places: Iterator,
         _models.pop(run, None)  # where the workers are threads of this process
 
 
-def _result(future: Future, task: list) -> tuple[Sites, Sites] | None:
+def _result(future: Future, task: list) -> Found | None:
     try:
         return future.result()
     except BrokenExecutor as error:
         raise CqError(f"executor: a worker died while samples {task[0][0]} to {task[-1][0]} were under way ({error})") from error
 
 
-def _work(run: str, model: Transformer | None, prototype: observers.Observer, task: list) -> tuple[Sites, Sites] | None:
+def _work(run: str, model: Transformer | None, prototype: observers.Observer, task: list) -> Found | None:
     """In a worker: what is seen of the task's samples, or None where the run's model is not here."""
     if model is not None:
         _models.clear()
         _models[run] = copy.deepcopy(model)  # Dask hands over views into its message, unaligned at times
     elif run not in _models:
         return None
-    halves = {}, {}
-    _observe(_models[run], prototype, task, halves)
-    return halves
+    found = {}, {}, {}
+    _observe(_models[run], prototype, task, found)
+    return found
 
 
-def _observe(model: Transformer, prototype: observers.Observer, task: list, halves: tuple[Sites, Sites]) -> None:
+def _observe(model: Transformer, prototype: observers.Observer, task: list, found: Found) -> None:
     """Runs (place, sample) pairs; those at even and at odd places are seen by observers of their own."""
     for place, sample in task:
+        came = {}
+
         def watch(site: str, x: np.ndarray) -> None:
-            seen = halves[place % 2]
+            seen = found[place % 2]
             if site not in seen:
                 seen[site] = copy.deepcopy(prototype)
             try:
                 seen[site].update(x, order=place)
             except CqError as error:
                 raise CqError(f"{site}: {error}") from None
+            if site.endswith(_SAMPLED):
+                found[2].setdefault(site, Tokens(KEEP)).update(x, place, came.get(site, 0))
+                came[site] = came.get(site, 0) + len(x)
 
         batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
         try:

@@ -11,9 +11,10 @@ from .affine import check_finite
 from .calibrate import Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
-from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
+from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
 from .qtensor import QTensor
+from .smooth import Fold, Plan, plan, scaled
 from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
 from .train import fit
 
@@ -58,7 +59,14 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
     elif calibration is not None or executor is not None:
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
-    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme))
+
+    def form_at(site: str) -> Fixed:
+        return _fixed(calibration, site, strategy.scheme)
+
+    folds = Plan({}, {})
+    if isinstance(strategy, Static) and (strategy.smooth or strategy.correct_bias):
+        folds = plan(model, calibration, strategy, form_at, lambda name: not _chosen(name, strategy))
+    return _convert(model, strategy, form_at, folds=folds)
 
 
 def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None) -> Transformer:
@@ -90,9 +98,10 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
     return Fixed(scheme.activation_dtype, scheme.activation_symmetric, *_params(calibration.sites[site], scheme))
 
 
-def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scales: dict | None = None) -> Transformer:
+def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scales: dict | None = None,
+             folds: Plan = Plan({}, {})) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
-    point of a layer's weight where its own extremes do not give them."""
+    point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is smoothed."""
     result = copy.copy(model)
     result.strategy = strategy
     result.embedding = copy.copy(model.embedding)
@@ -102,8 +111,9 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scal
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
     for owner, attribute, name in list(result.linear_places()):
-        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, (scales or {}).get(name)))
-    _join(result, strategy, form_at)
+        learned, fold = (scales or {}).get(name), folds.layers.get(name)
+        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
+    _join(result, strategy, form_at, folds.values)
     _swap_word(result, strategy)
     return result
 
@@ -116,18 +126,19 @@ def _chosen(name: str, strategy) -> str:
     return "" if any(fnmatchcase(name, pattern) for pattern in strategy.include) else "matches no include pattern"
 
 
-def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None) -> Linear | QuantizedLinear:
+def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None,
+          fold: Fold | None) -> Linear | QuantizedLinear:
     reason = _chosen(name, strategy)
     if reason:
         return Linear(layer.weight, layer.bias, layer.activation, reason)
     scheme = strategy.scheme
-    weight = _packed(name, layer.weight, scheme, scheme.weight_granularity, learned)
+    weight = _packed(name, scaled(layer.weight, fold and fold.factor), scheme, scheme.weight_granularity, learned)
     if isinstance(weight, str):
         return Linear(layer.weight, layer.bias, layer.activation, weight)
     if layer.bias is not None:
         check_finite(layer.bias, f"{name}.bias")
-    form = _input_form(name, strategy, form_at)
-    bias = quantize_bias(layer.bias, scheme.bias, form, weight)
+    form, bias = (_input_form(name, strategy, form_at), layer.bias) if fold is None else (fold.form, fold.bias(layer.bias))
+    bias = quantize_bias(bias, scheme.bias, form, weight)
     return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
 
 
@@ -158,14 +169,15 @@ def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 
 
-def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> None:
+def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], values: dict[str, Smoothed]) -> None:
     """Where neighbours are in int8, what flows between them is too."""
     for block in model.blocks:
         attention, ffn = block.attention, block.ffn
         kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
         attention.forms = None
         if strategy.scheme.attention == "int8" and kinds == {"static"}:
-            attention.forms = tuple(form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
+            query, key, value = (form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
+            attention.forms = query, key, values.get(block.name, value)
         elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
             attention.forms = PerHead("int8", True, attention.dim)
         if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":

@@ -108,9 +108,14 @@ class Static(_Strategy):
     observer: how a range is found from samples, in the words of cq.observers.make: "minmax", "moving_average", "percentile" (of
     elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse" (least squared error) or
     "entropy"; with a setting as in "percentile:99.9".
-    residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32."""
+    residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
+    smooth: codes take a scale and a shift for each feature, which fold into the weights and biases that read them, where that
+    lessens a layer's error on calibration's tokens; biases take back what error is constant. correct_bias: they do so without
+    `smooth` too. Both work with symmetric weights per channel alone, and cost nothing at inference."""
     observer: str = "mse"
     residual: str = "float32"
+    smooth: bool = True
+    correct_bias: bool = False
 
     name = "static"
 
@@ -120,6 +125,9 @@ class Static(_Strategy):
             raise CqError(f"Static: observer must be one of {', '.join(OBSERVERS)}; got {self.observer!r}")
         if self.residual not in ("float32", "int8"):
             raise CqError(f"Static: residual must be 'float32' or 'int8'; got {self.residual!r}")
+        for name in ("smooth", "correct_bias"):
+            if type(getattr(self, name)) is not bool:
+                raise CqError(f"Static: {name} must be True or False, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,7 +234,8 @@ INLINE int quantize_groups(const float *x, int64_t n, const cq_codes *out, encod
 INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, uint8_t *codes, const encoding *e) {
     EACH_16(i, n, width, {
         const i32x16 zero = width == 16 ? i32_load(out->column_zero_points + i) : i32_load_n(out->column_zero_points + i, width);
-        i32_store_8(codes + i, lanes_encode(load_some(x + i, width), f32_set(NAN), load_some(out->column_scales + i, width),
+        const f32x16 inverse = out->column_inverses ? load_some(out->column_inverses + i, width) : f32_set(NAN);
+        i32_store_8(codes + i, lanes_encode(load_some(x + i, width), inverse, load_some(out->column_scales + i, width),
                                             f32_from_i32(zero), f32_set(e->qmin), f32_set(e->qmax)), width);
     });
 }

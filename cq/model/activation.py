@@ -49,7 +49,36 @@ class ByColumn(NamedTuple):
         return cls(forms[0].dtype, forms[0].symmetric, scale, zero_point)
 
 
-Form = PerToken | PerTensor | Fixed | None  # of what a linear layer reads; None: float32
+class Columns:
+    """Scales and zero points of each feature's own, arrays (1, features), float32 and int32. Equal to none but itself."""
+    __slots__ = ("scale", "zero_point", "inverse")
+
+    def __init__(self, scale: np.ndarray, zero_point: np.ndarray):
+        self.scale, self.zero_point = scale, zero_point
+        with np.errstate(divide="ignore"):
+            self.inverse = np.where(scale > 2.0 ** 126, np.float32(np.nan), np.float32(1) / scale)
+
+
+class Smoothed(NamedTuple):
+    """Fixed codes by parameters of each feature's own, which the reading layer's weight and bias take along, so that its products
+    see one scale and one zero point (SmoothQuant, Xiao et al. 2023; shifts: Outlier Suppression+, Wei et al. 2023)."""
+    dtype: str
+    symmetric: bool
+    scale: float
+    zero_point: int
+    columns: Columns
+
+    @classmethod
+    def of(cls, forms: tuple["Fixed | Smoothed", ...], widths: tuple[int, ...]) -> "Smoothed":
+        """As ByColumn's, where some are smoothed; scale and zero_point become arrays too."""
+        seen = ByColumn.of(forms, widths)
+        parts = [(form.columns.scale, form.columns.zero_point) if isinstance(form, Smoothed) else
+                 (np.full((1, n), form.scale, np.float32), np.full((1, n), form.zero_point, np.int32))
+                 for form, n in zip(forms, widths)]
+        return cls(*seen, Columns(*(np.concatenate(arrays, 1) for arrays in zip(*parts))))
+
+
+Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads; None: float32
 
 
 def form_from_list(values: list | None) -> Form:
@@ -79,7 +108,7 @@ class Activation:
     def for_product(self, form: Form) -> tuple[np.ndarray | _core.Coded, "PerToken | Fixed | None"]:
         """What a product reads, and the form in which it is to code that itself: codes that nobody made yet are made there, while
         they are in the cache."""
-        if form is None or form in self.codes or isinstance(form, PerTensor):
+        if form is None or form in self.codes or isinstance(form, (PerTensor, Smoothed)):
             return self.take(form), None
         return self.floats(), form
 
@@ -92,7 +121,7 @@ class Activation:
         return self.codes[form]
 
 
-def encode(x: np.ndarray, form: PerToken | PerTensor | Fixed) -> _core.Coded:
+def encode(x: np.ndarray, form: PerToken | PerTensor | Fixed | Smoothed) -> _core.Coded:
     """x float32 (tokens, features) → codes. Raises CqError where x holds NaN or Inf."""
     if isinstance(form, PerTensor):
         lo, hi = _core.min_max(x)

@@ -3,7 +3,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
-from .activation import Activation, ByColumn, Fixed, PerHead
+from .activation import Activation, ByColumn, Fixed, PerHead, Smoothed
 from .linear import INT32_MAX, Linear, QuantizedLinear, Then, joined
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
@@ -30,8 +30,8 @@ class Rotary:
 
 
 class Attention:
-    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static), or
-    PerHead; None: float32 scores."""
+    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static), the last
+    of which may be Smoothed, or PerHead; None: float32 scores."""
 
     def __init__(self, query, key, value, output, heads: int, kv_heads: int, dim: int, causal: bool, rotary: Rotary | None):
         self.query: Linear | QuantizedLinear = query
@@ -40,7 +40,7 @@ class Attention:
         self.output: Linear | QuantizedLinear = output
         self.heads, self.kv_heads, self.dim, self.causal, self.rotary = heads, kv_heads, dim, causal, rotary
         self.scale = float(np.float32(dim ** -0.5))
-        self.forms: tuple[Fixed, Fixed, Fixed] | PerHead | None = None
+        self.forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead | None = None
         self._derived: tuple = ()
 
     def _joined(self) -> tuple:
@@ -48,7 +48,10 @@ class Attention:
         parts = (self.query, self.key, self.value, self.forms)
         if not self._derived or any(a is not b for a, b in zip(parts, self._derived[0])):
             by_column = self.forms is not None and not isinstance(self.forms, PerHead)
-            form = ByColumn.of(self.forms, self._widths()) if by_column else self.forms
+            form = self.forms
+            if by_column:
+                kind = Smoothed if any(isinstance(form, Smoothed) for form in self.forms) else ByColumn
+                form = kind.of(self.forms, self._widths())
             self._derived = parts, (joined(parts[:3]), form)
         return self._derived[1]
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
-from .activation import Activation, Fixed, PerHead
+from .activation import Activation, Fixed, PerHead, Smoothed
 from .attention import Attention, Rotary
 from .batch import Batch, check_tokens
 from .block import Block, FeedForward
@@ -279,5 +279,5 @@ def _weightless(block: Block) -> Iterator[Placement]:
         yield Placement(f"{block.name}.attention.scores", kind, None, 0, detour)
     if ffn.gate is not None and ffn.forms is None:
         yield Placement(f"{block.name}.ffn.gating", "float32", None, 0, "gate and up are not both static int8")
-    elif isinstance(ffn.down.input_form, Fixed):
+    elif isinstance(ffn.down.input_form, (Fixed, Smoothed)):
         yield Placement(f"{block.name}.ffn.hidden", "static", None, 0, "")
