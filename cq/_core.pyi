@@ -36,6 +36,7 @@ class Weight:
     k: int
     n: int
     group_size: int
+    largest_scale: float
     def __init__(self, panels: np.ndarray, column_sums: np.ndarray, zero_points: np.ndarray | None, scales: np.ndarray | None,
                  k: int, n: int, group_size: int) -> None: ...
     @property

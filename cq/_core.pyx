@@ -270,6 +270,7 @@ cdef class Weight:
     cdef cq_weight w
     cdef readonly object panels, column_sums, zero_points, scales
     cdef readonly int64_t k, n, group_size
+    cdef readonly float largest_scale
 
     def __init__(self, panels, column_sums, zero_points, scales, int64_t k, int64_t n, int64_t group_size):
         self.panels, self.column_sums, self.zero_points, self.scales = panels, column_sums, zero_points, scales
@@ -284,6 +285,7 @@ cdef class Weight:
         self.w.zero_points = <const int32_t *>optional(zero_points, "zero_points", "i", 2, groups, n)
         self.w.scales = <const float *>optional(scales, "scales", "f", 2, groups, n)
         self.w.k, self.w.n, self.w.group_size = k, n, group_size
+        self.largest_scale = 0.0 if scales is None else scales.max(initial=0)
 
     @property
     def shape(self):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,15 +18,13 @@ from rich.text import Text
 from .calibrate import Calibration, calibrate
 from .errors import CqError
 from .formats import load, save
-from .formats.huggingface import read_settings, read_tokenizer, write_folder
-from .model import Transformer
 from .quantize import quantize
-from .report import metrics, samples
+from .report import samples
 from .report.bench import bench
 from .report.compare import compare, default_strategies
+from .report.training import train_folder
 from .strategies import OBSERVERS, QAT, STRATEGIES, Scheme, Training
 from .system import info
-from .train import Windows, encode_text, random_weights, split_text, train, weights_of
 
 _CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
 _STABLE = 0.05  # of a range, in the median over places: a step of the scale that is 5 % off costs 10 % of error, 0.4 dB
@@ -75,14 +72,16 @@ def main() -> None:
 @click.option("--data", multiple=True, metavar="FILE", help=".tsv of sentence pairs (score, sentence, sentence) or .txt; a "
               "folder or a glob of them. Without it: the text that ships with cq.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="Such files again, others than the data, to calibrate "
-              f"static on; at most {_CALIBRATION_SAMPLES} samples are taken, evenly spread.")
+              f"static on, and to train on; at most {_CALIBRATION_SAMPLES} samples are taken, evenly spread.")
 @click.option("--metric", type=click.Choice(["perplexity", "bits_per_token", "top1", "kl", "spearman", "cosine"]),
               help="Accuracy to report.")
 @click.option("--strategy", "names", multiple=True, type=click.Choice(list(STRATEGIES)), help="Only these; may be repeated.")
+@click.option("--qat", type=click.IntRange(min=1), metavar="STEPS", help="Also train behind static int8, for so many steps "
+              "on the calibration samples: minutes rather than seconds.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples of the data, evenly spread.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
-def compare_command(model, data, calibration, metric, names, limit, json_file, markdown_file) -> None:
+def compare_command(model, data, calibration, metric, names, qat, limit, json_file, markdown_file) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
     MODEL is a Hugging Face folder, .safetensors, .npz or a cq checkpoint; without it, the small model that ships with cq."""
@@ -95,7 +94,7 @@ def compare_command(model, data, calibration, metric, names, limit, json_file, m
         calibration = calibration or [samples.shipped_model() / "calibration.txt"]
     data = data or [samples.shipped_model() / "evaluation.txt"]
     model = load(model or samples.shipped_model())
-    chosen = [s for s in default_strategies() if not names or s.name in names]
+    chosen = [s for s in default_strategies(qat) if not names or s.name in names or isinstance(s, QAT)]
     with _progress() as progress:
         data = samples.read([Path(path) for path in data], model)
         data = data.limit(limit) if limit else data
@@ -163,46 +162,57 @@ def _strategies(model, names, calibration, progress) -> dict:
 @main.command("quantize")
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--strategy", required=True, type=click.Choice(list(STRATEGIES)))
+@click.option("--strategy", required=True, type=click.Choice([*STRATEGIES, "qat"]))
+@click.option("--target", type=click.Choice(list(STRATEGIES)), help="For qat: what it is converted to; without it, static.")
+@click.option("--steps", type=click.IntRange(min=1), help=f"For qat: of the optimizer; without it, {QAT.steps}.")
 @click.option("--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs; at "
-              f"most {_CALIBRATION_SAMPLES} samples are taken, evenly spread.")
+              f"most {_CALIBRATION_SAMPLES} samples are taken, evenly spread. For qat: such files to train on, all samples.")
 @click.option("--observer", metavar="NAME", help=f"For static: how a range is found from the samples: {', '.join(OBSERVERS)}; "
               "some take a setting, like percentile:99.9.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-def quantize_command(model, out, strategy, textbook, calibration, observer, include, exclude, force) -> None:
+def quantize_command(model, out, strategy, target, steps, textbook, calibration, observer, include, exclude, force) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_target(out)
     if out.suffix != ".safetensors":
         raise click.UsageError(f"OUT must end in .safetensors, got {out}")
     if out.exists() and not force:
         raise CqError(f"{out} exists: choose another name or add --force")
-    source, target = Path(model).resolve(), out.resolve()
-    if out.exists() and (source.is_relative_to(target) or target.is_relative_to(source)):
+    source, goal = Path(model).resolve(), out.resolve()
+    if out.exists() and (source.is_relative_to(goal) or goal.is_relative_to(source)):
         raise CqError(f"{out} is the model itself or a part of it: choose another name")
-    if strategy != "static" and (calibration or observer):
-        raise click.UsageError(f"--calibration or --observer is for static; {strategy} needs no samples")
-    choices = {"include": include or ("*",), "exclude": exclude}
-    if textbook:
-        choices["scheme"] = Scheme.textbook()
-    if observer or (textbook and strategy == "static"):
-        choices["observer"] = observer or "minmax"
-    strategy = STRATEGIES[strategy](**choices)
+    strategy = _strategy(strategy, target, steps, textbook, calibration, observer, include, exclude)
     before = _size(Path(model))
     model = load(model)
     with _progress() as progress:
-        ranges = _calibration(calibration, model)
-        if ranges is not None:
-            ranges = calibrate(model, ranges, strategy.observer, lambda done, total: progress("calibrate", done, total))
-        quantized = quantize(model, strategy, ranges)
+        given = _calibration(calibration, model, None if isinstance(strategy, QAT) else _CALIBRATION_SAMPLES)
+        if given is not None and not isinstance(strategy, QAT):
+            given = calibrate(model, given, strategy.observer, lambda done, total: progress("calibrate", done, total))
+        quantized = quantize(model, strategy, given, lambda done, total: progress("train", done, total))
     save(quantized, out)
     console = _console()
     console.print(_placements(quantized))
-    if ranges is not None:
-        console.print(_movement(ranges, strategy.scheme))
+    if isinstance(given, Calibration):
+        console.print(_movement(given, strategy.scheme))
     console.print(f"{out}: {before / 1e6:.2f} MB → {_size(out) / 1e6:.2f} MB")
+
+
+def _strategy(name, target, steps, textbook, calibration, observer, include, exclude):
+    """The strategy that the options of `cq quantize` ask for."""
+    if name != "qat" and (target or steps):
+        raise click.UsageError(f"--target and --steps are for qat, not for {name}")
+    becomes = (target or "static") if name == "qat" else name
+    if (observer and becomes != "static") or (calibration and name not in ("static", "qat")):
+        raise click.UsageError(f"--calibration or --observer is for static; {becomes} needs no samples")
+    choices = {"include": include or ("*",), "exclude": exclude}
+    if textbook:
+        choices["scheme"] = Scheme.textbook()
+    if observer or (textbook and becomes == "static"):
+        choices["observer"] = observer or "minmax"
+    strategy = STRATEGIES[becomes](**choices)
+    return QAT(target=strategy, steps=steps or QAT.steps, ranges="learned") if name == "qat" else strategy
 
 
 @main.command()
@@ -243,41 +253,10 @@ def train_command(text, out, like, steps, batch_size, learning_rate, seed, half,
     _check_target(out / "model.safetensors" if out.exists() else out)
     if (out / "model.safetensors").exists() and not force:
         raise CqError(f"{out} holds a model: choose another name or add --force")
-    like = like or samples.shipped_model()
-    config, tokenizer = read_settings(like).config, read_tokenizer(like, False)
-    start, *rest = split_text(text.read_bytes(), str(text))
     training = Training(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed)
-    windows = Windows(encode_text(start, tokenizer), config.max_positions, seed)
-    begin = time.perf_counter()
     with _progress() as progress:
-        model = train(Transformer(config, random_weights(config, seed), tokenizer), windows, training, checkpoint,
-                      lambda done, total, loss: progress("train", done, total))
-    seconds = time.perf_counter() - begin
-    weights = weights_of(model)
-    write_folder(out, like, weights, config.family, "float16" if half else "float32")
-    for name, part in zip(("calibration", "evaluation"), rest):
-        (out / f"{name}.txt").write_text(part, encoding="utf-8", newline="")
-    model = load(out)
-    record = {"parameters": sum(array.size for array in weights.values())} | dataclasses.asdict(training)
-    record |= {"seconds": round(seconds)} | _bits(model, out)
-    if qat:
-        with _progress() as progress:
-            model = quantize(model, QAT(steps=qat, batch_size=batch_size, learning_rate=learning_rate / 30, seed=seed),
-                             windows.consecutive(), lambda done, total: progress("quantization-aware", done, total))
-        save(model, out / "static.safetensors")
-        record |= {f"static_{name}": value for name, value in _bits(model, out).items()}
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        record = train_folder(text, out, like or samples.shipped_model(), training, half, qat, checkpoint, progress)
     _console().print("\n".join(f"{name}: {_listing(value)}" for name, value in record.items()))
-
-
-def _bits(model, folder: Path) -> dict[str, float]:
-    """Mean bits per token of the two texts beside a language model."""
-    found = {}
-    for name in ("calibration", "evaluation"):
-        tokens = samples.read(folder / f"{name}.txt", model).tokens
-        nll = [metrics.token_nll(model.logits([ids])[0], ids) for ids in tokens]
-        found[f"{name}_bits_per_token"] = round(metrics.bits_per_token(np.concatenate(nll)), 4)
-    return found
 
 
 @main.command("info")
@@ -341,12 +320,13 @@ def _progress(hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]
         yield show
 
 
-def _calibration(paths, model) -> samples.Samples | None:
-    """Unlabeled: single sentences even where the files hold pairs."""
+def _calibration(paths, model, most: int | None = _CALIBRATION_SAMPLES) -> samples.Samples | None:
+    """At most so many, unlabeled: single sentences even where the files hold pairs."""
     if not paths:
         return None
     found = samples.read([Path(path) for path in paths], model)
-    return samples.Samples(found.tokens, sources=found.sources).limit(_CALIBRATION_SAMPLES)
+    found = samples.Samples(found.tokens, sources=found.sources)
+    return found if most is None else found.limit(most)
 
 
 def _movement(calibration: Calibration, scheme: Scheme) -> str:

@@ -11,6 +11,7 @@ from .model.linear import check_depth, pack_weight
 from .qtensor import QTensor
 
 PackedWeight = _core.Weight
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # normal float32
 
 
 def pack(b: np.ndarray | QTensor, zero_point: int | np.ndarray = 0) -> PackedWeight:
@@ -77,15 +78,27 @@ def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = N
         _check_reach(x, w)
     y = _core.linear(x, w, _floats(bias, "bias", 1), None, activation, residual, form)
     if form is None:
-        check_finite(y, "the result of linear")
+        _check_finite(y, "the result of linear")
         return y
-    return QTensor(y.codes, np.array(form.scale, np.float32), np.array(form.zero_point, np.int32))
+    return QTensor.known(y.codes, np.array(form.scale, np.float32), np.array(form.zero_point, np.int32))
+
+
+def _check_finite(x: np.ndarray, name: str) -> None:
+    """Raises where x, float32 and contiguous, holds NaN or Inf: one fast pass, and a slow one only to say where."""
+    try:
+        if x.size:
+            _core.min_max(x)
+    except CqError:
+        check_finite(x, name)
 
 
 def _check_reach(x: np.ndarray | _core.Coded, w: PackedWeight) -> None:
     """Raises where a product might leave float32: as a code, Inf or NaN could not be told from a number."""
-    largest = 255 * float(np.max(x.scale, initial=0)) if isinstance(x, _core.Coded) else float(np.abs(x).max(initial=0))
-    if w.scales is not None and largest * 255 * float(w.scales.max(initial=0)) * w.k > float(np.finfo(np.float32).max):
+    if isinstance(x, _core.Coded):
+        largest = 255 * (float(x.scale.max(initial=0)) if isinstance(x.scale, np.ndarray) else x.scale)
+    else:
+        largest = float(np.abs(x).max(initial=0))
+    if w.scales is not None and largest * 255 * w.largest_scale * w.k > LARGEST:
         raise CqError("x: with this weight, sums may pass the largest float32; scale the inputs down")
 
 
@@ -107,19 +120,21 @@ def _floats(x, name: str, ndim: int) -> np.ndarray | None:
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != ndim:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise CqError(f"{name}: need a float32 array of {ndim} dimension{'s' * (ndim > 1)}, got {what}")
-    check_finite(x, name)
-    return np.ascontiguousarray(x)
+    x = np.ascontiguousarray(x)
+    _check_finite(x, name)
+    return x
 
 
 def _scale(value) -> float:
-    smallest, largest = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not smallest <= value <= largest:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not SMALLEST <= value <= LARGEST:
         raise CqError(f"out_scale: need a positive normal float32, got {reprlib.repr(value)}")
     return float(np.float32(value))
 
 
-def _zero_points(value, name: str, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
-    """int32 of `shape`, from an integer or an array of it."""
+def _zero_points(value, name: str, shape: tuple[int, ...], low: int, high: int) -> int | np.ndarray:
+    """int32 of `shape`, from an integer or an array of it; an integer where the shape is ()."""
+    if not shape and type(value) is int and low <= value <= high:
+        return value
     try:
         array = np.asarray(value)
     except ValueError:

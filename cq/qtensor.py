@@ -50,6 +50,14 @@ class QTensor:
         for field, value in zip(("data", "scale", "zero_point", "axis", "group_size"), checked, strict=True):
             object.__setattr__(self, field, value)
 
+    @classmethod
+    def known(cls, data: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> "QTensor":
+        """Per-tensor codes whose parts are known to fit: without the checks, which take longer than a small product."""
+        self = object.__new__(cls)
+        for field, value in (("data", data), ("scale", scale), ("zero_point", zero_point), ("axis", None), ("group_size", None)):
+            object.__setattr__(self, field, value)
+        return self
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the codes, which is the shape of the tensor they stand for."""

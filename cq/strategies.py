@@ -191,6 +191,8 @@ class QAT(Training):
     betas: tuple[float, float] = (0.9, 0.999)
     loss: str = "distillation"
 
+    name = "qat"
+
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.target, (WeightOnly, Dynamic, Static)):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import cq
 from cq.cli import main
-from cq.report.samples import shipped_model
+from cq.report.samples import read, shipped_model
 
 
 @pytest.fixture
@@ -41,6 +41,13 @@ def test_compare_shows_a_table(run, tiny_encoder, pairs, prose):
     text = run("compare", tiny_encoder, "--data", pairs, "--calibration", prose)
     for word in ("float32", "weight-only", "dynamic", "static textbook", "Spearman", "cosine", "SQNR", "cores"):
         assert word in text
+
+
+def test_compare_trains_where_asked_to(run, tiny_encoder, pairs, prose):
+    found = json.loads(run("compare", tiny_encoder, "--data", pairs, "--calibration", prose, "--strategy", "static", "--qat", 2,
+                           "--json", "-"))
+    assert [row["name"] for row in found["rows"]] == ["float32", "static", "qat", "static textbook", "qat textbook"]
+    assert found["rows"][2]["strategy"] == "qat" and "steps=2" in found["rows"][2]["choices"]
 
 
 def test_compare_writes_pure_json_and_markdown(run, tiny_lm, prose, tmp_path):
@@ -137,6 +144,16 @@ def test_quantize_static_by_an_observer(run, tiny_encoder, prose, tmp_path):
     assert "calibrated on 1 sample: too few to say" in text
 
 
+@pytest.mark.parametrize("target", [cq.Static(), cq.Dynamic()], ids=["static", "dynamic"])
+def test_quantize_trains(run, tiny_encoder, prose, tmp_path, target):
+    out, model = tmp_path / "q.safetensors", cq.load(tiny_encoder)
+    chosen = [] if target == cq.Static() else ["--target", target.name]
+    run("quantize", tiny_encoder, out, "--strategy", "qat", *chosen, "--steps", 3, "--calibration", prose)
+    expected = cq.quantize(model, cq.QAT(target=target, steps=3, ranges="learned"), read(prose, model))
+    found, tokens = cq.load(out), [np.arange(9)]
+    assert found.strategy == target and np.array_equal(found.forward(tokens)[0], expected.forward(tokens)[0])
+
+
 def test_quantize_textbook_include_exclude(run, tiny_encoder, tmp_path):
     out = tmp_path / "out.safetensors"
     run("quantize", tiny_encoder, out, "--strategy", "dynamic", "--textbook", "--include", "layers.*", "--exclude", "*.down")
@@ -216,6 +233,9 @@ def test_embed_reads_lines_and_writes_npy(run, tiny_encoder, tmp_path):
     (["quantize", "MODEL", "out.safetensors", "--strategy", "static"], 1, "calibrat"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--observer", "mse"], 2, "--observer is for static"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--steps", "3"], 2, "--steps are for qat"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "qat"], 1, "QAT trains on samples"),
+    (["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--qat", "2"], 1, "qat needs samples to calibrate on"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--observer", "best"], 1, "minmax, moving_average"),
     (["inspect", "PAIRS"], 1, "pairs.tsv"),
     (["embed", "MODEL"], 2, "no texts"),

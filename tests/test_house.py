@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "train": {"formats", "model", "strategies", "affine", "errors"},
     "quantize": {"train", "smooth", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
-    "report": {"quantize", "calibrate", "formats", "model", "strategies", "system", "qtensor", "errors"},
+    "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},
     "cli": {"report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "errors"},
 }
 

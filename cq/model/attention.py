@@ -41,19 +41,21 @@ class Attention:
         self.heads, self.kv_heads, self.dim, self.causal, self.rotary = heads, kv_heads, dim, causal, rotary
         self.scale = float(np.float32(dim ** -0.5))
         self.forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead | None = None
-        self._derived: tuple = ()
+        self._derived: tuple = (None,) * 5
 
     def _joined(self) -> tuple:
         """(the three layers as one, or None; the form of all three), made again where a layer or the forms were replaced."""
-        parts = (self.query, self.key, self.value, self.forms)
-        if not self._derived or any(a is not b for a, b in zip(parts, self._derived[0])):
+        query, key, value, forms, result = self._derived
+        if query is not self.query or key is not self.key or value is not self.value or forms is not self.forms:
             by_column = self.forms is not None and not isinstance(self.forms, PerHead)
             form = self.forms
             if by_column:
                 kind = Smoothed if any(isinstance(form, Smoothed) for form in self.forms) else ByColumn
                 form = kind.of(self.forms, self._widths())
-            self._derived = parts, (joined(parts[:3]), form)
-        return self._derived[1]
+            result = joined((self.query, self.key, self.value)), form
+            # after joining, which other threads may do as well: either's result will do
+            self._derived = self.query, self.key, self.value, self.forms, result
+        return result
 
     def _widths(self) -> tuple[int, int, int]:
         return self.heads * self.dim, self.kv_heads * self.dim, self.kv_heads * self.dim

@@ -1,6 +1,6 @@
 """Linear layers: the float32 one and the one in codes that all strategies share. A layer knows the form that it reads; its
 caller says the form that the next one reads. Knows no strategy: cq/quantize.py makes the layers."""
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -132,23 +132,25 @@ def _parts(array: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     return [np.ascontiguousarray(part) for part in parts] if array.flags.c_contiguous else parts
 
 
-class Then(NamedTuple):
+class Then:
     """What follows a part's last layer, in the same pass: the residual is added, the sum normed and coded for its readers.
     stream: what goes on beside them, as float32 or in this form: "sum", or "normed" (both float32), or a Fixed form of either."""
-    residual: np.ndarray | _core.Coded
-    norm: "Norm"
-    readers: tuple
-    keep: str
-    stream: Fixed | None
+    __slots__ = ("residual", "norm", "form", "keep", "stream")
+
+    def __init__(self, residual: np.ndarray | _core.Coded, norm: "Norm", readers: tuple, keep: str, stream: Fixed | None):
+        self.residual, self.norm, self.keep, self.stream = residual, norm, keep, stream
+        self.form = norm.form_for(readers)
 
     def arguments(self) -> tuple:
-        form = self.norm.form_for(self.readers)
-        keep = self.keep if self.keep == "sum" else "result" if form is None or form == self.stream else "both"
-        return self.residual, form, self.norm.arguments, keep, self.stream if keep == "sum" else None
+        """Of _core.linear and _core.finish, from residual on."""
+        if self.keep == "sum":
+            return self.residual, self.form, self.norm.arguments, "sum", self.stream
+        keep = "result" if self.form is None or self.form == self.stream else "both"
+        return self.residual, self.form, self.norm.arguments, keep, None
 
     def unpacked(self, results) -> tuple[Activation, np.ndarray | _core.Coded]:
         """The readers' activation, and the stream."""
-        form = self.norm.form_for(self.readers)
+        form = self.form
         result, stream = results if isinstance(results, tuple) else (results, results)
         x = Activation.of(result, form)
         if form is not None and self.keep == "normed" and stream is not result:

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import CalibrationError, CqError
 from ..formats import load, save
 from ..quantize import quantize
-from ..strategies import STRATEGIES, Dynamic, Scheme, Static, WeightOnly
+from ..strategies import QAT, STRATEGIES, Dynamic, Scheme, Static, WeightOnly
 from ..system import info
 from . import metrics
 from .record import Report, Row
@@ -21,11 +21,15 @@ _LM, _ENCODER = ("perplexity", "bits_per_token", "top1", "kl"), ("spearman", "co
 _CHUNK_TOKENS, _CHUNK_LOGITS = 4096, 2**25  # evaluated at once; 2**25 float32 logits are 128 MiB
 
 
-def default_strategies() -> tuple:
-    """Weight-only, dynamic and static, each with the production default and with the textbook scheme."""
-    textbook = Scheme.textbook()
-    return (WeightOnly(), Dynamic(), Static(),
-            WeightOnly(scheme=textbook), Dynamic(scheme=textbook), Static(scheme=textbook, observer="minmax"))
+def default_strategies(qat: int | None = None) -> tuple:
+    """Weight-only, dynamic and static, and with `qat` steps of training QAT for static, each with the production default and with
+    the textbook scheme."""
+    found = []
+    for scheme, observer in ((Scheme(), Static.observer), (Scheme.textbook(), "minmax")):
+        static = Static(scheme=scheme, observer=observer)
+        found += [WeightOnly(scheme=scheme), Dynamic(scheme=scheme), static]
+        found += [QAT(target=static, steps=qat, ranges="learned")] if qat else []
+    return tuple(found)
 
 
 def compare(model, data, strategies: Iterable | None = None, calibration=None, metric: str | Callable | None = None,
@@ -35,8 +39,8 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     model: a float32 Transformer, or a path to load one from.
     data: what accuracy is reported on and calls are timed with; all that `samples.read` takes.
     strategies: strategy objects; None is `default_strategies()`.
-    calibration: samples for static strategies, never those of `data`; None takes the shipped model's own slice, for that
-    model.
+    calibration: samples for static strategies, and for QAT to train on, never those of `data`; None takes the shipped model's own
+    slice, for that model.
     metric: "perplexity", "bits_per_token", "top1" or "kl" for a causal language model, "spearman" (×100, on scored pairs) or
     "cosine" (to the float32 embedding) for an encoder, or a function (model, data) -> float, which is given the data as it
     came here (as Samples if it was a path). None: perplexity and bits, or Spearman and cosine (neither where
@@ -59,9 +63,9 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     models = [model]
     for i, strategy in enumerate(strategies):
         progress("quantize", i, len(strategies))
-        static = isinstance(strategy, Static)
-        models.append(quantize(model, strategy, calibration.tokens if static else None,
-                               lambda done, total: progress("calibrate", done, total)))
+        kind = f"train {_labels(strategy)[0]}" if isinstance(strategy, QAT) else "calibrate"
+        models.append(quantize(model, strategy, calibration.tokens if isinstance(strategy, (Static, QAT)) else None,
+                               lambda done, total: progress(kind, done, total)))
     sizes = [_file_bytes(m) for m in models]
     progress("quantize", len(strategies), len(strategies))
     latency, batch, timing = timed(models, samples, repeats, progress)
@@ -95,8 +99,8 @@ def _opened(model) -> tuple[str, object, Path | None]:
 def _strategies(strategies) -> tuple:
     strategies = tuple(strategies) if isinstance(strategies, Iterable) else (strategies,)
     for strategy in strategies:
-        if not isinstance(strategy, tuple(STRATEGIES.values())):
-            raise CqError(f"strategies must be WeightOnly, Dynamic or Static objects, got {strategy!r}")
+        if not isinstance(strategy, (*STRATEGIES.values(), QAT)):
+            raise CqError(f"strategies must be WeightOnly, Dynamic, Static or QAT objects, got {strategy!r}")
     return strategies
 
 
@@ -116,11 +120,12 @@ def _metric_names(metric, model, samples: Samples) -> tuple[str, ...]:
 
 def _calibration(calibration, strategies, model, samples: Samples) -> Samples | None:
     """The samples to calibrate on, or None where no strategy needs any."""
-    if not any(isinstance(strategy, Static) for strategy in strategies):
+    needs = next((strategy.name for strategy in strategies if isinstance(strategy, (Static, QAT))), None)
+    if needs is None:
         return None
     if calibration is None:
-        raise CalibrationError("static needs samples to calibrate on: give calibration (--calibration on the command line), "
-                               "100–500 unlabeled samples that are not in the data, or leave static out of the strategies")
+        raise CalibrationError(f"{needs} needs samples to calibrate on: give calibration (--calibration on the command line), "
+                               f"100–500 unlabeled samples that are not in the data, or leave {needs} out of the strategies")
     calibration = read(calibration, model)
     shared = {path.resolve() for path in calibration.sources} & {path.resolve() for path in samples.sources}
     if shared:
@@ -210,8 +215,10 @@ def _labels(strategy) -> tuple[str, str, str, str]:
     """Row.name, .strategy, .scheme, .choices"""
     if strategy is None:
         return "float32", "float32", "", ""
-    scheme = {Scheme(): "default", Scheme.textbook(): "textbook"}.get(strategy.scheme, "custom")
-    return strategy.name + ("" if scheme == "default" else f" {scheme}"), strategy.name, scheme, repr(strategy)
+    target = strategy.target if isinstance(strategy, QAT) else strategy
+    scheme = {Scheme(): "default", Scheme.textbook(): "textbook"}.get(target.scheme, "custom")
+    parts = [strategy.name, "" if target is strategy or target.name == "static" else target.name, scheme.removeprefix("default")]
+    return " ".join(part for part in parts if part), strategy.name, scheme, repr(strategy)
 
 
 def _described(samples: Samples) -> dict:

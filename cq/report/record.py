@@ -24,7 +24,7 @@ _METRICS = {
 class Row:
     """One model of a comparison: float32 or a strategy.
 
-    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic" or "static"; scheme: "default",
+    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static" or "qat"; scheme: "default",
     "textbook", "custom" or "" (float32); choices: the strategy in full. file_bytes: its saved checkpoint; weight_bytes:
     resident weights; latency_s: median seconds for one sequence; tokens_per_s: median over a batch; the speed-ups are over
     float32. accuracy: metric name → value; sqnr_db: mean decibels of the outputs against float32's, infinite where they are

@@ -127,7 +127,7 @@ def test_static_needs_calibration_other_than_the_data(encoder, pairs, prose, tmp
 
 @pytest.mark.parametrize("arguments, message", [
     (dict(metric="perplexity"), "metric 'perplexity': the metric does not fit; for this model and data: cosine"),
-    (dict(strategies=["dynamic"]), "strategies must be WeightOnly, Dynamic or Static objects, got 'dynamic'"),
+    (dict(strategies=["dynamic"]), "strategies must be WeightOnly, Dynamic, Static or QAT objects, got 'dynamic'"),
     (dict(repeats=0), "repeats must be a positive integer, got 0"),
     (dict(data=[]), "no samples"),
     (dict(data=7), "data must be a path or an iterable of samples, got int"),
@@ -135,6 +135,13 @@ def test_static_needs_calibration_other_than_the_data(encoder, pairs, prose, tmp
 def test_what_does_not_fit_is_refused(encoder, arguments, message):
     with pytest.raises(CqError, match=message):
         cq.compare(encoder, **{"data": ["a text"], "strategies": [Dynamic()]} | arguments)
+
+
+def test_training_for_each_strategy_has_a_row(encoder, pairs, prose):
+    strategies = [cq.QAT(target=target, steps=1) for target in (cq.Static(), cq.Dynamic(), cq.WeightOnly(cq.Scheme.textbook()))]
+    rows = cq.compare(encoder, pairs, strategies, prose, repeats=1).rows
+    assert [row.name for row in rows] == ["float32", "qat", "qat dynamic", "qat weight-only textbook"]
+    assert {row.strategy for row in rows[1:]} == {"qat"} and rows[1].weight_bytes < rows[0].weight_bytes / 2
 
 
 def test_a_quantized_model_cannot_be_the_original(encoder):
