@@ -8,13 +8,13 @@ import numpy as np
 
 from . import _core, affine
 from .affine import check_finite
-from .calibrate import Calibration, Progress, calibrate
+from .calibrate import KEEP, Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
-from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
+from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
 from .qtensor import QTensor
-from .smooth import Fold, Plan, plan, scaled
+from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
 from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
 from .train import fit
 
@@ -53,7 +53,7 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
                                    "arrays as calibration=, or use Dynamic(), which needs none")
         if not isinstance(calibration, Calibration):
-            calibration = calibrate(model, calibration, strategy.observer, progress, executor)
+            calibration = calibrate(model, calibration, strategy.observer, progress, executor, KEEP if wanted(strategy) else 0)
         elif calibration.observer != strategy.observer:
             raise CqError(f"calibration: made by observer {calibration.observer!r}, the strategy wants {strategy.observer!r}")
     elif calibration is not None or executor is not None:
@@ -63,8 +63,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
     def form_at(site: str) -> Fixed:
         return _fixed(calibration, site, strategy.scheme)
 
-    folds = Plan({}, {})
-    if isinstance(strategy, Static) and (strategy.smooth or strategy.correct_bias):
+    folds = NO_PLAN
+    if isinstance(strategy, Static) and wanted(strategy):
         folds = plan(model, calibration, strategy, form_at, lambda name: not _chosen(name, strategy))
     return _convert(model, strategy, form_at, folds=folds)
 
@@ -79,7 +79,7 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
         learned = {}
         if isinstance(target, Static):
             texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-            found = calibrate(model, texts[:_FIRST_RANGES], target.observer)
+            found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=0)
             learned = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
     network = fit(model, samples, strategy, learned, progress=progress and (lambda done, total, loss: progress(done, total)))
     scheme, ranges = target.scheme, network.ranges()
@@ -99,7 +99,7 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
 
 
 def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scales: dict | None = None,
-             folds: Plan = Plan({}, {})) -> Transformer:
+             folds: Plan = NO_PLAN) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
     point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is smoothed."""
     result = copy.copy(model)
@@ -113,7 +113,7 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scal
     for owner, attribute, name in list(result.linear_places()):
         learned, fold = (scales or {}).get(name), folds.layers.get(name)
         setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
-    _join(result, strategy, form_at, folds.values)
+    _join(result, strategy, form_at, folds)
     _swap_word(result, strategy)
     return result
 
@@ -169,7 +169,7 @@ def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 
 
-def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], values: dict[str, Smoothed]) -> None:
+def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: Plan) -> None:
     """Where neighbours are in int8, what flows between them is too."""
     for block in model.blocks:
         attention, ffn = block.attention, block.ffn
@@ -177,7 +177,7 @@ def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], values:
         attention.forms = None
         if strategy.scheme.attention == "int8" and kinds == {"static"}:
             query, key, value = (form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
-            attention.forms = query, key, values.get(block.name, value)
+            attention.forms = query, key, folds.values.get(block.name, value)
         elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
             attention.forms = PerHead("int8", True, attention.dim)
         if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":
