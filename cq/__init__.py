@@ -8,10 +8,10 @@ from .ops import PackedWeight, linear, matmul_integer, pack
 from .qtensor import QTensor, quantize_tensor
 from .quantize import quantize
 from .report import compare
-from .strategies import QAT, Dynamic, Scheme, Static, Training, WeightOnly
+from .strategies import QAT, Dynamic, Mixed, Scheme, Static, Training, WeightOnly
 from .system import info, set_num_threads
 from .train import train
 
-__all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "PackedWeight", "QAT", "QTensor", "Scheme",
+__all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "Mixed", "PackedWeight", "QAT", "QTensor", "Scheme",
            "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "info", "linear", "load",
            "matmul_integer", "observers", "pack", "quantize", "quantize_tensor", "save", "set_num_threads", "train"]
