@@ -82,7 +82,8 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
                     lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), network.scales())
 
 
-def _mixed(model: Transformer, strategy: Mixed, calibration, progress: Progress | None, executor: Executor | None) -> Transformer:
+def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibration | None, progress: Progress | None,
+           executor: Executor | None) -> Transformer:
     """Each layer from the model quantized by its own strategy alone, and what flows between layers of one strategy with them."""
     static = [part for part in parts(strategy) if isinstance(part, Static)]
     if not static and (calibration is not None or executor is not None):
@@ -195,13 +196,18 @@ def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, lea
         raise CqError(f"{name}: {error}") from None
 
 
+def reads(name: str) -> str:
+    """The observed place that a linear layer reads: "layers.0.ffn.up" → "layers.0.ffn.input"."""
+    head, _, last = name.rpartition(".")
+    return "head.input" if name == "head" else f"{head}.{_READS[last]}"
+
+
 def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     scheme = strategy.scheme
     if isinstance(strategy, WeightOnly):
         return None
     if isinstance(strategy, Static):
-        head, _, last = name.rpartition(".")
-        return form_at("head.input" if name == "head" else f"{head}.{_READS[last]}")
+        return form_at(reads(name))
     kind = PerToken if scheme.activation_granularity == "per_token" else PerTensor
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 
