@@ -29,10 +29,10 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
              executor: Executor | None = None) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
-    calibration: for Static, and a mix with it, any iterable of samples: a text, a 1-D int array of token ids, or a list of either (a batch);
-    100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For QAT, the
-    samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score -1 … 1); the
-    result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps. executor: for
+    calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
+    (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
+    QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
+    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps. executor: for
     Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits (cq/calibrate.py says what
     that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""

@@ -67,7 +67,7 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     sizes = [_file_bytes(m) for m in models]
     progress("quantize", len(strategies), len(strategies))
     latency, batch, timing = timed(models, samples, repeats, progress)
-    accuracies = Evaluation(model, samples, names)(models, progress)
+    accuracies = Evaluation(model, samples, (*names, "sqnr_db"))(models, progress)
     if callable(metric):
         for m, accuracy in zip(models, accuracies):
             accuracy[names[0]] = float(metric(m, samples if isinstance(data, (str, os.PathLike)) else data))
@@ -77,8 +77,8 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
         sqnr = accuracies[i].pop("sqnr_db")
         rows.append(Row(*_labels(strategy), sizes[i], m.nbytes, latency[i], latency[0] / latency[i],
                         timing["batch_tokens"] / batch[i], batch[0] / batch[i], accuracies[i], sqnr))
-    return Report(name, names, tuple(rows), _machine(), _described(samples),
-                  _described(calibration) if calibration else None, timing)
+    return Report(name, names, tuple(rows), _machine(), samples.described(),
+                  calibration.described() if calibration else None, timing)
 
 
 def _file_bytes(model) -> int:
@@ -99,10 +99,6 @@ def _labels(strategy) -> tuple[str, str, str, str]:
     scheme = {Scheme(): "default", Scheme.textbook(): "textbook"}.get(target.scheme, "custom")
     parts = [strategy.name, "" if target is strategy or target.name == "static" else target.name, scheme.removeprefix("default")]
     return " ".join(part for part in parts if part), strategy.name, scheme, repr(strategy)
-
-
-def _described(samples: Samples) -> dict:
-    return {"files": [path.name for path in samples.sources], "samples": len(samples), "tokens": samples.num_tokens}
 
 
 def _machine() -> dict:

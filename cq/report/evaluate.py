@@ -32,8 +32,8 @@ def is_lm(model) -> bool:
 
 
 class Evaluation:
-    """Calls give the accuracies `names` and "sqnr_db" of each model. Outputs are logits of a language model, hidden states of
-    others. "cosine" is of the embeddings, or of the rows of outputs where the model does not pool.
+    """Calls give the accuracies `names` of each model; "sqnr_db" may be one: mean decibels of the outputs. Outputs are logits of a
+    language model, hidden states of others. "cosine" is of the embeddings, or of the rows of outputs where the model does not pool.
 
     The data goes by in chunks, so that no more than a chunk of outputs is held, and the float32 model's, up to `keep` bytes, for
     the next call."""
@@ -41,6 +41,7 @@ class Evaluation:
     def __init__(self, float32, samples: Samples, names: tuple[str, ...], keep: int = 0):
         self.float32, self.samples, self.names, self.keep = float32, samples, names, keep
         self.lm = is_lm(float32)
+        self._beside = bool({"sqnr_db", "cosine", "top1", "kl"} & set(names))  # whether float32's outputs are needed
         self.embeds = float32.config.pooling is not None and not self.lm and bool(set(names) & set(ENCODER))
         self._kept: dict[int, list[np.ndarray]] = {}
 
@@ -49,11 +50,11 @@ class Evaluation:
         parts, embeddings, done = [{} for _ in models], [], 0
         progress("evaluate", 0, len(self.samples))
         for place, chunk in enumerate(_chunks(self.samples, self.float32.config.vocab_size if self.lm else 1)):
-            reference = self._reference(place, chunk)
-            if self.embeds:
+            reference = self._reference(place, chunk) if self._beside else None
+            if self.embeds and "cosine" in self.names:
                 embeddings.append(_embedded(self.float32, reference))
             for model, part in zip(models, parts):
-                outputs = reference if model is self.float32 else self._outputs(model, chunk)
+                outputs = reference if reference and model is self.float32 else self._outputs(model, chunk)
                 for found in self._found(model, reference, outputs, chunk):
                     for key, values in found.items():
                         part.setdefault(key, []).append(values)
@@ -75,8 +76,10 @@ class Evaluation:
 
     def _found(self, model, reference, outputs, chunk) -> Iterator[dict]:
         """What a chunk's sequences add to a model's accuracy."""
-        for theirs, ours, tokens in zip(reference, outputs, chunk):
-            part = {"sqnr_db": [metrics.sqnr_db(theirs, ours)]}
+        for theirs, ours, tokens in zip(reference or outputs, outputs, chunk):
+            part = {}
+            if "sqnr_db" in self.names:
+                part["sqnr_db"] = [metrics.sqnr_db(theirs, ours)]
             if self.lm and {"perplexity", "bits_per_token"} & set(self.names):
                 part["nll"] = metrics.token_nll(ours, tokens)
             if "top1" in self.names:
@@ -91,6 +94,7 @@ class Evaluation:
 
     def _accuracies(self, part: dict, embeddings: np.ndarray | None) -> dict[str, float]:
         ways = {
+            "sqnr_db": lambda: float(part["sqnr_db"].mean()),
             "perplexity": lambda: metrics.perplexity(part["nll"]),
             "bits_per_token": lambda: metrics.bits_per_token(part["nll"]),
             "top1": lambda: float(part["top1"].mean()),
@@ -98,7 +102,7 @@ class Evaluation:
             "cosine": lambda: float((metrics.cosine(embeddings, part["embedding"]) if self.embeds else part["rows"]).mean()),
             "spearman": lambda: _spearman(part["embedding"], self.samples.scores),
         }
-        return {"sqnr_db": float(part["sqnr_db"].mean())} | {name: ways[name]() for name in self.names if name in ways}
+        return {name: ways[name]() for name in self.names if name in ways}
 
 
 def _embedded(model, hidden: list[np.ndarray]) -> np.ndarray:

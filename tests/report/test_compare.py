@@ -168,11 +168,11 @@ def test_chunks_and_the_timed_batch_are_bounded():
     data = samples.Samples([np.zeros(n, np.int32) for n in [3000, 1000, 200, 5000, 10] + [1] * 90])
     assert [sum(map(len, chunk)) for chunk in evaluate._chunks(data, 1)] == [4000, 200, 5000, 100]
     assert [len(chunk) for chunk in evaluate._chunks(data, 2**25)] == [1] * 95
-    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(512, np.int32)] * 50))
+    _, batch = timing_of.timing_inputs(samples.Samples([np.zeros(512, np.int32)] * 50))
     assert len(batch) == 4
-    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(5, np.int32)] * 50))
+    _, batch = timing_of.timing_inputs(samples.Samples([np.zeros(5, np.int32)] * 50))
     assert len(batch) == 32
-    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(9000, np.int32)]))
+    _, batch = timing_of.timing_inputs(samples.Samples([np.zeros(9000, np.int32)]))
     assert len(batch) == 1
 
 
