@@ -10,12 +10,13 @@ import numpy as np
 from ..errors import CqError
 from ..formats import save
 from ..quantize import quantize
-from ..strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly
+from ..strategies import QAT, STRATEGIES, Dynamic, Mixed, Scheme, Static, WeightOnly
 from ..system import info
 from .evaluate import Evaluation, metric_names
 from .inputs import calibration_for, checked, needs_samples, opened
 from .record import Report, Row
 from .samples import Samples, listed, read
+from .sensitivity import sensitivity
 from .timing import timed
 
 
@@ -31,7 +32,8 @@ def default_strategies(qat: int | None = None) -> tuple:
 
 
 def compare(model, data, strategies: Iterable | None = None, calibration=None, metric: str | Callable | None = None,
-            progress: Callable[[str, int, int], None] | None = None, repeats: int = 7) -> Report:
+            progress: Callable[[str, int, int], None] | None = None, repeats: int = 7,
+            layers: bool = False) -> Report:
     """Quantizes `model` by every strategy and measures each beside the float32 original.
 
     model: a float32 Transformer, or a path to load one from.
@@ -43,7 +45,8 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     "cosine" (to the float32 embedding) for an encoder, or a function (model, data) -> float, which is given the data as it
     came here (as Samples if it was a path). None: perplexity and bits, or Spearman and cosine (neither where
     the model does not pool).
-    progress: called with (what, done, total). repeats: rounds of timing; in each, every model runs in turn.
+    progress: called with (what, done, total). repeats: rounds of timing; in each, every model runs in turn. layers: whether to
+    measure each layer alone as well, as cq.sensitivity does, by the first WeightOnly, Dynamic and Static among the strategies.
 
     Speed is of `model.forward`: for a language model the prefill, without its head. All models stay in memory until the end,
     because the timing takes turns among them. Raises CalibrationError if a static strategy has nothing to calibrate on;
@@ -57,6 +60,7 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     samples = read(data, model)
     names = metric_names(metric, model, samples)
     calibration = calibration_for(strategies, calibration if calibration is not None else own_calibration, model, samples)
+    alone = _first_of_each(strategies) if layers else ()
 
     models = [model]
     for i, strategy in enumerate(strategies):
@@ -72,13 +76,22 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
         for m, accuracy in zip(models, accuracies):
             accuracy[names[0]] = float(metric(m, samples if isinstance(data, (str, os.PathLike)) else data))
 
+    found = sensitivity(model, samples, alone, calibration, metric, progress) if layers else None
     rows = []
     for i, (m, strategy) in enumerate(zip(models, [None, *strategies])):
         sqnr = accuracies[i].pop("sqnr_db")
         rows.append(Row(*_labels(strategy), sizes[i], m.nbytes, latency[i], latency[0] / latency[i],
                         timing["batch_tokens"] / batch[i], batch[0] / batch[i], accuracies[i], sqnr))
     return Report(name, names, tuple(rows), _machine(), samples.described(),
-                  calibration.described() if calibration else None, timing)
+                  calibration.described() if calibration else None, timing, found).named(name)
+
+
+def _first_of_each(strategies) -> tuple:
+    """Of the strategies that a layer alone can have."""
+    found = {strategy.name: strategy for strategy in reversed(strategies) if strategy.name in STRATEGIES}
+    if not found:
+        raise CqError("layers: none of the strategies is WeightOnly, Dynamic or Static, which a layer alone can have; add one")
+    return tuple(found.values())
 
 
 def _file_bytes(model) -> int:

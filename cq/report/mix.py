@@ -1,11 +1,11 @@
 """The search for a mix: a strategy for each layer, the fastest that keeps to a budget of accuracy. Changes no model; knows no
 terminal.
 
-Every group of layers that reads one input is probed alone with every strategy, for the noise that it makes (as cq.sensitivity does),
-and every kind of group is timed with every strategy inside a whole model. Starting from the fastest strategy of each, the next step
-is always the one that takes away the most noise for its time, as in the greedy solution of a multiple-choice knapsack; so there is
-one row of candidates, from the fastest to the most accurate. Bisection finds the first within the budget, and each of its steps is
-then tried without. What decides is measured on whole models."""
+Every group of layers that reads one input is probed alone with every strategy, for the noise that it makes (as cq.sensitivity
+does), and every kind of group is timed with every strategy inside a whole model. Starting from the cheapest strategy of each, the
+next step is always the one that takes away the most noise for its price, as in the greedy solution of a multiple-choice knapsack;
+so there is one row of candidates, from the cheapest to the most accurate. Bisection finds the first within the budget, and each
+of its steps is then tried without. What decides is measured on whole models."""
 import dataclasses
 import hashlib
 import itertools
@@ -32,7 +32,8 @@ from .trials import Mix, Search, Trial
 _PROBE_TOKENS = 1024  # of the data, for the noise of one group alone
 _ROUNDS = 5
 _LOGITS = 2**24       # of a timed batch: 64 MiB
-_FREE = 1e-4          # of a pass: what costs less has no price
+_FREE = 1e-4          # of a pass: the least price of a step
+_MEMORY = 0.1         # of a pass: the price of as many bytes as the reference has, lest a table be float32 for 0.1 % of time
 
 
 class _Unit(NamedTuple):
@@ -48,9 +49,9 @@ def mix(model, data, budget: float, strategies: Iterable | None = None, calibrat
     """Finds the strategy of each layer: static, dynamic, weight-only or float32. `result.strategy` is what cq.quantize takes.
 
     model, calibration, progress: as cq.compare's. data: what the budget is held to; as cq.compare's, and best neither what is
-    calibrated on nor what is reported in the end. budget: how much of the metric may be lost against float32, in its own units: 0.1
-    of Spearman ×100, 0.002 of a cosine, 0.01 of a perplexity. strategies: WeightOnly, Dynamic and Static objects, one of each at
-    most, whose include and exclude are not looked at; None is one of each; float32 is always possible. metric: the first that
+    calibrated on nor what is reported in the end. budget: how much of the metric may be lost against float32, in its own units:
+    0.1 of Spearman ×100, 0.002 of a cosine, 0.01 of a perplexity. strategies: WeightOnly, Dynamic and Static objects, one of each
+    at most, whose include and exclude are not looked at; None is one of each; float32 is always possible. metric: the first that
     cq.compare would take, or as there. max_trials: whole candidates that are measured, beside each strategy throughout.
     record: a JSON file that holds what was measured and the best so far after every step, and from which a search that was cut
     short, or is to keep another budget, goes on.
@@ -119,15 +120,15 @@ class _Work:
         self._tokens = _timed_tokens(model, samples)
         self.float32 = search.value("float32", lambda: self._accuracy(model))
         self._base = quantize(model, strategies[self.base], seen if self.base == "static" else None)
-        self.noise, self.time = self._noises(), self._times()
+        self.noise, self.price = self._noises(), self._prices()
 
     def options(self, unit: _Unit) -> tuple[str, ...]:
         """A word table runs alike under all strategies."""
         return (self.base, "float32") if unit.kind == "embed.word" else (*self.strategies, "float32")
 
     def gap(self, unit: _Unit, this: str, that: str) -> float:
-        """What the unit takes more by `this`, as a share of the reference's pass."""
-        return self.time[unit, this] - self.time[unit, that]
+        """What the unit costs more by `this`, as a share of the reference's pass."""
+        return self.price[unit, this] - self.price[unit, that]
 
     def trial(self, strategy: Mixed) -> Trial:
         def measured() -> tuple[float, float]:
@@ -157,9 +158,9 @@ class _Work:
         self.progress("noise of layers", len(probes), len(probes))
         return found
 
-    def _times(self) -> dict[tuple[_Unit, str], float]:
-        """What each unit takes more than by the base strategy, in passes of a model that has that throughout: units of a kind are
-        switched together, and share the difference."""
+    def _prices(self) -> dict[tuple[_Unit, str], float]:
+        """What each unit costs more than by the base strategy, in passes of a model that has that throughout. Time: units of a
+        kind are switched together, and share the difference. Memory: of float32, three bytes more a weight."""
         number = Counter(unit.kind for unit in self.units)
         kinds = {unit.kind: self.options(unit) for unit in self.units}
         probes = [(kind, option) for kind, options in kinds.items() for option in options if option != self.base]
@@ -170,7 +171,11 @@ class _Work:
             found[kind, option] = self.search.value(f"time {kind} {option}", lambda: self._against_base(
                 self.quantized(_mixed(choices, self.strategies))) - 1) / number[kind]
         self.progress("time of layers", len(probes), len(probes))
-        return {(unit, option): found[unit.kind, option] for unit in self.units for option in kinds[unit.kind]}
+        sizes = {place.name: place.shape[0] * place.shape[1] for place in self.model.coverage() if place.shape}
+        more = {unit: _MEMORY * 3 * sum(sizes[name] for name in unit.names if (unit.kind, name) != ("head", "embed.word")) /
+                self._base.nbytes for unit in self.units}
+        return {(unit, option): found[unit.kind, option] + (more[unit] if option == "float32" else 0.0)
+                for unit in self.units for option in kinds[unit.kind]}
 
     def _against_base(self, model) -> float:
         """Seconds over the base model's, timed in turns."""
@@ -181,7 +186,8 @@ class _Work:
 
 def _candidates(work: _Work) -> Iterator[dict[_Unit, str]]:
     """Choices from the fastest to those without noise, each one step from the one before."""
-    chosen = {unit: min(work.options(unit), key=lambda kind: (work.time[unit, kind], work.noise[unit, kind])) for unit in work.units}
+    chosen = {unit: min(work.options(unit), key=lambda kind: (work.price[unit, kind], work.noise[unit, kind]))
+              for unit in work.units}
     while True:
         yield dict(chosen)
         best = max(((work.noise[unit, now] - work.noise[unit, kind]) / max(_FREE, work.gap(unit, kind, now)), unit, kind)
@@ -212,7 +218,8 @@ def _mixed(choices: dict[_Unit, str], strategies: dict) -> Mixed:
         mine = {unit: choice for unit, choice in choices.items() if unit.kind == kind}
         usual = Counter(mine.values()).most_common(1)[0][0]
         found += [(unit.pattern, choice) for unit, choice in mine.items() if choice != usual]
-        if usual != rest:
+        alike = kind == "embed.word" and "float32" not in (usual, rest)  # under all strategies
+        if usual != rest and not alike:
             found.append((f"layers.*.{kind}" if len(mine) > 1 else next(iter(mine)).pattern, usual))
     return Mixed(tuple((pattern, strategies.get(choice)) for pattern, choice in [*found, ("*", rest)]))
 

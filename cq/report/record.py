@@ -3,11 +3,15 @@ nothing."""
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from .layers import Sensitivity
 
 # How each metric is headed and written; another (a caller's own) goes by its name, in four digits.
 METRICS = {
@@ -24,7 +28,7 @@ METRICS = {
 class Row:
     """One model of a comparison: float32 or a strategy.
 
-    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static" or "qat"; scheme: "default",
+    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static", "qat" or "mixed"; scheme: "default",
     "textbook", "custom" or "" (float32); choices: the strategy in full. file_bytes: its saved checkpoint; weight_bytes:
     resident weights; latency_s: median seconds for one sequence; tokens_per_s: median over a batch; the speed-ups are over
     float32. accuracy: metric name → value; sqnr_db: mean decibels of the outputs against float32's, infinite where they are
@@ -49,7 +53,7 @@ class Report:
 
     metrics: names of the accuracies, the chosen one first. machine: CPU, cores, threads, ISA. data and calibration: names of
     files, number of samples and tokens (calibration is None where nothing was calibrated). timing: tokens of the one sequence,
-    sequences and tokens of the batch, repeats."""
+    sequences and tokens of the batch, repeats. layers: what each layer alone costs, where that was asked for."""
     model: str
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -57,6 +61,11 @@ class Report:
     data: dict
     calibration: dict | None
     timing: dict
+    layers: "Sensitivity | None" = None
+
+    def named(self, model: str) -> "Report":
+        """The same under this name of the model."""
+        return replace(self, model=model, layers=self.layers and replace(self.layers, model=model))
 
     def to_dict(self) -> dict:
         """Plain JSON types only; NaN and infinite numbers become None."""
@@ -66,12 +75,13 @@ class Report:
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
 
     def to_markdown(self) -> str:
-        """A title, the table and a line each about the timing, the data and the machine."""
+        """A title, the table and a line each about the timing, the data and the machine; then the layers."""
         header, *rows = self._cells()
         header = [cell.replace("\n", " ") for cell in header]
         lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"### {self.model}\n\n{table}\n\n" + "  \n".join(self._notes()) + "\n"
+        return f"### {self.model}\n\n{table}\n\n" + "  \n".join(self._notes()) + "\n" + \
+            (f"\n{self.layers.to_markdown()}" if self.layers else "")
 
     def table(self) -> Table:
         """The same for the terminal, 80 columns where the numbers allow: a rich renderable."""

@@ -1,4 +1,4 @@
-"""Each layer alone quantized, the others in float32: what it costs, why, and what would help. Changes no model; knows no terminal."""
+"""Each layer alone quantized, the others in float32: what it costs, why, and what would help. Changes no model."""
 import dataclasses
 import os
 from collections.abc import Callable, Iterable
@@ -29,8 +29,8 @@ def sensitivity(model, data, strategies: Iterable | None = None, calibration=Non
                 progress: Callable[[str, int, int], None] | None = None, max_tokens: int = 2048) -> Sensitivity:
     """Quantizes every layer of `model` alone by each strategy and measures what that does to the model's outputs.
 
-    model, data, calibration, metric, progress: as cq.compare's. strategies: WeightOnly, Dynamic and Static objects, one of each at
-    most, whose include and exclude are not looked at; None is one of each. max_tokens: of the data, evenly spread; every layer
+    model, data, calibration, metric, progress: as cq.compare's. strategies: WeightOnly, Dynamic and Static objects, one of each
+    at most, whose include and exclude are not looked at; None is one of each. max_tokens: of the data, evenly spread; every layer
     and strategy is one pass over them, at about the speed of float32.
 
     Where int8 attention is chosen, "layers.0.attention.scores" is measured together with its query, key and value, without which
