@@ -18,6 +18,7 @@ from .layers import Alone, Layer, Sensitivity
 from .samples import Samples, listed, read
 
 KEPT_BYTES = 2**27  # of float32 outputs, held for all the models that are compared with them
+_LOOKED_AT = 512  # tokens whose values are held, of every layer's input
 _OUTLIER, _OUTLIERS = 8.0, 3  # times the median channel that a channel must reach to be named; named at most
 _SPREAD = 4.0             # of weights' channels, from which a scale of each one's own pays
 _GAIN_DB = 3.0            # half of the noise gone is worth mentioning
@@ -53,7 +54,7 @@ def sensitivity(model, data, strategies: Iterable | None = None, calibration=Non
         found = evaluation([one])[0]
         return found | {names[0]: float(metric(one, samples))} if callable(metric) else found
 
-    float32, inputs = judged(model), _Inputs(model, samples)
+    float32, inputs = judged(model), _Inputs(model, samples.fewer(_LOOKED_AT))
     groups = _groups(model, strategies)
     layers, done = [], 0
     progress("layers", 0, len(groups) * len(strategies))

@@ -111,8 +111,8 @@ class Search:
         if self.path is None:
             return
         best = self.best()
-        record = {"version": VERSION, "subject": self.subject, "budget": self.budget, "best": best and best.to_dict(), "values": self.values,
-                  "trials": [trial.to_dict() for trial in self.trials]}
+        record = {"version": VERSION, "subject": self.subject, "budget": self.budget, "best": best and best.to_dict(),
+                  "values": self.values, "trials": [trial.to_dict() for trial in self.trials]}
         unfinished = self.path.with_name(self.path.name + ".part")
         unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(unfinished, self.path)
