@@ -1,5 +1,6 @@
 """Each layer alone quantized, the others in float32: what it costs, why, and what would help. Changes no model."""
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable
 
@@ -85,11 +86,19 @@ def by_name(strategies, what: str) -> dict:
 
 
 def ranges(model: Transformer, strategies: Iterable, calibration: Samples | None, progress) -> Calibration | None:
-    """What static's observer saw of the samples."""
+    """What static's observer saw of the samples, each range worked out once for all the models that ask for it."""
     observer = next((strategy.observer for strategy in strategies if isinstance(strategy, Static)), None)
     if observer is None:
         return None
-    return calibrate(model, calibration.tokens, observer, lambda done, total: progress("calibrate", done, total))
+    seen = calibrate(model, calibration.tokens, observer, lambda done, total: progress("calibrate", done, total))
+    return dataclasses.replace(seen, sites={site: _Once(one) for site, one in seen.sites.items()})
+
+
+class _Once:
+    """An observer that has seen all it will see."""
+
+    def __init__(self, observer):
+        self.qparams = functools.cache(observer.qparams)
 
 
 def quantize_only(model: Transformer, names: Iterable[str], strategy, seen: Calibration | None) -> Transformer:
