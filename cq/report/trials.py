@@ -75,6 +75,7 @@ class Search:
     refused with CqError, and one that is no record of a search with FormatError. budget: of the best so far."""
 
     def __init__(self, path, subject: dict, budget: float):
+        subject = json.loads(json.dumps(subject))  # as it comes back from a file
         self.path, self.subject, self.budget = path and Path(path), subject, budget
         self.values: dict[str, float] = {}
         self.trials: list[Trial] = []

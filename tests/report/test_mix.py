@@ -70,13 +70,13 @@ def test_a_search_that_was_cut_short_goes_on(encoder, timed, tmp_path):
     complete = len(timed)
 
     def stop(what, done, total):
-        if what == "trials" and done == 5:
+        if what == "trials" and done == 7:
             raise KeyboardInterrupt
     timed.clear()
     with pytest.raises(KeyboardInterrupt):
         cq.mix(encoder, DATA, budget, calibration=CALIBRATION, record=record, progress=stop)
     before, saved = len(timed), json.loads(record.read_text())
-    assert 0 < before < complete and len(saved["trials"]) == 4 and saved["best"]["loss"] <= budget
+    assert 0 < before < complete and 0 < len(saved["trials"]) < len(whole.trials) and saved["best"]["loss"] <= budget
     assert isinstance(trials.best_of(record), Mixed) and [path.name for path in tmp_path.iterdir()] == ["mix.json"]
     timed.clear()
     found = cq.mix(encoder, DATA, budget, calibration=CALIBRATION, record=record)
