@@ -39,7 +39,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if not isinstance(strategy, (WeightOnly, Dynamic, Static, Mixed, QAT)):
-        raise CqError(f"strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed(...) or cq.QAT(), got {strategy!r}")
+        raise CqError("strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed(...) or cq.QAT(), got "
+                      f"{strategy!r}")
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
