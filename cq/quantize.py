@@ -32,9 +32,9 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
     calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
     (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
     QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
-    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps. executor: for
-    Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits (cq/calibrate.py says what
-    that takes).
+    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps.
+    executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits
+    (cq/calibrate.py says what that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")

@@ -203,8 +203,8 @@ class QAT(Training):
 class Mixed:
     """A strategy for each layer (mixed precision). choices: (pattern, strategy) pairs of which the first whose pattern matches a
     layer's name decides; strategy: WeightOnly(), Dynamic() or Static(), or None, which like no match at all is float32. Patterns
-    and names as WeightOnly's include; a word table tied to the head goes with it. A strategy in a mix has no include or exclude of
-    its own, and a residual stream in float32. `cq.mix` finds one by measuring. Raises CqError for anything else."""
+    and names as WeightOnly's include; a word table tied to the head goes with it. A strategy in a mix has no include or exclude
+    of its own, and a residual stream in float32. `cq.mix` finds one by measuring. Raises CqError for anything else."""
     choices: tuple[tuple[str, WeightOnly | Dynamic | Static | None], ...]
 
     name = "mixed"
@@ -217,8 +217,8 @@ class Mixed:
                           f"(('layers.0.*', cq.Dynamic()), ('*', cq.Static())); got {self.choices!r}")
         for pattern, strategy in pairs:
             if strategy is not None and (strategy.include, strategy.exclude) != (("*",), ()):
-                raise CqError(f"Mixed: {pattern!r}: include and exclude do not work in a mix, whose patterns say where a strategy "
-                              "applies; leave them out")
+                raise CqError(f"Mixed: {pattern!r}: include and exclude do not work in a mix, whose patterns say where a "
+                              "strategy applies; leave them out")
             if isinstance(strategy, Static) and strategy.residual != "float32":
                 raise CqError(f"Mixed: {pattern!r}: a mix keeps the residual stream in float32; use residual='float32'")
         object.__setattr__(self, "choices", tuple(map(tuple, pairs)))

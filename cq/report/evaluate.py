@@ -32,8 +32,9 @@ def is_lm(model) -> bool:
 
 
 class Evaluation:
-    """Calls give the accuracies `names` of each model; "sqnr_db" may be one: mean decibels of the outputs. Outputs are logits of a
-    language model, hidden states of others. "cosine" is of the embeddings, or of the rows of outputs where the model does not pool.
+    """Calls give the accuracies `names` of each model; "sqnr_db" may be one: mean decibels of the outputs. Outputs are logits
+    of a language model, hidden states of others. "cosine" is of the embeddings, or of the rows of outputs where the model does
+    not pool.
 
     The data goes by in chunks, so that no more than a chunk of outputs is held, and the float32 model's, up to `keep` bytes, for
     the next call."""

@@ -25,11 +25,11 @@ class Alone:
 
 @dataclass(frozen=True)
 class Layer:
-    """alone: name of a strategy → Alone. clipped: share of the input's values that the static range cuts; unused_codes: of its 256
-    or 255, those that no value of the data takes (both None without static). outliers: (input channel, how many times the median
-    channel's largest magnitude its own is), the largest first. unused_weight_codes: those of the narrowest strategy's weights;
-    weight_spread: the largest magnitude of the widest output channel over that of the median one. help: what would lessen the
-    noise, empty where there is little to gain."""
+    """alone: name of a strategy → Alone. clipped: share of the input's values that the static range cuts; unused_codes: of its
+    256 or 255, those that no value of the data takes (both None without static). outliers: (input channel, how many times the
+    median channel's largest magnitude its own is), the largest first. unused_weight_codes: those of the narrowest strategy's
+    weights; weight_spread: the largest magnitude of the widest output channel over that of the median one. help: what would
+    lessen the noise, empty where there is little to gain."""
     name: str
     alone: dict[str, Alone]
     clipped: float | None = None
@@ -46,7 +46,8 @@ class Layer:
         if self.clipped is not None:
             facts.append(f"{_percent(self.clipped)} of its input clipped, {self.unused_codes} of 256 codes unused")
         if self.outliers:
-            facts.append("outlier channels " + ", ".join(f"{channel} ({times:.0f}× the median)" for channel, times in self.outliers))
+            facts.append("outlier channels " + ", ".join(f"{channel} ({times:.0f}× the median)"
+                                                         for channel, times in self.outliers))
         if self.unused_weight_codes:
             facts.append(f"{self.unused_weight_codes} of 255 weight codes unused")
         if self.weight_spread is not None:

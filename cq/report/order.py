@@ -1,10 +1,10 @@
 """Whether a comparison has the order that theory predicts. Measures nothing.
 
 Where strategies share a scheme, each rounds what the one before it rounds, and more: dynamic the activations beside weight-only's
-weights, static with ranges that were fixed without having seen them. So accuracy may only fall in that order, in what every output
-value has a part in: the SQNR. Metrics of a task are no judges here: Spearman looks at ranks of a few thousand pairs, and moves by
-0.1 to either side with noise that the SQNR resolves easily. Quantization-aware training must beat the same target without
-training, in what it trains for: a language model's predictions (perplexity), an encoder's outputs (SQNR)."""
+weights, static with ranges that were fixed without having seen them. So accuracy may only fall in that order, in what every
+output value has a part in: the SQNR. Metrics of a task are no judges here: Spearman looks at ranks of a few thousand pairs, and
+moves by 0.1 to either side with noise that the SQNR resolves easily. Quantization-aware training must beat the same target
+without training, in what it trains for: a language model's predictions (perplexity), an encoder's outputs (SQNR)."""
 from collections.abc import Iterable
 
 from ..errors import CqError
@@ -17,8 +17,8 @@ _TOLERANCE = 0.001         # of a perplexity
 
 
 def check_order(report: Report, strategies: Iterable) -> str:
-    """In a sentence, that `report` has the order that theory predicts. strategies: those that cq.compare was given. Raises CqError,
-    which names every pair of rows that breaks it, and where there are no two rows to compare."""
+    """In a sentence, that `report` has the order that theory predicts. strategies: those that cq.compare was given. Raises
+    CqError, which names every pair of rows that breaks it, and where there are no two rows to compare."""
     rows = list(zip(strategies, report.rows[1:], strict=True))
     pairs, broken = 0, []
     for one, worse in rows:
@@ -32,8 +32,8 @@ def check_order(report: Report, strategies: Iterable) -> str:
                 continue
             broken += [complaint] if complaint else []
     if not pairs:
-        raise CqError("order: no two strategies of equal scheme and layers to compare, nor one with and without training; compare "
-                      "more of them")
+        raise CqError("order: no two strategies of equal scheme and layers to compare, nor one with and without training; "
+                      "compare more of them")
     if broken:
         raise CqError(f"order: not what theory predicts: {'; '.join(broken)}")
     return f"order: as theory predicts in all {pairs} pairs of rows (judged by SQNR; a trained language model by its perplexity)"
