@@ -13,7 +13,9 @@ from .calibrate import Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
+from .model.attention import MAX_KEYS
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
+from .model.sums import check_attention
 from .qtensor import QTensor
 from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
 from .train import fit
@@ -26,7 +28,7 @@ _READS = {"query": "input", "key": "input", "value": "input", "output": "context
 
 def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
              calibration: Iterable | Calibration | None = None, progress: Progress | None = None,
-             executor: Executor | None = None) -> Transformer:
+             executor: Executor | None = None, strict: bool = False) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
     calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
@@ -45,12 +47,14 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
         raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
+    if type(strict) is not bool:
+        raise CqError(f"strict: need True or False, got {strict!r}")
     if isinstance(strategy, QAT):
         if executor is not None:
             raise CqError("executor: QAT trains in this process; leave it out")
-        return _trained(model, strategy, calibration, progress)
+        return _trained(model, strategy, calibration, progress, strict)
     if isinstance(strategy, Mixed):
-        return _mixed(model, strategy, calibration, progress, executor)
+        return _mixed(model, strategy, calibration, progress, executor, strict)
     if isinstance(strategy, Static):
         if calibration is None:
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
@@ -62,10 +66,10 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
     elif calibration is not None or executor is not None:
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
-    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme))
+    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict)
 
 
-def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None) -> Transformer:
+def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool) -> Transformer:
     """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
@@ -80,11 +84,12 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
     network = fit(model, samples, strategy, learned, progress=progress and (lambda done, total, loss: progress(done, total)))
     scheme, ranges = target.scheme, network.ranges()
     return _convert(Transformer(model.config, network.weights(), model.tokenizer), target,
-                    lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), network.scales())
+                    lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), strict,
+                    network.scales())
 
 
 def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibration | None, progress: Progress | None,
-           executor: Executor | None) -> Transformer:
+           executor: Executor | None, strict: bool) -> Transformer:
     """Each layer from the model quantized by its own strategy alone, and what flows between layers of one strategy with them."""
     static = [part for part in parts(strategy) if isinstance(part, Static)]
     if not static and (calibration is not None or executor is not None):
@@ -103,7 +108,7 @@ def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibrat
         if not mine:
             continue
         samples = (calibration, progress, executor) if isinstance(part, Static) else ()
-        whole = quantize(model, dataclasses.replace(part, include=mine), *samples)
+        whole = quantize(model, dataclasses.replace(part, include=mine), *samples, strict=strict)
         for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), whole.linears()):
             if name in mine:
                 setattr(owner, attribute, layer)
@@ -134,7 +139,8 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
     return Fixed(scheme.activation_dtype, scheme.activation_symmetric, *_params(calibration.sites[site], scheme))
 
 
-def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scales: dict | None = None) -> Transformer:
+def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool,
+             scales: dict | None = None) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
     point of a layer's weight where its own extremes do not give them."""
     result = _copied(model, strategy)
@@ -142,6 +148,8 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scal
         setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, (scales or {}).get(name)))
     _join(result, strategy, form_at)
     _swap_word(result, strategy)
+    if strict:
+        _check_fallbacks(result, strategy)
     return result
 
 
@@ -158,6 +166,16 @@ def _copied(model: Transformer, strategy) -> Transformer:
     return result
 
 
+def _check_fallbacks(model: Transformer, strategy) -> None:
+    """Raises UnsupportedError where a weight stayed in float32 that the user did not leave there. The rest of what runs in
+    float32 does so by the strategy, or because such a weight does."""
+    weights = [("embed.word", model.embedding), *model.linears()]
+    found = [f"{name}: {part.reason}" for name, part in weights if part.runs_in == "float32" and not _chosen(name, strategy)
+             and not (name == "embed.word" and model.config.tied and _chosen("head", strategy))]
+    if found:
+        raise UnsupportedError(f"strict: {len(found)} of {len(weights)} weights cannot be int8: " + "; ".join(found))
+
+
 def _chosen(name: str, strategy) -> str:
     """Why the layer stays in float32, or "" where it does not."""
     for pattern in strategy.exclude:
@@ -169,16 +187,24 @@ def _chosen(name: str, strategy) -> str:
 def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None) -> Linear | QuantizedLinear:
     reason = _chosen(name, strategy)
     if reason:
-        return Linear(layer.weight, layer.bias, layer.activation, reason)
+        return _left(layer, reason)
     scheme = strategy.scheme
     weight = _packed(name, layer.weight, scheme, scheme.weight_granularity, learned)
     if isinstance(weight, str):
-        return Linear(layer.weight, layer.bias, layer.activation, weight)
+        return _left(layer, weight)
     if layer.bias is not None:
         check_finite(layer.bias, f"{name}.bias")
     form = _input_form(name, strategy, form_at)
     bias = quantize_bias(layer.bias, scheme.bias, form, weight)
-    return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
+    try:
+        return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
+    except UnsupportedError as error:
+        return _left(layer, str(error))
+
+
+def _left(layer: Linear, reason: str) -> Linear:
+    """The layer in float32, and why."""
+    return Linear(layer.weight, layer.bias, layer.activation, reason)
 
 
 def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, learned: tuple | None = None) -> _core.Weight | str:
@@ -223,6 +249,8 @@ def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> None
             attention.forms = tuple(form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
         elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
             attention.forms = PerHead("int8", True, attention.dim)
+        if attention.forms is not None:
+            check_attention(attention.forms, attention.dim, min(model.config.max_positions, MAX_KEYS))
         if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":
             ffn.forms = tuple(form_at(f"{block.name}.ffn.{part}") for part in ("gate", "up"))
     if isinstance(strategy, Static) and strategy.residual == "int8":
