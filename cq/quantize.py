@@ -1,5 +1,6 @@
 """quantize(model, strategy) → a new model with its linear layers and word table in int8. The only file that swaps layers."""
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from fnmatch import fnmatchcase
@@ -17,7 +18,7 @@ from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, q
 from .model.sums import check_attention
 from .qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
-from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
+from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
 from .train import fit
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
@@ -26,22 +27,23 @@ _READS = {"query": "input", "key": "input", "value": "input", "output": "context
           "down": "hidden"}
 
 
-def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
+def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
              calibration: Iterable | Calibration | None = None, progress: Progress | None = None,
              executor: Executor | None = None, strict: bool = False) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
-    calibration: for Static, any iterable of samples: a text, a 1-D int array of token ids, or a list of either (a batch);
-    100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For QAT, the
-    samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score -1 … 1); the
-    result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps. executor: for
-    Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits (cq/calibrate.py says what
-    that takes).
+    calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
+    (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
+    QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
+    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps.
+    executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits
+    (cq/calibrate.py says what that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
-    if not isinstance(strategy, (WeightOnly, Dynamic, Static, QAT)):
-        raise CqError(f"strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static() or cq.QAT(), got {strategy!r}")
+    if not isinstance(strategy, (WeightOnly, Dynamic, Static, Mixed, QAT)):
+        raise CqError("strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed(...) or cq.QAT(), got "
+                      f"{strategy!r}")
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
@@ -52,6 +54,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
         if executor is not None:
             raise CqError("executor: QAT trains in this process; leave it out")
         return _trained(model, strategy, calibration, progress, strict)
+    if isinstance(strategy, Mixed):
+        return _mixed(model, strategy, calibration, progress, executor, strict)
     if isinstance(strategy, Static):
         if calibration is None:
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
@@ -92,6 +96,46 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
                     network.scales())
 
 
+def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibration | None, progress: Progress | None,
+           executor: Executor | None, strict: bool) -> Transformer:
+    """Each layer from the model quantized by its own strategy alone, and what flows between layers of one strategy with them."""
+    static = [part for part in parts(strategy) if isinstance(part, Static)]
+    if not static and (calibration is not None or executor is not None):
+        raise CqError("calibration: only Static uses samples, and this mix has none; leave calibration and executor out")
+    if len(static) > 1 and calibration is not None and not isinstance(calibration, (str, Calibration)):
+        calibration = list(calibration)  # gone over once for each
+    names = ["embed.word", *(name for name, _ in model.linears())]
+    chosen = {name: _part("head" if name == "embed.word" and model.config.tied and model.head is not None else name, strategy)
+              for name in names}
+    result = _copied(model, strategy)
+    for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), model.linears()):
+        setattr(owner, attribute, Linear(layer.weight, layer.bias, layer.activation, chosen[name][1]))
+    result.embedding.reason = chosen["embed.word"][1]
+    for part in parts(strategy):
+        mine = tuple(name for name in names if chosen[name][0] == part)
+        if not mine:
+            continue
+        samples = (calibration, progress, executor) if isinstance(part, Static) else ()
+        whole = quantize(model, dataclasses.replace(part, include=mine), *samples, strict=strict)
+        for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), whole.linears()):
+            if name in mine:
+                setattr(owner, attribute, layer)
+        if "embed.word" in mine:
+            result.embedding.word, result.embedding.reason = whole.embedding.word, whole.embedding.reason
+        for block, given in zip(result.blocks, whole.blocks):
+            block.attention.forms = block.attention.forms or given.attention.forms
+            block.ffn.forms = block.ffn.forms or given.ffn.forms
+    return result
+
+
+def _part(name: str, strategy: Mixed) -> tuple[WeightOnly | Dynamic | Static | None, str]:
+    """The strategy of a layer in a mix, or why it stays in float32."""
+    for pattern, part in strategy.choices:
+        if fnmatchcase(name, pattern):
+            return part, "" if part else f"float32 by {pattern!r}"
+    return None, "matches no pattern of the mix"
+
+
 def _params(observer, scheme: Scheme) -> tuple[float, int]:
     scale, zero_point = observer.qparams(scheme.activation_dtype, scheme.activation_symmetric)
     return float(scale), int(zero_point)
@@ -106,7 +150,21 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
 def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool, scales: dict | None = None,
              folds: Plan = NO_PLAN) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
-    point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is smoothed."""
+    point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is
+    smoothed."""
+    result = _copied(model, strategy)
+    for owner, attribute, name in list(result.linear_places()):
+        learned, fold = (scales or {}).get(name), folds.layers.get(name)
+        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
+    _join(result, strategy, form_at, folds)
+    _swap_word(result, strategy)
+    if strict:
+        _check_fallbacks(result, strategy)
+    return result
+
+
+def _copied(model: Transformer, strategy) -> Transformer:
+    """The same layers in a structure of its own, where they can be swapped."""
     result = copy.copy(model)
     result.strategy = strategy
     result.embedding = copy.copy(model.embedding)
@@ -115,13 +173,6 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], stri
         block = copy.copy(block)
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
-    for owner, attribute, name in list(result.linear_places()):
-        learned, fold = (scales or {}).get(name), folds.layers.get(name)
-        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
-    _join(result, strategy, form_at, folds)
-    _swap_word(result, strategy)
-    if strict:
-        _check_fallbacks(result, strategy)
     return result
 
 
@@ -185,13 +236,18 @@ def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, lea
         raise CqError(f"{name}: {error}") from None
 
 
+def reads(name: str) -> str:
+    """The observed place that a linear layer reads: "layers.0.ffn.up" → "layers.0.ffn.input"."""
+    head, _, last = name.rpartition(".")
+    return "head.input" if name == "head" else f"{head}.{_READS[last]}"
+
+
 def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     scheme = strategy.scheme
     if isinstance(strategy, WeightOnly):
         return None
     if isinstance(strategy, Static):
-        head, _, last = name.rpartition(".")
-        return form_at("head.input" if name == "head" else f"{head}.{_READS[last]}")
+        return form_at(reads(name))
     kind = PerToken if scheme.activation_granularity == "per_token" else PerTensor
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 

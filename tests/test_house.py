@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "quantize": {"train", "smooth", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},
-    "cli": {"report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "errors"},
+    "cli": {"report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
+    "terminal": {"errors"},
 }
 
 
