@@ -16,7 +16,7 @@ from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, q
 from .qtensor import QTensor
 from .smooth import Fold, Plan, plan, scaled
 from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
-from .train import fit
+from .train import fit, weights_of
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
 # Which observed place a layer reads, by the end of its name.
@@ -60,31 +60,47 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
 
-    def form_at(site: str) -> Fixed:
-        return _fixed(calibration, site, strategy.scheme)
+    folds = _folds(model, strategy, calibration) if isinstance(strategy, Static) else Plan({}, {})
+    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), folds=folds)
 
-    folds = Plan({}, {})
-    if isinstance(strategy, Static) and (strategy.smooth or strategy.correct_bias):
-        folds = plan(model, calibration, strategy, form_at, lambda name: not _chosen(name, strategy))
-    return _convert(model, strategy, form_at, folds=folds)
+
+def _folds(model: Transformer, strategy: Static, calibration: Calibration) -> Plan:
+    if not (strategy.smooth or strategy.correct_bias):
+        return Plan({}, {})
+    return plan(model, calibration, strategy, lambda site: _fixed(calibration, site, strategy.scheme),
+                lambda name: not _chosen(name, strategy))
 
 
 def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None) -> Transformer:
     """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
-    target, learned = strategy.target, None
+    target, ranges, folded, smoothed = strategy.target, {}, None, {}
     samples = samples if isinstance(samples, str) or not isinstance(samples, Iterable) else list(samples)
-    if strategy.ranges == "learned":
-        learned = {}
-        if isinstance(target, Static):
-            texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-            found = calibrate(model, texts[:_FIRST_RANGES], target.observer)
-            learned = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
-    network = fit(model, samples, strategy, learned, progress=progress and (lambda done, total, loss: progress(done, total)))
-    scheme, ranges = target.scheme, network.ranges()
-    return _convert(Transformer(model.config, network.weights(), model.tokenizer), target,
-                    lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), network.scales())
+    if isinstance(target, Static) and (strategy.ranges == "learned" or target.smooth or target.correct_bias):
+        texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
+        found = calibrate(model, texts[:_FIRST_RANGES], target.observer)
+        ranges = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
+        folded, smoothed = _folded(model, target, found, ranges)
+    network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
+                  progress=progress and (lambda done, total, loss: progress(done, total)), folded=folded, smoothed=smoothed)
+    return _convert(Transformer(model.config, network.weights(), model.tokenizer), target, network.forms().get, network.scales())
+
+
+def _folded(model: Transformer, target: Static, calibration: Calibration, ranges: dict[str, tuple[float, int]]) -> tuple[dict, dict]:
+    """Weights by canonical name, with what smoothing and bias correction change folded in, and place → form where features have
+    scales of their own; elsewhere `ranges` are set to what goes with it."""
+    folds, smoothed, weights = _folds(model, target, calibration), {}, weights_of(model)
+    for name, fold in folds.layers.items():
+        bias = fold.bias(weights.get(f"{name}.bias"))
+        weights[f"{name}.weight"] = scaled(weights[f"{name}.weight"], fold.factor)
+        weights |= {} if bias is None else {f"{name}.bias": bias}
+        site = _read_by(name)
+        if isinstance(fold.form, Smoothed):
+            smoothed[site] = fold.form
+        else:
+            ranges[site] = fold.form.scale, fold.form.zero_point
+    return weights, smoothed | {f"{name}.attention.value": form for name, form in folds.values.items()}
 
 
 def _params(observer, scheme: Scheme) -> tuple[float, int]:
@@ -163,10 +179,15 @@ def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     if isinstance(strategy, WeightOnly):
         return None
     if isinstance(strategy, Static):
-        head, _, last = name.rpartition(".")
-        return form_at("head.input" if name == "head" else f"{head}.{_READS[last]}")
+        return form_at(_read_by(name))
     kind = PerToken if scheme.activation_granularity == "per_token" else PerTensor
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
+
+
+def _read_by(name: str) -> str:
+    """The place that a layer reads."""
+    head, _, last = name.rpartition(".")
+    return "head.input" if name == "head" else f"{head}.{_READS[last]}"
 
 
 def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], values: dict[str, Smoothed]) -> None:

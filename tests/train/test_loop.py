@@ -71,7 +71,7 @@ def test_resumed_training_gives_the_same_bits(small, ragged, tmp_path, monkeypat
     steps = []
     resumed = loop.fit(model, data, choices, learned, file, lambda done, total, loss: steps.append(done))
     assert steps == [6, 7, 8, 9]
-    assert whole.parameters.flat.tobytes() == resumed.parameters.flat.tobytes() and whole.ranges() == resumed.ranges()
+    assert whole.parameters.flat.tobytes() == resumed.parameters.flat.tobytes() and whole.forms() == resumed.forms()
     again = loop.fit(model, data, choices, learned, file, lambda *_: pytest.fail("it was done"))
     assert again.parameters.flat.tobytes() == whole.parameters.flat.tobytes()
     for other in (dataclasses.replace(choices, seed=1), dataclasses.replace(choices, target=cq.Static(exclude=("*.up",)))):
