@@ -165,13 +165,13 @@ def profile(result: dict) -> str:
 def train(result: dict) -> str:
     """A line per batch: milliseconds of a step, and torch's over cq's."""
     rows = contestants(result)
-    lines = [["all-MiniLM-L6-v2", *(f"{name}, ms" for name in dict.fromkeys(row["name"] for row in rows)), "torch's time over cq's"]]
+    contenders = dict.fromkeys(row["name"] for row in rows)
+    lines = [["all-MiniLM-L6-v2", *(f"{name}, ms" for name in contenders), "torch's time over cq's"]]
     for case in dict.fromkeys(row["case"] for row in rows):
         here = [row for row in rows if row["case"] == case]
-        names = dict.fromkeys(row["name"] for row in here)
         padding = next((f"<br>torch {_padding(row['padding'])}" for row in here if "padding" in row), "")
         lines.append([f"{case}, {here[0]['tokens']:,} tokens{padding}",
-                      *(cell(here, "QAT step", name, "seconds", "{:.0f}", min, 1e3) for name in names),
+                      *(cell(here, "QAT step", name, "seconds", "{:.0f}", min, 1e3) for name in contenders),
                       joined((ahead(row) for row in here if is_cq(row)), "{:.2f}")])
     return (f"One step of quantization-aware training (forward, reverse, AdamW) with {joined(result['cards'], '{}')} threads; bold: "
             "the faster one.\n\n" + markdown(lines) + "\n\n" + machine(result))
@@ -183,14 +183,16 @@ def qat(result: dict) -> str:
     sets = [key for key in rows[0] if key.startswith("STS")]
     for scheme in dict.fromkeys(row["scheme"] for row in rows):
         here = [row for row in rows if row["scheme"] == scheme]
-        lines = [[f"{here[0]['case']}, {scheme} scheme", *(f"{name}<br>{head}" for name in sets for head in ("cosine", "Spearman"))]]
-        lines += [[row["name"], *(text for name in sets for text in (f"{row[name]['cosine']:.5f}", f"{row[name]['spearman']:.2f}"))]
-                  for row in here]
+        heads = (f"{name}<br>{head}" for name in sets for head in ("cosine", "Spearman"))
+        lines = [[f"{here[0]['case']}, {scheme} scheme", *heads]]
+        lines += [[row["name"], *(form.format(row[name][key]) for name in sets for key, form in
+                                  (("cosine", "{:.5f}"), ("spearman", "{:.2f}")))] for row in here]
         (ours,) = [row for row in here if "steps" in row]
         back = joined((100 * recovered(here, ours, name) for name in sets), "{:.0f}")
-        parts.append(markdown(lines) + f"\n\nTraining wins back {back} % of the cosine that the best static row by calibration lacks. "
-                     f"{ours['steps']:,} steps on {ours['samples']:,} unlabeled sentences: {ours['cpu_seconds'] / 60:.0f} minutes of "
-                     f"CPU time, {ours['seconds'] / 60:.0f} on the clock with {ours['threads']} threads.")
+        parts.append(markdown(lines) + f"\n\nTraining wins back {back} % of the cosine that the best static row by calibration "
+                     f"lacks. {ours['steps']:,} steps on {ours['samples']:,} unlabeled sentences: "
+                     f"{ours['cpu_seconds'] / 60:.0f} minutes of CPU time, {ours['seconds'] / 60:.0f} on the clock with "
+                     f"{ours['threads']} threads.")
     return ("Cosines to float32's embeddings, and Spearman's correlation with people's scores (×100).\n\n" + "\n\n".join(parts)
             + "\n\n" + machine(result))
 

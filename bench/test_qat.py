@@ -1,5 +1,5 @@
-"""Quantization-aware training of all-MiniLM-L6-v2 on unlabeled sentences, beside what calibration alone makes of it. Training takes
-some 20 minutes for each scheme on two cores."""
+"""Quantization-aware training of all-MiniLM-L6-v2 on unlabeled sentences, beside what calibration alone makes of it. Training
+takes some 20 minutes for each scheme on two cores."""
 import re
 import time
 from pathlib import Path

@@ -75,8 +75,9 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
     """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
-    target, ranges, folded, smoothed = strategy.target, {}, None, {}
-    samples = samples if isinstance(samples, str) or not isinstance(samples, Iterable) else list(samples)
+    if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
+        raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
+    target, samples, ranges, folded, smoothed = strategy.target, list(samples), {}, None, {}
     if isinstance(target, Static) and (strategy.ranges == "learned" or target.smooth or target.correct_bias):
         texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
         found = calibrate(model, texts[:_FIRST_RANGES], target.observer)
@@ -87,7 +88,8 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
     return _convert(Transformer(model.config, network.weights(), model.tokenizer), target, network.forms().get, network.scales())
 
 
-def _folded(model: Transformer, target: Static, calibration: Calibration, ranges: dict[str, tuple[float, int]]) -> tuple[dict, dict]:
+def _folded(model: Transformer, target: Static, calibration: Calibration,
+            ranges: dict[str, tuple[float, int]]) -> tuple[dict[str, np.ndarray], dict[str, Smoothed]]:
     """Weights by canonical name, with what smoothing and bias correction change folded in, and place → form where features have
     scales of their own; elsewhere `ranges` are set to what goes with it."""
     folds, smoothed, weights = _folds(model, target, calibration), {}, weights_of(model)

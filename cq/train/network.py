@@ -19,8 +19,8 @@ class Network:
     """weights: canonical name → array (see Config.shapes), and biases; copied.
 
     learned: None for ranges by moving average; else place → (scale, zero point) to begin learning scales from (Esser et al.
-    2020), for every place of the recipe. smoothed: place → its form, for those whose features have scales of their own, at rest,
-    that `weights` have folded in. dtype: float64 for checks of gradients."""
+    2020), for every place of the recipe but those smoothed. smoothed: place → its form, where features have scales of their own,
+    which rest and which `weights` have folded in. dtype: float64 for checks of gradients."""
 
     def __init__(self, recipe: Recipe, weights: dict[str, np.ndarray], learned: dict[str, tuple[float, int]] | None = None,
                  smoothed: dict[str, Smoothed] = {}, dtype: type = np.float32):
