@@ -173,8 +173,8 @@ def train(result: dict) -> str:
         lines.append([f"{case}, {here[0]['tokens']:,} tokens{padding}",
                       *(cell(here, "QAT step", name, "seconds", "{:.0f}", min, 1e3) for name in contenders),
                       joined((ahead(row) for row in here if is_cq(row)), "{:.2f}")])
-    return (f"One step of quantization-aware training (forward, reverse, AdamW) with {joined(result['cards'], '{}')} threads; bold: "
-            "the faster one.\n\n" + markdown(lines) + "\n\n" + machine(result))
+    return (f"One step of quantization-aware training (forward, reverse, AdamW) with {joined(result['cards'], '{}')} threads; "
+            "bold: the faster one.\n\n" + markdown(lines) + "\n\n" + machine(result))
 
 
 def qat(result: dict) -> str:

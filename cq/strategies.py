@@ -177,8 +177,8 @@ class QAT(Training):
 
     target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
     ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's observer
-    and the weights' extremes put them (LSQ, Esser et al. 2020); or "moving_average" of each batch's extremes, at rest from step
-    `freeze` on (None: half of the steps). Scales and shifts of each feature's own, where the target smooths, come from calibration
+    and the weights' extremes put them (LSQ, Esser et al. 2020); or "moving_average" of each batch's extremes, at rest from
+    step `freeze` on (None: half of the steps). Where the target smooths, features' own scales and shifts come from calibration
     on the first 500 samples and rest. A residual stream in int8 cannot be trained: Static(residual="int8") is refused."""
     target: WeightOnly | Dynamic | Static = Static()
     ranges: str = "learned"
