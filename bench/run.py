@@ -23,7 +23,7 @@ SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OP
 LONG = ("qat",)
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
-QAT_STEPS = 100  # of the shipped model: minutes
+QAT_STEPS = 30  # of 32 windows each, of the shipped model: some four minutes with one thread
 LOW_PEAK = 0.9  # of the best one of a run
 
 

@@ -16,7 +16,7 @@ from . import minilm
 TEXT = minilm.DATA.parent / "text" / "wikitext2.valid.txt"
 REPORTED = ("2014", "2013")
 LENGTHS = range(20, 301)  # characters of a sentence of the text
-SCHEMES = {"default": cq.Static(), "textbook": cq.Static(cq.Scheme.textbook(), observer="minmax")}
+SCHEMES = {"default": cq.Static(), "textbook": cq.Static(cq.Scheme.textbook())}
 TRAINING = {"ranges": "learned", "steps": 2400, "batch_size": 16}
 
 
