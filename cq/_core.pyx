@@ -332,8 +332,8 @@ def pack(b, zero_points=None, scales=None, int64_t group_size=0) -> Weight:
 cdef class Target:
     """A new array for rows x columns results: float32, or codes. `form` is None for float32; (dtype, symmetric) for codes with each
     row's own parameters; (dtype, symmetric, group) for each group of so many columns of a row; (dtype, symmetric, scale,
-    zero_point) for given ones, numbers or arrays (1, columns); (dtype, symmetric, scale, zero_point, columns) for codes by the
-    arrays of `columns`, and scale and zero_point for their products."""
+    zero_point) for given ones; (dtype, symmetric, scale, zero_point, columns) for codes by the arrays of `columns`, where scale and
+    zero_point, numbers or arrays (1, columns), are what products see."""
     cdef cq_codes codes
     cdef const cq_codes *coded
     cdef float *floats
@@ -353,15 +353,13 @@ cdef class Target:
         decode = None
         if len(form) >= 4:
             scale, zero_point = form[2], form[3]
-            if len(form) == 5:
-                decode = form[4].scale, form[4].zero_point
-                self.codes.column_inverses = <const float *>pointer(form[4].inverse, "inverse", "f", 2, 1, columns)
-            by_column = decode or (scale, zero_point)
-            if isinstance(by_column[0], np.ndarray):
-                self.codes.column_scales = <const float *>pointer(by_column[0], "scale", "f", 2, 1, columns)
-                self.codes.column_zero_points = <const int32_t *>pointer(by_column[1], "zero_point", "i", 2, 1, columns)
-            else:
+            if len(form) == 4:
                 self.codes.scale, self.codes.zero_point = scale, zero_point
+            else:
+                decode = form[4].scale, form[4].zero_point
+                self.codes.column_scales = <const float *>pointer(decode[0], "scale", "f", 2, 1, columns)
+                self.codes.column_inverses = <const float *>pointer(form[4].inverse, "inverse", "f", 2, 1, columns)
+                self.codes.column_zero_points = <const int32_t *>pointer(decode[1], "zero_point", "i", 2, 1, columns)
         else:
             self.codes.dynamic = 1
             if len(form) == 3:

@@ -84,7 +84,7 @@ def main() -> None:
 def compare_command(model, data, calibration, metric, names, qat, limit, json_file, markdown_file) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
-    MODEL is a Hugging Face folder, .safetensors, .npz or a cq checkpoint; without it, the small model that ships with cq."""
+    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint; without it, the small model in the wheel."""
     if json_file == markdown_file == "-":
         raise click.UsageError("only one of --json and --markdown can go to stdout")
     for target in (json_file, markdown_file):
@@ -129,7 +129,7 @@ class _Shape(click.ParamType):
 def bench_command(model, names, shapes, calibration, profiled, json_file) -> None:
     """Milliseconds, tokens per second and percent of the machine's peak, strategy by strategy.
 
-    MODEL is a Hugging Face folder, .safetensors, .npz or a cq checkpoint (one already quantized is timed as it is); without
+    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint (one quantized is timed as it is); without
     it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
     _check_target(json_file)
     title = model or samples.shipped_model().name

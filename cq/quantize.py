@@ -8,13 +8,13 @@ import numpy as np
 
 from . import _core, affine
 from .affine import check_finite
-from .calibrate import Calibration, Progress, calibrate
+from .calibrate import KEEP, Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
 from .qtensor import QTensor
-from .smooth import Fold, Plan, plan, scaled
+from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
 from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
 from .train import fit, weights_of
 
@@ -53,20 +53,20 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
                                    "arrays as calibration=, or use Dynamic(), which needs none")
         if not isinstance(calibration, Calibration):
-            calibration = calibrate(model, calibration, strategy.observer, progress, executor)
+            calibration = calibrate(model, calibration, strategy.observer, progress, executor, KEEP if wanted(strategy) else 0)
         elif calibration.observer != strategy.observer:
             raise CqError(f"calibration: made by observer {calibration.observer!r}, the strategy wants {strategy.observer!r}")
     elif calibration is not None or executor is not None:
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
 
-    folds = _folds(model, strategy, calibration) if isinstance(strategy, Static) else Plan({}, {})
+    folds = _folds(model, strategy, calibration) if isinstance(strategy, Static) else NO_PLAN
     return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), folds=folds)
 
 
 def _folds(model: Transformer, strategy: Static, calibration: Calibration) -> Plan:
-    if not (strategy.smooth or strategy.correct_bias):
-        return Plan({}, {})
+    if not wanted(strategy):
+        return NO_PLAN
     return plan(model, calibration, strategy, lambda site: _fixed(calibration, site, strategy.scheme),
                 lambda name: not _chosen(name, strategy))
 
@@ -78,9 +78,9 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
     if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
         raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
     target, samples, ranges, folded, smoothed = strategy.target, list(samples), {}, None, {}
-    if isinstance(target, Static) and (strategy.ranges == "learned" or target.smooth or target.correct_bias):
+    if isinstance(target, Static) and (strategy.ranges == "learned" or wanted(target)):
         texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-        found = calibrate(model, texts[:_FIRST_RANGES], target.observer)
+        found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=KEEP if wanted(target) else 0)
         ranges = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
         folded, smoothed = _folded(model, target, found, ranges)
     network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
@@ -95,8 +95,8 @@ def _folded(model: Transformer, target: Static, calibration: Calibration,
     folds, smoothed, weights = _folds(model, target, calibration), {}, weights_of(model)
     for name, fold in folds.layers.items():
         bias = fold.bias(weights.get(f"{name}.bias"))
-        weights[f"{name}.weight"] = scaled(weights[f"{name}.weight"], fold.factor)
         weights |= {} if bias is None else {f"{name}.bias": bias}
+        weights |= {} if fold.factor is None else {f"{name}.weight": scaled(weights[f"{name}.weight"], fold.factor)}
         site = _read_by(name)
         if isinstance(fold.form, Smoothed):
             smoothed[site] = fold.form
@@ -117,7 +117,7 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
 
 
 def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scales: dict | None = None,
-             folds: Plan = Plan({}, {})) -> Transformer:
+             folds: Plan = NO_PLAN) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
     point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is smoothed."""
     result = copy.copy(model)
@@ -131,7 +131,7 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scal
     for owner, attribute, name in list(result.linear_places()):
         learned, fold = (scales or {}).get(name), folds.layers.get(name)
         setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
-    _join(result, strategy, form_at, folds.values)
+    _join(result, strategy, form_at, folds)
     _swap_word(result, strategy)
     return result
 
@@ -192,7 +192,7 @@ def _read_by(name: str) -> str:
     return "head.input" if name == "head" else f"{head}.{_READS[last]}"
 
 
-def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], values: dict[str, Smoothed]) -> None:
+def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: Plan) -> None:
     """Where neighbours are in int8, what flows between them is too."""
     for block in model.blocks:
         attention, ffn = block.attention, block.ffn
@@ -200,7 +200,7 @@ def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], values:
         attention.forms = None
         if strategy.scheme.attention == "int8" and kinds == {"static"}:
             query, key, value = (form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
-            attention.forms = query, key, values.get(block.name, value)
+            attention.forms = query, key, folds.values.get(block.name, value)
         elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
             attention.forms = PerHead("int8", True, attention.dim)
         if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":

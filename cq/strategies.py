@@ -109,13 +109,15 @@ class Static(_Strategy):
     elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse" (least squared error) or
     "entropy"; with a setting as in "percentile:99.9".
     residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
-    smooth: codes take a scale and a shift for each feature, which fold into the weights and biases that read them, where that
-    lessens a layer's error on calibration's tokens; biases take back what error is constant. correct_bias: they do so without
-    `smooth` too. Both work with symmetric weights per channel alone, and cost nothing at inference."""
+    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the weights and
+    biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error of the layers that read
+    it stays as it is. correct_bias: biases take back each layer's mean error on calibration's tokens. Neither costs anything at
+    inference. Both need symmetric weights with a scale per output channel, so Scheme.textbook() goes without, and so does QAT,
+    which learns instead."""
     observer: str = "mse"
     residual: str = "float32"
     smooth: bool = True
-    correct_bias: bool = False
+    correct_bias: bool = True
 
     name = "static"
 

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "model": {"qtensor", "affine", "_core", "errors"},
     "ops": {"model", "qtensor", "affine", "_core", "errors"},
     "calibrate": {"model", "observers", "errors"},
-    "smooth": {"calibrate", "model", "observers", "strategies", "affine", "_core"},
+    "smooth": {"calibrate", "model", "observers", "strategies", "affine", "_core", "errors"},
     "train": {"formats", "model", "strategies", "affine", "errors"},
     "quantize": {"train", "smooth", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},

@@ -17,7 +17,7 @@ from .names import check_finite
 from .strangers import brief, parse_json
 from .tensors import write_safetensors
 
-KEY, VERSION = "cq", 2
+KEY, VERSION = "cq", 3
 INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": (Fixed, Smoothed)}  # what a layer may read
 TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
@@ -80,8 +80,9 @@ def _put_form(tensors: dict, name: str, form: Form) -> list | None:
 
 
 def _put_forms(tensors: dict, block) -> list | None:
+    """Of queries, keys and values."""
     forms = block.attention.forms
-    return forms and [_put_form(tensors, f"{block.name}.attention.values", form) if isinstance(form, tuple) else form for form in forms]
+    return forms and [_put_form(tensors, f"{block.name}.attention.values", form) for form in forms]
 
 
 def _put_weight(tensors: dict, name: str, weight: _core.Weight) -> None:
@@ -244,7 +245,11 @@ class _Reader:
             form = Fixed(*values[:4])
             if not _is_sound(form):
                 raise FormatError(f"{self.where}: {name}: {brief(values)} is no form of codes")
-            return Smoothed(*form, self._columns(str(values[4]), features))
+            columns = self._columns(values[4], features)
+            apart = np.abs(columns.zero_point.astype(np.int64) - affine.middle(form.dtype)).max()
+            if apart > (0 if form.symmetric else affine.FARTHEST):
+                raise FormatError(f"{self.where}: {name}: zero points of {brief(values)} lie too far off")
+            return Smoothed(*form, columns)
         form = form_from_list(values)
         if not _is_sound(form):
             raise FormatError(f"{self.where}: {name}: {brief(values)} is no form of codes")
@@ -252,11 +257,13 @@ class _Reader:
 
     def _columns(self, name: str, features: int) -> Columns:
         """One object for all forms that name it."""
+        if type(name) is not str:
+            raise FormatError(f"{self.where}: {brief(name)} names no columns")
         if name not in self.columns:
             scale = self._take(f"{name}.columns.scale", "float32", (features,))
             zero_point = self._take(f"{name}.columns.zero_point", "int32", (features,))
-            if scale.min() < affine.SMALLEST_SCALE or np.abs(zero_point.astype(np.int64)).max() > affine.FARTHEST:
-                raise FormatError(f"{self.where}: {name}.columns: a scale that is not positive, or a zero point too far off")
+            if scale.min() < affine.SMALLEST_SCALE:
+                raise FormatError(f"{self.where}: {name}.columns.scale: not positive")
             self.columns[name] = Columns(scale[None], zero_point[None])
         elif self.columns[name].scale.size != features:
             raise FormatError(f"{self.where}: {name}.columns: {self.columns[name].scale.size} features, wanted {features}")
@@ -274,7 +281,7 @@ class _Reader:
                 if part is a and kinds == {"dynamic"} and values == list(PerHead("int8", True, a.dim)):
                     part.forms = PerHead(*values)
                     continue
-                width = a.kv_heads * a.dim if part is a else 0  # values may be smoothed
+                width = a.kv_heads * a.dim if part is a else 0  # of values, which may be smoothed
                 forms = tuple(self._form(form, f"{block.name}.{name}", width if i == 2 else 0) for i, form in enumerate(values))
                 sound = all(isinstance(form, (Fixed, Smoothed)) for form in forms)
                 if len(forms) != len(readers) or not sound or kinds != {"static"}:

@@ -34,29 +34,13 @@ class Fixed(NamedTuple):
     zero_point: int
 
 
-class ByColumn(NamedTuple):
-    """Fixed codes with parameters of each feature's own: arrays (1, features), float32 and int32."""
-    dtype: str
-    symmetric: bool
-    scale: np.ndarray
-    zero_point: np.ndarray
-
-    @classmethod
-    def of(cls, forms: tuple[Fixed, ...], widths: tuple[int, ...]) -> "ByColumn":
-        """Neighbours' forms, each for so many features, as one."""
-        scale, zero_point = (np.repeat(np.array(values, dtype), widths)[None] for values, dtype in
-                             (([form.scale for form in forms], np.float32), ([form.zero_point for form in forms], np.int32)))
-        return cls(forms[0].dtype, forms[0].symmetric, scale, zero_point)
-
-
 class Columns:
     """Scales and zero points of each feature's own, arrays (1, features), float32 and int32. Equal to none but itself."""
     __slots__ = ("scale", "zero_point", "inverse")
 
     def __init__(self, scale: np.ndarray, zero_point: np.ndarray):
         self.scale, self.zero_point = scale, zero_point
-        with np.errstate(divide="ignore"):
-            self.inverse = np.where(scale > 2.0 ** 126, np.float32(np.nan), np.float32(1) / scale)
+        self.inverse = np.full_like(scale, np.nan) if scale.max() > 2.0 ** 126 else np.float32(1) / scale  # as cq.h says
 
 
 class Smoothed(NamedTuple):
@@ -64,18 +48,20 @@ class Smoothed(NamedTuple):
     see one scale and one zero point (SmoothQuant, Xiao et al. 2023; shifts: Outlier Suppression+, Wei et al. 2023)."""
     dtype: str
     symmetric: bool
-    scale: float
-    zero_point: int
+    scale: float | np.ndarray
+    zero_point: int | np.ndarray
     columns: Columns
 
     @classmethod
     def of(cls, forms: tuple["Fixed | Smoothed", ...], widths: tuple[int, ...]) -> "Smoothed":
-        """As ByColumn's, where some are smoothed; scale and zero_point become arrays too."""
-        seen = ByColumn.of(forms, widths)
-        parts = [(form.columns.scale, form.columns.zero_point) if isinstance(form, Smoothed) else
-                 (np.full((1, n), form.scale, np.float32), np.full((1, n), form.zero_point, np.int32))
-                 for form, n in zip(forms, widths)]
-        return cls(*seen, Columns(*(np.concatenate(arrays, 1) for arrays in zip(*parts))))
+        """Neighbours' forms, each for so many features, as one, in which scale and zero_point are arrays (1, features) too."""
+        def spread(values, dtype):
+            return np.concatenate([np.broadcast_to(np.asarray(value, dtype), (1, n)) for value, n in zip(values, widths)], 1)
+
+        own = [form.columns if isinstance(form, Smoothed) else form for form in forms]
+        seen, own = ((spread([part.scale for part in parts], np.float32), spread([part.zero_point for part in parts], np.int32))
+                     for parts in (forms, own))
+        return cls(forms[0].dtype, forms[0].symmetric, *seen, Columns(*own))
 
 
 Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads; None: float32

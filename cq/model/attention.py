@@ -3,7 +3,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
-from .activation import Activation, ByColumn, Fixed, PerHead, Smoothed
+from .activation import Activation, Fixed, PerHead, Smoothed
 from .linear import INT32_MAX, Linear, QuantizedLinear, Then, joined
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
@@ -48,10 +48,7 @@ class Attention:
         query, key, value, forms, result = self._derived
         if query is not self.query or key is not self.key or value is not self.value or forms is not self.forms:
             by_column = self.forms is not None and not isinstance(self.forms, PerHead)
-            form = self.forms
-            if by_column:
-                kind = Smoothed if any(isinstance(form, Smoothed) for form in self.forms) else ByColumn
-                form = kind.of(self.forms, self._widths())
+            form = Smoothed.of(self.forms, self._widths()) if by_column else self.forms
             result = joined((self.query, self.key, self.value)), form
             # after joining, which other threads may do as well: either's result will do
             self._derived = self.query, self.key, self.value, self.forms, result

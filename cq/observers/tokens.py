@@ -8,14 +8,15 @@ import numpy as np
 class Tokens:
     """The rows of `keep` tokens, drawn evenly from all that came, and each channel's smallest and largest element.
 
-    A token's rank is a hash of its place in the stream, and those of smallest rank stay (bottom-k sampling, Cohen, Kaplan 2007), so
-    merging gives the same rows in any order and any partition; the same tokens stay at every place that sees them all."""
+    keep: 0 for the extremes alone. A token's rank is a hash of its place in the stream, and those of smallest rank stay (bottom-k
+    sampling, Cohen, Kaplan 2007), so merging gives the same rows in any order and any partition; the same tokens stay at every
+    place that sees them all."""
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
         self.lo = self.hi = None  # (channels,) float32
-        self._parts: list[tuple[np.ndarray, np.ndarray]] = []  # rows and their ranks, at most twice as many as are kept
-        self._waiting, self._worst = 0, np.uint64(2**64 - 1)  # tokens in parts; the rank that a token must be below
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []  # rows and their ranks, at most a quarter more than are kept
+        self._waiting, self._worst = 0, np.uint64(2**64 - 1 if keep else 0)  # tokens in parts; the rank one must be below
 
     def update(self, x: np.ndarray, order: int, start: int = 0) -> None:
         """Take in x (tokens, channels), finite float32: tokens start, start + 1, ... of sample `order`."""
@@ -25,7 +26,8 @@ class Tokens:
     def merge(self, other: Self) -> Self:
         """Take in what `other` saw; returns self."""
         if other.lo is not None:
-            for rows, ranks in other._parts:
+            nothing = [(np.empty((0, len(other.lo)), np.float32), np.empty(0, np.uint64))]
+            for rows, ranks in other._parts or nothing:
                 self._take(rows, ranks, other.lo, other.hi)
         return self
 
@@ -41,7 +43,7 @@ class Tokens:
         if fits.any():
             self._parts.append((x[fits], ranks[fits]))
             self._waiting += int(fits.sum())
-        if self._waiting >= 2 * self.keep:
+        if self._waiting > self.keep + self.keep // 4:
             self._sort()
 
     def _sort(self) -> None:
