@@ -18,6 +18,7 @@ from rich.text import Text
 from .calibrate import Calibration, calibrate
 from .errors import CqError
 from .formats import load, save
+from .model import Coverage
 from .quantize import quantize
 from .report import samples
 from .report.bench import bench
@@ -172,8 +173,10 @@ def _strategies(model, names, calibration, progress) -> dict:
               "some take a setting, like percentile:99.9.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
+@click.option("--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-def quantize_command(model, out, strategy, target, steps, textbook, calibration, observer, include, exclude, force) -> None:
+def quantize_command(model, out, strategy, target, steps, textbook, calibration, observer, include, exclude, strict,
+                     force) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_target(out)
     if out.suffix != ".safetensors":
@@ -190,10 +193,12 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
         given = _calibration(calibration, model, None if isinstance(strategy, QAT) else _CALIBRATION_SAMPLES)
         if given is not None and not isinstance(strategy, QAT):
             given = calibrate(model, given, strategy.observer, lambda done, total: progress("calibrate", done, total))
-        quantized = quantize(model, strategy, given, lambda done, total: progress("train", done, total))
+        quantized = quantize(model, strategy, given, lambda done, total: progress("train", done, total), strict=strict)
     save(quantized, out)
     console = _console()
-    console.print(_placements(quantized))
+    coverage = quantized.coverage()
+    console.print(_placements(coverage))
+    console.print(coverage.summary)
     if isinstance(given, Calibration):
         console.print(_movement(given, strategy.scheme))
     console.print(f"{out}: {before / 1e6:.2f} MB → {_size(out) / 1e6:.2f} MB")
@@ -217,17 +222,20 @@ def _strategy(name, target, steps, textbook, calibration, observer, include, exc
 
 @main.command()
 @click.argument("model")
-def inspect(model) -> None:
-    """What MODEL is made of and where each of its layers runs."""
+@click.option("--tokens", type=click.IntRange(min=1), help="Length of the sequence whose multiply-adds count; without it, 128 or "
+              "all positions if fewer.")
+def inspect(model, tokens) -> None:
+    """What MODEL is made of, where each of its layers runs, and how far its integer sums stay below int32's end."""
     model = load(model)
-    console = _console()
+    coverage, console = model.coverage(tokens), _console()
     console.print("\n".join(f"{key}: {value}" for key, value in model.config.to_dict().items()))
     console.print(f"strategy: {model.strategy.name if model.strategy else 'none (float32)'}")
     if model.strategy:
         choices = model.strategy.to_dict()
         choices |= choices.pop("scheme")
         console.print("\n".join(f"  {key}: {_listing(value)}" for key, value in choices.items() if key != "name"))
-    console.print(_placements(model))
+    console.print(_placements(coverage, model.headroom()))
+    console.print(coverage.summary)
     console.print(f"weights in memory: {model.nbytes / 1e6:.2f} MB")
 
 
@@ -340,14 +348,19 @@ def _movement(calibration: Calibration, scheme: Scheme) -> str:
             f"and by {moved[site]:.1%} at {site}; {advice}")
 
 
-def _placements(model) -> Table:
-    """Where each layer runs: shape (in, out), bytes, and why one stayed in float32."""
+def _placements(coverage: Coverage, headroom: dict[str, float] | None = None) -> Table:
+    """Where each part runs: shape (in, out), bytes, share of the multiply-adds, bits by which int32 is larger than any of its
+    sums, and why one stayed in float32."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for header, justify in (("layer", "left"), ("runs in", "left"), ("shape", "right"), ("bytes", "right"), ("why", "left")):
-        table.add_column(header, justify=justify, overflow="fold")
-    for place in model.coverage():
-        shape = " × ".join(map(str, place.shape or ()))
-        table.add_row(*map(Text, (place.name, place.runs_in, shape, f"{place.nbytes:,}", place.reason)))
+    names = ["layer", "runs in", "shape", "bytes", "mult-adds"] + ["headroom"] * bool(headroom) + ["why"]
+    for name in names:
+        table.add_column(name, justify="left" if name in ("layer", "runs in", "why") else "right", overflow="fold")
+    for place in coverage:
+        cells = [place.name, place.runs_in, " × ".join(map(str, place.shape or ())), f"{place.nbytes:,}" * bool(place.nbytes),
+                 f"{place.multiply_adds / coverage.multiply_adds:.2%}" * bool(place.multiply_adds)]
+        if headroom:
+            cells.append(f"{headroom[place.name]:.1f} bits" if place.name in headroom else "")
+        table.add_row(*map(Text, (*cells, place.reason)))
     return table
 
 

@@ -12,7 +12,9 @@ from .calibrate import KEEP, Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
+from .model.attention import MAX_KEYS
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
+from .model.sums import check_attention
 from .qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
 from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
@@ -26,7 +28,7 @@ _READS = {"query": "input", "key": "input", "value": "input", "output": "context
 
 def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
              calibration: Iterable | Calibration | None = None, progress: Progress | None = None,
-             executor: Executor | None = None) -> Transformer:
+             executor: Executor | None = None, strict: bool = False) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
     calibration: for Static, any iterable of samples: a text, a 1-D int array of token ids, or a list of either (a batch);
@@ -44,10 +46,12 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
         raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
+    if type(strict) is not bool:
+        raise CqError(f"strict: need True or False, got {strict!r}")
     if isinstance(strategy, QAT):
         if executor is not None:
             raise CqError("executor: QAT trains in this process; leave it out")
-        return _trained(model, strategy, calibration, progress)
+        return _trained(model, strategy, calibration, progress, strict)
     if isinstance(strategy, Static):
         if calibration is None:
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
@@ -61,7 +65,7 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
 
     folds = _folds(model, strategy, calibration) if isinstance(strategy, Static) else NO_PLAN
-    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), folds=folds)
+    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict, folds=folds)
 
 
 def _folds(model: Transformer, strategy: Static, calibration: Calibration) -> Plan:
@@ -71,7 +75,7 @@ def _folds(model: Transformer, strategy: Static, calibration: Calibration) -> Pl
                 lambda name: not _chosen(name, strategy))
 
 
-def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None) -> Transformer:
+def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool) -> Transformer:
     """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
@@ -85,7 +89,8 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
         folded, smoothed = _folded(model, target, found, ranges)
     network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
                   progress=progress and (lambda done, total, loss: progress(done, total)), folded=folded, smoothed=smoothed)
-    return _convert(Transformer(model.config, network.weights(), model.tokenizer), target, network.forms().get, network.scales())
+    trained = Transformer(model.config, network.weights(), model.tokenizer)
+    return _convert(trained, target, network.forms().get, strict, network.scales())
 
 
 def _folded(model: Transformer, target: Static, calibration: Calibration,
@@ -116,7 +121,7 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
     return Fixed(scheme.activation_dtype, scheme.activation_symmetric, *_params(calibration.sites[site], scheme))
 
 
-def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scales: dict | None = None,
+def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool, scales: dict | None = None,
              folds: Plan = NO_PLAN) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
     point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is smoothed."""
@@ -133,7 +138,19 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scal
         setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
     _join(result, strategy, form_at, folds)
     _swap_word(result, strategy)
+    if strict:
+        _check_fallbacks(result, strategy)
     return result
+
+
+def _check_fallbacks(model: Transformer, strategy) -> None:
+    """Raises UnsupportedError where a weight stayed in float32 that the user did not leave there. The rest of what runs in
+    float32 does so by the strategy, or because such a weight does."""
+    weights = [("embed.word", model.embedding), *model.linears()]
+    found = [f"{name}: {part.reason}" for name, part in weights if part.runs_in == "float32" and not _chosen(name, strategy)
+             and not (name == "embed.word" and model.config.tied and _chosen("head", strategy))]
+    if found:
+        raise UnsupportedError(f"strict: {len(found)} of {len(weights)} weights cannot be int8: " + "; ".join(found))
 
 
 def _chosen(name: str, strategy) -> str:
@@ -148,16 +165,26 @@ def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], l
           fold: Fold | None) -> Linear | QuantizedLinear:
     reason = _chosen(name, strategy)
     if reason:
-        return Linear(layer.weight, layer.bias, layer.activation, reason)
+        return _left(layer, reason)
     scheme = strategy.scheme
     weight = _packed(name, scaled(layer.weight, fold and fold.factor), scheme, scheme.weight_granularity, learned)
     if isinstance(weight, str):
-        return Linear(layer.weight, layer.bias, layer.activation, weight)
+        return _left(layer, weight)
     if layer.bias is not None:
         check_finite(layer.bias, f"{name}.bias")
     form, bias = (_input_form(name, strategy, form_at), layer.bias) if fold is None else (fold.form, fold.bias(layer.bias))
     bias = quantize_bias(bias, scheme.bias, form, weight)
-    return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
+    try:
+        return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
+    except UnsupportedError as error:
+        if fold is not None:
+            raise UnsupportedError(f"{name}: {error}; or use smooth=False and correct_bias=False") from None
+        return _left(layer, str(error))
+
+
+def _left(layer: Linear, reason: str) -> Linear:
+    """The layer in float32, and why."""
+    return Linear(layer.weight, layer.bias, layer.activation, reason)
 
 
 def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, learned: tuple | None = None) -> _core.Weight | str:
@@ -203,6 +230,8 @@ def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: 
             attention.forms = query, key, folds.values.get(block.name, value)
         elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
             attention.forms = PerHead("int8", True, attention.dim)
+        if attention.forms is not None:
+            check_attention(attention.forms, attention.dim, min(model.config.max_positions, MAX_KEYS))
         if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":
             ffn.forms = tuple(form_at(f"{block.name}.ffn.{part}") for part in ("gate", "up"))
     if isinstance(strategy, Static) and strategy.residual == "int8":

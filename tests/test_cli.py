@@ -189,6 +189,14 @@ def test_inspect_shows_configuration_and_placement(run, tiny_encoder, tmp_path):
     query = next(line for line in lines if "layers.0.attention.query" in line)
     assert "float32" in query and "exclude" in query
     assert "weight-only" in next(line for line in lines if "layers.0.attention.key" in line)
+    assert any("int8: 0.00% of" in line and "one sequence of 64 tokens" in line for line in lines)
+    run("quantize", tiny_encoder, out, "--strategy", "dynamic", "--strict", "--force")
+    lines = run("inspect", out, "--tokens", 10).splitlines()
+    bits = cq.load(out).headroom()
+    for name in ("layers.0.attention.query", "layers.1.attention.scores"):
+        assert f"{bits[name]:.1f} bits" in next(line for line in lines if name in line)
+    assert any("int8: 100.00% of" in line and "one sequence of 10 tokens" in line for line in lines)
+    assert "tokens: need a length from 1 to 64" in run("inspect", out, "--tokens", 65, code=1)
 
 
 def test_embed_writes_a_json_object_per_text(run, tiny_encoder):

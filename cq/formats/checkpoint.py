@@ -7,10 +7,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from .. import _core, affine, strategies
-from ..errors import FormatError
+from ..errors import FormatError, UnsupportedError
 from ..model import Config, Transformer
 from ..model.activation import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, form_from_list
-from ..model.linear import Linear, QuantizedLinear, bias_room, check_depth
+from ..model.attention import MAX_KEYS
+from ..model.linear import Linear, QuantizedLinear
+from ..model.sums import check_attention
 from ..qtensor import QTensor
 from .huggingface import parse_config, parse_tokenizer
 from .names import check_finite
@@ -193,7 +195,11 @@ class _Reader:
         weight = self._weight(name, layer.shape, entry["group_size"])
         if form is not None and weight.group_size != weight.k:
             raise FormatError(f"{self.where}: {name}: integer products with grouped scales")
-        return QuantizedLinear(weight, self._bias(name, layer, form), layer.activation, form, strategy)
+        bias = self._bias(name, layer, form)
+        try:
+            return QuantizedLinear(weight, bias, layer.activation, form, strategy)
+        except UnsupportedError as error:
+            raise FormatError(f"{self.where}: {name}: {error}") from None
 
     def _word(self, model: Transformer) -> None:
         kind, word = self.record["word"], model.embedding
@@ -221,17 +227,16 @@ class _Reader:
             zero_points = self._wide(f"{name}.zero_point", "int32", (groups, n))
             if zero_points.min() < -128 or zero_points.max() > 127:
                 raise FormatError(f"{self.where}: {name}.zero_point: outside -128 … 127")
-            check_depth(k, zero_points)
         return _core.pack(codes, zero_points, scales, group_size)
 
     def _bias(self, name: str, layer: Linear, form: Form) -> np.ndarray | QTensor | None:
         if layer.bias is not None or f"{name}.bias" not in self.tensors:
             return layer.bias  # float32, read already
-        inputs, outputs = layer.shape[0], layer.shape[1:]
+        outputs = layer.shape[1:]
         if self.tensors[f"{name}.bias"].dtype == np.int32:
             codes = self._take(f"{name}.bias", "int32", outputs)
-            if not isinstance(form, (Fixed, Smoothed)) or np.abs(codes.astype(np.int64)).max() > bias_room(inputs):
-                raise FormatError(f"{self.where}: {name}.bias: int32 without a fixed input scale, or too large for its sums")
+            if not isinstance(form, (Fixed, Smoothed)):
+                raise FormatError(f"{self.where}: {name}.bias: int32 without a fixed input scale")
             return codes
         scale = self._take(f"{name}.bias.scale", "float32", (1,))[0]
         zero_point = self._take(f"{name}.bias.zero_point", "int32", (1,))[0]
@@ -287,6 +292,11 @@ class _Reader:
                 if len(forms) != len(readers) or not sound or kinds != {"static"}:
                     raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} is not what int8 layers hand on")
                 part.forms = forms
+            if a.forms is not None:
+                try:
+                    check_attention(a.forms, a.dim, min(model.config.max_positions, MAX_KEYS))
+                except UnsupportedError as error:
+                    raise FormatError(f"{self.where}: {block.name}.attention: {error}") from None
         self._stream(model)
 
     def _stream(self, model: Transformer) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 from .. import _core
 from ..errors import UnsupportedError
 from .activation import Activation, Fixed, PerHead, Smoothed
-from .linear import INT32_MAX, Linear, QuantizedLinear, Then, joined
+from .linear import Linear, QuantizedLinear, Then, joined
+from .sums import INT32_MAX
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
 
