@@ -10,7 +10,7 @@ from pathlib import Path
 
 import products
 import targets
-from render import ahead, by_threads, cell, contestants, is_cq, joined, machine, markdown
+from render import by_threads, cell, contestants, is_cq, joined, machine, markdown
 
 from cq.report.record import Report, Row
 
@@ -162,47 +162,6 @@ def profile(result: dict) -> str:
             f"`{result['cq']}` shows it.\n\n" + "\n\n".join(parts) + "\n\n" + machine(result))
 
 
-def train(result: dict) -> str:
-    """A line per batch: milliseconds of a step, and torch's over cq's."""
-    rows = contestants(result)
-    contenders = dict.fromkeys(row["name"] for row in rows)
-    lines = [["all-MiniLM-L6-v2", *(f"{name}, ms" for name in contenders), "torch's time over cq's"]]
-    for case in dict.fromkeys(row["case"] for row in rows):
-        here = [row for row in rows if row["case"] == case]
-        padding = next((f"<br>torch {_padding(row['padding'])}" for row in here if "padding" in row), "")
-        lines.append([f"{case}, {here[0]['tokens']:,} tokens{padding}",
-                      *(cell(here, "QAT step", name, "seconds", "{:.0f}", min, 1e3) for name in contenders),
-                      joined((ahead(row) for row in here if is_cq(row)), "{:.2f}")])
-    return (f"One step of quantization-aware training (forward, reverse, AdamW) with {joined(result['cards'], '{}')} threads; "
-            "bold: the faster one.\n\n" + markdown(lines) + "\n\n" + machine(result))
-
-
-def qat(result: dict) -> str:
-    """A table per scheme: a line per strategy, and how much of what static loses by calibration training wins back."""
-    rows, parts = result["rows"], []
-    sets = [key for key in rows[0] if key.startswith("STS")]
-    for scheme in dict.fromkeys(row["scheme"] for row in rows):
-        here = [row for row in rows if row["scheme"] == scheme]
-        heads = (f"{name}<br>{head}" for name in sets for head in ("cosine", "Spearman"))
-        lines = [[f"{here[0]['case']}, {scheme} scheme", *heads]]
-        lines += [[row["name"], *(form.format(row[name][key]) for name in sets for key, form in
-                                  (("cosine", "{:.5f}"), ("spearman", "{:.2f}")))] for row in here]
-        (ours,) = [row for row in here if "steps" in row]
-        back = joined((100 * recovered(here, ours, name) for name in sets), "{:.0f}")
-        parts.append(markdown(lines) + f"\n\nTraining wins back {back} % of the cosine that the best static row by calibration "
-                     f"lacks. {ours['steps']:,} steps on {ours['samples']:,} unlabeled sentences: "
-                     f"{ours['cpu_seconds'] / 60:.0f} minutes of CPU time, {ours['seconds'] / 60:.0f} on the clock with "
-                     f"{ours['threads']} threads.")
-    return ("Cosines to float32's embeddings, and Spearman's correlation with people's scores (×100).\n\n" + "\n\n".join(parts)
-            + "\n\n" + machine(result))
-
-
-def recovered(rows: list[dict], ours: dict, name: str) -> float:
-    """The share of what the best calibrated static row's cosine on the set `name` lacks of 1 that `ours` wins back."""
-    best = max(row[name]["cosine"] for row in rows if row["name"].startswith("static"))
-    return 1 - (1 - ours[name]["cosine"]) / (1 - best)
-
-
 def comparison(result: dict) -> str:
     """The report as `cq compare --markdown` writes it, without its title."""
     report = dict(result["report"])
@@ -226,7 +185,6 @@ TABLES = {
     "gemm": (products.gemm, ("gemm",)), "speedup": (products.speedup, ("gemm", "model")), "model": (model, ("model",)),
     "stream": (stream, ("model",)), "efficiency": (efficiency, ("model",)), "scaling": (scaling, ("scaling",)),
     "avx2": (avx2, ("avx2",)), "profile": (profile, ("profile",)),
-    "train": (train, ("train",)), "qat": (qat, ("qat",)),
     "yardsticks": (targets.table, ("gemm", "model", "scaling", "avx2")),
     "compare_shakespeare": (comparison, ("compare_shakespeare",)), "compare_minilm": (comparison, ("compare_minilm",)),
 }
