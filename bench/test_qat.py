@@ -17,6 +17,7 @@ TEXT = minilm.DATA.parent / "text" / "wikitext2.valid.txt"
 REPORTED = ("2014", "2013")
 LENGTHS = range(20, 301)  # characters of a sentence of the text
 SCHEMES = {"default": cq.Static(), "textbook": cq.Static(cq.Scheme.textbook())}
+pytestmark = pytest.mark.timeout(0)  # pytest's own limit is for tests
 TRAINING = {"ranges": "learned", "steps": 2400, "batch_size": 16}
 
 
