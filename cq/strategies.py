@@ -178,12 +178,12 @@ class QAT(Training):
     where `target` has int8, and are then converted to it. Arguments as Training, and
 
     target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
-    ranges: of static activations: "moving_average" of each batch's extremes, at rest from step `freeze` on (None: half of the
-    steps); or "learned", together with the weights' scales, from where calibration by the target's observer and the weights'
-    extremes put them (LSQ, Esser et al. 2020). A residual stream in int8 cannot be trained: Static(residual="int8") is
-    refused."""
+    ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's observer
+    and the weights' extremes put them (LSQ, Esser et al. 2020); or "moving_average" of each batch's extremes, at rest from
+    step `freeze` on (None: half of the steps). Where the target smooths, features' own scales and shifts come from calibration
+    on the first 500 samples and rest. A residual stream in int8 cannot be trained: Static(residual="int8") is refused."""
     target: WeightOnly | Dynamic | Static = Static()
-    ranges: str = "moving_average"
+    ranges: str = "learned"
     freeze: int | None = None
     steps: int = 300
     batch_size: int = 32
