@@ -1,7 +1,7 @@
 """The names of weights: one table per family, of Hugging Face and of llama.cpp, into cq's own, and the check
 that all weights are there and sound. Must not know files or config.json."""
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,16 @@ class Family:
     biases: tuple[str, ...] | None    # canonical modules that always have a bias; None: the checkpoint's configuration says
 
 
+_LLAMA = Family(
+    prefix="model.", layer="layers.",
+    outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
+    inside={"self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
+            "self_attn.v_proj": "attention.value", "self_attn.o_proj": "attention.output",
+            "input_layernorm": "attention_norm",
+            "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn.gate", "mlp.up_proj": "ffn.up",
+            "mlp.down_proj": "ffn.down"},
+    ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
+    biases=None)
 FAMILIES = {
     "bert": Family(
         prefix="bert.", layer="encoder.layer.",
@@ -33,16 +43,9 @@ FAMILIES = {
                 "output.LayerNorm": "ffn_norm"},
         ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
         biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm")),
-    "llama": Family(
-        prefix="model.", layer="layers.",
-        outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
-        inside={"self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
-                "self_attn.v_proj": "attention.value", "self_attn.o_proj": "attention.output",
-                "input_layernorm": "attention_norm",
-                "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn.gate", "mlp.up_proj": "ffn.up",
-                "mlp.down_proj": "ffn.down"},
-        ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
-        biases=None),
+    "llama": _LLAMA,
+    "mistral": replace(_LLAMA, biases=()),
+    "qwen2": replace(_LLAMA, biases=("attention.query", "attention.key", "attention.value")),
 }
 GGUF = {  # llama.cpp's names, by general.architecture, which for these is the family's name
     "llama": Family(

@@ -5,6 +5,7 @@ from .. import _core
 from ..errors import UnsupportedError
 from .activation import Activation, ByColumn, Fixed, PerHead
 from .linear import Linear, QuantizedLinear, Then, joined
+from .rope import frequencies
 from .sums import INT32_MAX
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
@@ -13,12 +14,11 @@ MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weigh
 class Rotary:
     """Cosine and sine tables of rotary positions (Su et al. 2021), grown as longer sequences come.
 
-    Angles round to float32 at each step, as in common implementations. Powers, cosines and sines are rounded from float64:
-    NumPy's float32 ones differ in the last bit from one CPU to the next."""
+    Angles round to float32, as in common implementations. Cosines and sines are rounded from float64: NumPy's float32 ones differ
+    in the last bit from one CPU to the next."""
 
-    def __init__(self, dim: int, theta: float):
-        exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-        self.frequency = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
+    def __init__(self, dim: int, theta: float, scaling: dict | None = None):
+        self.frequency, self.factor = frequencies(dim, theta, scaling)
         self._tables = (np.empty((0, dim // 2), np.float32),) * 2
 
     def tables(self, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +26,7 @@ class Rotary:
         tables = self._tables  # read and replaced as one: other threads may do so at the same time
         if length > len(tables[0]):
             angle = np.outer(np.arange(max(length, 2 * len(tables[0]), 256), dtype=np.float32), self.frequency)
-            tables = self._tables = tuple(f(angle, dtype=np.float64).astype(np.float32) for f in (np.cos, np.sin))
+            tables = self._tables = tuple((f(angle, dtype=np.float64) * self.factor).astype(np.float32) for f in (np.cos, np.sin))
         return tables
 
 

@@ -3,6 +3,7 @@ of any model hub."""
 from dataclasses import asdict, dataclass, fields
 
 from ..errors import FormatError
+from .rope import check_scaling
 
 _CHOICES = {
     "norm": ("layer", "rms"),
@@ -14,6 +15,7 @@ _CHOICES = {
 @dataclass(frozen=True)
 class Config:
     """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions.
+    `rope_scaling` is as rope.check_scaling wants it.
 
     Of language models, where their files say so: the ids that begin a text and that end one, and the Jinja template that makes a
     prompt of a conversation."""
@@ -33,6 +35,7 @@ class Config:
     activation: str = "gelu"
     gated: bool = False
     rope_theta: float | None = None
+    rope_scaling: dict | None = None
     causal: bool = False
     lm_head: bool = False
     tied: bool = False
@@ -57,11 +60,14 @@ class Config:
             value = getattr(self, name)
             if (value, name) != (None, "rope_theta") and not (type(value) in (int, float) and 0 < value < 1e12):
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
+        check_scaling(self.rope_scaling)
         self._check_text()
         if self.num_heads % self.num_kv_heads:
             raise FormatError(f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.rope_theta is not None and self.head_dim % 2:
             raise FormatError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
+        if self.rope_scaling is not None and (self.rope_theta or 0) <= 1:
+            raise FormatError(f"config: rope_scaling needs a rope_theta above 1, got {self.rope_theta!r}")
 
     def _check_text(self) -> None:
         if not isinstance(self.eos_token_ids, (tuple, list)):

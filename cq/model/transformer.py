@@ -38,7 +38,7 @@ class Transformer:
         layers that read the same are laid side by side. Raises CqError where they do not fit the configuration."""
         _check_weights(config, weights)
         self.config, self.tokenizer, self.strategy = config, tokenizer, None
-        rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta)
+        rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         self.embedding = Embedding(weights["embed.word"], weights.get("embed.position"), weights.get("embed.type"),
                                    None if config.norm_first else self._norm(weights, "embed.norm"))
         self.blocks = [self._block(weights, f"layers.{i}", rotary) for i in range(config.num_layers)]

@@ -5,6 +5,7 @@ whole model.
 backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
 import numpy as np
 
+from ..model.rope import frequencies
 from .batch import Packed
 from .fake import Codes, WeightRange, chunks, fake_bias
 from .parameters import Parameters
@@ -112,14 +113,13 @@ class Rotary:
     """Rotary positions (Su et al. 2021) over heads of `dim`: first half and second half of a head are the two coordinates.
     Angles round to float32 and their cosines from float64, as the model's own do."""
 
-    def __init__(self, dim: int, theta: float):
-        exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-        self.frequency = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
+    def __init__(self, dim: int, theta: float, scaling: dict | None = None):
+        self.frequency, self.factor = frequencies(dim, theta, scaling)
 
     def tables(self, positions: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines (tokens, 1, dim / 2) of positions (tokens,)."""
         angle = np.outer(positions.astype(np.float32), self.frequency).astype(np.float64)[:, None]
-        return np.cos(angle).astype(np.float32).astype(dtype), np.sin(angle).astype(np.float32).astype(dtype)
+        return tuple((f(angle) * self.factor).astype(np.float32).astype(dtype) for f in (np.cos, np.sin))
 
     @staticmethod
     def turn(x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ class Network:
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
         self.norms = {name: Norm(self.parameters, name, c.norm_eps, c.norm == "rms") for name in norms}
         self.attention = [self._attention(f"layers.{i}.attention.query" in self.sites) for i in range(c.num_layers)]
-        self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta)
+        self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta, c.rope_scaling)
         word = recipe.word_granularity
         fake = None if word is None else self.linears["head"] if word == "head" else \
             WeightRange("embed.word", recipe.strategy.scheme, word)

@@ -1,0 +1,133 @@
+"""config.json of each family as entries of Config. Must not know weights and their names."""
+import math
+
+from ..errors import FormatError, UnsupportedError
+from .strangers import brief, flag_of, real_of, size_of
+
+_ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+                "gelu_fast": "gelu_tanh", "silu": "silu", "swish": "silu", "relu": "relu"}
+_ONLY = {  # entry of config.json → the one value that is implemented; absent or null counts as that value
+    "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False, "sliding_window": None,
+    "partial_rotary_factor": 1.0, "quantization_config": None}
+_WINDOWED = ("mistral", "qwen2")  # families that may let a token see only so many before it
+_ROPE = {  # kind of scaling → each of its numbers and what counts where it is absent; None: it must be there
+    "linear": {"factor": None},
+    "llama3": {"factor": None, "low_freq_factor": None, "high_freq_factor": None},
+    "yarn": {"factor": None, "beta_fast": 32.0, "beta_slow": 1.0},
+}
+
+
+def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str, ...] | None]:
+    """Entries of Config from those of config.json, and which modules have biases (see names.check_weights). Raises FormatError,
+    UnsupportedError naming the entry; messages start with `where`."""
+    for key, only in _ONLY.items():
+        if values.get(key) is not None and values[key] != only and not (key == "sliding_window" and family in _WINDOWED):
+            raise UnsupportedError(f"{where}: {key} {brief(values[key])} is not implemented"
+                                   + (f", only {only!r}" if only is not None else ""))
+    biases = None
+    if family == "llama":
+        biases = tuple(module for module, key in (("attention", "attention_bias"), ("ffn", "mlp_bias"))
+                       if flag_of(values, key, where))
+    return _READERS[family](values, where), biases
+
+
+def _bert(values: dict, where: str) -> dict:
+    """Entries of Config from a BERT's config.json."""
+    return _common(values, where) | {
+        "type_vocab_size": size_of(values, "type_vocab_size", where, 2),
+        "norm": "layer", "norm_eps": real_of(values, "layer_norm_eps", where, 1e-12),
+        "activation": _activation(values, "gelu", where), "pooling": "mean"}
+
+
+def _llama(values: dict, where: str) -> dict:
+    """Entries of Config of the Llama type; what early checkpoints leave out counts as transformers counts it."""
+    common, lm_head = _common(values, where), _lm_head(values, where)
+    theta, scaling = _rope(values, common["max_positions"], where)
+    common["max_positions"] = common["max_length"] = min(common["max_positions"], _window(values, common, where))
+    return common | {
+        "num_kv_heads": size_of(values, "num_key_value_heads", where, common["num_heads"]),
+        "norm": "rms", "norm_eps": real_of(values, "rms_norm_eps", where, 1e-6), "norm_first": True,
+        "activation": _activation(values, "silu", where), "gated": True, "rope_theta": theta, "rope_scaling": scaling,
+        "causal": True, "lm_head": lm_head, "tied": lm_head and flag_of(values, "tie_word_embeddings", where)}
+
+
+def _window(values: dict, common: dict, where: str) -> int:
+    """How many tokens see each other: texts within the sliding window are as if there were none, and longer ones are refused."""
+    used = flag_of(values, "use_sliding_window", where, common["family"] == "mistral")
+    return size_of(values, "sliding_window", where, common["max_positions"]) if used else common["max_positions"]
+
+
+def _common(values: dict, where: str) -> dict:
+    heads, hidden = size_of(values, "num_attention_heads", where), size_of(values, "hidden_size", where)
+    if values.get("head_dim") is None and hidden % heads:
+        raise FormatError(f"{where}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    positions = size_of(values, "max_position_embeddings", where)
+    return {"family": values["model_type"], "vocab_size": size_of(values, "vocab_size", where), "hidden_size": hidden,
+            "num_layers": size_of(values, "num_hidden_layers", where), "num_heads": heads, "num_kv_heads": heads,
+            "head_dim": size_of(values, "head_dim", where, hidden // heads),
+            "intermediate_size": size_of(values, "intermediate_size", where), "max_positions": positions,
+            "max_length": positions}
+
+
+def _lm_head(values: dict, where: str) -> bool:
+    """LlamaModel has no head, LlamaForCausalLM has; where config.json does not say, the family is one of language models."""
+    names = values.get("architectures")
+    if names is None or names == []:
+        return True
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FormatError(f"{where}: architectures must be a list of strings, got {brief(names)}")
+    return any(name.endswith("ForCausalLM") for name in names)
+
+
+def _rope(values: dict, positions: int, where: str) -> tuple[float, dict | None]:
+    """rope_theta and Config.rope_scaling, from rope_theta and rope_scaling, or from rope_parameters, where transformers 5 writes
+    both. `positions`: the longest text, where nothing says which the model was trained on before."""
+    theta, scaling = real_of(values, "rope_theta", where, 10000.0), None
+    for key in ("rope_scaling", "rope_parameters"):
+        rope, at = values.get(key), f"{where}: {key}"
+        if rope is None:
+            continue
+        if not isinstance(rope, dict):
+            raise FormatError(f"{at} must be an object or null, got {brief(rope)}")
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if rope.get("partial_rotary_factor") not in (None, 1.0):
+            raise UnsupportedError(f"{at} {brief(rope)} is not implemented, only with a partial_rotary_factor of 1")
+        if kind != "default" and (not isinstance(kind, str) or kind not in _ROPE):
+            raise UnsupportedError(f"{at}: rope_type {brief(kind)} is not implemented; these are: default, {', '.join(_ROPE)}")
+        theta = real_of(rope, "rope_theta", at, theta)
+        scaling = _scaling(rope, kind, positions, at) if kind != "default" else scaling
+    return theta, scaling
+
+
+def _scaling(rope: dict, kind: str, positions: int, at: str) -> dict:
+    for name, default in _ROPE[kind].items():
+        if default is None and rope.get(name) is None:
+            raise FormatError(f"{at}: {name} must be a positive number, and is missing")
+    scaling = {"kind": kind} | {name: real_of(rope, name, at, default) for name, default in _ROPE[kind].items()}
+    if kind != "linear":
+        scaling["original_positions"] = size_of(rope, "original_max_position_embeddings", at, positions)
+    if kind == "yarn":
+        if rope.get("truncate", True) is not True:
+            raise UnsupportedError(f"{at}: truncate {brief(rope['truncate'])} is not implemented, only true")
+        scaling["attention_factor"] = real_of(rope, "attention_factor", at, _attention_factor(rope, scaling["factor"], at))
+    return scaling
+
+
+def _attention_factor(rope: dict, factor: float, at: str) -> float:
+    """YaRN's factor of cosines and sines, where nothing says it."""
+    def grown(by: float) -> float:
+        return 0.1 * by * math.log(factor) + 1 if factor > 1 else 1.0
+
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return grown(real_of(rope, "mscale", at, 1.0)) / grown(real_of(rope, "mscale_all_dim", at, 1.0))
+    return grown(1.0)
+
+
+def _activation(values: dict, default: str, where: str) -> str:
+    name = values.get("hidden_act", default)
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise UnsupportedError(f"{where}: hidden_act {brief(name)} is not implemented; these are: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+_READERS = {"bert": _bert, "llama": _llama, "mistral": _llama, "qwen2": _llama}

@@ -1,0 +1,111 @@
+"""Each family of decoders and encoders against transformers, on small random models; what is new in each under all strategies, in
+checkpoints and refused where it is not implemented."""
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+import cq
+from cq.formats.huggingface import parse_config
+from cq.model.rope import frequencies
+
+TOLERANCE = 1e-4  # of logits and hidden states, which are of the order of 1
+_DECODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                intermediate_size=36, max_position_embeddings=200, tie_word_embeddings=False)
+_LLAMA3 = dict(rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+               original_max_position_embeddings=64)
+_YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=50)
+DECODERS = {
+    "mistral": (MistralForCausalLM, MistralConfig(**_DECODER, head_dim=16, sliding_window=None)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_DECODER | dict(tie_word_embeddings=True))),
+    "linear": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=5e3))),
+    "llama3": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=_LLAMA3)),
+    "yarn": (Qwen2ForCausalLM, Qwen2Config(**_DECODER, rope_parameters=_YARN)),
+}
+STRATEGIES = [cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.QAT(steps=2, batch_size=2)]
+
+
+def saved(folder, kind, config):
+    """A random model, saved to `folder`, and what cq loads from there."""
+    torch.manual_seed(4)
+    reference = kind(config).eval()
+    for name, parameter in reference.named_parameters():
+        torch.nn.init.normal_(parameter, float("norm" in name.lower() and name.endswith("weight")), 0.2)
+    reference.save_pretrained(folder)
+    return reference, cq.load(folder)
+
+
+def ragged(lengths=(7, 1, 30, 190), vocab=61):
+    rng = np.random.default_rng(6)
+    return [rng.integers(3, vocab, n) for n in lengths]
+
+
+def close(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == np.float32 and a.shape == b.shape
+        assert np.abs(a - b).max() < TOLERANCE
+
+
+def outputs(reference, tokens, part):
+    with torch.no_grad():
+        return [reference(torch.tensor(ids)[None])[part][0].numpy() for ids in tokens]
+
+
+def survives(model, run, path, strategy):
+    """Under a strategy the model still says nearly the same, and a checkpoint gives back the very bits."""
+    samples = ragged((7, 12, 30))
+    needs = isinstance(strategy, (cq.Static, cq.QAT))
+    quantized = cq.quantize(model, strategy, samples * 4 if needs else None)
+    assert all(layer.runs_in == quantized.strategy.name for _, layer in quantized.linears())
+    cq.save(quantized, path)
+    again = cq.load(path)
+    assert again.config == model.config
+    ours, exact = run(quantized, samples), run(model, samples)
+    assert all(map(np.array_equal, ours, run(again, samples)))
+    noise = sum(np.square(a - b).sum() for a, b in zip(ours, exact, strict=True)) / sum(np.square(b).sum() for b in exact)
+    assert 0 < noise < 0.1
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_logits_are_those_of_transformers(tmp_path, name):
+    reference, model = saved(tmp_path, *DECODERS[name])
+    close(model.logits(ragged()), outputs(reference, ragged(), "logits"))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("name", ["yarn"])
+def test_decoders_under_every_strategy(tmp_path, name, strategy):
+    _, model = saved(tmp_path, *DECODERS[name])
+    survives(model, cq.Transformer.logits, tmp_path / "q.safetensors", strategy)
+
+
+@pytest.mark.parametrize("name", ["linear", "llama3", "yarn"])
+def test_scaled_frequencies_are_those_of_transformers(name):
+    kind, config = DECODERS[name]
+    rotary, ours = kind(config).model.rotary_emb, parse_config(config.to_dict(), "x")[0]
+    frequency, factor = frequencies(ours.head_dim, ours.rope_theta, ours.rope_scaling)
+    np.testing.assert_allclose(frequency, rotary.inv_freq.numpy(), rtol=3e-7)
+    assert factor == pytest.approx(rotary.attention_scaling)
+
+
+@pytest.mark.parametrize("window, most", [(20, 20), (500, 200)])
+def test_texts_longer_than_the_sliding_window_are_refused(tmp_path, window, most):
+    reference, model = saved(tmp_path, MistralForCausalLM, MistralConfig(**_DECODER, sliding_window=window))
+    tokens = ragged((most, 3))
+    close(model.logits(tokens), outputs(reference, tokens, "logits"))
+    with pytest.raises(cq.CqError, match=f"at most {most}"):
+        model.logits(ragged((most + 1,)))
+
+
+def test_a_sliding_window_that_is_not_used_counts_for_nothing():
+    config = Qwen2Config(**_DECODER, use_sliding_window=False, sliding_window=20).to_dict() | dict(sliding_window=20)
+    assert parse_config(config, "x")[0].max_positions == 200
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(factor=None), "factor must be a positive number"), (dict(factor=-1), "factor"), (dict(low_freq_factor=9.0), "low_freq"),
+    (dict(rope_theta="x"), "rope_theta"), (dict(original_max_position_embeddings=0), "original_max_position_embeddings")])
+def test_rotary_scaling_out_of_range_is_named(change, words):
+    config = dict(model_type="llama", **_DECODER, rope_parameters=_LLAMA3 | change)
+    with pytest.raises(cq.FormatError, match=words):
+        parse_config(config, "x")
