@@ -32,11 +32,33 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
 
 
 def _bert(values: dict, where: str) -> dict:
-    """Entries of Config from a BERT's config.json."""
+    """Entries of Config of the BERT type."""
     return _common(values, where) | {
         "type_vocab_size": size_of(values, "type_vocab_size", where, 2),
         "norm": "layer", "norm_eps": real_of(values, "layer_norm_eps", where, 1e-12),
         "activation": _activation(values, "gelu", where), "pooling": "mean"}
+
+
+def _roberta(values: dict, where: str) -> dict:
+    """As a BERT, but for positions, which are counted from after that of padding."""
+    padding = 1 if values.get("pad_token_id") is None else values["pad_token_id"]
+    entries = _bert(values, where)
+    positions = entries["max_positions"] - padding - 1 if type(padding) is int and padding >= 0 else 0
+    if positions < 1:
+        raise FormatError(f"{where}: pad_token_id {brief(padding)} leaves no positions of max_position_embeddings "
+                          f"{entries['max_positions']}")
+    return entries | {"position_offset": padding + 1, "max_positions": positions, "max_length": positions}
+
+
+def _distilbert(values: dict, where: str) -> dict:
+    names = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers",
+             "intermediate_size": "hidden_dim", "hidden_act": "activation"}
+    return _bert(_renamed(values, names), where) | {"type_vocab_size": 0}
+
+
+def _renamed(values: dict, names: dict[str, str]) -> dict:
+    """With what a family calls otherwise (name of most families → its own) under the name of most."""
+    return values | {usual: values[own] for usual, own in names.items() if own in values}
 
 
 def _llama(values: dict, where: str) -> dict:
@@ -130,4 +152,5 @@ def _activation(values: dict, default: str, where: str) -> str:
     return _ACTIVATIONS[name]
 
 
-_READERS = {"bert": _bert, "llama": _llama, "mistral": _llama, "qwen2": _llama}
+_READERS = {"bert": _bert, "roberta": _roberta, "xlm-roberta": _roberta, "camembert": _roberta, "distilbert": _distilbert,
+            "llama": _llama, "mistral": _llama, "qwen2": _llama}

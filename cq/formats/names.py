@@ -21,6 +21,28 @@ class Family:
     biases: tuple[str, ...] | None    # canonical modules that always have a bias; None: the checkpoint's configuration says
 
 
+_BERT = Family(
+    prefix="bert.", layer="encoder.layer.",
+    outside={"embeddings.word_embeddings.weight": "embed.word",
+             "embeddings.position_embeddings.weight": "embed.position",
+             "embeddings.token_type_embeddings.weight": "embed.type", "embeddings.LayerNorm": "embed.norm"},
+    inside={"attention.self.query": "attention.query", "attention.self.key": "attention.key",
+            "attention.self.value": "attention.value", "attention.output.dense": "attention.output",
+            "attention.output.LayerNorm": "attention_norm", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
+            "output.LayerNorm": "ffn_norm"},
+    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
+    biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm"))
+_ROBERTA = replace(_BERT, prefix="roberta.", ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.",
+                                                      "lm_head.", "classifier.", "qa_outputs."))
+_DISTILBERT = Family(
+    prefix="distilbert.", layer="transformer.layer.",
+    outside={"embeddings.word_embeddings.weight": "embed.word", "embeddings.position_embeddings.weight": "embed.position",
+             "embeddings.LayerNorm": "embed.norm"},
+    inside={"attention.q_lin": "attention.query", "attention.k_lin": "attention.key", "attention.v_lin": "attention.value",
+            "attention.out_lin": "attention.output", "sa_layer_norm": "attention_norm", "ffn.lin1": "ffn.up",
+            "ffn.lin2": "ffn.down", "output_layer_norm": "ffn_norm"},
+    ignored=("embeddings.position_ids", "vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
+    biases=_BERT.biases)
 _LLAMA = Family(
     prefix="model.", layer="layers.",
     outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
@@ -32,17 +54,7 @@ _LLAMA = Family(
     ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
     biases=None)
 FAMILIES = {
-    "bert": Family(
-        prefix="bert.", layer="encoder.layer.",
-        outside={"embeddings.word_embeddings.weight": "embed.word",
-                 "embeddings.position_embeddings.weight": "embed.position",
-                 "embeddings.token_type_embeddings.weight": "embed.type", "embeddings.LayerNorm": "embed.norm"},
-        inside={"attention.self.query": "attention.query", "attention.self.key": "attention.key",
-                "attention.self.value": "attention.value", "attention.output.dense": "attention.output",
-                "attention.output.LayerNorm": "attention_norm", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
-                "output.LayerNorm": "ffn_norm"},
-        ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
-        biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm")),
+    "bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "camembert": _ROBERTA, "distilbert": _DISTILBERT,
     "llama": _LLAMA,
     "mistral": replace(_LLAMA, biases=()),
     "qwen2": replace(_LLAMA, biases=("attention.query", "attention.key", "attention.value")),

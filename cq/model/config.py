@@ -10,12 +10,13 @@ _CHOICES = {
     "activation": ("gelu", "gelu_tanh", "silu", "relu"),
     "pooling": ("mean", "cls", "max", "mean_sqrt_len", "last", None),
 }
+_MAY_BE_0 = ("type_vocab_size", "position_offset")
 
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions.
-    `rope_scaling` is as rope.check_scaling wants it.
+    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions, whose table
+    has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it.
 
     Of language models, where their files say so: the ids that begin a text and that end one, and the Jinja template that makes a
     prompt of a conversation."""
@@ -29,6 +30,7 @@ class Config:
     intermediate_size: int
     max_positions: int
     type_vocab_size: int = 0
+    position_offset: int = 0
     norm: str = "layer"
     norm_eps: float = 1e-12
     norm_first: bool = False
@@ -49,7 +51,7 @@ class Config:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < (0 if field.name == "type_vocab_size" else 1)
+            if field.type is int and (type(value) is not int or value < (field.name not in _MAY_BE_0)
                                       or value > 2**31 - 1):
                 raise FormatError(f"config: {field.name} must be a positive integer below 2**31, got {value!r}")
             if field.type is bool and type(value) is not bool:
@@ -101,7 +103,7 @@ class Config:
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         shapes = {"embed.word": (self.vocab_size, h)}
         if self.rope_theta is None:
-            shapes["embed.position"] = (self.max_positions, h)
+            shapes["embed.position"] = (self.position_offset + self.max_positions, h)
         if self.type_vocab_size:
             shapes["embed.type"] = (self.type_vocab_size, h)
         for i in range(self.num_layers):

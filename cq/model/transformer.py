@@ -40,7 +40,7 @@ class Transformer:
         self.config, self.tokenizer, self.strategy = config, tokenizer, None
         rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         self.embedding = Embedding(weights["embed.word"], weights.get("embed.position"), weights.get("embed.type"),
-                                   None if config.norm_first else self._norm(weights, "embed.norm"))
+                                   None if config.norm_first else self._norm(weights, "embed.norm"), config.position_offset)
         self.blocks = [self._block(weights, f"layers.{i}", rotary) for i in range(config.num_layers)]
         self.final_norm = self._norm(weights, "final_norm") if config.norm_first else None
         self.head: Linear | QuantizedLinear | None = None

@@ -136,10 +136,10 @@ class Rotary:
 
 class Embedding:
     """Word, position and type rows, summed in this order; all tokens are of type 0. word: how the table becomes codes, a Linear
-    that shares it (a tied head), or None."""
+    that shares it (a tied head), or None. offset: rows of the position table before the first token's."""
 
-    def __init__(self, parameters: Parameters, fake: WeightRange | Linear | None):
-        self.parameters, self.fake = parameters, fake
+    def __init__(self, parameters: Parameters, fake: WeightRange | Linear | None, offset: int = 0):
+        self.parameters, self.fake, self.offset = parameters, fake, offset
 
     def forward(self, batch: Packed) -> np.ndarray:
         """(tokens, hidden)."""
@@ -147,7 +147,7 @@ class Embedding:
         values = self.parameters.values
         x = self._words(values["embed.word"], batch.ids)
         if "embed.position" in values:
-            x += values["embed.position"][batch.positions]
+            x += values["embed.position"][batch.positions + self.offset]
         if "embed.type" in values:
             x += values["embed.type"][0]
         return x
@@ -170,6 +170,6 @@ class Embedding:
     def backward(self, g: np.ndarray) -> None:
         self.parameters.add_rows("embed.word", self.batch.ids, g)
         if "embed.position" in self.parameters.values:
-            self.parameters.add_rows("embed.position", self.batch.positions, g)
+            self.parameters.add_rows("embed.position", self.batch.positions + self.offset, g)
         if "embed.type" in self.parameters.values:
             self.parameters.add_rows("embed.type", np.zeros(1, np.int64), column_sums(g)[None])

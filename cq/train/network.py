@@ -38,7 +38,7 @@ class Network:
         word = recipe.word_granularity
         fake = None if word is None else self.linears["head"] if word == "head" else \
             WeightRange("embed.word", recipe.strategy.scheme, word)
-        self.embedding = Embedding(self.parameters, fake)
+        self.embedding = Embedding(self.parameters, fake, c.position_offset)
         self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
         self.refresh()
 

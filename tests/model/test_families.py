@@ -3,7 +3,9 @@ checkpoints and refused where it is not implemented."""
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (CamembertConfig, CamembertModel, DistilBertConfig, DistilBertModel, LlamaConfig, LlamaForCausalLM,
+                          MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, RobertaConfig, RobertaForMaskedLM,
+                          RobertaModel, XLMRobertaConfig, XLMRobertaModel)
 
 import cq
 from cq.formats.huggingface import parse_config
@@ -21,6 +23,15 @@ DECODERS = {
     "linear": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=5e3))),
     "llama3": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=_LLAMA3)),
     "yarn": (Qwen2ForCausalLM, Qwen2Config(**_DECODER, rope_parameters=_YARN)),
+}
+_ENCODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36)
+_ROBERTA = dict(**_ENCODER, type_vocab_size=1, layer_norm_eps=1e-5)
+ENCODERS = {
+    "roberta": (RobertaModel, RobertaConfig(**_ROBERTA, max_position_embeddings=192)),
+    "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig(**_ROBERTA, max_position_embeddings=200, pad_token_id=2)),
+    "camembert": (CamembertModel, CamembertConfig(**_ROBERTA, max_position_embeddings=192)),
+    "distilbert": (DistilBertModel, DistilBertConfig(vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36,
+                                                     max_position_embeddings=190, activation="relu")),
 }
 STRATEGIES = [cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.QAT(steps=2, batch_size=2)]
 
@@ -77,6 +88,32 @@ def test_logits_are_those_of_transformers(tmp_path, name):
 def test_decoders_under_every_strategy(tmp_path, name, strategy):
     _, model = saved(tmp_path, *DECODERS[name])
     survives(model, cq.Transformer.logits, tmp_path / "q.safetensors", strategy)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_hidden_states_are_those_of_transformers(tmp_path, name):
+    reference, model = saved(tmp_path, *ENCODERS[name])
+    close(model.forward(ragged()), outputs(reference, ragged(), "last_hidden_state"))
+    with pytest.raises(cq.CqError, match=f"at most {model.config.max_positions}"):
+        model.forward(ragged((model.config.max_positions + 1,)))
+
+
+def test_an_encoder_under_a_head_arrives_without_it(tmp_path):
+    reference, model = saved(tmp_path, RobertaForMaskedLM, ENCODERS["roberta"][1])
+    close(model.forward(ragged()), outputs(reference.roberta, ragged(), "last_hidden_state"))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("name", ["roberta", "distilbert"])
+def test_encoders_under_every_strategy(tmp_path, name, strategy):
+    _, model = saved(tmp_path, *ENCODERS[name])
+    survives(model, cq.Transformer.forward, tmp_path / "q.safetensors", strategy)
+
+
+@pytest.mark.parametrize("padding", [191, -1, "1"])
+def test_padding_that_leaves_no_positions_is_named(padding):
+    with pytest.raises(cq.FormatError, match="pad_token_id"):
+        parse_config(ENCODERS["roberta"][1].to_dict() | dict(pad_token_id=padding), "x")
 
 
 @pytest.mark.parametrize("name", ["linear", "llama3", "yarn"])
