@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _core, affine
 from .affine import check_finite
-from .calibrate import Calibration, Progress, calibrate
+from .calibrate import KEEP, Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
@@ -16,6 +16,7 @@ from .model.attention import MAX_KEYS
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
 from .model.sums import check_attention
 from .qtensor import QTensor
+from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
 from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
 from .train import fit
 
@@ -56,13 +57,20 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
                                    "arrays as calibration=, or use Dynamic(), which needs none")
         if not isinstance(calibration, Calibration):
-            calibration = calibrate(model, calibration, strategy.observer, progress, executor)
+            calibration = calibrate(model, calibration, strategy.observer, progress, executor, KEEP if wanted(strategy) else 0)
         elif calibration.observer != strategy.observer:
             raise CqError(f"calibration: made by observer {calibration.observer!r}, the strategy wants {strategy.observer!r}")
     elif calibration is not None or executor is not None:
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
-    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict)
+
+    def form_at(site: str) -> Fixed:
+        return _fixed(calibration, site, strategy.scheme)
+
+    folds = NO_PLAN
+    if isinstance(strategy, Static) and wanted(strategy):
+        folds = plan(model, calibration, strategy, form_at, lambda name: not _chosen(name, strategy))
+    return _convert(model, strategy, form_at, strict, folds=folds)
 
 
 def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool) -> Transformer:
@@ -75,7 +83,7 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
         learned = {}
         if isinstance(target, Static):
             texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-            found = calibrate(model, texts[:_FIRST_RANGES], target.observer)
+            found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=0)
             learned = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
     network = fit(model, samples, strategy, learned, progress=progress and (lambda done, total, loss: progress(done, total)))
     scheme, ranges = target.scheme, network.ranges()
@@ -95,10 +103,10 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
     return Fixed(scheme.activation_dtype, scheme.activation_symmetric, *_params(calibration.sites[site], scheme))
 
 
-def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool,
-             scales: dict | None = None) -> Transformer:
+def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool, scales: dict | None = None,
+             folds: Plan = NO_PLAN) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
-    point of a layer's weight where its own extremes do not give them."""
+    point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is smoothed."""
     result = copy.copy(model)
     result.strategy = strategy
     result.embedding = copy.copy(model.embedding)
@@ -108,8 +116,9 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], stri
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
     for owner, attribute, name in list(result.linear_places()):
-        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, (scales or {}).get(name)))
-    _join(result, strategy, form_at)
+        learned, fold = (scales or {}).get(name), folds.layers.get(name)
+        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
+    _join(result, strategy, form_at, folds)
     _swap_word(result, strategy)
     if strict:
         _check_fallbacks(result, strategy)
@@ -134,21 +143,24 @@ def _chosen(name: str, strategy) -> str:
     return "" if any(fnmatchcase(name, pattern) for pattern in strategy.include) else "matches no include pattern"
 
 
-def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None) -> Linear | QuantizedLinear:
+def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None,
+          fold: Fold | None) -> Linear | QuantizedLinear:
     reason = _chosen(name, strategy)
     if reason:
         return _left(layer, reason)
     scheme = strategy.scheme
-    weight = _packed(name, layer.weight, scheme, scheme.weight_granularity, learned)
+    weight = _packed(name, scaled(layer.weight, fold and fold.factor), scheme, scheme.weight_granularity, learned)
     if isinstance(weight, str):
         return _left(layer, weight)
     if layer.bias is not None:
         check_finite(layer.bias, f"{name}.bias")
-    form = _input_form(name, strategy, form_at)
-    bias = quantize_bias(layer.bias, scheme.bias, form, weight)
+    form, bias = (_input_form(name, strategy, form_at), layer.bias) if fold is None else (fold.form, fold.bias(layer.bias))
+    bias = quantize_bias(bias, scheme.bias, form, weight)
     try:
         return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
     except UnsupportedError as error:
+        if fold is not None:
+            raise UnsupportedError(f"{name}: {error}; or use smooth=False and correct_bias=False") from None
         return _left(layer, str(error))
 
 
@@ -184,14 +196,15 @@ def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 
 
-def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> None:
+def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: Plan) -> None:
     """Where neighbours are in int8, what flows between them is too."""
     for block in model.blocks:
         attention, ffn = block.attention, block.ffn
         kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
         attention.forms = None
         if strategy.scheme.attention == "int8" and kinds == {"static"}:
-            attention.forms = tuple(form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
+            query, key, value = (form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
+            attention.forms = query, key, folds.values.get(block.name, value)
         elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
             attention.forms = PerHead("int8", True, attention.dim)
         if attention.forms is not None:

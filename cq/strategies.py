@@ -108,9 +108,16 @@ class Static(_Strategy):
     observer: how a range is found from samples, in the words of cq.observers.make: "minmax", "moving_average", "percentile" (of
     elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse" (least squared error) or
     "entropy"; with a setting as in "percentile:99.9".
-    residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32."""
+    residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
+    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the weights and
+    biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error of the layers that read
+    it stays as it is. correct_bias: biases take back each layer's mean error on calibration's tokens. Neither costs anything at
+    inference. Both need symmetric weights with a scale per output channel, so Scheme.textbook() goes without, and so does QAT,
+    which learns instead."""
     observer: str = "mse"
     residual: str = "float32"
+    smooth: bool = True
+    correct_bias: bool = True
 
     name = "static"
 
@@ -120,6 +127,9 @@ class Static(_Strategy):
             raise CqError(f"Static: observer must be one of {', '.join(OBSERVERS)}; got {self.observer!r}")
         if self.residual not in ("float32", "int8"):
             raise CqError(f"Static: residual must be 'float32' or 'int8'; got {self.residual!r}")
+        for name in ("smooth", "correct_bias"):
+            if type(getattr(self, name)) is not bool:
+                raise CqError(f"Static: {name} must be True or False, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

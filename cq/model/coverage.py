@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import _core
-from .activation import Fixed, PerHead
+from .activation import Fixed, PerHead, Smoothed
 from .attention import MAX_KEYS
 from .block import Block
 from .linear import QuantizedLinear
@@ -111,7 +111,7 @@ def _weightless(block: Block, tokens: int, quantized: bool) -> Iterator[Placemen
         return
     if ffn.gate is not None and ffn.forms is None:
         yield Placement(f"{block.name}.ffn.gating", "float32", None, 0, "gate and up are not both static int8")
-    elif isinstance(ffn.down.input_form, Fixed):
+    elif isinstance(ffn.down.input_form, (Fixed, Smoothed)):
         yield Placement(f"{block.name}.ffn.hidden", "static", None, 0, "")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from .. import _core, affine
 from ..errors import CqError, UnsupportedError
 from ..qtensor import QTensor, quantize_tensor
-from .activation import Activation, Fixed, Form
+from .activation import Activation, Fixed, Form, Smoothed
 from .sums import INT32_MAX, check_layer
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ class QuantizedLinear:
         return self._bias_i32
 
     def arrays(self) -> list[np.ndarray]:
-        weight = self.weight
-        return [a for a in (weight.panels, weight.column_sums, weight.zero_points, weight.scales, self._bias, self._bias_i32)
-                if a is not None]
+        weight, form = self.weight, self.input_form
+        columns = (form.columns.scale, form.columns.inverse, form.columns.zero_point) if isinstance(form, Smoothed) else ()
+        return [a for a in (weight.panels, weight.column_sums, weight.zero_points, weight.scales, self._bias, self._bias_i32,
+                            *columns) if a is not None]
 
     def __call__(self, x: Activation, form=None, then: "Then | None" = None):
         """As Linear's."""
@@ -193,7 +194,7 @@ def quantize_bias(bias: np.ndarray | None, kind: str, input_form: Form, weight: 
         return None
     if kind == "int8":
         return quantize_tensor(bias, "int8")
-    if kind == "float32" or not isinstance(input_form, Fixed):
+    if kind == "float32" or not isinstance(input_form, (Fixed, Smoothed)):
         return bias
     codes = np.rint(bias.astype(np.float64) / (np.float64(input_form.scale) * weight.scales[0]))
     return codes.astype(np.int32) if np.abs(codes).max() <= bias_room(weight.k) else bias

@@ -10,12 +10,12 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
-from .activation import Fixed, PerHead, PerTensor, PerToken
+from .activation import Fixed, PerHead, PerTensor, PerToken, Smoothed
 
 INT32_MAX = 2**31 - 1
 
 
-def layer_reach(weight: _core.Weight, form: PerToken | PerTensor | Fixed, bias: np.ndarray | None = None) -> int:
+def layer_reach(weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None) -> int:
     """The largest magnitude of any int32 in products of activations in `form` with these very weights. bias: int32 codes (n,)."""
     k, zeros = weight.k, np.zeros(weight.n, np.int64)
     zero_points = zeros if weight.zero_points is None else weight.zero_points[0].astype(np.int64)
@@ -34,7 +34,7 @@ def layer_reach(weight: _core.Weight, form: PerToken | PerTensor | Fixed, bias: 
     return max(int(np.abs(value).max(initial=0)) for value in values)
 
 
-def check_layer(weight: _core.Weight, form: PerToken | PerTensor | Fixed, bias: np.ndarray | None = None) -> None:
+def check_layer(weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None) -> None:
     """Raises UnsupportedError where an int32 sum may overflow. Depth alone proves most layers, whatever their int8 weights are;
     where it does not, the weights themselves are summed."""
     zero_points = np.zeros(1, np.int32) if weight.zero_points is None else weight.zero_points
@@ -47,7 +47,7 @@ def check_layer(weight: _core.Weight, form: PerToken | PerTensor | Fixed, bias: 
                                    "use symmetric weights, split the layer or leave it in float32")
 
 
-def attention_reach(forms: tuple[Fixed, Fixed, Fixed] | PerHead, dim: int, length: int) -> int:
+def attention_reach(forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead, dim: int, length: int) -> int:
     """The same of int8 attention over `length` keys in heads of `dim`: scores, what softmax subtracts from them, the sum of its
     codes, and their products with values."""
     if isinstance(forms, PerHead):  # all symmetric, -127 ... 127
@@ -59,7 +59,7 @@ def attention_reach(forms: tuple[Fixed, Fixed, Fixed] | PerHead, dim: int, lengt
     return max(255 * 128 * dim, difference, 255 * max(128, 127 - z_value, 128 + z_value) * length)
 
 
-def check_attention(forms: tuple[Fixed, Fixed, Fixed] | PerHead, dim: int, length: int) -> None:
+def check_attention(forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead, dim: int, length: int) -> None:
     """Raises UnsupportedError where an int32 sum of int8 attention may overflow."""
     reach = attention_reach(forms, dim, length)
     if reach > INT32_MAX:
@@ -72,9 +72,9 @@ def headroom(reach: int) -> float:
     return float(np.log2(INT32_MAX / max(reach, 1)))
 
 
-def _zero_points(form: PerToken | PerTensor | Fixed) -> tuple[int, ...]:
+def _zero_points(form: PerToken | PerTensor | Fixed | Smoothed) -> tuple[int, ...]:
     """The ends of the zero points that activations in `form` may have, as kernels see them: of uint8 codes."""
-    if isinstance(form, Fixed):
+    if isinstance(form, (Fixed, Smoothed)):
         return (form.zero_point + 128 if form.dtype == "int8" else form.zero_point,)
     return (128,) if form.symmetric else (0, 255)
 
