@@ -9,7 +9,8 @@ _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", 
 _ONLY = {  # entry of config.json → the one value that is implemented; absent or null counts as that value
     "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False, "sliding_window": None,
     "partial_rotary_factor": 1.0, "quantization_config": None}
-_WINDOWED = ("mistral", "qwen2")  # families that may let a token see only so many before it
+_ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.output")
+_WINDOWED = ("mistral", "qwen2", "qwen3")  # families that may let a token see only so many before it
 _ROPE = {  # kind of scaling → each of its numbers and what counts where it is absent; None: it must be there
     "linear": {"factor": None},
     "llama3": {"factor": None, "low_freq_factor": None, "high_freq_factor": None},
@@ -25,9 +26,9 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
             raise UnsupportedError(f"{where}: {key} {brief(values[key])} is not implemented"
                                    + (f", only {only!r}" if only is not None else ""))
     biases = None
-    if family == "llama":
-        biases = tuple(module for module, key in (("attention", "attention_bias"), ("ffn", "mlp_bias"))
-                       if flag_of(values, key, where))
+    if family in ("llama", "qwen3"):
+        biases = tuple(module for modules, key in ((_ATTENTION, "attention_bias"), (("ffn",), "mlp_bias"))
+                       if flag_of(values, key, where) for module in modules)
     return _READERS[family](values, where), biases
 
 
@@ -71,6 +72,10 @@ def _llama(values: dict, where: str) -> dict:
         "norm": "rms", "norm_eps": real_of(values, "rms_norm_eps", where, 1e-6), "norm_first": True,
         "activation": _activation(values, "silu", where), "gated": True, "rope_theta": theta, "rope_scaling": scaling,
         "causal": True, "lm_head": lm_head, "tied": lm_head and flag_of(values, "tie_word_embeddings", where)}
+
+
+def _qwen3(values: dict, where: str) -> dict:
+    return _llama({"head_dim": 128} | values, where) | {"qk_norm": True}
 
 
 def _window(values: dict, common: dict, where: str) -> int:
@@ -153,4 +158,4 @@ def _activation(values: dict, default: str, where: str) -> str:
 
 
 _READERS = {"bert": _bert, "roberta": _roberta, "xlm-roberta": _roberta, "camembert": _roberta, "distilbert": _distilbert,
-            "llama": _llama, "mistral": _llama, "qwen2": _llama}
+            "llama": _llama, "mistral": _llama, "qwen2": _llama, "qwen3": _qwen3}

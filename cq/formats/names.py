@@ -48,6 +48,7 @@ _LLAMA = Family(
     outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
     inside={"self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
             "self_attn.v_proj": "attention.value", "self_attn.o_proj": "attention.output",
+            "self_attn.q_norm": "attention.query_norm", "self_attn.k_norm": "attention.key_norm",
             "input_layernorm": "attention_norm",
             "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn.gate", "mlp.up_proj": "ffn.up",
             "mlp.down_proj": "ffn.down"},
@@ -58,6 +59,7 @@ FAMILIES = {
     "llama": _LLAMA,
     "mistral": replace(_LLAMA, biases=()),
     "qwen2": replace(_LLAMA, biases=("attention.query", "attention.key", "attention.value")),
+    "qwen3": _LLAMA,
 }
 GGUF = {  # llama.cpp's names, by general.architecture, which for these is the family's name
     "llama": Family(

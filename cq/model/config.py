@@ -15,8 +15,9 @@ _MAY_BE_0 = ("type_vocab_size", "position_offset")
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions, whose table
-    has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it.
+    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions, whose
+    table has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it. `qk_norm`: each
+    head's queries and keys are normed before they are rotated.
 
     Of language models, where their files say so: the ids that begin a text and that end one, and the Jinja template that makes a
     prompt of a conversation."""
@@ -38,6 +39,7 @@ class Config:
     gated: bool = False
     rope_theta: float | None = None
     rope_scaling: dict | None = None
+    qk_norm: bool = False
     causal: bool = False
     lm_head: bool = False
     tied: bool = False
@@ -112,6 +114,8 @@ class Config:
                        at + "attention.value.weight": (kv, h), at + "attention.output.weight": (h, q),
                        at + "attention_norm.weight": (h,), at + "ffn_norm.weight": (h,),
                        at + "ffn.up.weight": (f, h), at + "ffn.down.weight": (h, f)}
+            if self.qk_norm:
+                shapes |= {at + f"attention.{part}_norm.weight": (self.head_dim,) for part in ("query", "key")}
             if self.gated:
                 shapes[at + "ffn.gate.weight"] = (f, h)
         shapes["final_norm.weight" if self.norm_first else "embed.norm.weight"] = (h,)

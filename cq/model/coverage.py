@@ -105,7 +105,8 @@ def _weightless(block: Block, tokens: int, quantized: bool) -> Iterator[Placemen
     kind, reason = "float32", "q, k and v are not all int8, or float32 was chosen" * quantized
     if attention.forms is not None:
         kind = "dynamic" if isinstance(attention.forms, PerHead) else "static"
-        reason = "q and k are rotated in float32 before they become int8" if attention.rotary else ""
+        steps = " and ".join(["normed"] * (attention.query_norm is not None) + ["rotated"] * (attention.rotary is not None))
+        reason = f"q and k are {steps} in float32 before they become int8" if steps else ""
     yield Placement(f"{block.name}.attention.scores", kind, None, 0, reason, 2 * attention.heads * attention.dim * pairs)
     if not quantized:
         return

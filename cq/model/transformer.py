@@ -62,6 +62,9 @@ class Transformer:
 
         attention = Attention(*(linear("attention." + part) for part in ("query", "key", "value", "output")),
                               c.num_heads, c.num_kv_heads, c.head_dim, c.causal, rotary)
+        if c.qk_norm:
+            attention.query_norm = self._norm(weights, name + ".attention.query_norm")
+            attention.key_norm = self._norm(weights, name + ".attention.key_norm")
         ffn = FeedForward(linear("ffn.up", None if c.gated else c.activation), linear("ffn.down"),
                           linear("ffn.gate") if c.gated else None, c.activation)
         return Block(attention, self._norm(weights, name + ".attention_norm"), ffn, self._norm(weights, name + ".ffn_norm"), name)
@@ -199,6 +202,9 @@ class Transformer:
         if self.embedding.norm is not None:
             yield "embed.norm", self.embedding.norm
         for block in self.blocks:
+            if block.attention.query_norm is not None:
+                yield f"{block.name}.attention.query_norm", block.attention.query_norm
+                yield f"{block.name}.attention.key_norm", block.attention.key_norm
             yield f"{block.name}.attention_norm", block.attention_norm
             yield f"{block.name}.ffn_norm", block.ffn_norm
         if self.final_norm is not None:

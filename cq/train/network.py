@@ -199,6 +199,8 @@ class Network:
     def _attend(self, i: int, x: np.ndarray) -> np.ndarray:
         at = f"layers.{i}.attention."
         q, k, v = self._read(at + "input", x)
+        if self.config.qk_norm:
+            q, k = (self._by_head(self.norms[f"{at}{name}_norm"].forward, y) for name, y in (("query", q), ("key", k)))
         if self.rotary is not None:
             q, k = (Rotary.turn(y, *self.angles) for y in (q, k))
         coded = [self._code(at + name, y) for name, y in (("query", q), ("key", k), ("value", v))]
@@ -211,7 +213,13 @@ class Network:
         if self.rotary is not None:
             cosine, sine = self.angles
             q, k = (Rotary.turn(y, cosine, -sine) for y in (q, k))
+        if self.config.qk_norm:
+            q, k = (self._by_head(self.norms[f"{at}{name}_norm"].backward, y) for name, y in (("query", q), ("key", k)))
         return self._read_back(at + "input", [q, k, v])
+
+    def _by_head(self, norm, x: np.ndarray) -> np.ndarray:
+        """x (tokens, heads * dim) through `norm`, of rows (tokens * heads, dim)."""
+        return norm(x.reshape(-1, self.config.head_dim)).reshape(x.shape)
 
     def _feed(self, i: int, x: np.ndarray) -> np.ndarray:
         at, c = f"layers.{i}.ffn.", self.config

@@ -62,8 +62,9 @@ def test_bert_arrives(bert_saved):
     assert asdict(config) == dict(
         family="bert", vocab_size=40, hidden_size=16, num_layers=3, num_heads=2, num_kv_heads=2, head_dim=8,
         intermediate_size=24, max_positions=20, type_vocab_size=3, position_offset=0, norm="layer", norm_eps=1e-12,
-        norm_first=False, activation="gelu", gated=False, rope_theta=None, rope_scaling=None, causal=False, lm_head=False,
-        tied=False, pooling="mean", normalize=False, max_length=20, bos_token_id=None, eos_token_ids=(), chat_template=None)
+        norm_first=False, activation="gelu", gated=False, rope_theta=None, rope_scaling=None, qk_norm=False,
+        causal=False, lm_head=False, tied=False, pooling="mean", normalize=False, max_length=20,
+        bos_token_id=None, eos_token_ids=(), chat_template=None)
 
 
 @pytest.mark.parametrize("kind", [BertForMaskedLM, BertForSequenceClassification])
@@ -94,8 +95,9 @@ def test_llama_arrives(llama_saved):
     assert asdict(config) == dict(
         family="llama", vocab_size=40, hidden_size=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
         intermediate_size=20, max_positions=30, type_vocab_size=0, position_offset=0, norm="rms", norm_eps=1e-6,
-        norm_first=True, activation="silu", gated=True, rope_theta=5e4, rope_scaling=None, causal=True, lm_head=True, tied=False, pooling=None,
-        normalize=False, max_length=30, bos_token_id=None, eos_token_ids=(), chat_template=None)
+        norm_first=True, activation="silu", gated=True, rope_theta=5e4, rope_scaling=None, qk_norm=False,
+        causal=True, lm_head=True, tied=False, pooling=None, normalize=False, max_length=30,
+        bos_token_id=None, eos_token_ids=(), chat_template=None)
 
 
 def test_llama_without_a_head_arrives(tmp_path, save, llama_sizes):

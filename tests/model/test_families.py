@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (CamembertConfig, CamembertModel, DistilBertConfig, DistilBertModel, LlamaConfig, LlamaForCausalLM,
-                          MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, RobertaConfig, RobertaForMaskedLM,
-                          RobertaModel, XLMRobertaConfig, XLMRobertaModel)
+                          MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          RobertaConfig, RobertaForMaskedLM, RobertaModel, XLMRobertaConfig, XLMRobertaModel)
 
 import cq
 from cq.formats.huggingface import parse_config
@@ -22,6 +22,8 @@ DECODERS = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_DECODER | dict(tie_word_embeddings=True))),
     "linear": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=5e3))),
     "llama3": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=_LLAMA3)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**_DECODER, head_dim=20)),
+    "qwen3 biased": (Qwen3ForCausalLM, Qwen3Config(**_DECODER, head_dim=8, attention_bias=True)),
     "yarn": (Qwen2ForCausalLM, Qwen2Config(**_DECODER, rope_parameters=_YARN)),
 }
 _ENCODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36)
@@ -84,7 +86,7 @@ def test_logits_are_those_of_transformers(tmp_path, name):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
-@pytest.mark.parametrize("name", ["yarn"])
+@pytest.mark.parametrize("name", ["yarn", "qwen3"])
 def test_decoders_under_every_strategy(tmp_path, name, strategy):
     _, model = saved(tmp_path, *DECODERS[name])
     survives(model, cq.Transformer.logits, tmp_path / "q.safetensors", strategy)
