@@ -78,6 +78,22 @@ def _qwen3(values: dict, where: str) -> dict:
     return _llama({"head_dim": 128} | values, where) | {"qk_norm": True}
 
 
+def _gpt2(values: dict, where: str) -> dict:
+    names = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+             "max_position_embeddings": "n_positions", "intermediate_size": "n_inner", "hidden_act": "activation_function"}
+    values = _renamed(values, names)
+    for key, only in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+        if flag_of(values, key, where, only) is not only:
+            raise UnsupportedError(f"{where}: {key} {not only} is not implemented, only {only}")
+    if values.get("intermediate_size") is None:
+        values["intermediate_size"] = 4 * size_of(values, "hidden_size", where)
+    lm_head = _lm_head(values, where)
+    return _common(values, where) | {
+        "norm": "layer", "norm_eps": real_of(values, "layer_norm_epsilon", where, 1e-5), "norm_first": True,
+        "activation": _activation(values, "gelu_new", where), "causal": True, "lm_head": lm_head,
+        "tied": lm_head and flag_of(values, "tie_word_embeddings", where, True)}
+
+
 def _window(values: dict, common: dict, where: str) -> int:
     """How many tokens see each other: texts within the sliding window are as if there were none, and longer ones are refused."""
     used = flag_of(values, "use_sliding_window", where, common["family"] == "mistral")
@@ -103,7 +119,7 @@ def _lm_head(values: dict, where: str) -> bool:
         return True
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FormatError(f"{where}: architectures must be a list of strings, got {brief(names)}")
-    return any(name.endswith("ForCausalLM") for name in names)
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def _rope(values: dict, positions: int, where: str) -> tuple[float, dict | None]:
@@ -158,4 +174,5 @@ def _activation(values: dict, default: str, where: str) -> str:
 
 
 _READERS = {"bert": _bert, "roberta": _roberta, "xlm-roberta": _roberta, "camembert": _roberta, "distilbert": _distilbert,
-            "llama": _llama, "mistral": _llama, "qwen2": _llama, "qwen3": _qwen3}
+            "llama": _llama, "mistral": _llama, "qwen2": _llama, "qwen3": _qwen3,
+            "gpt2": _gpt2}

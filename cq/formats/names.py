@@ -19,6 +19,7 @@ class Family:
     inside: dict[str, str]            # name within a layer → canonical, within a layer
     ignored: tuple[str, ...]          # beginnings of names, after prefix or layer, that no hidden state depends on
     biases: tuple[str, ...] | None    # canonical modules that always have a bias; None: the checkpoint's configuration says
+    fused: str | None = None          # canonical module that holds queries, keys and values; all in layers are then (in, out)
 
 
 _BERT = Family(
@@ -54,12 +55,19 @@ _LLAMA = Family(
             "mlp.down_proj": "ffn.down"},
     ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
     biases=None)
+_GPT2 = Family(
+    prefix="transformer.", layer="h.",
+    outside={"wte.weight": "embed.word", "wpe.weight": "embed.position", "ln_f": "final_norm", "lm_head": "head"},
+    inside={"ln_1": "attention_norm", "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.output", "ln_2": "ffn_norm",
+            "mlp.c_fc": "ffn.up", "mlp.c_proj": "ffn.down"},
+    ignored=("attn.bias", "attn.masked_bias", "score."),
+    biases=("final_norm", "attention", "attention_norm", "ffn", "ffn_norm"), fused="attention.qkv")
 FAMILIES = {
     "bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "camembert": _ROBERTA, "distilbert": _DISTILBERT,
     "llama": _LLAMA,
     "mistral": replace(_LLAMA, biases=()),
     "qwen2": replace(_LLAMA, biases=("attention.query", "attention.key", "attention.value")),
-    "qwen3": _LLAMA,
+    "qwen3": _LLAMA, "gpt2": _GPT2,
 }
 GGUF = {  # llama.cpp's names, by general.architecture, which for these is the family's name
     "llama": Family(
@@ -100,12 +108,14 @@ def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] 
             raise FormatError(f"{where}: {brief(source[new])} and {brief(name)} are both the weight {new}")
         result[new], source[new] = array, name
     _refuse(unknown, f"has no place in a {family} model", where)
-    return result
+    return result if table.fused is None else _split(result, table.fused, where)
 
 
 def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
     """The inverse of `canonical`, with the family's prefix. Raises UnsupportedError for a family without a table."""
     table, result = _family(family, "weights"), {}
+    if table.fused is not None:
+        weights = _fuse(weights, table.fused)
     for name, array in weights.items():
         layer = _LAYER.fullmatch(name)
         inside = {ours: theirs for theirs, ours in (table.inside if layer else table.outside).items()}
@@ -114,6 +124,36 @@ def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray
         new = inside.get(short) or f"{inside[module]}.{leaf}"
         prefix = "" if module == "head" else table.prefix
         result[f"{prefix}{table.layer}{layer.group(1)}.{new}" if layer else prefix + new] = array
+    return result
+
+
+_THREE = ("attention.query", "attention.key", "attention.value")
+
+
+def _split(weights: dict[str, np.ndarray], fused: str, where: str) -> dict[str, np.ndarray]:
+    """Weights of layers turned to (out, in), and queries, keys and values apart."""
+    result = {}
+    for name, array in weights.items():
+        if _LAYER.fullmatch(name) and array.ndim == 2:
+            array = np.ascontiguousarray(array.T)
+        if _module(name) != fused:
+            result[name] = array
+        elif array.ndim == 0 or len(array) % 3:
+            raise FormatError(f"{where}: weight {name}, turned to (out, in), has shape {array.shape}; wanted three times as many "
+                              "outputs as hidden features")
+        else:
+            result |= {name.replace(fused, part): rows for part, rows in zip(_THREE, np.split(array, 3))}
+    return result
+
+
+def _fuse(weights: dict[str, np.ndarray], fused: str) -> dict[str, np.ndarray]:
+    """The inverse of `_split`."""
+    result = {}
+    for name, array in weights.items():
+        if _module(name) == _THREE[0]:
+            name, array = name.replace(_THREE[0], fused), np.concatenate([weights[name.replace(_THREE[0], p)] for p in _THREE])
+        if _module(name) not in _THREE:
+            result[name] = array.T if _LAYER.fullmatch(name) and array.ndim == 2 else array
     return result
 
 

@@ -3,12 +3,13 @@ checkpoints and refused where it is not implemented."""
 import numpy as np
 import pytest
 import torch
-from transformers import (CamembertConfig, CamembertModel, DistilBertConfig, DistilBertModel, LlamaConfig, LlamaForCausalLM,
-                          MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+from transformers import (CamembertConfig, CamembertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2LMHeadModel,
+                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
                           RobertaConfig, RobertaForMaskedLM, RobertaModel, XLMRobertaConfig, XLMRobertaModel)
 
 import cq
-from cq.formats.huggingface import parse_config
+from cq.formats.huggingface import parse_config, read_folder, write_folder
+from cq.formats.names import canonical
 from cq.model.rope import frequencies
 
 TOLERANCE = 1e-4  # of logits and hidden states, which are of the order of 1
@@ -24,6 +25,9 @@ DECODERS = {
     "llama3": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=_LLAMA3)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**_DECODER, head_dim=20)),
     "qwen3 biased": (Qwen3ForCausalLM, Qwen3Config(**_DECODER, head_dim=8, attention_bias=True)),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=61, n_embd=40, n_layer=2, n_head=4, n_positions=190)),
+    "gpt2 untied": (GPT2LMHeadModel, GPT2Config(vocab_size=61, n_embd=24, n_layer=2, n_head=3, n_positions=190, n_inner=50,
+                                                activation_function="relu", tie_word_embeddings=False)),
     "yarn": (Qwen2ForCausalLM, Qwen2Config(**_DECODER, rope_parameters=_YARN)),
 }
 _ENCODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36)
@@ -85,8 +89,19 @@ def test_logits_are_those_of_transformers(tmp_path, name):
     close(model.logits(ragged()), outputs(reference, ragged(), "logits"))
 
 
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_weights_go_back_to_the_names_they_came_with(tmp_path, name):
+    kind, config = (DECODERS | ENCODERS)[name]
+    saved(tmp_path, kind, config)
+    settings, weights, _ = read_folder(tmp_path)
+    write_folder(tmp_path / "again", tmp_path, weights, settings.family)
+    again = kind.from_pretrained(tmp_path / "again").state_dict()
+    theirs = kind.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in theirs.items() if "pooler" not in name)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
-@pytest.mark.parametrize("name", ["yarn", "qwen3"])
+@pytest.mark.parametrize("name", ["yarn", "qwen3", "gpt2"])
 def test_decoders_under_every_strategy(tmp_path, name, strategy):
     _, model = saved(tmp_path, *DECODERS[name])
     survives(model, cq.Transformer.logits, tmp_path / "q.safetensors", strategy)
@@ -148,3 +163,15 @@ def test_rotary_scaling_out_of_range_is_named(change, words):
     config = dict(model_type="llama", **_DECODER, rope_parameters=_LLAMA3 | change)
     with pytest.raises(cq.FormatError, match=words):
         parse_config(config, "x")
+
+
+@pytest.mark.parametrize("change, words", [(dict(scale_attn_weights=False), "scale_attn_weights"),
+                                           (dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx")])
+def test_other_scores_of_gpt2_are_refused(change, words):
+    with pytest.raises(cq.UnsupportedError, match=words):
+        parse_config(DECODERS["gpt2"][1].to_dict() | change, "x")
+
+
+def test_fused_weights_of_another_width_are_named():
+    with pytest.raises(cq.FormatError, match="layers.0.attention.qkv.weight.*three times"):
+        canonical({"h.0.attn.c_attn.weight": np.ones((8, 23), np.float32)}, "gpt2", "x")
