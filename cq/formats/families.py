@@ -2,6 +2,7 @@
 import math
 
 from ..errors import FormatError, UnsupportedError
+from .generation import read_ids
 from .strangers import brief, flag_of, real_of, size_of
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
@@ -29,7 +30,8 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
     if family in ("llama", "qwen3"):
         biases = tuple(module for modules, key in ((_ATTENTION, "attention_bias"), (("ffn",), "mlp_bias"))
                        if flag_of(values, key, where) for module in modules)
-    return _READERS[family](values, where), biases
+    entries = _READERS[family](values, where)
+    return entries | (read_ids(values, entries["vocab_size"], where) if entries.get("lm_head") else {}), biases
 
 
 def _bert(values: dict, where: str) -> dict:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, normalizers
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from .families import read_config
+from .generation import read_generation
 from .names import FAMILIES, canonical, check_weights, foreign
 from .sentence import read_limits, read_modules, read_pooling
 from .strangers import as_file, as_path, brief, read_json
@@ -57,7 +58,8 @@ def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype:
 
 
 def read_settings(root: Path) -> Settings:
-    """config.json of the folder `root` and the sentence-transformers files around it: pooling, normalize and max_length.
+    """config.json of the folder `root` and the sentence-transformers files around it: pooling, normalize and max_length; and
+    those of a language model that say how texts begin and end.
     Without those an encoder pools by mean without normalizing, a decoder does not pool, and max_length is all positions."""
     modules = read_modules(root)
     folder = modules["Transformer"]
@@ -72,6 +74,8 @@ def read_settings(root: Path) -> Settings:
         config = replace(config, pooling=read_pooling(modules["Pooling"] / "config.json", config.hidden_size))
     if "Normalize" in modules:
         config = replace(config, normalize=True)
+    if config.lm_head:
+        config = replace(config, **read_generation(folder, config.vocab_size))
     return Settings(config, biases, folder, lowercase)
 
 

@@ -97,7 +97,7 @@ def test_llama_arrives(llama_saved):
         intermediate_size=20, max_positions=30, type_vocab_size=0, position_offset=0, norm="rms", norm_eps=1e-6,
         norm_first=True, activation="silu", gated=True, rope_theta=5e4, rope_scaling=None, qk_norm=False,
         causal=True, lm_head=True, tied=False, pooling=None, normalize=False, max_length=30,
-        bos_token_id=None, eos_token_ids=(), chat_template=None)
+        bos_token_id=1, eos_token_ids=(2,), chat_template=None)
 
 
 def test_llama_without_a_head_arrives(tmp_path, save, llama_sizes):
