@@ -1,5 +1,6 @@
 """quantize(model, strategy) → a new model with its linear layers and word table in int8. The only file that swaps layers."""
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from fnmatch import fnmatchcase
@@ -11,14 +12,14 @@ from .affine import check_finite
 from .calibrate import KEEP, Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
-from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
+from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.attention import MAX_KEYS
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
 from .model.sums import check_attention
 from .qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
-from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
-from .train import fit
+from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
+from .train import fit, weights_of
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
 # Which observed place a layer reads, by the end of its name.
@@ -26,22 +27,23 @@ _READS = {"query": "input", "key": "input", "value": "input", "output": "context
           "down": "hidden"}
 
 
-def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
+def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
              calibration: Iterable | Calibration | None = None, progress: Progress | None = None,
              executor: Executor | None = None, strict: bool = False) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
-    calibration: for Static, any iterable of samples: a text, a 1-D int array of token ids, or a list of either (a batch);
-    100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For QAT, the
-    samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score -1 … 1); the
-    result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps. executor: for
-    Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits (cq/calibrate.py says what
-    that takes).
+    calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
+    (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
+    QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
+    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps.
+    executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits
+    (cq/calibrate.py says what that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
-    if not isinstance(strategy, (WeightOnly, Dynamic, Static, QAT)):
-        raise CqError(f"strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static() or cq.QAT(), got {strategy!r}")
+    if not isinstance(strategy, (WeightOnly, Dynamic, Static, Mixed, QAT)):
+        raise CqError("strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed(...) or cq.QAT(), got "
+                      f"{strategy!r}")
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
@@ -52,6 +54,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
         if executor is not None:
             raise CqError("executor: QAT trains in this process; leave it out")
         return _trained(model, strategy, calibration, progress, strict)
+    if isinstance(strategy, Mixed):
+        return _mixed(model, strategy, calibration, progress, executor, strict)
     if isinstance(strategy, Static):
         if calibration is None:
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
@@ -64,32 +68,90 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
 
-    def form_at(site: str) -> Fixed:
-        return _fixed(calibration, site, strategy.scheme)
+    folds = _folds(model, strategy, calibration) if isinstance(strategy, Static) else NO_PLAN
+    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict, folds=folds)
 
-    folds = NO_PLAN
-    if isinstance(strategy, Static) and wanted(strategy):
-        folds = plan(model, calibration, strategy, form_at, lambda name: not _chosen(name, strategy))
-    return _convert(model, strategy, form_at, strict, folds=folds)
+
+def _folds(model: Transformer, strategy: Static, calibration: Calibration) -> Plan:
+    if not wanted(strategy):
+        return NO_PLAN
+    return plan(model, calibration, strategy, lambda site: _fixed(calibration, site, strategy.scheme),
+                lambda name: not _chosen(name, strategy))
 
 
 def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool) -> Transformer:
     """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
-    target, learned = strategy.target, None
-    samples = samples if isinstance(samples, str) or not isinstance(samples, Iterable) else list(samples)
-    if strategy.ranges == "learned":
-        learned = {}
-        if isinstance(target, Static):
-            texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-            found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=0)
-            learned = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
-    network = fit(model, samples, strategy, learned, progress=progress and (lambda done, total, loss: progress(done, total)))
-    scheme, ranges = target.scheme, network.ranges()
-    return _convert(Transformer(model.config, network.weights(), model.tokenizer), target,
-                    lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), strict,
-                    network.scales())
+    if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
+        raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
+    target, samples, ranges, folded, smoothed = strategy.target, list(samples), {}, None, {}
+    if isinstance(target, Static) and (strategy.ranges == "learned" or wanted(target)):
+        texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
+        found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=KEEP if wanted(target) else 0)
+        ranges = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
+        folded, smoothed = _folded(model, target, found, ranges)
+    network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
+                  progress=progress and (lambda done, total, loss: progress(done, total)), folded=folded, smoothed=smoothed)
+    trained = Transformer(model.config, network.weights(), model.tokenizer)
+    return _convert(trained, target, network.forms().get, strict, network.scales())
+
+
+def _folded(model: Transformer, target: Static, calibration: Calibration,
+            ranges: dict[str, tuple[float, int]]) -> tuple[dict[str, np.ndarray], dict[str, Smoothed]]:
+    """Weights by canonical name, with what smoothing and bias correction change folded in, and place → form where features have
+    scales of their own; elsewhere `ranges` are set to what goes with it."""
+    folds, smoothed, weights = _folds(model, target, calibration), {}, weights_of(model)
+    for name, fold in folds.layers.items():
+        bias = fold.bias(weights.get(f"{name}.bias"))
+        weights |= {} if bias is None else {f"{name}.bias": bias}
+        weights |= {} if fold.factor is None else {f"{name}.weight": scaled(weights[f"{name}.weight"], fold.factor)}
+        site = reads(name)
+        if isinstance(fold.form, Smoothed):
+            smoothed[site] = fold.form
+        else:
+            ranges[site] = fold.form.scale, fold.form.zero_point
+    return weights, smoothed | {f"{name}.attention.value": form for name, form in folds.values.items()}
+
+
+def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibration | None, progress: Progress | None,
+           executor: Executor | None, strict: bool) -> Transformer:
+    """Each layer from the model quantized by its own strategy alone, and what flows between layers of one strategy with them."""
+    static = [part for part in parts(strategy) if isinstance(part, Static)]
+    if not static and (calibration is not None or executor is not None):
+        raise CqError("calibration: only Static uses samples, and this mix has none; leave calibration and executor out")
+    if len(static) > 1 and calibration is not None and not isinstance(calibration, (str, Calibration)):
+        calibration = list(calibration)  # gone over once for each
+    names = ["embed.word", *(name for name, _ in model.linears())]
+    chosen = {name: _part("head" if name == "embed.word" and model.config.tied and model.head is not None else name, strategy)
+              for name in names}
+    result = _copied(model, strategy)
+    for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), model.linears()):
+        setattr(owner, attribute, Linear(layer.weight, layer.bias, layer.activation, chosen[name][1]))
+    result.embedding.reason = chosen["embed.word"][1]
+    for part in parts(strategy):
+        mine = tuple(name for name in names if chosen[name][0] == part)
+        if not mine:
+            continue
+        samples = (calibration, progress, executor) if isinstance(part, Static) else ()
+        whole = quantize(model, dataclasses.replace(part, include=mine), *samples, strict=strict)
+        for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), whole.linears()):
+            if name in mine:
+                setattr(owner, attribute, layer)
+        if "embed.word" in mine:
+            result.embedding.word, result.embedding.reason = whole.embedding.word, whole.embedding.reason
+        for block, given in zip(result.blocks, whole.blocks):
+            block.attention.forms = block.attention.forms or given.attention.forms
+            block.ffn.forms = block.ffn.forms or given.ffn.forms
+    return result
+
+
+def _part(name: str, strategy: Mixed) -> tuple[WeightOnly | Dynamic | Static | None, str]:
+    """The strategy of a layer in a mix, or why it stays in float32."""
+    for pattern, part in strategy.choices:
+        if fnmatchcase(name, pattern):
+            return part, "" if part else f"float32 by {pattern!r}"
+    return None, "matches no pattern of the mix"
 
 
 def _params(observer, scheme: Scheme) -> tuple[float, int]:
@@ -106,7 +168,21 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
 def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool, scales: dict | None = None,
              folds: Plan = NO_PLAN) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
-    point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is smoothed."""
+    point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is
+    smoothed."""
+    result = _copied(model, strategy)
+    for owner, attribute, name in list(result.linear_places()):
+        learned, fold = (scales or {}).get(name), folds.layers.get(name)
+        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
+    _join(result, strategy, form_at, folds)
+    _swap_word(result, strategy)
+    if strict:
+        _check_fallbacks(result, strategy)
+    return result
+
+
+def _copied(model: Transformer, strategy) -> Transformer:
+    """The same layers in a structure of its own, where they can be swapped."""
     result = copy.copy(model)
     result.strategy = strategy
     result.embedding = copy.copy(model.embedding)
@@ -115,13 +191,6 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], stri
         block = copy.copy(block)
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
-    for owner, attribute, name in list(result.linear_places()):
-        learned, fold = (scales or {}).get(name), folds.layers.get(name)
-        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
-    _join(result, strategy, form_at, folds)
-    _swap_word(result, strategy)
-    if strict:
-        _check_fallbacks(result, strategy)
     return result
 
 
@@ -185,13 +254,18 @@ def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, lea
         raise CqError(f"{name}: {error}") from None
 
 
+def reads(name: str) -> str:
+    """The observed place that a linear layer reads: "layers.0.ffn.up" → "layers.0.ffn.input"."""
+    head, _, last = name.rpartition(".")
+    return "head.input" if name == "head" else f"{head}.{_READS[last]}"
+
+
 def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     scheme = strategy.scheme
     if isinstance(strategy, WeightOnly):
         return None
     if isinstance(strategy, Static):
-        head, _, last = name.rpartition(".")
-        return form_at("head.input" if name == "head" else f"{head}.{_READS[last]}")
+        return form_at(reads(name))
     kind = PerToken if scheme.activation_granularity == "per_token" else PerTensor
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 

@@ -1,10 +1,11 @@
 """Static codes with scales and shifts of each feature's own, chosen by the error of the layers that read them, and biases that take
 back what error is constant. Runs no model: it works on the tokens that calibration kept.
 
-A feature's scale moves into the rows of the reading layers' weights (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438), its strength
-searched for each place, and its shift into their biases (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145). What makes the
-codes, be it a norm or an activation, takes the scales along when it rounds, so its float32 result, which BERT's residual stream
-goes on with, stays as it is, and neither costs work at inference. Scales of values go through attention. Biases are corrected as by Nagel et al. 2019 (arXiv:1906.04721), from the kept tokens."""
+A feature's scale moves into the rows of the reading layers' weights (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438), its
+strength searched for each place, and its shift into their biases (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145). What
+makes the codes, be it a norm or an activation, takes the scales along when it rounds, so its float32 result, which BERT's residual
+stream goes on with, stays as it is, and neither costs work at inference. Scales of values go through attention. Biases are
+corrected as by Nagel et al. 2019 (arXiv:1906.04721), from the kept tokens."""
 from collections.abc import Callable
 from typing import NamedTuple
 

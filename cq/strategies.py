@@ -178,12 +178,12 @@ class QAT(Training):
     where `target` has int8, and are then converted to it. Arguments as Training, and
 
     target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
-    ranges: of static activations: "moving_average" of each batch's extremes, at rest from step `freeze` on (None: half of the
-    steps); or "learned", together with the weights' scales, from where calibration by the target's observer and the weights'
-    extremes put them (LSQ, Esser et al. 2020). A residual stream in int8 cannot be trained: Static(residual="int8") is
-    refused."""
+    ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's observer
+    and the weights' extremes put them (LSQ, Esser et al. 2020); or "moving_average" of each batch's extremes, at rest from
+    step `freeze` on (None: half of the steps). Where the target smooths, features' own scales and shifts come from calibration
+    on the first 500 samples and rest. A residual stream in int8 cannot be trained: Static(residual="int8") is refused."""
     target: WeightOnly | Dynamic | Static = Static()
-    ranges: str = "moving_average"
+    ranges: str = "learned"
     freeze: int | None = None
     steps: int = 300
     batch_size: int = 32
@@ -209,12 +209,53 @@ class QAT(Training):
             raise CqError("QAT: freeze is for ranges='moving_average'; learned ranges never rest")
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """A strategy for each layer (mixed precision). choices: (pattern, strategy) pairs of which the first whose pattern matches a
+    layer's name decides; strategy: WeightOnly(), Dynamic() or Static(), or None, which like no match at all is float32. Patterns
+    and names as WeightOnly's include; a word table tied to the head goes with it. A strategy in a mix has no include or exclude
+    of its own, and a residual stream in float32. `cq.mix` finds one by measuring. Raises CqError for anything else."""
+    choices: tuple[tuple[str, WeightOnly | Dynamic | Static | None], ...]
+
+    name = "mixed"
+
+    def __post_init__(self):
+        pairs = tuple(self.choices) if isinstance(self.choices, Iterable) and not isinstance(self.choices, str) else ()
+        if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and
+                                (pair[1] is None or isinstance(pair[1], (WeightOnly, Dynamic, Static))) for pair in pairs):
+            raise CqError("Mixed: choices must be pairs of a name pattern and a strategy or None, such as "
+                          f"(('layers.0.*', cq.Dynamic()), ('*', cq.Static())); got {self.choices!r}")
+        for pattern, strategy in pairs:
+            if strategy is not None and (strategy.include, strategy.exclude) != (("*",), ()):
+                raise CqError(f"Mixed: {pattern!r}: include and exclude do not work in a mix, whose patterns say where a "
+                              "strategy applies; leave them out")
+            if isinstance(strategy, Static) and strategy.residual != "float32":
+                raise CqError(f"Mixed: {pattern!r}: a mix keeps the residual stream in float32; use residual='float32'")
+        object.__setattr__(self, "choices", tuple(map(tuple, pairs)))
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, "choices": [[pattern, part and part.to_dict()] for pattern, part in self.choices]}
+
+
 STRATEGIES = {strategy.name: strategy for strategy in (WeightOnly, Dynamic, Static)}
+
+
+def parts(strategy: WeightOnly | Dynamic | Static | Mixed | None) -> tuple:
+    """The different strategies by which a model's layers may run: those of a mix, or itself."""
+    given = [part for _, part in strategy.choices] if isinstance(strategy, Mixed) else [strategy]
+    return tuple(dict.fromkeys(part for part in given if part is not None))
 
 
 def from_dict(values: dict):
     """The inverse of `to_dict`. Raises CqError for anything that is not a strategy."""
     values = dict(values)
+    if values.get("name") == Mixed.name:
+        choices = values.get("choices")
+        if set(values) != {"name", "choices"} or not isinstance(choices, list) \
+                or not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], (dict, type(None))) and
+                           (pair[1] or {}).get("name") != Mixed.name for pair in choices):
+            raise CqError("strategy: not a record of a mix")
+        return Mixed(tuple((pattern, None if part is None else from_dict(part)) for pattern, part in choices))
     kind = STRATEGIES.get(values.pop("name", None))
     known = {field.name for field in fields(kind)} if kind else set()
     scheme = values.get("scheme")

@@ -129,8 +129,9 @@ class _Reader:
         strategy = None if record["strategy"] is None else strategies.from_dict(record["strategy"])
         model = Transformer(config, self._float_weights(config), self._tokenizer())
         model.strategy = strategy
+        kinds = {part.name for part in strategies.parts(strategy)}
         for owner, attribute, name in list(model.linear_places()):
-            setattr(owner, attribute, self._linear(name, getattr(owner, attribute), strategy and strategy.name))
+            setattr(owner, attribute, self._linear(name, getattr(owner, attribute), kinds))
         self._word(model)
         self._join(model)
         if self.tensors:
@@ -184,20 +185,20 @@ class _Reader:
             raise FormatError(f"{self.where}: {name}: codes of shape {found}, the configuration asks for {shape[::-1]}")
         return np.broadcast_to(np.float32(0), shape)
 
-    def _linear(self, name: str, layer: Linear, strategy: str | None) -> Linear | QuantizedLinear:
+    def _linear(self, name: str, layer: Linear, kinds: set[str]) -> Linear | QuantizedLinear:
         entry = self.record["layers"][name]
         if entry["runs_in"] == "float32":
             layer.reason = str(entry["reason"])
             return layer
-        form = self._form(entry["input"], name, layer.shape[0])
-        if entry["runs_in"] != strategy or not isinstance(form, INPUTS[strategy]):
-            raise FormatError(f"{self.where}: {name} runs in {entry['runs_in']!r} on {form!r}, the strategy is {strategy!r}")
+        form, kind = self._form(entry["input"], name, layer.shape[0]), entry["runs_in"]
+        if kind not in kinds or not isinstance(form, INPUTS[kind]):
+            raise FormatError(f"{self.where}: {name} runs in {kind!r} on {form!r}, the strategy has {', '.join(sorted(kinds))}")
         weight = self._weight(name, layer.shape, entry["group_size"])
         if form is not None and weight.group_size != weight.k:
             raise FormatError(f"{self.where}: {name}: integer products with grouped scales")
         bias = self._bias(name, layer, form)
         try:
-            return QuantizedLinear(weight, bias, layer.activation, form, strategy)
+            return QuantizedLinear(weight, bias, layer.activation, form, kind)
         except UnsupportedError as error:
             raise FormatError(f"{self.where}: {name}: {error}") from None
 

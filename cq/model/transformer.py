@@ -95,7 +95,7 @@ class Transformer:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
         tokens = self._as_tokens(texts_or_tokens)
-        rows = [self._pool(h) for i in range(0, len(tokens), batch_size) for h in self.forward(tokens[i:i + batch_size])]
+        rows = [self.pool(h) for i in range(0, len(tokens), batch_size) for h in self.forward(tokens[i:i + batch_size])]
         return np.stack(rows) if rows else np.empty((0, self.config.hidden_size), np.float32)
 
     def tokenize(self, text: str) -> np.ndarray:
@@ -167,7 +167,8 @@ class Transformer:
         for batch in _batches(self._as_tokens(samples), observe):
             self._hidden(batch)
 
-    def _pool(self, hidden: np.ndarray) -> np.ndarray:
+    def pool(self, hidden: np.ndarray) -> np.ndarray:
+        """The embedding (hidden,) of one sequence from its final hidden states (len, hidden), for a model that pools."""
         kind = self.config.pooling
         if kind in ("cls", "last"):
             row = hidden[0 if kind == "cls" else -1]

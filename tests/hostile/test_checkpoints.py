@@ -182,7 +182,7 @@ DAMAGE = {  # name: base, change, what the message says
     "zero point shape": ("encoder", tensor(QUERY + ".zero_point", lambda a: np.repeat(a, 3, axis=1)), "zero_point"),
     "bias int64": ("encoder", tensor(QUERY + ".bias", lambda a: a.astype(np.int64)), "int64"),
     "bias int32 without a scale": ("encoder", tensor(QUERY + ".bias", lambda a: a.astype(np.int32)), "fixed input scale"),
-    "bias int32 too large": ("static", tensor(QUERY + ".bias", lambda a: np.full(a.shape, -2**31, np.int32)), "too large"),
+    "bias int32 too large": ("static", tensor(QUERY + ".bias", lambda a: np.full(a.shape, -2**31, np.int32)), "may reach"),
     "bias scale negative": ("encoder", tensor(QUERY + ".bias.scale", lambda a: -a), "scale"),
     "bias zero point": ("encoder", tensor(QUERY + ".bias.zero_point", filled(500)), "zero_point"),
     "norm NaN": ("lm", tensor("final_norm.weight", filled(np.nan)), "final_norm"),
