@@ -12,6 +12,7 @@ _ONLY = {  # entry of config.json → the one value that is implemented; absent 
     "partial_rotary_factor": 1.0, "quantization_config": None}
 _ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.output")
 _WINDOWED = ("mistral", "qwen2", "qwen3")  # families that may let a token see only so many before it
+_MAX_LABELS = 1 << 16  # that a number alone may ask for
 _ROPE = {  # kind of scaling → each of its numbers and what counts where it is absent; None: it must be there
     "linear": {"factor": None},
     "llama3": {"factor": None, "low_freq_factor": None, "high_freq_factor": None},
@@ -39,7 +40,7 @@ def _bert(values: dict, where: str) -> dict:
     return _common(values, where) | {
         "type_vocab_size": size_of(values, "type_vocab_size", where, 2),
         "norm": "layer", "norm_eps": real_of(values, "layer_norm_eps", where, 1e-12),
-        "activation": _activation(values, "gelu", where), "pooling": "mean"}
+        "activation": _activation(values, "gelu", where), "pooling": "mean"} | _classifier(values, "tanh", where)
 
 
 def _roberta(values: dict, where: str) -> dict:
@@ -56,7 +57,21 @@ def _roberta(values: dict, where: str) -> dict:
 def _distilbert(values: dict, where: str) -> dict:
     names = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers",
              "intermediate_size": "hidden_dim", "hidden_act": "activation"}
-    return _bert(_renamed(values, names), where) | {"type_vocab_size": 0}
+    return _bert(_renamed(values, names), where) | {"type_vocab_size": 0} | _classifier(values, "relu", where)
+
+
+def _classifier(values: dict, activation: str, where: str) -> dict:
+    """The labels, where `architectures` says that the head is there. Without names they are called as transformers calls them."""
+    if not any(name.endswith("ForSequenceClassification") for name in _architectures(values, where)):
+        return {}
+    named = values.get("id2label")
+    if named is None:
+        named = {i: f"LABEL_{i}" for i in range(min(size_of(values, "num_labels", where, 2), _MAX_LABELS))}
+    numbers = {str(i) for i in range(len(named))} if isinstance(named, dict) else set()
+    if not numbers or {str(key) for key in named} != numbers or not all(isinstance(label, str) for label in named.values()):
+        raise FormatError(f"{where}: id2label must give each number from 0 on a name, got {brief(named)}")
+    labels = {str(key): label for key, label in named.items()}
+    return {"labels": tuple(labels[str(i)] for i in range(len(labels))), "classifier": activation}
 
 
 def _renamed(values: dict, names: dict[str, str]) -> dict:
@@ -116,12 +131,8 @@ def _common(values: dict, where: str) -> dict:
 
 def _lm_head(values: dict, where: str) -> bool:
     """LlamaModel has no head, LlamaForCausalLM has; where config.json does not say, the family is one of language models."""
-    names = values.get("architectures")
-    if names is None or names == []:
-        return True
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FormatError(f"{where}: architectures must be a list of strings, got {brief(names)}")
-    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    names = _architectures(values, where)
+    return not names or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def _rope(values: dict, positions: int, where: str) -> tuple[float, dict | None]:
@@ -166,6 +177,15 @@ def _attention_factor(rope: dict, factor: float, at: str) -> float:
     if rope.get("mscale") and rope.get("mscale_all_dim"):
         return grown(real_of(rope, "mscale", at, 1.0)) / grown(real_of(rope, "mscale_all_dim", at, 1.0))
     return grown(1.0)
+
+
+def _architectures(values: dict, where: str) -> list[str]:
+    names = values.get("architectures")
+    if names is None:
+        return []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FormatError(f"{where}: architectures must be a list of strings, got {brief(names)}")
+    return names
 
 
 def _activation(values: dict, default: str, where: str) -> str:

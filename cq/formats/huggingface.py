@@ -40,7 +40,7 @@ def read_folder(path) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
     settings = read_settings(root)
     file = _weights_file(settings.folder)
     tensors, _ = read_tensors(file)
-    weights = canonical(tensors, settings.config.family, str(file))
+    weights = canonical(tensors, settings.config.family, str(file), classifier=bool(settings.config.labels))
     weights = check_weights(weights, settings.config, str(file), settings.biases)
     return settings.config, weights, read_tokenizer(settings.folder, settings.lowercase)
 

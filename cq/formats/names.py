@@ -19,6 +19,7 @@ class Family:
     inside: dict[str, str]            # name within a layer → canonical, within a layer
     ignored: tuple[str, ...]          # beginnings of names, after prefix or layer, that no hidden state depends on
     biases: tuple[str, ...] | None    # canonical modules that always have a bias; None: the checkpoint's configuration says
+    classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
     fused: str | None = None          # canonical module that holds queries, keys and values; all in layers are then (in, out)
 
 
@@ -32,9 +33,12 @@ _BERT = Family(
             "attention.output.LayerNorm": "attention_norm", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
             "output.LayerNorm": "ffn_norm"},
     ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
-    biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm"))
-_ROBERTA = replace(_BERT, prefix="roberta.", ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.",
-                                                      "lm_head.", "classifier.", "qa_outputs."))
+    biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier"),
+    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"})
+_ROBERTA = replace(
+    _BERT, prefix="roberta.",
+    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs."),
+    classifier={"classifier.dense": "classifier.dense", "classifier.out_proj": "classifier.scores"})
 _DISTILBERT = Family(
     prefix="distilbert.", layer="transformer.layer.",
     outside={"embeddings.word_embeddings.weight": "embed.word", "embeddings.position_embeddings.weight": "embed.position",
@@ -43,7 +47,7 @@ _DISTILBERT = Family(
             "attention.out_lin": "attention.output", "sa_layer_norm": "attention_norm", "ffn.lin1": "ffn.up",
             "ffn.lin2": "ffn.down", "output_layer_norm": "ffn_norm"},
     ignored=("embeddings.position_ids", "vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
-    biases=_BERT.biases)
+    biases=_BERT.biases, classifier={"pre_classifier": "classifier.dense", "classifier": "classifier.scores"})
 _LLAMA = Family(
     prefix="model.", layer="layers.",
     outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
@@ -79,6 +83,7 @@ GGUF = {  # llama.cpp's names, by general.architecture, which for these is the f
         ignored=("attn_rot_embd.",),
         biases=None),
 }
+_BARE = ("lm_head.", "classifier.", "pre_classifier.")  # Hugging Face's heads, which stand beside what has the prefix
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # gamma, beta: norms of TensorFlow's time
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
 
@@ -88,18 +93,20 @@ def is_canonical(names) -> bool:
     return any(name.startswith(("embed.", "layers.0.attention.")) for name in names)
 
 
-def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES) -> dict:
-    """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out.
+def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES, classifier: bool = False) -> dict:
+    """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out, but for a
+    sequence classifier's head where `classifier`.
     Raises UnsupportedError for a family without a table and for tensors that have no place in it, FormatError where two
     tensors claim the same place; messages start with `where`."""
     table = _family(family, where, tables)
+    outside = table.outside | table.classifier if classifier else table.outside
     result, source, unknown = {}, {}, []
     for name, array in tensors.items():
         short = name.removeprefix(table.prefix)
         layer = re.fullmatch(re.escape(table.layer) + r"(0|[1-9][0-9]{0,8})\.(.+)", short)
-        if (layer.group(2) if layer else short).startswith(table.ignored):
+        new = _translate(layer.group(2), table.inside) if layer else _translate(short, outside)
+        if new is None and (layer.group(2) if layer else short).startswith(table.ignored):
             continue
-        new = _translate(layer.group(2), table.inside) if layer else _translate(short, table.outside)
         if new is None:
             unknown.append(name)
             continue
@@ -114,15 +121,16 @@ def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] 
 def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
     """The inverse of `canonical`, with the family's prefix. Raises UnsupportedError for a family without a table."""
     table, result = _family(family, "weights"), {}
+    outside = table.outside | (table.classifier or {})
     if table.fused is not None:
         weights = _fuse(weights, table.fused)
     for name, array in weights.items():
         layer = _LAYER.fullmatch(name)
-        inside = {ours: theirs for theirs, ours in (table.inside if layer else table.outside).items()}
+        inside = {ours: theirs for theirs, ours in (table.inside if layer else outside).items()}
         short = layer.group(2) if layer else name
         module, _, leaf = short.rpartition(".")
         new = inside.get(short) or f"{inside[module]}.{leaf}"
-        prefix = "" if module == "head" else table.prefix
+        prefix = "" if new.startswith(_BARE) else table.prefix
         result[f"{prefix}{table.layer}{layer.group(1)}.{new}" if layer else prefix + new] = array
     return result
 

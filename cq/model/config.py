@@ -8,6 +8,7 @@ from .rope import check_scaling
 _CHOICES = {
     "norm": ("layer", "rms"),
     "activation": ("gelu", "gelu_tanh", "silu", "relu"),
+    "classifier": ("tanh", "relu", None),
     "pooling": ("mean", "cls", "max", "mean_sqrt_len", "last", None),
 }
 _MAY_BE_0 = ("type_vocab_size", "position_offset")
@@ -19,8 +20,8 @@ class Config:
     table has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it. `qk_norm`: each
     head's queries and keys are normed before they are rotated.
 
-    Of language models, where their files say so: the ids that begin a text and that end one, and the Jinja template that makes a
-    prompt of a conversation."""
+    Of sequence classifiers, the labels' names and what stands between the head's two layers. Of language models, where their
+    files say so: the ids that begin a text and that end one, and the Jinja template that makes a prompt of a conversation."""
     family: str
     vocab_size: int
     hidden_size: int
@@ -46,6 +47,8 @@ class Config:
     pooling: str | None = None
     normalize: bool = False
     max_length: int = 512
+    labels: tuple[str, ...] = ()
+    classifier: str | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     chat_template: str | None = None
@@ -66,6 +69,7 @@ class Config:
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
         check_scaling(self.rope_scaling)
         self._check_text()
+        self._check_labels()
         if self.num_heads % self.num_kv_heads:
             raise FormatError(f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.rope_theta is not None and self.head_dim % 2:
@@ -83,6 +87,13 @@ class Config:
                     raise FormatError(f"config: {name}: {i!r} is no token id below {self.vocab_size}")
         if not isinstance(self.chat_template, str | None):
             raise FormatError(f"config: chat_template must be a string, got {type(self.chat_template).__name__}")
+
+    def _check_labels(self) -> None:
+        if not isinstance(self.labels, (tuple, list)) or not all(isinstance(label, str) for label in self.labels):
+            raise FormatError(f"config: labels must be a list of strings, got {self.labels!r:.200}")
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if bool(self.labels) != (self.classifier is not None):
+            raise FormatError(f"config: labels and classifier come together, got {self.labels!r:.200} and {self.classifier!r}")
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -121,4 +132,6 @@ class Config:
         shapes["final_norm.weight" if self.norm_first else "embed.norm.weight"] = (h,)
         if self.lm_head and not self.tied:
             shapes["head.weight"] = (self.vocab_size, h)
+        if self.labels:
+            shapes |= {"classifier.dense.weight": (h, h), "classifier.scores.weight": (len(self.labels), h)}
         return shapes

@@ -85,7 +85,8 @@ def coverage_of(model: "Transformer", tokens: int) -> Coverage:
                                   "looked up and added, never multiplied" * quantized))
     for name, layer in model.linears():
         inputs, outputs = layer.shape
-        rows.append(Placement(name, layer.runs_in, layer.shape, _nbytes(layer.arrays()), layer.reason, tokens * inputs * outputs))
+        times = 1 if name.startswith("classifier.") else tokens  # of the first token only
+        rows.append(Placement(name, layer.runs_in, layer.shape, _nbytes(layer.arrays()), layer.reason, times * inputs * outputs))
         coded += layer.arrays() if isinstance(layer, QuantizedLinear) else []
     norms = [array for _, norm in model.norms() for array in norm.arrays()]
     rows.append(Placement("norms", "float32", None, _nbytes(norms), "a norm's own numbers, a few per channel" * quantized))

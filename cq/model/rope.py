@@ -33,9 +33,9 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np
     """(radians by which each of dim / 2 pairs turns per position, float32; a factor of cosines and sines).
 
     Su et al. 2021. scaling (see check_scaling): "linear" divides all by `factor` (Chen et al. 2023); "llama3" only those that
-    turn less than low_freq_factor times in original_positions, leaves those above high_freq_factor, and goes from one to the other
-    in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from beta_fast to beta_slow turns, with
-    cosines and sines times attention_factor (Peng et al. 2023).
+    turn less than low_freq_factor times in original_positions, leaves those above high_freq_factor, and goes from one to the
+    other in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from beta_fast to beta_slow turns,
+    with cosines and sines times attention_factor (Peng et al. 2023).
 
     Each step rounds to float32, as in common implementations. Powers are rounded from float64: NumPy's float32 ones differ in
     the last bit from one CPU to the next."""

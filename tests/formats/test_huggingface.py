@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import BertForMaskedLM, BertForTokenClassification, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from cq.errors import FormatError, UnsupportedError
 from cq.formats.huggingface import read_folder
@@ -64,10 +64,10 @@ def test_bert_arrives(bert_saved):
         intermediate_size=24, max_positions=20, type_vocab_size=3, position_offset=0, norm="layer", norm_eps=1e-12,
         norm_first=False, activation="gelu", gated=False, rope_theta=None, rope_scaling=None, qk_norm=False,
         causal=False, lm_head=False, tied=False, pooling="mean", normalize=False, max_length=20,
-        bos_token_id=None, eos_token_ids=(), chat_template=None)
+        labels=(), classifier=None, bos_token_id=None, eos_token_ids=(), chat_template=None)
 
 
-@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForSequenceClassification])
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForTokenClassification])
 def test_bert_under_a_head_arrives_without_it(tmp_path, save, bert_config, kind):
     model = save(kind(bert_config), tmp_path)
     assert_same(read_folder(tmp_path)[1], bert_weights(model.bert))
@@ -97,7 +97,7 @@ def test_llama_arrives(llama_saved):
         intermediate_size=20, max_positions=30, type_vocab_size=0, position_offset=0, norm="rms", norm_eps=1e-6,
         norm_first=True, activation="silu", gated=True, rope_theta=5e4, rope_scaling=None, qk_norm=False,
         causal=True, lm_head=True, tied=False, pooling=None, normalize=False, max_length=30,
-        bos_token_id=1, eos_token_ids=(2,), chat_template=None)
+        labels=(), classifier=None, bos_token_id=1, eos_token_ids=(2,), chat_template=None)
 
 
 def test_llama_without_a_head_arrives(tmp_path, save, llama_sizes):

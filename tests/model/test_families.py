@@ -3,9 +3,11 @@ checkpoints and refused where it is not implemented."""
 import numpy as np
 import pytest
 import torch
-from transformers import (CamembertConfig, CamembertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2LMHeadModel,
-                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
-                          RobertaConfig, RobertaForMaskedLM, RobertaModel, XLMRobertaConfig, XLMRobertaModel)
+from transformers import (BertConfig, BertForSequenceClassification, CamembertConfig, CamembertModel, DistilBertConfig,
+                          DistilBertForSequenceClassification, DistilBertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification,
+                          RobertaModel, XLMRobertaConfig, XLMRobertaForSequenceClassification, XLMRobertaModel)
 
 import cq
 from cq.formats.huggingface import parse_config, read_folder, write_folder
@@ -38,6 +40,14 @@ ENCODERS = {
     "camembert": (CamembertModel, CamembertConfig(**_ROBERTA, max_position_embeddings=192)),
     "distilbert": (DistilBertModel, DistilBertConfig(vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36,
                                                      max_position_embeddings=190, activation="relu")),
+}
+_NAMES = dict(num_labels=3, id2label={0: "bad", 1: "fair", 2: "good"})
+CLASSIFIERS = {
+    "bert": (BertForSequenceClassification, BertConfig(**_ENCODER, max_position_embeddings=190)),
+    "roberta": (RobertaForSequenceClassification, RobertaConfig(**_ROBERTA, max_position_embeddings=192, **_NAMES)),
+    "xlm-roberta": (XLMRobertaForSequenceClassification, XLMRobertaConfig(**_ROBERTA, max_position_embeddings=192, num_labels=1)),
+    "distilbert": (DistilBertForSequenceClassification, DistilBertConfig(
+        vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36, max_position_embeddings=190, **_NAMES)),
 }
 STRATEGIES = [cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.QAT(steps=2, batch_size=2)]
 
@@ -125,6 +135,48 @@ def test_an_encoder_under_a_head_arrives_without_it(tmp_path):
 def test_encoders_under_every_strategy(tmp_path, name, strategy):
     _, model = saved(tmp_path, *ENCODERS[name])
     survives(model, cq.Transformer.forward, tmp_path / "q.safetensors", strategy)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_scores_of_labels_are_those_of_transformers(tmp_path, name):
+    reference, model = saved(tmp_path, *CLASSIFIERS[name])
+    scores, wanted = model.classify(ragged()), np.stack(outputs(reference, ragged(), "logits"))
+    assert scores.dtype == np.float32 and scores.shape == wanted.shape
+    assert np.abs(scores - wanted).max() < TOLERANCE
+    assert model.config.labels == tuple(reference.config.id2label[i] for i in range(reference.config.num_labels))
+    assert np.abs(model.classify(ragged(), batch_size=1) - scores).max() < 1e-5
+    assert model.classify([]).shape == (0, scores.shape[1])
+    settings, weights, _ = read_folder(tmp_path)
+    write_folder(tmp_path / "again", tmp_path, weights, settings.family)
+    again = type(reference).from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in reference.state_dict().items())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_classifiers_under_every_strategy(tmp_path, name, strategy):
+    _, model = saved(tmp_path, *CLASSIFIERS[name])
+    survives(model, cq.Transformer.classify, tmp_path / "q.safetensors", strategy)
+
+
+def test_training_leaves_the_head_of_a_classifier(tmp_path):
+    _, model = saved(tmp_path, *CLASSIFIERS["bert"])
+    trained = cq.quantize(model, cq.QAT(target=cq.WeightOnly(), steps=2, batch_size=2), ragged((5, 6, 7)))
+    whole = cq.quantize(model, cq.WeightOnly())
+    assert np.array_equal(trained.classifier.dense.weight.unpack(), whole.classifier.dense.weight.unpack())
+
+
+def test_a_model_without_the_head_does_not_classify(tmp_path):
+    _, model = saved(tmp_path, *ENCODERS["distilbert"])
+    with pytest.raises(cq.UnsupportedError, match="no sequence classifier's head"):
+        model.classify(ragged())
+
+
+@pytest.mark.parametrize("labels", [{"1": "a"}, {"0": 3}, {}, ["a"], {"0": "a", "2": "b"}])
+def test_labels_that_are_not_numbered_are_named(labels):
+    config = CLASSIFIERS["bert"][1].to_dict() | dict(id2label=labels, architectures=["BertForSequenceClassification"])
+    with pytest.raises(cq.FormatError, match="id2label"):
+        parse_config(config, "x")
 
 
 @pytest.mark.parametrize("padding", [191, -1, "1"])
