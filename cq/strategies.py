@@ -109,11 +109,11 @@ class Static(_Strategy):
     elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse" (least squared error) or
     "entropy"; with a setting as in "percentile:99.9".
     residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
-    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the weights and
-    biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error of the layers that read
-    it stays as it is. correct_bias: biases take back each layer's mean error on calibration's tokens. Neither costs anything at
-    inference. Both need symmetric weights with a scale per output channel, so Scheme.textbook() goes without, and so does QAT,
-    which learns instead."""
+    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the weights
+    and biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error of the layers
+    that read it stays as it is. correct_bias: biases take back each layer's mean error on calibration's tokens. Neither costs
+    anything at inference. Both need symmetric weights with a scale per output channel, so Scheme.textbook() goes without; QAT
+    begins with both."""
     observer: str = "mse"
     residual: str = "float32"
     smooth: bool = True
