@@ -24,7 +24,7 @@ from .train import fit, weights_of
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
 # Which observed place a layer reads, by the end of its name.
 _READS = {"query": "input", "key": "input", "value": "input", "output": "context", "gate": "input", "up": "input",
-          "down": "hidden"}
+          "down": "hidden", "dense": "input", "scores": "hidden"}
 
 
 def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
@@ -86,15 +86,19 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
     if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
         raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
     target, samples, ranges, folded, smoothed = strategy.target, list(samples), {}, None, {}
+    texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
     if isinstance(target, Static) and (strategy.ranges == "learned" or wanted(target)):
-        texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
         found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=KEEP if wanted(target) else 0)
         ranges = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
         folded, smoothed = _folded(model, target, found, ranges)
     network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
                   progress=progress and (lambda done, total, loss: progress(done, total)), folded=folded, smoothed=smoothed)
     trained = Transformer(model.config, network.weights(), model.tokenizer)
-    return _convert(trained, target, network.forms().get, strict, network.scales())
+    forms = network.forms()
+    if isinstance(target, Static) and model.classifier is not None:  # whose head is not trained, only calibrated
+        found = calibrate(trained, texts[:_FIRST_RANGES], target.observer, tokens=0)
+        forms |= {site: _fixed(found, site, target.scheme) for site in ("classifier.input", "classifier.hidden")}
+    return _convert(trained, target, forms.get, strict, network.scales())
 
 
 def _folded(model: Transformer, target: Static, calibration: Calibration,
@@ -191,6 +195,7 @@ def _copied(model: Transformer, strategy) -> Transformer:
         block = copy.copy(block)
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
+    result.classifier = copy.copy(model.classifier)
     return result
 
 

@@ -49,7 +49,8 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
     learning from. folded, smoothed: weights to begin from instead of the model's, and the forms folded into them (Network). Gives
     the trained network, from which the model is converted."""
     target = training.target if isinstance(training, QAT) else None
-    network = Network(Recipe(model.config, target), folded or weights_of(model), learned, smoothed)
+    weights = folded or weights_of(model)
+    network = Network(Recipe(model.config, target), weights, learned, smoothed)
     optimizer = AdamW(network.parameters, training.weight_decay, training.betas)
     objective = OBJECTIVES[training.loss](model, network)
     if isinstance(data, Windows):
@@ -79,6 +80,9 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
             store(checkpoint, network, optimizer, training)
         if progress is not None:
             progress(step + 1, training.steps, loss)
+    for name, array in weights.items():
+        if name.startswith("classifier."):  # no loss reaches it, only decay did
+            network.parameters.values[name][...] = array
     return network
 
 

@@ -36,11 +36,11 @@ class Network:
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
         self.norms = {name: Norm(self.parameters, name, c.norm_eps, c.norm == "rms") for name in norms}
         self.attention = [self._attention(f"layers.{i}.attention.query" in self.sites) for i in range(c.num_layers)]
-        self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta)
+        self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta, c.rope_scaling)
         word = recipe.word_granularity
         fake = None if word is None else self.linears["head"] if word == "head" else \
             WeightRange("embed.word", recipe.strategy.scheme, word)
-        self.embedding = Embedding(self.parameters, fake)
+        self.embedding = Embedding(self.parameters, fake, c.position_offset)
         self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
         self.refresh()
 
@@ -211,6 +211,8 @@ class Network:
     def _attend(self, i: int, x: np.ndarray) -> np.ndarray:
         at = f"layers.{i}.attention."
         q, k, v = self._read(at + "input", x)
+        if self.config.qk_norm:
+            q, k = (self._by_head(self.norms[f"{at}{name}_norm"].forward, y) for name, y in (("query", q), ("key", k)))
         if self.rotary is not None:
             q, k = (Rotary.turn(y, *self.angles) for y in (q, k))
         coded = [self._code(at + name, y) for name, y in (("query", q), ("key", k), ("value", v))]
@@ -223,7 +225,13 @@ class Network:
         if self.rotary is not None:
             cosine, sine = self.angles
             q, k = (Rotary.turn(y, cosine, -sine) for y in (q, k))
+        if self.config.qk_norm:
+            q, k = (self._by_head(self.norms[f"{at}{name}_norm"].backward, y) for name, y in (("query", q), ("key", k)))
         return self._read_back(at + "input", [q, k, v])
+
+    def _by_head(self, norm, x: np.ndarray) -> np.ndarray:
+        """x (tokens, heads * dim) through `norm`, of rows (tokens * heads, dim)."""
+        return norm(x.reshape(-1, self.config.head_dim)).reshape(x.shape)
 
     def _feed(self, i: int, x: np.ndarray) -> np.ndarray:
         at, c = f"layers.{i}.ffn.", self.config

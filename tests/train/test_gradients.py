@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference  # noqa: E402
 
 TEXTBOOK = cq.Scheme.textbook()
-FAMILIES = pytest.mark.parametrize("family", ["bert", "llama", "mixed"])
+FAMILIES = pytest.mark.parametrize("family", ["bert", "llama", "normed", "mixed"])
 SETUPS = {"float32": (None, False), "weight-only": (cq.WeightOnly(), False), "per group": (
     cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=4)), False), "dynamic": (cq.Dynamic(), False),
     "dynamic textbook": (cq.Dynamic(TEXTBOOK), False), "static": (cq.Static(), False),
