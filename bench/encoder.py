@@ -17,10 +17,14 @@ def calibration(model: cq.Transformer) -> list[np.ndarray]:
     return Samples(read(minilm.CALIBRATION, model).tokens).limit(CALIBRATION_SENTENCES).tokens
 
 
+INT8_STREAM = "static, int8 stream"
+
+
 def strategies(model: cq.Transformer, samples: list[np.ndarray]) -> dict[str, cq.Transformer]:
-    """Name → the float32 model, and what each strategy makes of it."""
+    """Name → the float32 model, and what each strategy makes of it; static also with its residual stream in int8."""
     return {"float32": model, "weight-only": cq.quantize(model, cq.WeightOnly()), "dynamic": cq.quantize(model, cq.Dynamic()),
-            "static": cq.quantize(model, cq.Static(), calibration=samples)}
+            "static": cq.quantize(model, cq.Static(), calibration=samples),
+            INT8_STREAM: cq.quantize(model, cq.Static(residual="int8"), calibration=samples)}
 
 
 def random(model: cq.Transformer, sequences: int, length: int) -> list[np.ndarray]:

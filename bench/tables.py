@@ -100,7 +100,7 @@ def efficiency(result: dict) -> str:
         lines.append([name, *cells])
     return ("Percent of the register-only peak (int8 for dynamic and static, float32 for the others) with "
             f"{joined(result['cards'], '{}')} threads, padding and all else that is not a matrix product counted as nothing; "
-            "under it the most memory that a pass holds beside the weights.\n\n" + markdown(lines) + "\n\n" + machine(result))
+            "under it the most memory that a pass holds beside the weights and its float32 result.\n\n" + markdown(lines) + "\n\n" + machine(result))
 
 
 def scaling(result: dict) -> str:

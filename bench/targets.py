@@ -15,7 +15,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SOURCES = ("gemm", "model", "scaling", "avx2")
 INT8 = ("codes → int32", "codes → float32", "codes → codes", "float32, int8 inside")
 PRODUCT, WEIGHT_ONLY = INT8[0], "float32"
-FAST = ("cq dynamic", "cq static")  # what the model's rows are about: the faster of the two
+INT8_STREAM = "cq static, int8 stream"
+FAST = ("cq dynamic", "cq static", INT8_STREAM)  # what the model's rows are about: the fastest of them
 STREAM, MANY = "stream of sentences", ("8×128", "32×64", "16×256", "32 sentences", "stream of sentences")
 
 
@@ -76,10 +77,10 @@ def _of_model(model: dict) -> list[Yardstick]:
                  [row for row in rows if row["case"] in MANY and row["name"] == f"cq {fast}"],
                  lambda row, slow=slow: row["ahead_of"][f"cq {slow}"], 1.001, "{:.3f}")  # three digits: more than 1
           for fast, slow in (("static", "dynamic"), ("dynamic", "weight-only"))),
-        _one("static's activation memory over float32's, 8×128", 0.25, _memory(rows, "float32"), lambda row: row["share"],
-             "{:.2f}", at_most=True),
-        _one("static's activation memory over dynamic's, 8×128", 1, _memory(rows, "dynamic"), lambda row: row["share"], "{:.2f}",
-             at_most=True)]
+        _one("static's activation memory, all in int8, over float32's, 8×128", 0.25, _memory(rows, INT8_STREAM, "cq float32"),
+             lambda row: row["share"], "{:.2f}", at_most=True),
+        _one("static's activation memory over dynamic's, 8×128", 1, _memory(rows, "cq static", "cq dynamic"),
+             lambda row: row["share"], "{:.2f}", at_most=True)]
 
 
 def _of_two_threads(gemm: dict, model: dict) -> list[Yardstick]:
@@ -115,12 +116,14 @@ def _of_avx2(avx2: dict) -> list[Yardstick]:
                          lambda row: row["ahead_of"]["cq float32"], "{:.2f}")]
 
 
-def _memory(rows: list[dict], other: str) -> list[dict]:
-    """For each number of threads, static's activation memory as a share of another's; none where it was not measured."""
+def _memory(rows: list[dict], name: str, other: str) -> list[dict]:
+    """For each number of threads, one's activation memory as a share of another's, in hundredths; none where it was not
+    measured."""
     found = []
     for there in by_threads([row for row in rows if row["case"] == "8×128" and "activation_bytes" in row]).values():
         held = {row["name"]: row["activation_bytes"] for row in there}
-        found.append(there[0] | {"name": "cq static", "share": held["cq static"] / held[f"cq {other}"]})
+        if name in held and other in held:
+            found.append(there[0] | {"name": name, "share": round(held[name] / held[other], 2)})
     return found
 
 

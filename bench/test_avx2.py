@@ -39,6 +39,6 @@ def test_gemm(benchmark, threads, model, k, n, m):
 def test_model(benchmark, threads, float_model, calibration):
     tokens = encoder.random(float_model, *SHAPE)
     entries = [Entry(WORK, f"cq {name}", lambda model=model: model.forward(tokens), operations(float_model, tokens),
-                     "int8" if name in ("dynamic", "static") else "float32")
+                     "float32" if name in ("float32", "weight-only") else "int8")
                for name, model in encoder.strategies(float_model, calibration).items()]
     contest(benchmark, "8×128", entries, threads, ROUNDS)

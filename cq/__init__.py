@@ -7,11 +7,12 @@ from .model import Config, Transformer
 from .ops import PackedWeight, linear, matmul_integer, pack
 from .qtensor import QTensor, quantize_tensor
 from .quantize import quantize
-from .report import compare
-from .strategies import QAT, Dynamic, Scheme, Static, Training, WeightOnly
+from .report import compare, mix, sensitivity
+from .strategies import QAT, Dynamic, Mixed, Scheme, Static, Training, WeightOnly
 from .system import info, set_num_threads
 from .train import train
 
-__all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "PackedWeight", "QAT", "QTensor", "Scheme",
+__all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "Mixed", "PackedWeight", "QAT", "QTensor", "Scheme",
            "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "info", "linear", "load",
-           "matmul_integer", "observers", "pack", "quantize", "quantize_tensor", "save", "set_num_threads", "train"]
+           "matmul_integer", "mix", "observers", "pack", "quantize", "quantize_tensor", "save", "sensitivity",
+           "set_num_threads", "train"]

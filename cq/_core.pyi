@@ -19,7 +19,9 @@ class Coded:
     zero_point: int | np.ndarray
     rows: int
     columns: int
-    def __init__(self, codes: np.ndarray, scale: float | np.ndarray, zero_point: int | np.ndarray) -> None: ...
+    decode: tuple[np.ndarray, np.ndarray] | None
+    def __init__(self, codes: np.ndarray, scale: float | np.ndarray, zero_point: int | np.ndarray,
+                 decode: tuple[np.ndarray, np.ndarray] | None = None) -> None: ...
     @property
     def shape(self) -> tuple[int, int]: ...
     @property

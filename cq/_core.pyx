@@ -33,6 +33,7 @@ cdef extern from "cq.h" nogil:
         float scale
         int32_t zero_point
         const float *column_scales
+        const float *column_inverses
         const int32_t *column_zero_points
         int64_t group
         float *scales
@@ -273,13 +274,15 @@ cdef cq_activation activation_of(name) except *:
 cdef class Coded:
     """Activations in codes: codes (rows, columns) uint8 or int8, x = scale * (codes - zero_point). scale (float32) and zero_point
     (int32) are one number each; or one per row, (rows,); or one per group of a row's columns, (rows, groups); or one per column
-    for all rows, (1, columns)."""
+    for all rows, (1, columns). decode: None, or (scale, zero_point), arrays (1, columns), that say what the codes stand for where
+    products see it through weights of other scales."""
     cdef cq_coded c
-    cdef readonly object codes, scale, zero_point
+    cdef readonly object codes, scale, zero_point, decode
     cdef readonly int64_t rows, columns
 
-    def __init__(self, codes, scale, zero_point):
+    def __init__(self, codes, scale, zero_point, decode=None):
         cdef bint is_signed = codes.dtype == np.int8
+        self.decode = decode
         self.rows, self.columns = codes.shape
         self.codes, self.scale, self.zero_point = codes, scale, zero_point
         self.c.codes = pointer(codes, "codes", "b" if is_signed else "B", 2, self.rows, self.columns)
@@ -312,8 +315,8 @@ cdef class Coded:
 
     def dequantize(self):
         """float32 (rows, columns)."""
-        if not self.by_rows():
-            parts = [np.repeat(p, self.columns // p.shape[1], 1) for p in (self.scale, self.zero_point)]
+        if self.decode is not None or not self.by_rows():
+            parts = [np.repeat(p, self.columns // p.shape[1], 1) for p in self.decode or (self.scale, self.zero_point)]
             return parts[0] * (self.codes - parts[1]).astype(np.float32)
         cdef Decoding step = Decoding()
         step.coded, step.y = self, np.empty((self.rows, self.columns), np.float32)
@@ -401,7 +404,8 @@ def pack(b, zero_points=None, scales=None, int64_t group_size=0) -> Weight:
 cdef class Target:
     """A new array for rows x columns results: float32, or codes. `form` is None for float32; (dtype, symmetric) for codes with each
     row's own parameters; (dtype, symmetric, group) for each group of so many columns of a row; (dtype, symmetric, scale,
-    zero_point) for given ones, numbers or arrays (1, columns)."""
+    zero_point) for given ones; (dtype, symmetric, scale, zero_point, columns) for codes by the arrays of `columns`, where scale and
+    zero_point, numbers or arrays (1, columns), are what products see."""
     cdef cq_codes codes
     cdef const cq_codes *coded
     cdef float *floats
@@ -418,13 +422,16 @@ cdef class Target:
         codes = np.empty((rows, columns), dtype)
         self.codes.stride = columns
         self.coded = &self.codes
-        if len(form) == 4:
+        decode = None
+        if len(form) >= 4:
             scale, zero_point = form[2], form[3]
-            if isinstance(scale, np.ndarray):
-                self.codes.column_scales = <const float *>pointer(scale, "scale", "f", 2, 1, columns)
-                self.codes.column_zero_points = <const int32_t *>pointer(zero_point, "zero_point", "i", 2, 1, columns)
-            else:
+            if len(form) == 4:
                 self.codes.scale, self.codes.zero_point = scale, zero_point
+            else:
+                decode = form[4].scale, form[4].zero_point
+                self.codes.column_scales = <const float *>pointer(decode[0], "scale", "f", 2, 1, columns)
+                self.codes.column_inverses = <const float *>pointer(form[4].inverse, "inverse", "f", 2, 1, columns)
+                self.codes.column_zero_points = <const int32_t *>pointer(decode[1], "zero_point", "i", 2, 1, columns)
         else:
             self.codes.dynamic = 1
             if len(form) == 3:
@@ -435,7 +442,7 @@ cdef class Target:
                 scale, zero_point = np.empty(rows, np.float32), np.empty(rows, np.int32)
             self.codes.scales = <float *>pointer(scale, "scale", "f", scale.ndim, -1, -1, True)
             self.codes.zero_points = <int32_t *>pointer(zero_point, "zero_point", "i", scale.ndim, -1, -1, True)
-        self.result = Coded(codes, scale, zero_point)
+        self.result = Coded(codes, scale, zero_point, decode)
         self.codes.codes = <void *>(<Coded>self.result).c.codes
 
 
@@ -605,7 +612,7 @@ def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, resi
     if step.coded is None:
         step.floats = <const float *>pointer(x, "x", "f", 2, m, k)
     if step.codes_inside:
-        if step.floats == NULL or len(coding) == 3:
+        if step.floats == NULL or len(coding) not in (2, 4):
             raise CqError("coding: is for float32 x, and takes one form for a row")
         step.inside.symmetric, step.inside.is_signed, step.inside.dynamic = coding[1], coding[0] == "int8", len(coding) == 2
         step.inside.stride = k

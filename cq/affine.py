@@ -14,7 +14,13 @@ from cq.errors import CqError
 RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 SMALLEST_SCALE = np.finfo(np.float32).tiny  # 2**-126, the smallest normal: below it a division loses its precision
 LARGEST = np.finfo(np.float32).max
+FARTHEST = 207  # of a zero point of a feature's own, from the middle of the codes' range: what src/README.md's rounding allows
 MAX_K = 65_793  # the longest sum of products 255 * 128 that int32 holds
+
+
+def middle(dtype: DTypeLike) -> int:
+    """The code in the middle of the range of `dtype`."""
+    return 128 if np.dtype(dtype) == np.uint8 else 0
 
 
 def code_range(dtype: DTypeLike, symmetric: bool = False) -> tuple[int, int]:

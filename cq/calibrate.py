@@ -9,7 +9,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -17,10 +17,16 @@ from numpy.typing import DTypeLike
 from . import observers
 from .errors import CalibrationError, CqError
 from .model import Transformer
+from .observers.tokens import Tokens
 
 Sites = dict[str, observers.Observer]  # by the name of the place
+Found = tuple[Sites, Sites, dict[str, Tokens]]  # of samples at even places, at odd ones; of all
+Prototype = tuple[observers.Observer, int]  # of each place's observer; how many tokens to keep
 Progress = Callable[[int, int | None], None]
 
+KEEP = 256  # tokens of each place, for choices that look at layers' outputs
+_READ = (".input", ".context", ".hidden")  # places that layers read, where tokens are kept
+_MIXED = ".value"  # where only each channel's extremes are
 _TASK = 8  # samples: their observers come back together, up to 128 KiB a site
 _IN_FLIGHT = 64  # tasks; each holds its samples and its result
 _models: dict[str, Transformer] = {}  # in a worker: the model of the last run that it took part in
@@ -31,11 +37,13 @@ class Calibration:
     """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each place → the
     observer that saw all of its values; halves: the same for the samples at even and at odd places alone. Names:
     "layers.0.attention.input", ".query", ".key", ".value", ".context", "layers.0.ffn.input", ".gate", ".up", ".hidden",
-    "head.input"."""
+    "head.input". tokens: name of each place that a layer reads → a sample of its tokens and each channel's extremes; of ".value"
+    the extremes alone."""
     observer: str | observers.Observer
     samples: int
     sites: Sites
     halves: tuple[Sites, Sites]
+    tokens: dict[str, Tokens] = field(default_factory=dict)
 
     def movement(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> dict[str, float]:
         """Is the set large enough? Site → how far a range end lies from where half of the samples would have put it: the
@@ -48,7 +56,7 @@ class Calibration:
 
 
 def calibrate(model: Transformer, samples: Iterable, observer: str | observers.Observer, progress: Progress | None = None,
-              executor: Executor | None = None) -> Calibration:
+              executor: Executor | None = None, tokens: int = KEEP) -> Calibration:
     """Shows `samples` to the model and a copy of `observer` everything that flows through each place.
 
     samples: any iterable, gone over once, of samples, each a text, a 1-D int array of token ids, or a list of either (a batch);
@@ -56,29 +64,33 @@ def calibrate(model: Transformer, samples: Iterable, observer: str | observers.O
     that has seen nothing and can merge. progress(done, total or None) is called as samples pass.
     executor: any concurrent.futures.Executor, such as a ProcessPoolExecutor or Dask's Client(...).get_executor(): it runs the
     samples, in tasks of 8, and the result has the same bits as without it; the model is pickled to each worker about once.
+    tokens: so many are kept of each place that a layer reads, in float32, drawn evenly from all, for Static's smooth and
+    correct_bias, which need them; 0: none.
     Raises CalibrationError where there are no samples; CqError for a sample that the model cannot take, or that makes NaN or
     Inf, with its place, from 0, and the site; BrokenExecutor's cause as CqError. Tasks not yet begun are then cancelled."""
     if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
         raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
     if executor is not None and not isinstance(executor, Executor):
         raise CqError(f"executor: need a concurrent.futures.Executor (Dask: client.get_executor()), got {executor!r}")
-    prototype = _prototype(observer)
+    if type(tokens) is not int or tokens < 0:
+        raise CqError(f"tokens: need a whole number of at least 0, got {tokens!r}")
+    prototype = _prototype(observer), tokens
     total = len(samples) if hasattr(samples, "__len__") else None
     places = enumerate(samples)
-    halves: tuple[Sites, Sites] = {}, {}
+    found = {}, {}, {}
     done = 0
-    counts = _in_turn(model, prototype, places, halves)
+    counts = _in_turn(model, prototype, places, found)
     if executor is not None:
-        counts = _spread(model, prototype, places, halves, executor)
+        counts = _spread(model, prototype, places, found, executor)
     for count in counts:
         done += count
         if progress is not None:
             progress(done, total)
-    sites = copy.deepcopy(halves[0])
-    _merge(sites, halves[1])
+    sites = copy.deepcopy(found[0])
+    _merge(sites, found[1])
     if not sites:
         raise CalibrationError("calibration: no samples came; give 100-500 typical texts or token arrays")
-    return Calibration(observer, done, sites, halves)
+    return Calibration(observer, done, sites, found[:2], found[2])
 
 
 def _prototype(observer: str | observers.Observer) -> observers.Observer:
@@ -98,7 +110,7 @@ def _moved(half: observers.Observer, whole: observers.Observer, dtype: DTypeLike
     return float(np.max(moved / np.where(hi > lo, hi - lo, np.inf)))
 
 
-def _merge(mine: Sites, theirs: Sites) -> None:
+def _merge(mine: dict, theirs: dict) -> None:
     for site, observer in theirs.items():
         if site in mine:
             mine[site].merge(observer)
@@ -106,16 +118,15 @@ def _merge(mine: Sites, theirs: Sites) -> None:
             mine[site] = copy.deepcopy(observer)
 
 
-def _in_turn(model: Transformer, prototype: observers.Observer, places: Iterator, halves: tuple[Sites, Sites]) -> Iterator[int]:
-    """Fills `halves`; yields after each sample."""
+def _in_turn(model: Transformer, prototype: Prototype, places: Iterator, found: Found) -> Iterator[int]:
+    """Fills `found`; yields after each sample."""
     for place in places:
-        _observe(model, prototype, [place], halves)
+        _observe(model, prototype, [place], found)
         yield 1
 
 
-def _spread(model: Transformer, prototype: observers.Observer, places: Iterator, halves: tuple[Sites, Sites],
-            executor: Executor) -> Iterator[int]:
-    """Fills `halves`; yields the number of samples of each task that ended. A task is sent without the model at first; a worker
+def _spread(model: Transformer, prototype: Prototype, places: Iterator, found: Found, executor: Executor) -> Iterator[int]:
+    """Fills `found`; yields the number of samples of each task that ended. A task is sent without the model at first; a worker
     that lacks it says so, and the task goes out again with it. The number in flight grows with the tasks that ended, so that
     few workers lack it at a time."""
     run, flying, limit = uuid.uuid4().hex, {}, 2
@@ -139,7 +150,7 @@ def _spread(model: Transformer, prototype: observers.Observer, places: Iterator,
                 if part is None:
                     send(task, model)
                     continue
-                for mine, theirs in zip(halves, part):
+                for mine, theirs in zip(found, part):
                     _merge(mine, theirs)
                 limit = min(limit + 1, _IN_FLIGHT)
                 yield len(task)
@@ -149,36 +160,43 @@ def _spread(model: Transformer, prototype: observers.Observer, places: Iterator,
         _models.pop(run, None)  # where the workers are threads of this process
 
 
-def _result(future: Future, task: list) -> tuple[Sites, Sites] | None:
+def _result(future: Future, task: list) -> Found | None:
     try:
         return future.result()
     except BrokenExecutor as error:
         raise CqError(f"executor: a worker died while samples {task[0][0]} to {task[-1][0]} were under way ({error})") from error
 
 
-def _work(run: str, model: Transformer | None, prototype: observers.Observer, task: list) -> tuple[Sites, Sites] | None:
+def _work(run: str, model: Transformer | None, prototype: Prototype, task: list) -> Found | None:
     """In a worker: what is seen of the task's samples, or None where the run's model is not here."""
     if model is not None:
         _models.clear()
         _models[run] = copy.deepcopy(model)  # Dask hands over views into its message, unaligned at times
     elif run not in _models:
         return None
-    halves = {}, {}
-    _observe(_models[run], prototype, task, halves)
-    return halves
+    found = {}, {}, {}
+    _observe(_models[run], prototype, task, found)
+    return found
 
 
-def _observe(model: Transformer, prototype: observers.Observer, task: list, halves: tuple[Sites, Sites]) -> None:
+def _observe(model: Transformer, prototype: Prototype, task: list, found: Found) -> None:
     """Runs (place, sample) pairs; those at even and at odd places are seen by observers of their own."""
+    observer, keep = prototype
     for place, sample in task:
+        came = {}
+
         def watch(site: str, x: np.ndarray) -> None:
-            seen = halves[place % 2]
+            seen = found[place % 2]
             if site not in seen:
-                seen[site] = copy.deepcopy(prototype)
+                seen[site] = copy.deepcopy(observer)
             try:
                 seen[site].update(x, order=place)
             except CqError as error:
                 raise CqError(f"{site}: {error}") from None
+            if keep and site.endswith((*_READ, _MIXED)):
+                kept = found[2].setdefault(site, Tokens(0 if site.endswith(_MIXED) else keep))
+                kept.update(x, place, came.get(site, 0))
+                came[site] = came.get(site, 0) + len(x)
 
         batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
         try:

@@ -1,7 +1,6 @@
 """The command line: parse, call the library, show. Holds no arithmetic and decides nothing that a Python caller could
 not."""
 import contextlib
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -18,50 +17,28 @@ from rich.text import Text
 from .calibrate import Calibration, calibrate
 from .errors import CqError
 from .formats import load, save
+from .model import Coverage
 from .quantize import quantize
 from .report import samples
 from .report.bench import bench
 from .report.compare import compare, default_strategies
+from .report.evaluate import ENCODER, LM
+from .report.inputs import needs_samples
+from .report.mix import mix
+from .report.order import check_order
+from .report.plot import check_plot, plot
 from .report.training import train_folder
-from .strategies import OBSERVERS, QAT, STRATEGIES, Scheme, Training
+from .report.trials import best_of, in_words
+from .strategies import OBSERVERS, QAT, STRATEGIES, Mixed, Scheme, Static, Training
 from .system import info
+from .terminal import Group, Shape
 
 _CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
 _STABLE = 0.05  # of a range, in the median over places: a step of the scale that is 5 % off costs 10 % of error, 0.4 dB
 _EMBED_AT_ONCE = 256  # texts between two moves of the progress bar
 
 
-class _Group(click.Group):
-    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C."""
-
-    def main(self, *args, standalone_mode: bool = True, **kwargs):
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a terminal without × or … still gets its table
-        try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
-            code = 2
-        except click.ClickException as error:
-            code = _fail(error.format_message(), error.exit_code)
-        except (CqError, MemoryError) as error:
-            code = _fail(str(error) or "not enough memory")
-        except OSError as error:
-            code = _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-        except (click.Abort, KeyboardInterrupt):
-            code = _fail("interrupted", 130)
-        if not standalone_mode:
-            return code
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str, code: int = 1) -> int:
-    click.echo("cq: " + " ".join(message.split()), err=True)
-    return code
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cquant", prog_name="cq", message="%(prog)s %(version)s")
 def main() -> None:
     """Small and fast int8 transformers on ordinary CPUs."""
@@ -78,50 +55,53 @@ def main() -> None:
 @click.option("--strategy", "names", multiple=True, type=click.Choice(list(STRATEGIES)), help="Only these; may be repeated.")
 @click.option("--qat", type=click.IntRange(min=1), metavar="STEPS", help="Also train behind static int8, for so many steps "
               "on the calibration samples: minutes rather than seconds.")
+@click.option("--mix", "mix_file", metavar="FILE", help="Also the mix in the record that `cq quantize --strategy mixed` wrote.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples of the data, evenly spread.")
+@click.option("--layers", is_flag=True, help="Also quantize each layer alone: what it costs, why, and what would help.")
+@click.option("--plot", "plot_file", metavar="FILE", help="Draw accuracy against speed and memory, and the layers, as .svg, .png "
+              "or .pdf; needs the extra cquant[plot].")
+@click.option("--check-order", "ordered", is_flag=True, help="Fail unless accuracy falls from weight-only to dynamic to static "
+              "where schemes are equal, in SQNR, and rises with --qat.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
-def compare_command(model, data, calibration, metric, names, qat, limit, json_file, markdown_file) -> None:
+def compare_command(model, data, calibration, metric, names, qat, mix_file, limit, layers, plot_file, ordered, json_file,
+                    markdown_file) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
-    MODEL is a Hugging Face folder, .safetensors, .npz or a cq checkpoint; without it, the small model that ships with cq."""
+    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint; without it, the small model in the wheel."""
     if json_file == markdown_file == "-":
         raise click.UsageError("only one of --json and --markdown can go to stdout")
-    for target in (json_file, markdown_file):
+    for target in (json_file, markdown_file, plot_file):
         _check_target(target)
+    if plot_file:
+        check_plot(plot_file)
     name = model or samples.shipped_model().name
     if model is None or not data:
         calibration = calibration or [samples.shipped_model() / "calibration.txt"]
     data = data or [samples.shipped_model() / "evaluation.txt"]
     model = load(model or samples.shipped_model())
     chosen = [s for s in default_strategies(qat) if not names or s.name in names or isinstance(s, QAT)]
+    chosen += [best_of(mix_file)] if mix_file else []
     with _progress() as progress:
         data = samples.read([Path(path) for path in data], model)
         data = data.limit(limit) if limit else data
-        report = compare(model, data, chosen, _calibration(calibration, model), metric, progress)
-    report = dataclasses.replace(report, model=name)
+        report = compare(model, data, chosen, _calibration(calibration, model), metric, progress,
+                         layers=layers or bool(plot_file)).named(name)
     _write(json_file, report.to_json() + "\n")
     _write(markdown_file, report.to_markdown())
+    if plot_file:
+        plot(report, plot_file)
     if "-" not in (json_file, markdown_file):
-        _console().print(report.table())
-
-
-class _Shape(click.ParamType):
-    """SEQUENCESxLENGTH, as in 8x128."""
-    name = "shape"
-
-    def convert(self, value, param, ctx) -> tuple[int, int]:
-        parts = value.lower().replace("×", "x").split("x")
-        if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-            self.fail(f"wanted SEQUENCESxLENGTH, like 8x128, got {value!r}", param, ctx)
-        return int(parts[0]), int(parts[1])
+        _console().print(report.table(), *([report.layers.show()] if layers else []))
+    if ordered:
+        click.echo(check_order(report, chosen), err="-" in (json_file, markdown_file))
 
 
 @main.command("bench", short_help="Time a model, beside what the machine can do.")
 @click.argument("model", required=False)
 @click.option("--strategy", "names", multiple=True, type=click.Choice(["float32", *STRATEGIES]), help="Only these; may be "
               "repeated. Without it: all, static only where there is something to calibrate on.")
-@click.option("--shape", "shapes", multiple=True, type=_Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of random "
+@click.option("--shape", "shapes", multiple=True, type=Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of random "
               "tokens; may be repeated. Without it: 1x16 and 8x128.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs.")
 @click.option("--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part.")
@@ -129,7 +109,7 @@ class _Shape(click.ParamType):
 def bench_command(model, names, shapes, calibration, profiled, json_file) -> None:
     """Milliseconds, tokens per second and percent of the machine's peak, strategy by strategy.
 
-    MODEL is a Hugging Face folder, .safetensors, .npz or a cq checkpoint (one already quantized is timed as it is); without
+    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint (one quantized is timed as it is); without
     it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
     _check_target(json_file)
     title = model or samples.shipped_model().name
@@ -162,18 +142,27 @@ def _strategies(model, names, calibration, progress) -> dict:
 @main.command("quantize")
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--strategy", required=True, type=click.Choice([*STRATEGIES, "qat"]))
+@click.option("--strategy", required=True, type=click.Choice([*STRATEGIES, "qat", "mixed"]), help="mixed: of each layer the "
+              "fastest that keeps to --budget, found by measuring.")
 @click.option("--target", type=click.Choice(list(STRATEGIES)), help="For qat: what it is converted to; without it, static.")
 @click.option("--steps", type=click.IntRange(min=1), help=f"For qat: of the optimizer; without it, {QAT.steps}.")
 @click.option("--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs; at "
               f"most {_CALIBRATION_SAMPLES} samples are taken, evenly spread. For qat: such files to train on, all samples.")
+@click.option("--data", multiple=True, metavar="FILE", help="For mixed: such files to judge by, others than --calibration's.")
+@click.option("--budget", type=click.FloatRange(min=0), help="For mixed: how much of the metric may be lost against float32, in "
+              "its own units, as 0.1 of Spearman ×100.")
+@click.option("--metric", type=click.Choice([*LM, *ENCODER]), help="For mixed: as in `cq compare`.")
+@click.option("--record", metavar="FILE", help="For mixed: a JSON file that keeps every trial, and from which a search goes on; "
+              "without it, OUT with .json after it.")
 @click.option("--observer", metavar="NAME", help=f"For static: how a range is found from the samples: {', '.join(OBSERVERS)}; "
               "some take a setting, like percentile:99.9.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
+@click.option("--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-def quantize_command(model, out, strategy, target, steps, textbook, calibration, observer, include, exclude, force) -> None:
+def quantize_command(model, out, strategy, target, steps, textbook, calibration, data, budget, metric, record, observer, include,
+                     exclude, strict, force) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_target(out)
     if out.suffix != ".safetensors":
@@ -183,24 +172,46 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
     source, goal = Path(model).resolve(), out.resolve()
     if out.exists() and (source.is_relative_to(goal) or goal.is_relative_to(source)):
         raise CqError(f"{out} is the model itself or a part of it: choose another name")
+    if strategy == "mixed" and (not data or budget is None):
+        raise click.UsageError("mixed needs --data to judge by, and a --budget")
+    if strategy != "mixed" and (data or metric or record or budget is not None):
+        raise click.UsageError(f"--data, --budget, --metric and --record are for mixed, not for {strategy}")
     strategy = _strategy(strategy, target, steps, textbook, calibration, observer, include, exclude)
-    before = _size(Path(model))
+    record = record or out.with_suffix(".mix.json")
+    _check_target(record)
+    before, found = _size(Path(model)), None
     model = load(model)
     with _progress() as progress:
         given = _calibration(calibration, model, None if isinstance(strategy, QAT) else _CALIBRATION_SAMPLES)
-        if given is not None and not isinstance(strategy, QAT):
-            given = calibrate(model, given, strategy.observer, lambda done, total: progress("calibrate", done, total))
-        quantized = quantize(model, strategy, given, lambda done, total: progress("train", done, total))
+        if isinstance(strategy, list):
+            found = mix(model, samples.read([Path(path) for path in data], model), budget, strategy, given, metric, record,
+                        progress=progress)
+            strategy, given = found.strategy, given if needs_samples(found.strategy) else None
+        if isinstance(strategy, Static):
+            given = given and calibrate(model, given, strategy.observer, lambda done, total: progress("calibrate", done, total))
+        what = "train" if isinstance(strategy, QAT) else "calibrate"
+        quantized = quantize(model, strategy, given, lambda done, total: progress(what, done, total), strict=strict)
     save(quantized, out)
     console = _console()
-    console.print(_placements(quantized))
+    coverage = quantized.coverage()
+    console.print(_placements(coverage))
+    console.print(coverage.summary)
+    if found:
+        console.print(found.table())
+        console.print(f"{record}: every trial; cq compare --mix takes it")
     if isinstance(given, Calibration):
         console.print(_movement(given, strategy.scheme))
     console.print(f"{out}: {before / 1e6:.2f} MB → {_size(out) / 1e6:.2f} MB")
 
 
 def _strategy(name, target, steps, textbook, calibration, observer, include, exclude):
-    """The strategy that the options of `cq quantize` ask for."""
+    """The strategy that the options of `cq quantize` ask for, or the list of those that a mix is made of."""
+    if name == "mixed":
+        if include or exclude:
+            raise click.UsageError("--include and --exclude are not for mixed, which chooses for every layer")
+        static = {"static": (calibration, observer)} if calibration else {}
+        return [_strategy(kind, target, steps, textbook, *static.get(kind, ((), None)), (), ())
+                for kind in STRATEGIES if kind != "static" or static]
     if name != "qat" and (target or steps):
         raise click.UsageError(f"--target and --steps are for qat, not for {name}")
     becomes = (target or "static") if name == "qat" else name
@@ -217,17 +228,22 @@ def _strategy(name, target, steps, textbook, calibration, observer, include, exc
 
 @main.command()
 @click.argument("model")
-def inspect(model) -> None:
-    """What MODEL is made of and where each of its layers runs."""
+@click.option("--tokens", type=click.IntRange(min=1), help="Length of the sequence whose multiply-adds count; without it, 128 or "
+              "all positions if fewer.")
+def inspect(model, tokens) -> None:
+    """What MODEL is made of, where each of its layers runs, and how far its integer sums stay below int32's end."""
     model = load(model)
-    console = _console()
+    coverage, console = model.coverage(tokens), _console()
     console.print("\n".join(f"{key}: {value}" for key, value in model.config.to_dict().items()))
     console.print(f"strategy: {model.strategy.name if model.strategy else 'none (float32)'}")
-    if model.strategy:
+    if isinstance(model.strategy, Mixed):
+        console.print(f"  {in_words(model.strategy)}")
+    elif model.strategy:
         choices = model.strategy.to_dict()
         choices |= choices.pop("scheme")
         console.print("\n".join(f"  {key}: {_listing(value)}" for key, value in choices.items() if key != "name"))
-    console.print(_placements(model))
+    console.print(_placements(coverage, model.headroom()))
+    console.print(coverage.summary)
     console.print(f"weights in memory: {model.nbytes / 1e6:.2f} MB")
 
 
@@ -340,14 +356,19 @@ def _movement(calibration: Calibration, scheme: Scheme) -> str:
             f"and by {moved[site]:.1%} at {site}; {advice}")
 
 
-def _placements(model) -> Table:
-    """Where each layer runs: shape (in, out), bytes, and why one stayed in float32."""
+def _placements(coverage: Coverage, headroom: dict[str, float] | None = None) -> Table:
+    """Where each part runs: shape (in, out), bytes, share of the multiply-adds, bits by which int32 is larger than any of its
+    sums, and why one stayed in float32."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for header, justify in (("layer", "left"), ("runs in", "left"), ("shape", "right"), ("bytes", "right"), ("why", "left")):
-        table.add_column(header, justify=justify, overflow="fold")
-    for place in model.coverage():
-        shape = " × ".join(map(str, place.shape or ()))
-        table.add_row(*map(Text, (place.name, place.runs_in, shape, f"{place.nbytes:,}", place.reason)))
+    names = ["layer", "runs in", "shape", "bytes", "mult-adds"] + ["headroom"] * bool(headroom) + ["why"]
+    for name in names:
+        table.add_column(name, justify="left" if name in ("layer", "runs in", "why") else "right", overflow="fold")
+    for place in coverage:
+        cells = [place.name, place.runs_in, " × ".join(map(str, place.shape or ())), f"{place.nbytes:,}" * bool(place.nbytes),
+                 f"{place.multiply_adds / coverage.multiply_adds:.2%}" * bool(place.multiply_adds)]
+        if headroom:
+            cells.append(f"{headroom[place.name]:.1f} bits" if place.name in headroom else "")
+        table.add_row(*map(Text, (*cells, place.reason)))
     return table
 
 

@@ -6,8 +6,9 @@ import numpy as np
 from . import _core
 from .affine import check_finite
 from .errors import CqError
-from .model.activation import Fixed
-from .model.linear import check_depth, pack_weight
+from .model.activation import Fixed, PerToken
+from .model.linear import pack_weight
+from .model.sums import check_layer
 from .qtensor import QTensor
 
 PackedWeight = _core.Weight
@@ -58,8 +59,6 @@ def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = N
     "gelu_tanh" or "silu". residual: float32 (M, N) or a QTensor. With out_scale the result is requantized to `out_dtype` at
     (out_scale, out_zero_point) and returned as a QTensor, else it is float32 (M, N). Raises CqError."""
     _packed(w)
-    if w.zero_points is not None:
-        check_depth(w.k, w.zero_points)
     form = None
     if out_scale is not None:
         if out_dtype not in ("int8", "uint8"):
@@ -70,6 +69,7 @@ def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = N
     if isinstance(x, QTensor):
         if w.group_size != w.k:
             raise CqError("w: int8 products take one scale per column; this weight has groups, so give x in float32")
+        check_layer(w, PerToken("uint8", False))
         x = _coded(x, "x")
     else:
         x = _floats(x, "x", 2)

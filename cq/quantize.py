@@ -1,5 +1,6 @@
 """quantize(model, strategy) → a new model with its linear layers and word table in int8. The only file that swaps layers."""
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from fnmatch import fnmatchcase
@@ -8,13 +9,16 @@ import numpy as np
 
 from . import _core, affine
 from .affine import check_finite
-from .calibrate import Calibration, Progress, calibrate
+from .calibrate import KEEP, Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
+from .model.attention import MAX_KEYS
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
+from .model.sums import check_attention
 from .qtensor import QTensor
-from .strategies import QAT, Dynamic, Scheme, Static, WeightOnly
+from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
+from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
 from .train import fit
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
@@ -23,45 +27,57 @@ _READS = {"query": "input", "key": "input", "value": "input", "output": "context
           "down": "hidden"}
 
 
-def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | QAT,
+def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
              calibration: Iterable | Calibration | None = None, progress: Progress | None = None,
-             executor: Executor | None = None) -> Transformer:
+             executor: Executor | None = None, strict: bool = False) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
-    calibration: for Static, any iterable of samples: a text, a 1-D int array of token ids, or a list of either (a batch);
-    100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For QAT, the
-    samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score -1 … 1); the
-    result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps. executor: for
-    Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits (cq/calibrate.py says what
-    that takes).
+    calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
+    (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
+    QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
+    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps.
+    executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits
+    (cq/calibrate.py says what that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
-    if not isinstance(strategy, (WeightOnly, Dynamic, Static, QAT)):
-        raise CqError(f"strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static() or cq.QAT(), got {strategy!r}")
+    if not isinstance(strategy, (WeightOnly, Dynamic, Static, Mixed, QAT)):
+        raise CqError("strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed(...) or cq.QAT(), got "
+                      f"{strategy!r}")
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
         raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
+    if type(strict) is not bool:
+        raise CqError(f"strict: need True or False, got {strict!r}")
     if isinstance(strategy, QAT):
         if executor is not None:
             raise CqError("executor: QAT trains in this process; leave it out")
-        return _trained(model, strategy, calibration, progress)
+        return _trained(model, strategy, calibration, progress, strict)
+    if isinstance(strategy, Mixed):
+        return _mixed(model, strategy, calibration, progress, executor, strict)
     if isinstance(strategy, Static):
         if calibration is None:
             raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
                                    "arrays as calibration=, or use Dynamic(), which needs none")
         if not isinstance(calibration, Calibration):
-            calibration = calibrate(model, calibration, strategy.observer, progress, executor)
+            calibration = calibrate(model, calibration, strategy.observer, progress, executor, KEEP if wanted(strategy) else 0)
         elif calibration.observer != strategy.observer:
             raise CqError(f"calibration: made by observer {calibration.observer!r}, the strategy wants {strategy.observer!r}")
     elif calibration is not None or executor is not None:
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
-    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme))
+
+    def form_at(site: str) -> Fixed:
+        return _fixed(calibration, site, strategy.scheme)
+
+    folds = NO_PLAN
+    if isinstance(strategy, Static) and wanted(strategy):
+        folds = plan(model, calibration, strategy, form_at, lambda name: not _chosen(name, strategy))
+    return _convert(model, strategy, form_at, strict, folds=folds)
 
 
-def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None) -> Transformer:
+def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool) -> Transformer:
     """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
@@ -71,12 +87,53 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
         learned = {}
         if isinstance(target, Static):
             texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-            found = calibrate(model, texts[:_FIRST_RANGES], target.observer)
+            found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=0)
             learned = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
     network = fit(model, samples, strategy, learned, progress=progress and (lambda done, total, loss: progress(done, total)))
     scheme, ranges = target.scheme, network.ranges()
     return _convert(Transformer(model.config, network.weights(), model.tokenizer), target,
-                    lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), network.scales())
+                    lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), strict,
+                    network.scales())
+
+
+def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibration | None, progress: Progress | None,
+           executor: Executor | None, strict: bool) -> Transformer:
+    """Each layer from the model quantized by its own strategy alone, and what flows between layers of one strategy with them."""
+    static = [part for part in parts(strategy) if isinstance(part, Static)]
+    if not static and (calibration is not None or executor is not None):
+        raise CqError("calibration: only Static uses samples, and this mix has none; leave calibration and executor out")
+    if len(static) > 1 and calibration is not None and not isinstance(calibration, (str, Calibration)):
+        calibration = list(calibration)  # gone over once for each
+    names = ["embed.word", *(name for name, _ in model.linears())]
+    chosen = {name: _part("head" if name == "embed.word" and model.config.tied and model.head is not None else name, strategy)
+              for name in names}
+    result = _copied(model, strategy)
+    for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), model.linears()):
+        setattr(owner, attribute, Linear(layer.weight, layer.bias, layer.activation, chosen[name][1]))
+    result.embedding.reason = chosen["embed.word"][1]
+    for part in parts(strategy):
+        mine = tuple(name for name in names if chosen[name][0] == part)
+        if not mine:
+            continue
+        samples = (calibration, progress, executor) if isinstance(part, Static) else ()
+        whole = quantize(model, dataclasses.replace(part, include=mine), *samples, strict=strict)
+        for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), whole.linears()):
+            if name in mine:
+                setattr(owner, attribute, layer)
+        if "embed.word" in mine:
+            result.embedding.word, result.embedding.reason = whole.embedding.word, whole.embedding.reason
+        for block, given in zip(result.blocks, whole.blocks):
+            block.attention.forms = block.attention.forms or given.attention.forms
+            block.ffn.forms = block.ffn.forms or given.ffn.forms
+    return result
+
+
+def _part(name: str, strategy: Mixed) -> tuple[WeightOnly | Dynamic | Static | None, str]:
+    """The strategy of a layer in a mix, or why it stays in float32."""
+    for pattern, part in strategy.choices:
+        if fnmatchcase(name, pattern):
+            return part, "" if part else f"float32 by {pattern!r}"
+    return None, "matches no pattern of the mix"
 
 
 def _params(observer, scheme: Scheme) -> tuple[float, int]:
@@ -90,9 +147,24 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
     return Fixed(scheme.activation_dtype, scheme.activation_symmetric, *_params(calibration.sites[site], scheme))
 
 
-def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scales: dict | None = None) -> Transformer:
+def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool, scales: dict | None = None,
+             folds: Plan = NO_PLAN) -> Transformer:
     """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
-    point of a layer's weight where its own extremes do not give them."""
+    point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is
+    smoothed."""
+    result = _copied(model, strategy)
+    for owner, attribute, name in list(result.linear_places()):
+        learned, fold = (scales or {}).get(name), folds.layers.get(name)
+        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
+    _join(result, strategy, form_at, folds)
+    _swap_word(result, strategy)
+    if strict:
+        _check_fallbacks(result, strategy)
+    return result
+
+
+def _copied(model: Transformer, strategy) -> Transformer:
+    """The same layers in a structure of its own, where they can be swapped."""
     result = copy.copy(model)
     result.strategy = strategy
     result.embedding = copy.copy(model.embedding)
@@ -101,11 +173,17 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], scal
         block = copy.copy(block)
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
-    for owner, attribute, name in list(result.linear_places()):
-        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, (scales or {}).get(name)))
-    _join(result, strategy, form_at)
-    _swap_word(result, strategy)
     return result
+
+
+def _check_fallbacks(model: Transformer, strategy) -> None:
+    """Raises UnsupportedError where a weight stayed in float32 that the user did not leave there. The rest of what runs in
+    float32 does so by the strategy, or because such a weight does."""
+    weights = [("embed.word", model.embedding), *model.linears()]
+    found = [f"{name}: {part.reason}" for name, part in weights if part.runs_in == "float32" and not _chosen(name, strategy)
+             and not (name == "embed.word" and model.config.tied and _chosen("head", strategy))]
+    if found:
+        raise UnsupportedError(f"strict: {len(found)} of {len(weights)} weights cannot be int8: " + "; ".join(found))
 
 
 def _chosen(name: str, strategy) -> str:
@@ -116,19 +194,30 @@ def _chosen(name: str, strategy) -> str:
     return "" if any(fnmatchcase(name, pattern) for pattern in strategy.include) else "matches no include pattern"
 
 
-def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None) -> Linear | QuantizedLinear:
+def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None,
+          fold: Fold | None) -> Linear | QuantizedLinear:
     reason = _chosen(name, strategy)
     if reason:
-        return Linear(layer.weight, layer.bias, layer.activation, reason)
+        return _left(layer, reason)
     scheme = strategy.scheme
-    weight = _packed(name, layer.weight, scheme, scheme.weight_granularity, learned)
+    weight = _packed(name, scaled(layer.weight, fold and fold.factor), scheme, scheme.weight_granularity, learned)
     if isinstance(weight, str):
-        return Linear(layer.weight, layer.bias, layer.activation, weight)
+        return _left(layer, weight)
     if layer.bias is not None:
         check_finite(layer.bias, f"{name}.bias")
-    form = _input_form(name, strategy, form_at)
-    bias = quantize_bias(layer.bias, scheme.bias, form, weight)
-    return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
+    form, bias = (_input_form(name, strategy, form_at), layer.bias) if fold is None else (fold.form, fold.bias(layer.bias))
+    bias = quantize_bias(bias, scheme.bias, form, weight)
+    try:
+        return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
+    except UnsupportedError as error:
+        if fold is not None:
+            raise UnsupportedError(f"{name}: {error}; or use smooth=False and correct_bias=False") from None
+        return _left(layer, str(error))
+
+
+def _left(layer: Linear, reason: str) -> Linear:
+    """The layer in float32, and why."""
+    return Linear(layer.weight, layer.bias, layer.activation, reason)
 
 
 def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, learned: tuple | None = None) -> _core.Weight | str:
@@ -147,27 +236,35 @@ def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, lea
         raise CqError(f"{name}: {error}") from None
 
 
+def reads(name: str) -> str:
+    """The observed place that a linear layer reads: "layers.0.ffn.up" → "layers.0.ffn.input"."""
+    head, _, last = name.rpartition(".")
+    return "head.input" if name == "head" else f"{head}.{_READS[last]}"
+
+
 def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     scheme = strategy.scheme
     if isinstance(strategy, WeightOnly):
         return None
     if isinstance(strategy, Static):
-        head, _, last = name.rpartition(".")
-        return form_at("head.input" if name == "head" else f"{head}.{_READS[last]}")
+        return form_at(reads(name))
     kind = PerToken if scheme.activation_granularity == "per_token" else PerTensor
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 
 
-def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed]) -> None:
+def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: Plan) -> None:
     """Where neighbours are in int8, what flows between them is too."""
     for block in model.blocks:
         attention, ffn = block.attention, block.ffn
         kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
         attention.forms = None
         if strategy.scheme.attention == "int8" and kinds == {"static"}:
-            attention.forms = tuple(form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
+            query, key, value = (form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
+            attention.forms = query, key, folds.values.get(block.name, value)
         elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
             attention.forms = PerHead("int8", True, attention.dim)
+        if attention.forms is not None:
+            check_attention(attention.forms, attention.dim, min(model.config.max_positions, MAX_KEYS))
         if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":
             ffn.forms = tuple(form_at(f"{block.name}.ffn.{part}") for part in ("gate", "up"))
     if isinstance(strategy, Static) and strategy.residual == "int8":

@@ -108,9 +108,16 @@ class Static(_Strategy):
     observer: how a range is found from samples, in the words of cq.observers.make: "minmax", "moving_average", "percentile" (of
     elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse" (least squared error) or
     "entropy"; with a setting as in "percentile:99.9".
-    residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32."""
+    residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
+    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the weights and
+    biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error of the layers that read
+    it stays as it is. correct_bias: biases take back each layer's mean error on calibration's tokens. Neither costs anything at
+    inference. Both need symmetric weights with a scale per output channel, so Scheme.textbook() goes without, and so does QAT,
+    which learns instead."""
     observer: str = "mse"
     residual: str = "float32"
+    smooth: bool = True
+    correct_bias: bool = True
 
     name = "static"
 
@@ -120,6 +127,9 @@ class Static(_Strategy):
             raise CqError(f"Static: observer must be one of {', '.join(OBSERVERS)}; got {self.observer!r}")
         if self.residual not in ("float32", "int8"):
             raise CqError(f"Static: residual must be 'float32' or 'int8'; got {self.residual!r}")
+        for name in ("smooth", "correct_bias"):
+            if type(getattr(self, name)) is not bool:
+                raise CqError(f"Static: {name} must be True or False, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,12 +209,53 @@ class QAT(Training):
             raise CqError("QAT: freeze is for ranges='moving_average'; learned ranges never rest")
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """A strategy for each layer (mixed precision). choices: (pattern, strategy) pairs of which the first whose pattern matches a
+    layer's name decides; strategy: WeightOnly(), Dynamic() or Static(), or None, which like no match at all is float32. Patterns
+    and names as WeightOnly's include; a word table tied to the head goes with it. A strategy in a mix has no include or exclude
+    of its own, and a residual stream in float32. `cq.mix` finds one by measuring. Raises CqError for anything else."""
+    choices: tuple[tuple[str, WeightOnly | Dynamic | Static | None], ...]
+
+    name = "mixed"
+
+    def __post_init__(self):
+        pairs = tuple(self.choices) if isinstance(self.choices, Iterable) and not isinstance(self.choices, str) else ()
+        if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and
+                                (pair[1] is None or isinstance(pair[1], (WeightOnly, Dynamic, Static))) for pair in pairs):
+            raise CqError("Mixed: choices must be pairs of a name pattern and a strategy or None, such as "
+                          f"(('layers.0.*', cq.Dynamic()), ('*', cq.Static())); got {self.choices!r}")
+        for pattern, strategy in pairs:
+            if strategy is not None and (strategy.include, strategy.exclude) != (("*",), ()):
+                raise CqError(f"Mixed: {pattern!r}: include and exclude do not work in a mix, whose patterns say where a "
+                              "strategy applies; leave them out")
+            if isinstance(strategy, Static) and strategy.residual != "float32":
+                raise CqError(f"Mixed: {pattern!r}: a mix keeps the residual stream in float32; use residual='float32'")
+        object.__setattr__(self, "choices", tuple(map(tuple, pairs)))
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, "choices": [[pattern, part and part.to_dict()] for pattern, part in self.choices]}
+
+
 STRATEGIES = {strategy.name: strategy for strategy in (WeightOnly, Dynamic, Static)}
+
+
+def parts(strategy: WeightOnly | Dynamic | Static | Mixed | None) -> tuple:
+    """The different strategies by which a model's layers may run: those of a mix, or itself."""
+    given = [part for _, part in strategy.choices] if isinstance(strategy, Mixed) else [strategy]
+    return tuple(dict.fromkeys(part for part in given if part is not None))
 
 
 def from_dict(values: dict):
     """The inverse of `to_dict`. Raises CqError for anything that is not a strategy."""
     values = dict(values)
+    if values.get("name") == Mixed.name:
+        choices = values.get("choices")
+        if set(values) != {"name", "choices"} or not isinstance(choices, list) \
+                or not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], (dict, type(None))) and
+                           (pair[1] or {}).get("name") != Mixed.name for pair in choices):
+            raise CqError("strategy: not a record of a mix")
+        return Mixed(tuple((pattern, None if part is None else from_dict(part)) for pattern, part in choices))
     kind = STRATEGIES.get(values.pop("name", None))
     known = {field.name for field in fields(kind)} if kind else set()
     scheme = values.get("scheme")

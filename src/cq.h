@@ -38,8 +38,9 @@ int cq_guard_fork(void);
 
 /* Where and how codes are written. `is_signed`: int8 instead of uint8. `symmetric` (with is_signed): codes -127..127, zero
  * point 0. Static: `scales`, `zero_points`, `group` and `dynamic` are unset and (scale, zero_point) apply to all, or, of a
- * row, column_scales[j] and column_zero_points[j] to column j. Dynamic: the parameters of each row, or of each group
- * of `group` columns of a row, are found from its exact values as ONNX DynamicQuantizeLinear does and stored in
+ * row, column_scales[j] and column_zero_points[j] to column j, a zero point at most 207 from the middle of the codes' range, and
+ * column_inverses[j] = 1 / column_scales[j], or all NaN where any scale is above 2^126. Dynamic: the parameters of each row,
+ * or of each group of `group` columns of a row, are found from its exact values as ONNX DynamicQuantizeLinear does; in
  * scales[row * groups + g] and zero_points likewise. `row_sums` (optional): sum of each row's codes. */
 typedef struct {
     void *codes;
@@ -48,6 +49,7 @@ typedef struct {
     float scale;
     int32_t zero_point;
     const float *column_scales;
+    const float *column_inverses;
     const int32_t *column_zero_points;
     int64_t group;
     float *scales;

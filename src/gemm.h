@@ -77,16 +77,16 @@ static void set_columns(const gemm_job *job, cq_strip *s, int64_t column) {
     else memset(s->bias, 0, sizeof s->bias);
     s->activation = e->gated ? CQ_IDENTITY : e->activation;
     if (!e->codes || job->whole_rows) return;
-    int whole = 1;
     const cq_codes *codes = e->codes;
     cq_code_range(codes->is_signed, codes->symmetric, &s->qmin, &s->qmax);
-    for (int j = 0; j < n; j++) {
-        s->code_scales[j] = codes->column_scales ? codes->column_scales[column + j] : codes->scale;
-        s->code_zeros[j] = (float)(codes->column_zero_points ? codes->column_zero_points[column + j] : codes->zero_point);
-        s->code_inverses[j] = cq_inverse(s->code_scales[j]);
-        whole &= s->code_inverses[j] == s->code_inverses[j];
+    if (codes->column_scales) {
+        memcpy(s->code_scales, codes->column_scales + column, (size_t)n * 4);
+        memcpy(s->code_inverses, codes->column_inverses + column, (size_t)n * 4);
+        for (int j = 0; j < n; j++) s->code_zeros[j] = (float)codes->column_zero_points[column + j];
+        return;
     }
-    for (int j = 0; j < n && !whole; j++) s->code_inverses[j] = NAN;
+    const float code_zero = (float)codes->zero_point, inverse = cq_inverse(codes->scale);
+    for (int j = 0; j < n; j++) s->code_scales[j] = codes->scale, s->code_zeros[j] = code_zero, s->code_inverses[j] = inverse;
 }
 
 /* Points a strip at its rows; `first`: of the block. */

@@ -231,11 +231,22 @@ INLINE int quantize_groups(const float *x, int64_t n, const cq_codes *out, encod
 }
 
 /* Given parameters of every column. */
-INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, uint8_t *codes, const encoding *e) {
-    EACH_16(i, n, width, {
-        const i32x16 zero = width == 16 ? i32_load(out->column_zero_points + i) : i32_load_n(out->column_zero_points + i, width);
-        i32_store_8(codes + i, lanes_encode(load_some(x + i, width), f32_set(NAN), load_some(out->column_scales + i, width),
-                                            f32_from_i32(zero), f32_set(e->qmin), f32_set(e->qmax)), width);
+INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, encoding *e, uint8_t *codes) {
+    float zeros[64];
+    int64_t at = 0;
+    e->zeros = zeros;
+    for (; at + 64 <= n; at += 64) {
+        for (int p = 0; p < 64; p += 16) f32_store(zeros + p, f32_from_i32(i32_load(out->column_zero_points + at + p)));
+        e->inverses = out->column_inverses + at, e->scales = out->column_scales + at;
+        encode_64(BY_COLUMN, 1, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48),
+                  codes + at);
+    }
+    EACH_16(i, n - at, width, {
+        const int32_t *from = out->column_zero_points + at + i;
+        const f32x16 zero = f32_from_i32(width == 16 ? i32_load(from) : i32_load_n(from, width));
+        i32_store_8(codes + at + i, lanes_encode(load_some(x + at + i, width), load_some(out->column_inverses + at + i, width),
+                                                 load_some(out->column_scales + at + i, width), zero, f32_set(e->qmin),
+                                                 f32_set(e->qmax)), width);
     });
 }
 
@@ -259,7 +270,7 @@ static int ISA(quantize)(const float *x, int64_t n, const cq_codes *out, int64_t
         float hi;
         finite = abs_max(x, n, &hi);
         e.inverses = &inverse, e.scales = &out->scale, e.zeros = &zero;
-        if (out->column_scales) quantize_columns(x, n, out, codes, &e);
+        if (out->column_scales) quantize_columns(x, n, out, &e, codes);
         else encode_span(1, x, n, &e, codes);
     }
     if (out->row_sums) {

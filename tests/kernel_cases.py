@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cq import _core
+from cq.model.activation import Columns, Smoothed
 
 TAILS = (*range(1, 20), 31, 32, 33, 34, 47, 48, 49, 64)  # around groups of 4 codes and vectors of 16 lanes
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
@@ -59,13 +60,14 @@ def residual(rng, kind: str | None, rows: int, columns: int):
     return floats(rng, rows, columns) if kind == "float32" else coded(rng, kind, rows, columns, kind == "uint8")
 
 
-def by_column(rng, dtype: str, symmetric: bool, columns: int, huge: bool = False) -> tuple:
+def by_column(rng, dtype: str, symmetric: bool, columns: int, huge: bool = False) -> Smoothed:
     """A form with parameters of every column's own; huge: some scales above 2^126."""
     scale = np.exp(rng.uniform(-7, 0, (1, columns))).astype(np.float32)
     if huge:
         scale[:, ::5] = 1e38
-    low, high = (0, 256) if dtype == "uint8" else (-128, 128)
-    return dtype, symmetric, scale, rng.integers(low, high, (1, columns)).astype(np.int32) * (not symmetric)
+    middle = 128 if dtype == "uint8" else 0
+    zero_point = rng.integers(middle - 207, middle + 208, (1, columns)).astype(np.int32) * (not symmetric)
+    return Smoothed(dtype, symmetric, 0.5, middle * (not symmetric), Columns(scale, zero_point))
 
 
 def quantize(rng) -> Iterator[Call]:

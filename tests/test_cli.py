@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import cq
 from cq.cli import main
 from cq.report.samples import read, shipped_model
+from cq.report.trials import best_of
 
 
 @pytest.fixture
@@ -66,6 +67,37 @@ def test_calibration_takes_500_sentences_at_most(run, tiny_encoder, pairs, tmp_p
     found = json.loads(run("compare", tiny_encoder, "--data", pairs, "--calibration", file, "--strategy", "static",
                            "--json", "-"))
     assert found["calibration"]["samples"] == 500
+
+
+def test_compare_shows_layers_draws_and_checks_the_order(run, tiny_encoder, pairs, prose, tmp_path):
+    shown = run("compare", tiny_encoder, "--data", pairs, "--limit", 6, "--calibration", prose, "--strategy", "dynamic", "--strategy",
+                "weight-only", "--layers", "--plot", tmp_path / "plot.svg", "--check-order")
+    for words in ("each layer alone", "layers.1.attention.scores", "layers.0.ffn.down: ", "fine as it is", "as theory predicts"):
+        assert words in shown
+    picture = (tmp_path / "plot.svg").read_text()
+    assert ">dynamic textbook<" in picture and ">layers.1.ffn.down<" in picture
+
+
+def test_compare_fails_where_the_order_is_broken(tiny_encoder, pairs, monkeypatch):
+    monkeypatch.setattr("cq.report.order._TOLERANCE_DB", -100.0)  # nothing is that much worse
+    result = CliRunner().invoke(main, ["compare", str(tiny_encoder), "--data", str(pairs), "--limit", "3", "--strategy", "dynamic",
+                                       "--strategy", "weight-only", "--check-order"])
+    assert result.exit_code == 1 and "speed" in result.stdout and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("cq: order: not what theory predicts: dynamic has ")
+
+
+def test_quantize_finds_a_mix_that_compare_and_inspect_show(run, tiny_encoder, pairs, prose, tmp_path):
+    out = tmp_path / "out.safetensors"
+    shown = run("quantize", tiny_encoder, out, "--strategy", "mixed", "--data", pairs, "--calibration", prose, "--budget", 1,
+                "--metric", "cosine")
+    assert "best" in shown and "Trials" in shown and "cq compare --mix takes it" in shown
+    record = tmp_path / "out.mix.json"
+    mixed = cq.load(out).strategy
+    assert isinstance(mixed, cq.Mixed) and best_of(record) == mixed
+    assert "strategy: mixed" in run("inspect", out)
+    found = json.loads(run("compare", tiny_encoder, "--data", pairs, "--limit", 4, "--calibration", prose, "--strategy", "dynamic",
+                           "--mix", record, "--json", "-"))
+    assert [row["name"] for row in found["rows"]] == ["float32", "dynamic", "dynamic textbook", "mixed"]
 
 
 @pytest.mark.skipif(not shipped_model().is_dir(), reason="the shipped model is not built in yet")
@@ -189,6 +221,14 @@ def test_inspect_shows_configuration_and_placement(run, tiny_encoder, tmp_path):
     query = next(line for line in lines if "layers.0.attention.query" in line)
     assert "float32" in query and "exclude" in query
     assert "weight-only" in next(line for line in lines if "layers.0.attention.key" in line)
+    assert any("int8: 0.00% of" in line and "one sequence of 64 tokens" in line for line in lines)
+    run("quantize", tiny_encoder, out, "--strategy", "dynamic", "--strict", "--force")
+    lines = run("inspect", out, "--tokens", 10).splitlines()
+    bits = cq.load(out).headroom()
+    for name in ("layers.0.attention.query", "layers.1.attention.scores"):
+        assert f"{bits[name]:.1f} bits" in next(line for line in lines if name in line)
+    assert any("int8: 100.00% of" in line and "one sequence of 10 tokens" in line for line in lines)
+    assert "tokens: need a length from 1 to 64" in run("inspect", out, "--tokens", 65, code=1)
 
 
 def test_embed_writes_a_json_object_per_text(run, tiny_encoder):
@@ -237,6 +277,15 @@ def test_embed_reads_lines_and_writes_npy(run, tiny_encoder, tmp_path):
     (["quantize", "MODEL", "out.safetensors", "--strategy", "qat"], 1, "QAT trains on samples"),
     (["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--qat", "2"], 1, "qat needs samples to calibrate on"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--observer", "best"], 1, "minmax, moving_average"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "mixed", "--data", "PAIRS"], 2, "mixed needs --data"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "mixed", "--budget", "1"], 2, "mixed needs --data"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--budget", "0"], 2, "are for mixed, not for dynamic"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "mixed", "--data", "PAIRS", "--budget", "1", "--exclude", "head"], 2,
+     "chooses for every layer"),
+    (["compare", "MODEL", "--data", "PAIRS", "--mix", "no/such.json"], 1, "no/such.json"),
+    (["compare", "MODEL", "--data", "PAIRS", "--mix", "MODEL"], 1, "model.safetensors"),
+    (["compare", "MODEL", "--data", "PAIRS", "--plot", "plot.gif"], 1, "must end in .svg"),
+    (["compare", "MODEL", "--data", "PAIRS", "--plot", "no/such/plot.svg"], 1, "cannot write no/such/plot.svg"),
     (["inspect", "PAIRS"], 1, "pairs.tsv"),
     (["embed", "MODEL"], 2, "no texts"),
     (["embed", "MODEL", "a", "--output", "a.txt"], 2, "--output writes .npy"),

@@ -7,6 +7,7 @@ import pytest
 
 import cq
 from cq import _core, affine
+from cq.model.activation import Columns, Smoothed
 
 F = np.float32
 FORMS = [("uint8", False), ("int8", False), ("int8", True)]
@@ -27,9 +28,9 @@ def ulps(x, n):
 
 
 def around_middles(scale):
-    """float32 (9, n): (c + 0.5) * scale for all codes and some beyond, and what lies up to 4 ulps away."""
+    """float32 (9, 680): (c + 0.5) * scale for all codes and some beyond, and what lies up to 4 ulps away."""
     with np.errstate(over="ignore", under="ignore"):
-        middles = np.clip((np.arange(-300, 300) + 0.5) * float(scale), -LARGEST, LARGEST).astype(F)
+        middles = np.clip((np.arange(-340, 340) + 0.5) * float(scale), -LARGEST, LARGEST).astype(F)
     return np.stack([ulps(middles, n) for n in range(-4, 5)])
 
 
@@ -51,6 +52,21 @@ def test_ulps():
     np.testing.assert_array_equal(ulps(F([0]), -1), F([-1e-45]))
 
 
+def by_column(dtype, symmetric, scale, zero_point):
+    return Smoothed(dtype, symmetric, 0.5, 3, Columns(np.atleast_2d(scale), np.atleast_2d(zero_point)))
+
+
+def codes(x, scale, zero_point, dtype, symmetric=False):
+    """affine.quantize for zero points beyond the codes, which columns may have."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.clip(np.rint(x / scale) + F(zero_point), *affine.code_range(dtype, symmetric)).astype(dtype)
+
+
+def far(rng, dtype, size=None):
+    """Zero points as far from the middle of the codes as columns may have them."""
+    return (128 if dtype == "uint8" else 0) + rng.integers(-affine.FARTHEST, affine.FARTHEST + 1, size).astype(np.int32)
+
+
 @pytest.mark.parametrize("dtype, symmetric", FORMS)
 def test_around_every_middle(dtype, symmetric, rng):
     """Through quantize (whole vectors and tails), through what follows a float32 product, and a column at a time."""
@@ -61,9 +77,11 @@ def test_around_every_middle(dtype, symmetric, rng):
         form = (dtype, symmetric, float(scale), zero_point)
         np.testing.assert_array_equal(_core.quantize(x, form).codes, expected)
         np.testing.assert_array_equal(_core.finish(x, form=form).codes, expected)
-        columns = np.full((1, 600), scale), np.full((1, 600), zero_point, np.int32)
-        np.testing.assert_array_equal(_core.quantize(x, (dtype, symmetric, *columns)).codes, expected)
-        np.testing.assert_array_equal(_core.finish(x, form=(dtype, symmetric, *columns)).codes, expected)
+        zero_point = np.int32(0) if symmetric else far(rng, dtype)
+        expected = codes(x, scale, zero_point, dtype, symmetric)
+        form = by_column(dtype, symmetric, np.full(680, scale), np.full(680, zero_point))
+        np.testing.assert_array_equal(_core.quantize(x, form).codes, expected)
+        np.testing.assert_array_equal(_core.finish(x, form=form).codes, expected)
 
 
 def test_around_the_middles_of_columns_of_every_size(rng):
@@ -71,10 +89,10 @@ def test_around_the_middles_of_columns_of_every_size(rng):
     every = np.array(scales(rng), F)
     for _ in range(20):
         scale = rng.permutation(every)[:100]
-        x = np.stack([around_middles(s)[rng.integers(9, size=50), rng.integers(600, size=50)] for s in scale], 1)
-        zero_point = rng.integers(0, 256, 100).astype(np.int32)
-        form = ("uint8", False, scale[None], zero_point[None])
-        expected = affine.quantize(x, scale, zero_point, "uint8")
+        x = np.stack([around_middles(s)[rng.integers(9, size=50), rng.integers(680, size=50)] for s in scale], 1)
+        zero_point = far(rng, "uint8", 100)
+        form = by_column("uint8", False, scale, zero_point)
+        expected = codes(x, scale, zero_point, "uint8")
         np.testing.assert_array_equal(_core.quantize(x, form).codes, expected)
         np.testing.assert_array_equal(_core.finish(x, form=form).codes, expected)
 
@@ -142,20 +160,21 @@ def test_groups_are_rows_of_their_own(dtype, symmetric, rng):
 def test_columns(dtype, symmetric, rng):
     for columns in (1, 7, 16, 17, 63, 64, 65, 200):
         scale = np.exp(rng.normal(-3, 3, (1, columns))).astype(F)
-        low, high = affine.RANGES[dtype]
-        zero_point = rng.integers(low, high + 1, (1, columns)).astype(np.int32) * (not symmetric)
+        zero_point = far(rng, dtype, (1, columns)) * (not symmetric)
         x, sums = rng.standard_normal((9, columns), F), np.empty(9, np.int32)
-        got = _core.quantize(x, (dtype, symmetric, scale, zero_point), sums)
-        np.testing.assert_array_equal(got.codes, affine.quantize(x, scale, zero_point, dtype, symmetric))
+        x *= scale * 150
+        got = _core.quantize(x, by_column(dtype, symmetric, scale, zero_point), sums)
+        assert (got.scale, got.zero_point) == (0.5, 3)
+        np.testing.assert_array_equal(got.codes, codes(x, scale, zero_point, dtype, symmetric))
         np.testing.assert_array_equal(sums, got.codes.astype(int).sum(1))
-        np.testing.assert_array_equal(got.dequantize(), affine.dequantize(got.codes, scale, zero_point))
+        np.testing.assert_array_equal(got.dequantize(), scale * (got.codes - zero_point).astype(F))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_not_finite_in_any_form(value, rng):
     """In any group or column, wherever it lies in a vector."""
     ones, zeros = np.ones((1, 192), F), np.zeros((1, 192), np.int32)
-    forms = [("int8", True, 32), ("int8", True, 64), ("uint8", False, 5), ("int8", False, 1), ("int8", True, ones, zeros)]
+    forms = [("int8", True, 32), ("int8", True, 64), ("uint8", False, 5), ("int8", False, 1), by_column("int8", True, ones, zeros)]
     for form, column, row in product(forms, (0, 15, 16, 63, 64, 100, 191), (0, 3)):
         x = rng.standard_normal((5, 192), F)
         x[row, column] = x[4, 1] = value

@@ -7,6 +7,7 @@ import pytest
 
 import cq
 from cq import _core
+from cq.model.activation import Columns, Smoothed
 
 F = np.float32
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
@@ -40,7 +41,7 @@ def bits(result) -> bytes:
 def forms(rng, n):
     """All that results may be made in."""
     columns = np.exp(rng.normal(-3, 1, (1, n))).astype(F), rng.integers(-128, 128, (1, n)).astype(np.int32)
-    return (None, *CODINGS, ("int8", True, 32), ("uint8", False, 5), ("int8", False, *columns))
+    return (None, *CODINGS, ("int8", True, 32), ("uint8", False, 5), Smoothed("int8", False, 0.5, 3, Columns(*columns)))
 
 
 def weight(rng, k, n, zeros=False, group=None):

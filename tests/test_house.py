@@ -17,11 +17,13 @@ MAY_IMPORT = {
     "model": {"qtensor", "affine", "_core", "errors"},
     "ops": {"model", "qtensor", "affine", "_core", "errors"},
     "calibrate": {"model", "observers", "errors"},
+    "smooth": {"calibrate", "model", "observers", "strategies", "affine", "_core", "errors"},
     "train": {"formats", "model", "strategies", "affine", "errors"},
-    "quantize": {"train", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
+    "quantize": {"train", "smooth", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},
-    "cli": {"report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "errors"},
+    "cli": {"report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
+    "terminal": {"errors"},
 }
 
 

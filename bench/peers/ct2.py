@@ -2,6 +2,7 @@
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -9,13 +10,19 @@ import numpy as np
 import cq
 
 HAVE = all(importlib.util.find_spec(name) for name in ("ctranslate2", "transformers"))
+if HAVE:
+    # Bound at once, and before torch makes the libgomp that it shares with cq visible to all: CTranslate2 would use that one instead
+    # of its own, and with its workers counted there cq's and torch's threads find more of them than cores and fall asleep at once.
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_NOW)
+    if "avx512vnni" in cq.info()["isa_available"]:  # read when it is loaded: left alone it takes AVX2 on AMD, 115 ms against 125
+        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
+    import ctranslate2
+    sys.setdlopenflags(flags)
 
 
 def encoders(source, threads: int) -> dict[str, Callable]:
     """int8. It computes no padding in linear layers: it takes the lengths and leaves the rest out."""
-    if "avx512vnni" in cq.info()["isa_available"]:  # read when it is loaded: left alone it takes AVX2 on AMD, 115 ms against 125
-        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
-    import ctranslate2
     folder = source.scratch / "ctranslate2"
     logging.disable(logging.WARNING)
     ctranslate2.converters.TransformersConverter(str(source.folder)).convert(str(folder))

@@ -2,10 +2,11 @@
 model computes."""
 from os import PathLike
 
-from ..errors import CqError, FormatError, UnsupportedError
+from ..errors import CqError, FormatError
 from ..model import Config, Transformer
 from .arrays import read_arrays
 from .checkpoint import KEY, load_checkpoint, save_checkpoint
+from .gguf import read_gguf
 from .huggingface import read_folder
 from .strangers import as_name, as_path
 from .tensors import read_tensors
@@ -13,7 +14,7 @@ from .tensors import read_tensors
 
 def load(path: str | PathLike, config: Config | dict | str | PathLike | None = None) -> Transformer:
     """The model at `path`: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), a `.safetensors` or `.npz`
-    of NumPy arrays, or a cq checkpoint.
+    of NumPy arrays, a `.gguf` (with the package gguf; its codes become float32), or a cq checkpoint.
 
     config: for a file of arrays that brings none: a cq.Config, a dict in its form or in that of config.json, or the path of
     such JSON. Raises FileNotFoundError, FormatError (damaged, or not what it claims), UnsupportedError."""
@@ -23,7 +24,9 @@ def load(path: str | PathLike, config: Config | dict | str | PathLike | None = N
             raise CqError(f"config: {path} is a folder with its own config.json; leave this argument out")
         return Transformer(*read_folder(path))
     if path.suffix == ".gguf":
-        raise UnsupportedError(f"{path}: GGUF is not read yet; convert it to a Hugging Face folder")
+        if config is not None:
+            raise CqError(f"config: {path} brings its own configuration; leave this argument out")
+        return Transformer(*read_gguf(path))
     if path.suffix == ".safetensors":
         tensors, metadata = read_tensors(path)
         if KEY in metadata:

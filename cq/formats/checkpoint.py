@@ -7,26 +7,29 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from .. import _core, affine, strategies
-from ..errors import FormatError
+from ..errors import FormatError, UnsupportedError
 from ..model import Config, Transformer
-from ..model.activation import Fixed, Form, PerHead, PerTensor, PerToken, form_from_list
-from ..model.linear import Linear, QuantizedLinear, bias_room, check_depth
+from ..model.activation import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, form_from_list
+from ..model.attention import MAX_KEYS
+from ..model.linear import Linear, QuantizedLinear
+from ..model.sums import check_attention
 from ..qtensor import QTensor
 from .huggingface import parse_config, parse_tokenizer
 from .names import check_finite
 from .strangers import brief, parse_json
 from .tensors import write_safetensors
 
-KEY, VERSION = "cq", 2
-INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": Fixed}  # what a layer may read
+KEY, VERSION = "cq", 3
+INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": (Fixed, Smoothed)}  # what a layer may read
 TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
 
 def save_checkpoint(model: Transformer, path) -> None:
     """Writes `path` whole or not at all. Raises OSError."""
-    tensors, layers = _float_tensors(model), {}
+    tensors, layers, named = _float_tensors(model), {}, {}  # named: forms that layers share, by the first of them
     for name, layer in model.linears():
         layers[name] = _put_linear(tensors, name, layer, shared="embed.word" if model.config.tied else None)
+        layers[name]["input"] = _put_form(tensors, named.setdefault(layer.input_form, name), layer.input_form)
     word, head = model.embedding.word, model.head
     shared = head is not None and isinstance(head, QuantizedLinear) and word is head.weight
     if isinstance(word, _core.Weight) and not shared:
@@ -37,7 +40,7 @@ def save_checkpoint(model: Transformer, path) -> None:
         "version": VERSION, "config": model.config.to_dict(), "strategy": model.strategy and model.strategy.to_dict(),
         "layers": layers, "word": "head" if shared else "int8" if isinstance(word, _core.Weight) else "float32",
         "reason": model.embedding.reason,
-        "attention": [block.attention.forms for block in model.blocks], "ffn": [block.ffn.forms for block in model.blocks],
+        "attention": [_put_forms(tensors, block) for block in model.blocks], "ffn": [block.ffn.forms for block in model.blocks],
         "streams": [model.embedding.stream, *(form for block in model.blocks for form in block.streams)],
         "tensors": sorted(tensors),  # so that a bias that got lost is missed
     }
@@ -67,7 +70,21 @@ def _put_linear(tensors: dict, name: str, layer: Linear | QuantizedLinear, share
             tensors[f"{name}.weight"] = layer.weight
         return {"runs_in": layer.runs_in, "reason": layer.reason}
     _put_weight(tensors, name, layer.weight)
-    return {"runs_in": layer.runs_in, "input": layer.input_form, "group_size": layer.weight.group_size}
+    return {"runs_in": layer.runs_in, "group_size": layer.weight.group_size}
+
+
+def _put_form(tensors: dict, name: str, form: Form) -> list | None:
+    """The form as a list; features' own parameters go to tensors beside `name`."""
+    if not isinstance(form, Smoothed):
+        return form
+    tensors |= {f"{name}.columns.scale": form.columns.scale[0], f"{name}.columns.zero_point": form.columns.zero_point[0]}
+    return [*form[:4], name]
+
+
+def _put_forms(tensors: dict, block) -> list | None:
+    """Of queries, keys and values."""
+    forms = block.attention.forms
+    return forms and [_put_form(tensors, f"{block.name}.attention.values", form) for form in forms]
 
 
 def _put_weight(tensors: dict, name: str, weight: _core.Weight) -> None:
@@ -97,6 +114,7 @@ class _Reader:
 
     def __init__(self, tensors: dict[str, np.ndarray], record: dict, where: str):
         self.tensors, self.record, self.where = dict(tensors), record, where
+        self.columns: dict[str, Columns] = {}  # by the name that forms give
 
     def model(self) -> Transformer:
         record = self.record
@@ -111,8 +129,9 @@ class _Reader:
         strategy = None if record["strategy"] is None else strategies.from_dict(record["strategy"])
         model = Transformer(config, self._float_weights(config), self._tokenizer())
         model.strategy = strategy
+        kinds = {part.name for part in strategies.parts(strategy)}
         for owner, attribute, name in list(model.linear_places()):
-            setattr(owner, attribute, self._linear(name, getattr(owner, attribute), strategy and strategy.name))
+            setattr(owner, attribute, self._linear(name, getattr(owner, attribute), kinds))
         self._word(model)
         self._join(model)
         if self.tensors:
@@ -166,18 +185,22 @@ class _Reader:
             raise FormatError(f"{self.where}: {name}: codes of shape {found}, the configuration asks for {shape[::-1]}")
         return np.broadcast_to(np.float32(0), shape)
 
-    def _linear(self, name: str, layer: Linear, strategy: str | None) -> Linear | QuantizedLinear:
+    def _linear(self, name: str, layer: Linear, kinds: set[str]) -> Linear | QuantizedLinear:
         entry = self.record["layers"][name]
         if entry["runs_in"] == "float32":
             layer.reason = str(entry["reason"])
             return layer
-        form = self._form(entry["input"], name)
-        if entry["runs_in"] != strategy or not isinstance(form, INPUTS[strategy]):
-            raise FormatError(f"{self.where}: {name} runs in {entry['runs_in']!r} on {form!r}, the strategy is {strategy!r}")
+        form, kind = self._form(entry["input"], name, layer.shape[0]), entry["runs_in"]
+        if kind not in kinds or not isinstance(form, INPUTS[kind]):
+            raise FormatError(f"{self.where}: {name} runs in {kind!r} on {form!r}, the strategy has {', '.join(sorted(kinds))}")
         weight = self._weight(name, layer.shape, entry["group_size"])
         if form is not None and weight.group_size != weight.k:
             raise FormatError(f"{self.where}: {name}: integer products with grouped scales")
-        return QuantizedLinear(weight, self._bias(name, layer, form), layer.activation, form, strategy)
+        bias = self._bias(name, layer, form)
+        try:
+            return QuantizedLinear(weight, bias, layer.activation, form, kind)
+        except UnsupportedError as error:
+            raise FormatError(f"{self.where}: {name}: {error}") from None
 
     def _word(self, model: Transformer) -> None:
         kind, word = self.record["word"], model.embedding
@@ -205,29 +228,52 @@ class _Reader:
             zero_points = self._wide(f"{name}.zero_point", "int32", (groups, n))
             if zero_points.min() < -128 or zero_points.max() > 127:
                 raise FormatError(f"{self.where}: {name}.zero_point: outside -128 … 127")
-            check_depth(k, zero_points)
         return _core.pack(codes, zero_points, scales, group_size)
 
     def _bias(self, name: str, layer: Linear, form: Form) -> np.ndarray | QTensor | None:
         if layer.bias is not None or f"{name}.bias" not in self.tensors:
             return layer.bias  # float32, read already
-        inputs, outputs = layer.shape[0], layer.shape[1:]
+        outputs = layer.shape[1:]
         if self.tensors[f"{name}.bias"].dtype == np.int32:
             codes = self._take(f"{name}.bias", "int32", outputs)
-            if not isinstance(form, Fixed) or np.abs(codes.astype(np.int64)).max() > bias_room(inputs):
-                raise FormatError(f"{self.where}: {name}.bias: int32 without a fixed input scale, or too large for its sums")
+            if not isinstance(form, (Fixed, Smoothed)):
+                raise FormatError(f"{self.where}: {name}.bias: int32 without a fixed input scale")
             return codes
         scale = self._take(f"{name}.bias.scale", "float32", (1,))[0]
         zero_point = self._take(f"{name}.bias.zero_point", "int32", (1,))[0]
         return QTensor(self._take(f"{name}.bias", "int8", outputs), scale, zero_point)
 
-    def _form(self, values: list | None, name: str) -> Form:
+    def _form(self, values: list | None, name: str, features: int = 0) -> Form:
+        """features: of a place that may have parameters of each one's own."""
         if values is None:
             return None
+        if len(values) == 5 and features:
+            form = Fixed(*values[:4])
+            if not _is_sound(form):
+                raise FormatError(f"{self.where}: {name}: {brief(values)} is no form of codes")
+            columns = self._columns(values[4], features)
+            apart = np.abs(columns.zero_point.astype(np.int64) - affine.middle(form.dtype)).max()
+            if apart > (0 if form.symmetric else affine.FARTHEST):
+                raise FormatError(f"{self.where}: {name}: zero points of {brief(values)} lie too far off")
+            return Smoothed(*form, columns)
         form = form_from_list(values)
         if not _is_sound(form):
             raise FormatError(f"{self.where}: {name}: {brief(values)} is no form of codes")
         return form
+
+    def _columns(self, name: str, features: int) -> Columns:
+        """One object for all forms that name it."""
+        if type(name) is not str:
+            raise FormatError(f"{self.where}: {brief(name)} names no columns")
+        if name not in self.columns:
+            scale = self._take(f"{name}.columns.scale", "float32", (features,))
+            zero_point = self._take(f"{name}.columns.zero_point", "int32", (features,))
+            if scale.min() < affine.SMALLEST_SCALE:
+                raise FormatError(f"{self.where}: {name}.columns.scale: not positive")
+            self.columns[name] = Columns(scale[None], zero_point[None])
+        elif self.columns[name].scale.size != features:
+            raise FormatError(f"{self.where}: {name}.columns: {self.columns[name].scale.size} features, wanted {features}")
+        return self.columns[name]
 
     def _join(self, model: Transformer) -> None:
         """The forms between neighbours in int8."""
@@ -241,10 +287,17 @@ class _Reader:
                 if part is a and kinds == {"dynamic"} and values == list(PerHead("int8", True, a.dim)):
                     part.forms = PerHead(*values)
                     continue
-                forms = tuple(self._form(form, f"{block.name}.{name}") for form in values)
-                if len(forms) != len(readers) or not all(isinstance(form, Fixed) for form in forms) or kinds != {"static"}:
+                width = a.kv_heads * a.dim if part is a else 0  # of values, which may be smoothed
+                forms = tuple(self._form(form, f"{block.name}.{name}", width if i == 2 else 0) for i, form in enumerate(values))
+                sound = all(isinstance(form, (Fixed, Smoothed)) for form in forms)
+                if len(forms) != len(readers) or not sound or kinds != {"static"}:
                     raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} is not what int8 layers hand on")
                 part.forms = forms
+            if a.forms is not None:
+                try:
+                    check_attention(a.forms, a.dim, min(model.config.max_positions, MAX_KEYS))
+                except UnsupportedError as error:
+                    raise FormatError(f"{self.where}: {block.name}.attention: {error}") from None
         self._stream(model)
 
     def _stream(self, model: Transformer) -> None:

@@ -1,5 +1,5 @@
-"""The names of weights: one table per Hugging Face family into cq's own, and the check that all weights are there and sound.
-Must not know files or config.json."""
+"""The names of weights: one table per family, of Hugging Face and of llama.cpp, into cq's own, and the check
+that all weights are there and sound. Must not know files or config.json."""
 import re
 from dataclasses import dataclass
 
@@ -44,6 +44,16 @@ FAMILIES = {
         ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
         biases=None),
 }
+GGUF = {  # llama.cpp's names, by general.architecture, which for these is the family's name
+    "llama": Family(
+        prefix="", layer="blk.",
+        outside={"token_embd.weight": "embed.word", "output_norm": "final_norm", "output": "head"},
+        inside={"attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
+                "attn_output": "attention.output", "attn_norm": "attention_norm", "ffn_norm": "ffn_norm",
+                "ffn_gate": "ffn.gate", "ffn_up": "ffn.up", "ffn_down": "ffn.down"},
+        ignored=("attn_rot_embd.",),
+        biases=None),
+}
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # gamma, beta: norms of TensorFlow's time
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
 
@@ -53,11 +63,11 @@ def is_canonical(names) -> bool:
     return any(name.startswith(("embed.", "layers.0.attention.")) for name in names)
 
 
-def canonical(tensors: dict[str, np.ndarray], family: str, where: str) -> dict[str, np.ndarray]:
-    """Hugging Face names, with or without the family's prefix → canonical names; task heads and buffers are left out.
+def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES) -> dict:
+    """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out.
     Raises UnsupportedError for a family without a table and for tensors that have no place in it, FormatError where two
     tensors claim the same place; messages start with `where`."""
-    table = _family(family, where)
+    table = _family(family, where, tables)
     result, source, unknown = {}, {}, []
     for name, array in tensors.items():
         short = name.removeprefix(table.prefix)
@@ -118,10 +128,10 @@ def check_weights(weights: dict[str, np.ndarray], config: Config, where: str,
     return {name: weights[name] for name in shapes}
 
 
-def _family(name: str, where: str) -> Family:
-    if name not in FAMILIES:
-        raise UnsupportedError(f"{where}: family {brief(name)} is not implemented; these are: {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+def _family(name: str, where: str, tables: dict[str, Family] = FAMILIES) -> Family:
+    if name not in tables:
+        raise UnsupportedError(f"{where}: family {brief(name)} is not implemented; these are: {', '.join(tables)}")
+    return tables[name]
 
 
 def _translate(name: str, table: dict[str, str]) -> str | None:

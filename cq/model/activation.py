@@ -34,22 +34,37 @@ class Fixed(NamedTuple):
     zero_point: int
 
 
-class ByColumn(NamedTuple):
-    """Fixed codes with parameters of each feature's own: arrays (1, features), float32 and int32."""
+class Columns:
+    """Scales and zero points of each feature's own, arrays (1, features), float32 and int32. Equal to none but itself."""
+    __slots__ = ("scale", "zero_point", "inverse")
+
+    def __init__(self, scale: np.ndarray, zero_point: np.ndarray):
+        self.scale, self.zero_point = scale, zero_point
+        self.inverse = np.full_like(scale, np.nan) if scale.max() > 2.0 ** 126 else np.float32(1) / scale  # as cq.h says
+
+
+class Smoothed(NamedTuple):
+    """Fixed codes by parameters of each feature's own, which the reading layer's weight and bias take along, so that its products
+    see one scale and one zero point (SmoothQuant, Xiao et al. 2023; shifts: Outlier Suppression+, Wei et al. 2023)."""
     dtype: str
     symmetric: bool
-    scale: np.ndarray
-    zero_point: np.ndarray
+    scale: float | np.ndarray
+    zero_point: int | np.ndarray
+    columns: Columns
 
     @classmethod
-    def of(cls, forms: tuple[Fixed, ...], widths: tuple[int, ...]) -> "ByColumn":
-        """Neighbours' forms, each for so many features, as one."""
-        scale, zero_point = (np.repeat(np.array(values, dtype), widths)[None] for values, dtype in
-                             (([form.scale for form in forms], np.float32), ([form.zero_point for form in forms], np.int32)))
-        return cls(forms[0].dtype, forms[0].symmetric, scale, zero_point)
+    def of(cls, forms: tuple["Fixed | Smoothed", ...], widths: tuple[int, ...]) -> "Smoothed":
+        """Neighbours' forms, each for so many features, as one, in which scale and zero_point are arrays (1, features) too."""
+        def spread(values, dtype):
+            return np.concatenate([np.broadcast_to(np.asarray(value, dtype), (1, n)) for value, n in zip(values, widths)], 1)
+
+        own = [form.columns if isinstance(form, Smoothed) else form for form in forms]
+        seen, own = ((spread([part.scale for part in parts], np.float32), spread([part.zero_point for part in parts], np.int32))
+                     for parts in (forms, own))
+        return cls(forms[0].dtype, forms[0].symmetric, *seen, Columns(*own))
 
 
-Form = PerToken | PerTensor | Fixed | None  # of what a linear layer reads; None: float32
+Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads; None: float32
 
 
 def form_from_list(values: list | None) -> Form:
@@ -79,7 +94,7 @@ class Activation:
     def for_product(self, form: Form) -> tuple[np.ndarray | _core.Coded, "PerToken | Fixed | None"]:
         """What a product reads, and the form in which it is to code that itself: codes that nobody made yet are made there, while
         they are in the cache."""
-        if form is None or form in self.codes or isinstance(form, PerTensor):
+        if form is None or form in self.codes or isinstance(form, (PerTensor, Smoothed)):
             return self.take(form), None
         return self.floats(), form
 
@@ -92,7 +107,7 @@ class Activation:
         return self.codes[form]
 
 
-def encode(x: np.ndarray, form: PerToken | PerTensor | Fixed) -> _core.Coded:
+def encode(x: np.ndarray, form: PerToken | PerTensor | Fixed | Smoothed) -> _core.Coded:
     """x float32 (tokens, features) → codes. Raises CqError where x holds NaN or Inf."""
     if isinstance(form, PerTensor):
         lo, hi = _core.min_max(x)

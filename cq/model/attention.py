@@ -3,8 +3,9 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
-from .activation import Activation, ByColumn, Fixed, PerHead
-from .linear import INT32_MAX, Linear, QuantizedLinear, Then, joined
+from .activation import Activation, Fixed, PerHead, Smoothed
+from .linear import Linear, QuantizedLinear, Then, joined
+from .sums import INT32_MAX
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
 
@@ -30,8 +31,8 @@ class Rotary:
 
 
 class Attention:
-    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static), or
-    PerHead; None: float32 scores."""
+    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static), the last
+    of which may be Smoothed, or PerHead; None: float32 scores."""
 
     def __init__(self, query, key, value, output, heads: int, kv_heads: int, dim: int, causal: bool, rotary: Rotary | None):
         self.query: Linear | QuantizedLinear = query
@@ -40,7 +41,7 @@ class Attention:
         self.output: Linear | QuantizedLinear = output
         self.heads, self.kv_heads, self.dim, self.causal, self.rotary = heads, kv_heads, dim, causal, rotary
         self.scale = float(np.float32(dim ** -0.5))
-        self.forms: tuple[Fixed, Fixed, Fixed] | PerHead | None = None
+        self.forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead | None = None
         self._derived: tuple = (None,) * 5
 
     def _joined(self) -> tuple:
@@ -48,7 +49,7 @@ class Attention:
         query, key, value, forms, result = self._derived
         if query is not self.query or key is not self.key or value is not self.value or forms is not self.forms:
             by_column = self.forms is not None and not isinstance(self.forms, PerHead)
-            form = ByColumn.of(self.forms, self._widths()) if by_column else self.forms
+            form = Smoothed.of(self.forms, self._widths()) if by_column else self.forms
             result = joined((self.query, self.key, self.value)), form
             # after joining, which other threads may do as well: either's result will do
             self._derived = self.query, self.key, self.value, self.forms, result

@@ -1,6 +1,6 @@
 """One layer of the transformer: attention and feed-forward. Knows no strategy, and not where norms stand: transformer.py does."""
 from .. import _core
-from .activation import Activation, Fixed, PerToken
+from .activation import Activation, Fixed, PerToken, Smoothed
 from .attention import Attention
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
@@ -23,7 +23,7 @@ class FeedForward:
     def __call__(self, x: Activation, batch, site: str, then: Then) -> tuple:
         """x (tokens, hidden) → what follows the down projection."""
         form = self.down.input_form
-        form = form if isinstance(form, (Fixed, PerToken)) else None
+        form = form if isinstance(form, (Fixed, PerToken, Smoothed)) else None
         if self.gate is None:
             hidden = self.up(x, form)
         else:

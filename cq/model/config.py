@@ -13,7 +13,10 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions."""
+    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions.
+
+    Of language models, where their files say so: the ids that begin a text and that end one, and the Jinja template that makes a
+    prompt of a conversation."""
     family: str
     vocab_size: int
     hidden_size: int
@@ -36,6 +39,9 @@ class Config:
     pooling: str | None = None
     normalize: bool = False
     max_length: int = 512
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
 
     def __post_init__(self):
         for field in fields(self):
@@ -51,10 +57,22 @@ class Config:
             value = getattr(self, name)
             if (value, name) != (None, "rope_theta") and not (type(value) in (int, float) and 0 < value < 1e12):
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
+        self._check_text()
         if self.num_heads % self.num_kv_heads:
             raise FormatError(f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.rope_theta is not None and self.head_dim % 2:
             raise FormatError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
+
+    def _check_text(self) -> None:
+        if not isinstance(self.eos_token_ids, (tuple, list)):
+            raise FormatError(f"config: eos_token_ids must be a list of token ids, got {self.eos_token_ids!r}")
+        object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))  # JSON has lists only
+        for name, ids in (("bos_token_id", (self.bos_token_id,)), ("eos_token_ids", self.eos_token_ids)):
+            for i in ids:
+                if (i, name) != (None, "bos_token_id") and (type(i) is not int or not 0 <= i < self.vocab_size):
+                    raise FormatError(f"config: {name}: {i!r} is no token id below {self.vocab_size}")
+        if not isinstance(self.chat_template, str | None):
+            raise FormatError(f"config: chat_template must be a string, got {type(self.chat_template).__name__}")
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -7,12 +7,11 @@ import numpy as np
 from .. import _core, affine
 from ..errors import CqError, UnsupportedError
 from ..qtensor import QTensor, quantize_tensor
-from .activation import Activation, Fixed, Form
+from .activation import Activation, Fixed, Form, Smoothed
+from .sums import INT32_MAX, check_layer
 
 if TYPE_CHECKING:
     from .norm import Norm
-
-INT32_MAX = 2**31 - 1
 
 
 class Linear:
@@ -57,6 +56,7 @@ class QuantizedLinear:
 
     def __init__(self, weight: _core.Weight, bias: np.ndarray | QTensor | None, activation: str | None, input_form: Form,
                  runs_in: str):
+        """Raises UnsupportedError where an int32 sum may overflow: what is not proven (sums.py) does not exist."""
         self.weight, self.bias, self.activation, self.input_form, self.runs_in = weight, bias, activation, input_form, runs_in
         self.reason = ""
         self._bias = self._bias_i32 = None
@@ -66,16 +66,24 @@ class QuantizedLinear:
             self._bias_i32 = bias
         else:
             self._bias = bias
+        if input_form is not None:
+            check_layer(weight, input_form, self._bias_i32)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(inputs, outputs)."""
         return self.weight.shape
 
+    @property
+    def bias_codes(self) -> np.ndarray | None:
+        """The bias where it is int32 codes, which sums begin with."""
+        return self._bias_i32
+
     def arrays(self) -> list[np.ndarray]:
-        weight = self.weight
-        return [a for a in (weight.panels, weight.column_sums, weight.zero_points, weight.scales, self._bias, self._bias_i32)
-                if a is not None]
+        weight, form = self.weight, self.input_form
+        columns = (form.columns.scale, form.columns.inverse, form.columns.zero_point) if isinstance(form, Smoothed) else ()
+        return [a for a in (weight.panels, weight.column_sums, weight.zero_points, weight.scales, self._bias, self._bias_i32,
+                            *columns) if a is not None]
 
     def __call__(self, x: Activation, form=None, then: "Then | None" = None):
         """As Linear's."""
@@ -170,17 +178,8 @@ def pack_weight(weight: QTensor) -> _core.Weight:
         scale, zero_point = np.full((1, n), scale), np.full((1, n), zero_point)
     else:
         scale, zero_point = (np.ascontiguousarray(p.reshape(n, -1).T) for p in (scale, zero_point))
-    check_depth(k, zero_point)
     return _core.pack(weight.data.T, zero_point.astype(np.int32) if zero_point.any() else None, scale.astype(np.float32),
                       weight.group_size or 0)
-
-
-def check_depth(k: int, zero_point: np.ndarray) -> None:
-    """Raises UnsupportedError where k products of codes with these weight zero points may overflow int32."""
-    widest = max(127 - int(zero_point.min(initial=0)), int(zero_point.max(initial=0)) + 128)
-    if k > INT32_MAX // (255 * widest):
-        raise UnsupportedError(f"weight: with zero points, sums over {k:,} inputs may overflow int32 (limit "
-                               f"{INT32_MAX // (255 * widest):,}); use symmetric weights")
 
 
 def quantize_weight(weight: np.ndarray, symmetric: bool, granularity: str, group_size: int | None) -> QTensor:
@@ -195,7 +194,7 @@ def quantize_bias(bias: np.ndarray | None, kind: str, input_form: Form, weight: 
         return None
     if kind == "int8":
         return quantize_tensor(bias, "int8")
-    if kind == "float32" or not isinstance(input_form, Fixed):
+    if kind == "float32" or not isinstance(input_form, (Fixed, Smoothed)):
         return bias
     codes = np.rint(bias.astype(np.float64) / (np.float64(input_form.scale) * weight.scales[0]))
     return codes.astype(np.int32) if np.abs(codes).max() <= bias_room(weight.k) else bias

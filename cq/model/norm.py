@@ -2,7 +2,7 @@
 import numpy as np
 
 from .. import _core
-from .activation import Activation, Fixed, PerToken
+from .activation import Activation, Fixed, PerToken, Smoothed
 
 
 class Norm:
@@ -15,10 +15,10 @@ class Norm:
     def arrays(self) -> list[np.ndarray]:
         return [a for a in (self.weight, self.bias) if a is not None]
 
-    def form_for(self, readers: tuple) -> PerToken | Fixed | None:
+    def form_for(self, readers: tuple) -> PerToken | Fixed | Smoothed | None:
         """The form that all `readers` (linear layers) want alike, where it can be made in the norm's own pass."""
         form = readers[0].input_form if readers else None
-        alike = isinstance(form, (PerToken, Fixed)) and all(reader.input_form == form for reader in readers[1:])
+        alike = isinstance(form, (PerToken, Fixed, Smoothed)) and all(reader.input_form == form for reader in readers[1:])
         return form if alike else None
 
     def __call__(self, x: np.ndarray, readers: tuple = (), keep_float: bool = False) -> Activation:

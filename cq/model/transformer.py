@@ -8,11 +8,12 @@ from tokenizers import Tokenizer
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
-from .activation import Activation, Fixed, PerHead
+from .activation import Activation, Fixed
 from .attention import Attention, Rotary
 from .batch import Batch, check_tokens
 from .block import Block, FeedForward
 from .config import Config
+from .coverage import Coverage, coverage_of, headroom_of
 from .embedding import Embedding
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
@@ -27,15 +28,6 @@ class _Step(NamedTuple):
 
 
 MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which changes no result and bounds the memory
-
-
-class Placement(NamedTuple):
-    """Where a part of the model runs. shape (inputs, outputs), or None for work without weights; reason: why it is not int8."""
-    name: str
-    runs_in: str
-    shape: tuple[int, int] | None
-    nbytes: int
-    reason: str
 
 
 class Transformer:
@@ -100,7 +92,7 @@ class Transformer:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
         tokens = self._as_tokens(texts_or_tokens)
-        rows = [self._pool(h) for i in range(0, len(tokens), batch_size) for h in self.forward(tokens[i:i + batch_size])]
+        rows = [self.pool(h) for i in range(0, len(tokens), batch_size) for h in self.forward(tokens[i:i + batch_size])]
         return np.stack(rows) if rows else np.empty((0, self.config.hidden_size), np.float32)
 
     def tokenize(self, text: str) -> np.ndarray:
@@ -172,7 +164,8 @@ class Transformer:
         for batch in _batches(self._as_tokens(samples), observe):
             self._hidden(batch)
 
-    def _pool(self, hidden: np.ndarray) -> np.ndarray:
+    def pool(self, hidden: np.ndarray) -> np.ndarray:
+        """The embedding (hidden,) of one sequence from its final hidden states (len, hidden), for a model that pools."""
         kind = self.config.pooling
         if kind in ("cls", "last"):
             row = hidden[0 if kind == "cls" else -1]
@@ -219,18 +212,20 @@ class Transformer:
         arrays += [a for _, norm in self.norms() for a in norm.arrays()]
         return sum({id(a): a.nbytes for a in arrays}.values())
 
-    def coverage(self) -> list[Placement]:
-        """Where each part runs, and why not in int8 where it does not."""
-        word = self.embedding
-        rows = [Placement("embed.word", word.runs_in, word.shape, sum(a.nbytes for a in word.word_arrays()), word.reason)]
-        for name, layer in self.linears():
-            rows.append(Placement(name, layer.runs_in, layer.shape, sum(a.nbytes for a in layer.arrays()), layer.reason))
-        if self.strategy is not None:
-            rows += [placement for block in self.blocks for placement in _weightless(block)]
-            coded = all(block.streams[0] is not None for block in self.blocks)
-            rows.append(Placement("residual stream", "static" if coded else "float32", None, 0,
-                                  "" if coded else "sums over layers keep float32; norms hand codes to the next layer"))
-        return rows
+    def coverage(self, tokens: int | None = None) -> Coverage:
+        """Where each part runs and why not in int8 where it does not, and the shares of multiply-adds and of bytes in int8.
+        tokens: the length of the one sequence whose multiply-adds count; None: 128, or all positions where they are fewer. Raises
+        CqError for a length that the model does not take."""
+        tokens = min(128, self.config.max_positions) if tokens is None else tokens
+        if type(tokens) is not int or not 1 <= tokens <= self.config.max_positions:
+            raise CqError(f"tokens: need a length from 1 to {self.config.max_positions:,}, got {tokens!r}")
+        return coverage_of(self, tokens)
+
+    def headroom(self) -> dict[str, float]:
+        """Name → the bits by which int32 is larger than any sum that the layer's own weights allow, intermediate ones included;
+        for attention's products ("layers.0.attention.scores") over as many tokens as the model takes. What had none would have
+        been refused when it was quantized or loaded. Layers without integer products are left out."""
+        return headroom_of(self)
 
     def __repr__(self) -> str:
         c, quantized = self.config, [layer for _, layer in self.linears() if layer.runs_in != "float32"]
@@ -265,19 +260,3 @@ def _batches(sequences: list[np.ndarray], observe: Callable[[str, np.ndarray], N
         total += len(sequence)
     if sequences:
         yield Batch(sequences[start:], observe)
-
-
-def _weightless(block: Block) -> Iterator[Placement]:
-    """Attention's products, and what passes through float32 between int8 layers."""
-    attention, ffn = block.attention, block.ffn
-    if attention.forms is None:
-        yield Placement(f"{block.name}.attention.scores", "float32", None, 0,
-                        "q, k and v are not all int8, or float32 was chosen")
-    else:
-        detour = "q and k are rotated in float32 before they become int8" if attention.rotary else ""
-        kind = "dynamic" if isinstance(attention.forms, PerHead) else "static"
-        yield Placement(f"{block.name}.attention.scores", kind, None, 0, detour)
-    if ffn.gate is not None and ffn.forms is None:
-        yield Placement(f"{block.name}.ffn.gating", "float32", None, 0, "gate and up are not both static int8")
-    elif isinstance(ffn.down.input_form, Fixed):
-        yield Placement(f"{block.name}.ffn.hidden", "static", None, 0, "")

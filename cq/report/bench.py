@@ -108,12 +108,12 @@ def peak_speeds() -> dict[str, float]:
 
 
 def activation_bytes(model, tokens) -> int:
-    """The most that one forward pass holds at once beside the weights, its result included: what NumPy allocates."""
+    """The most that one forward pass holds at once beside the weights and its float32 result: what NumPy allocates."""
     model.forward(tokens[:1])  # what is made once does not count
     tracemalloc.start()
     try:
-        model.forward(tokens)
-        return tracemalloc.get_traced_memory()[1]
+        result = model.forward(tokens)
+        return tracemalloc.get_traced_memory()[1] - sum(hidden.nbytes for hidden in result)
     finally:
         tracemalloc.stop()
 

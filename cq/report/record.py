@@ -3,14 +3,18 @@ nothing."""
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from .layers import Sensitivity
+
 # How each metric is headed and written; another (a caller's own) goes by its name, in four digits.
-_METRICS = {
+METRICS = {
     "perplexity": ("perplexity\n↓", "{:.3f}"),
     "bits_per_token": ("bits per\ntoken ↓", "{:.4f}"),
     "spearman": ("Spearman\n×100 ↑", "{:.2f}"),
@@ -24,11 +28,11 @@ _METRICS = {
 class Row:
     """One model of a comparison: float32 or a strategy.
 
-    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static" or "qat"; scheme: "default",
-    "textbook", "custom" or "" (float32); choices: the strategy in full. file_bytes: its saved checkpoint; weight_bytes:
-    resident weights; latency_s: median seconds for one sequence; tokens_per_s: median over a batch; the speed-ups are over
-    float32. accuracy: metric name → value; sqnr_db: mean decibels of the outputs against float32's, infinite where they are
-    equal."""
+    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static", "qat" or "mixed"; scheme:
+    "default", "textbook", "custom" or "" (float32); choices: the strategy in full. file_bytes: its saved checkpoint;
+    weight_bytes: resident weights; latency_s: median seconds for one sequence; tokens_per_s: median over a batch; the speed-ups
+    are over float32. accuracy: metric name → value; sqnr_db: mean decibels of the outputs against float32's, infinite where
+    they are equal."""
     name: str
     strategy: str
     scheme: str
@@ -49,7 +53,7 @@ class Report:
 
     metrics: names of the accuracies, the chosen one first. machine: CPU, cores, threads, ISA. data and calibration: names of
     files, number of samples and tokens (calibration is None where nothing was calibrated). timing: tokens of the one sequence,
-    sequences and tokens of the batch, repeats."""
+    sequences and tokens of the batch, repeats. layers: what each layer alone costs, where that was asked for."""
     model: str
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -57,21 +61,27 @@ class Report:
     data: dict
     calibration: dict | None
     timing: dict
+    layers: "Sensitivity | None" = None
+
+    def named(self, model: str) -> "Report":
+        """The same under this name of the model."""
+        return replace(self, model=model, layers=self.layers and replace(self.layers, model=model))
 
     def to_dict(self) -> dict:
         """Plain JSON types only; NaN and infinite numbers become None."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
 
     def to_markdown(self) -> str:
-        """A title, the table and a line each about the timing, the data and the machine."""
+        """A title, the table and a line each about the timing, the data and the machine; then the layers."""
         header, *rows = self._cells()
         header = [cell.replace("\n", " ") for cell in header]
         lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"### {self.model}\n\n{table}\n\n" + "  \n".join(self._notes()) + "\n"
+        return f"### {self.model}\n\n{table}\n\n" + "  \n".join(self._notes()) + "\n" + \
+            (f"\n{self.layers.to_markdown()}" if self.layers else "")
 
     def table(self) -> Table:
         """The same for the terminal, 80 columns where the numbers allow: a rich renderable."""
@@ -86,28 +96,29 @@ class Report:
 
     def _cells(self) -> Iterator[list[str]]:
         """The header, then one line per row."""
-        formats = {name: _METRICS.get(name, (name, "{:.4g}")) for name in self.metrics}
+        formats = {name: METRICS.get(name, (name, "{:.4g}")) for name in self.metrics}
         yield ["", "file\nMB", "memory\nMB", "latency\nms", "speed\nup", "tokens\nper s", "speed\nup",
                *(header for header, _ in formats.values()), "SQNR\ndB"]
         for row in self.rows:
             yield [row.name, f"{row.file_bytes / 1e6:.2f}", f"{row.weight_bytes / 1e6:.2f}", f"{row.latency_s * 1e3:.2f}",
                    f"{row.latency_speedup:.2f}×", f"{row.tokens_per_s:,.0f}", f"{row.throughput_speedup:.2f}×",
-                   *(_number(form, row.accuracy[name]) for name, (_, form) in formats.items()),
-                   _number("{:.1f}", row.sqnr_db)]
+                   *(number(form, row.accuracy[name]) for name, (_, form) in formats.items()),
+                   number("{:.1f}", row.sqnr_db)]
 
     def _notes(self) -> list[str]:
         timing, machine = self.timing, self.machine
         notes = [f"Latency: one sequence of {_count(timing['latency_tokens'], 'token')}; tokens/s: a batch of "
                  f"{_count(timing['batch_sequences'], 'sequence')}, {_count(timing['batch_tokens'], 'token')}; medians of "
                  f"{_count(timing['repeats'], 'interleaved round')}.",
-                 "Accuracy: " + _described(self.data) + "."]
+                 "Accuracy: " + described(self.data) + "."]
         if self.calibration:
-            notes.append("Static calibrated on " + _described(self.calibration) + ".")
+            notes.append("Static calibrated on " + described(self.calibration) + ".")
         return notes + [f"{machine['cpu']}, {_count(machine['cores'], 'core')}, {_count(machine['threads'], 'thread')}, "
                         f"{machine['isa']}, cq {machine['version']}."]
 
 
-def _described(samples: dict) -> str:
+def described(samples: dict) -> str:
+    """Data in words."""
     text, files = f"{_count(samples['samples'], 'sequence')}, {_count(samples['tokens'], 'token')}", samples["files"]
     if files:
         text += f" of {files[0]}" + (f" and {_count(len(files) - 1, 'more file')}" if files[1:] else "")
@@ -118,14 +129,15 @@ def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def _number(form: str, value: float) -> str:
+def number(form: str, value: float) -> str:
+    """The value as `form` writes it."""
     return form.format(value).replace("%", "") if math.isfinite(value) else ("∞" if value == math.inf else "–")
 
 
-def _plain(value):
+def plain(value):
     """Nested dictionaries and sequences with every non-finite float replaced by None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

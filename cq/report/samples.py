@@ -34,9 +34,18 @@ class Samples:
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter(self.tokens)
 
+    def fewer(self, tokens: int) -> "Samples":
+        """As many, evenly spread, as have about so many tokens together."""
+        count = len(self) if self.scores is None else len(self) // 2
+        return self.limit(max(1, count * tokens // self.num_tokens)) if self.num_tokens > tokens else self
+
     @property
     def num_tokens(self) -> int:
         return sum(map(len, self.tokens))
+
+    def described(self) -> dict:
+        """What a report says of them: names of files, number of samples, tokens."""
+        return {"files": [path.name for path in self.sources], "samples": len(self), "tokens": self.num_tokens}
 
     def limit(self, n: int) -> "Samples":
         """At most n samples (pairs where there are pairs, else sequences), evenly spread over the whole."""

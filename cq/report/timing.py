@@ -1,5 +1,6 @@
 """Times models in turns, so that whatever else the machine does hits all alike. Knows no strategies."""
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def rest() -> None:
 def timed(models, samples: Samples, repeats: int, progress) -> tuple[list[float], list[float], dict]:
     """Median seconds of every model for one sequence and for a batch, and what those were. Round robin, so that whatever
     else the machine does hits all models alike."""
-    one, batch = _timing_inputs(samples)
+    one, batch = timing_inputs(samples)
     progress("time", 0, repeats)
     for model in models:  # the first call is slower than any later one
         model.forward(batch)
@@ -42,7 +43,25 @@ def timed(models, samples: Samples, repeats: int, progress) -> tuple[list[float]
     return latency, throughput, timing
 
 
-def _timing_inputs(samples: Samples) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def fastest(models, run: Callable, repeats: int) -> list[float]:
+    """The least seconds of `run(model)` for each model, in as many rounds; they take turns."""
+    seconds = [[] for _ in models]
+    for model in models:
+        run(model)
+    for _ in range(repeats):
+        for model, found in zip(models, seconds):
+            rest()
+            end = time.perf_counter() + _TURN_SECONDS
+            while True:
+                start = time.perf_counter()
+                run(model)
+                found.append(time.perf_counter() - start)
+                if time.perf_counter() > end:
+                    break
+    return [min(found) for found in seconds]
+
+
+def timing_inputs(samples: Samples) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The sequence of median length, and a batch of sequences spread over the data."""
     by_length = sorted(samples.tokens, key=len)
     spread = Samples(samples.tokens).limit(_BATCH_SEQUENCES).tokens

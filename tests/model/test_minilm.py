@@ -88,3 +88,12 @@ def test_a_residual_stream_in_int8_keeps_meaning(model, data_folder, float_embed
     """Every fifth sentence (measured: 0.990)."""
     quantized = cq.quantize(model, cq.Static(residual="int8"), calibration(data_folder))
     assert (quantized.embed(sts[0][::5]) * float_embeddings[::5]).sum(1).mean() >= 0.987
+
+
+def test_a_mix_keeps_more_than_static(model, data_folder, float_embeddings, sts):
+    """Feed-forward inputs coded from their exact values, all else static: most of what static loses is won back (measured: cosine
+    0.99784 where static has 0.9936), and the Spearman of float32 is met within 0.1."""
+    mix = cq.Mixed([("layers.*.ffn.*", cq.Dynamic()), ("*", cq.Static())])
+    embeddings = cq.quantize(model, mix, calibration(data_folder)).embed(sts[0])
+    assert (embeddings * float_embeddings).sum(1).mean() >= 0.995
+    assert abs(spearman(embeddings, sts) - spearman(float_embeddings, sts)) <= 0.1

@@ -210,7 +210,7 @@ def test_a_tied_head_shares_its_codes_with_the_word_table(random_model, strategy
     model = quantized(random_model("llama")[0], strategy)
     shared = strategy.scheme.group_size != 8  # a word table has one scale for each word, so groups need codes of their own
     assert (model.embedding.word is model.head.weight) == shared
-    apart = sum(row.nbytes for row in model.coverage()) + sum(a.nbytes for _, norm in model.norms() for a in norm.arrays())
+    apart = sum(row.nbytes for row in model.coverage())
     assert apart - model.nbytes == (sum(a.nbytes for a in model.embedding.word_arrays()) if shared else 0)
 
 
@@ -225,9 +225,9 @@ def test_memory_is_about_a_quarter(random_model, family, strategy):
 @pytest.mark.parametrize("strategy, k, limit", [
     (cq.WeightOnly(), 65_796, "more than the 65,793"), (cq.Dynamic(), 65_796, "more than the 65,793"),
     (cq.Static(), 65_796, "more than the 65,793"),
-    (cq.Dynamic(TEXTBOOK), 33_100, "33,025")], ids=["weight-only", "dynamic", "static", "textbook"])
+    (cq.Dynamic(TEXTBOOK), 65_700, "may reach")], ids=["weight-only", "dynamic", "static", "textbook"])
 def test_a_layer_that_int32_cannot_sum_stays_float32_and_says_so(random_model, strategy, k, limit):
-    """Weights above 0 have the zero point -128, which halves the room."""
+    """Weights above 0 have the zero point -128, which makes sums larger."""
     def model(**changes):
         small = dict(num_layers=1, num_heads=1, num_kv_heads=1, head_dim=4, max_positions=24)
         model, weights = random_model("bert", **small | changes)
@@ -241,7 +241,7 @@ def test_a_layer_that_int32_cannot_sum_stays_float32_and_says_so(random_model, s
     assert np.abs(run(result) - run(deep)).max() < 0.1
     wide = quantized(model(hidden_size=k, intermediate_size=4), strategy)
     rows = {row.name: row for row in wide.coverage()}
-    for name in ("embed.word", "layers.0.attention.query", "layers.0.ffn.up"):
+    for name in ("embed.word", "layers.0.attention.query", "layers.0.ffn.up")[limit == "may reach":]:  # nothing sums a table
         assert rows[name].runs_in == "float32" and limit in rows[name].reason
     assert np.isfinite(run(wide)).all()
 

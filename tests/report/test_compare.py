@@ -1,5 +1,4 @@
 """compare on tiny real models: every number again by a plain formula, the order of timing, and what must be refused."""
-import importlib
 import math
 from types import SimpleNamespace
 
@@ -8,11 +7,10 @@ import pytest
 
 import cq
 from cq.errors import CalibrationError, CqError
-from cq.report import samples
+from cq.report import evaluate, samples
 from cq.report import timing as timing_of
 from cq.strategies import Dynamic, Scheme, Static, WeightOnly
 
-comparing = importlib.import_module("cq.report.compare")  # the name leads to the function
 stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference for the ranks")
 
 
@@ -127,7 +125,7 @@ def test_static_needs_calibration_other_than_the_data(encoder, pairs, prose, tmp
 
 @pytest.mark.parametrize("arguments, message", [
     (dict(metric="perplexity"), "metric 'perplexity': the metric does not fit; for this model and data: cosine"),
-    (dict(strategies=["dynamic"]), "strategies must be WeightOnly, Dynamic, Static or QAT objects, got 'dynamic'"),
+    (dict(strategies=["dynamic"]), "strategies must be WeightOnly, Dynamic, Static, Mixed or QAT objects, got 'dynamic'"),
     (dict(repeats=0), "repeats must be a positive integer, got 0"),
     (dict(data=[]), "no samples"),
     (dict(data=7), "data must be a path or an iterable of samples, got int"),
@@ -168,13 +166,13 @@ def test_timing_takes_turns(monkeypatch):
 
 def test_chunks_and_the_timed_batch_are_bounded():
     data = samples.Samples([np.zeros(n, np.int32) for n in [3000, 1000, 200, 5000, 10] + [1] * 90])
-    assert [sum(map(len, chunk)) for chunk in comparing._chunks(data, 1)] == [4000, 200, 5000, 100]
-    assert [len(chunk) for chunk in comparing._chunks(data, 2**25)] == [1] * 95
-    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(512, np.int32)] * 50))
+    assert [sum(map(len, chunk)) for chunk in evaluate._chunks(data, 1)] == [4000, 200, 5000, 100]
+    assert [len(chunk) for chunk in evaluate._chunks(data, 2**25)] == [1] * 95
+    _, batch = timing_of.timing_inputs(samples.Samples([np.zeros(512, np.int32)] * 50))
     assert len(batch) == 4
-    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(5, np.int32)] * 50))
+    _, batch = timing_of.timing_inputs(samples.Samples([np.zeros(5, np.int32)] * 50))
     assert len(batch) == 32
-    _, batch = timing_of._timing_inputs(samples.Samples([np.zeros(9000, np.int32)]))
+    _, batch = timing_of.timing_inputs(samples.Samples([np.zeros(9000, np.int32)]))
     assert len(batch) == 1
 
 

@@ -1,0 +1,247 @@
+"""GGUF, llama.cpp's one file of a model, as configuration, float32 weights and tokenizer. Its header is read here, in bounds, its
+blocks of codes by the gguf package. Must not know how a model computes."""
+import importlib
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ..errors import FormatError, UnsupportedError
+from ..model.config import Config
+from .gguf_tokenizer import read_vocabulary
+from .names import GGUF, canonical, check_weights
+from .strangers import as_file, brief, real_of, size_of
+
+MAX_ENTRIES = 1 << 16   # of metadata, and tensors; the largest in the wild have a few thousand
+MAX_ITEMS = 1 << 21     # of all lists together; the largest vocabularies have near a million tokens and merges
+MAX_STRING = 1 << 24    # bytes
+_PIECE = 1 << 20        # weights dequantized at once: temporaries stay small beside the result
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _LIST = 8, 9
+_ONLY = {  # entry of the architecture → the one value that is implemented, which it has where it is absent
+    "expert_count": 0, "rope.scaling.type": "none", "rope.scale_linear": 1.0, "attention.causal": True}
+
+
+class _Tensor(NamedTuple):
+    shape: tuple[int, ...]  # rows first, as NumPy's
+    kind: int               # GGMLQuantizationType
+    begin: int              # in bytes, from the end of the header
+    nbytes: int
+
+
+def read_gguf(path) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
+    """The model in the GGUF file `path` of version 2 or 3: its configuration, its weights by canonical names (float32, Linear
+    weights (out, in), mapped where the file holds float32 in the right order), and its tokenizer, which neither pads nor
+    truncates, or that of a tokenizer.json beside the file where it brings none that cq can build.
+
+    Codes are dequantized as the gguf package does; rows of queries and keys, which llama.cpp interleaves for its rotary
+    positions, are put back in halves. Every count and size is checked against the file before anything is allocated. Layout:
+    ggml's docs/gguf.md. Raises FileNotFoundError, FormatError, UnsupportedError (also where the gguf package is missing)."""
+    path = as_file(path)
+    where, ggml = str(path), _package()
+    if path.stat().st_size < 24:
+        raise FormatError(f"{where}: truncated: {path.stat().st_size} bytes are no GGUF file")
+    data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    values, tensors, start = _Header(data, where).parts(ggml.GGML_QUANT_SIZES)
+    _check_places(tensors, len(data) - start, where)
+    config = _config(values, tensors, where)
+    named = canonical(tensors, config.family, where, GGUF)
+    _check_shapes(named, config, where)
+    weights = {}
+    for name, tensor in named.items():
+        raw = data[start + tensor.begin:start + tensor.begin + tensor.nbytes]
+        weights[name] = _dequantize(raw, tensor, ggml, f"{where}: {name}")
+        if name.startswith("layers.") and ".attention.query." in name:
+            weights[name] = _halves(weights[name], config.num_heads)
+        elif name.startswith("layers.") and ".attention.key." in name:
+            weights[name] = _halves(weights[name], config.num_kv_heads)
+    weights = check_weights(weights, config, where)
+    return config, weights, read_vocabulary(values, config.vocab_size, Path(path).parent, where)
+
+
+def _package():
+    try:
+        return importlib.import_module("gguf")
+    except ImportError:
+        raise UnsupportedError("reading GGUF needs the package gguf: pip install 'cquant[gguf]'") from None
+
+
+class _Header:
+    """A cursor over the file's bytes (n,) uint8 that never leaves them."""
+
+    def __init__(self, data: np.ndarray, where: str):
+        self.data, self.where, self.at, self.items = memoryview(data), where, 0, 0
+
+    def parts(self, sizes: dict) -> tuple[dict, dict[str, _Tensor], int]:
+        """Metadata, tensors by name, and where data begins. sizes: type → (weights, bytes) of a block."""
+        if self._take(4) != b"GGUF":
+            raise FormatError(f"{self.where}: not GGUF: it begins with {bytes(self.data[:4])!r}")
+        version = self._number("I")
+        if version not in (2, 3):
+            raise UnsupportedError(f"{self.where}: GGUF of version {version}; little-endian files of version 2 and 3 are read")
+        counts = self._number("Q"), self._number("Q")
+        if max(counts) > MAX_ENTRIES:
+            raise FormatError(f"{self.where}: {counts[0]} tensors, {counts[1]} entries; at most {MAX_ENTRIES} are read")
+        values: dict[str, object] = {}
+        for _ in range(counts[1]):
+            key = self._string()
+            if key in values:
+                raise FormatError(f"{self.where}: the entry {brief(key)} occurs twice")
+            values[key] = self._value(key)
+        tensors: dict[str, _Tensor] = {}
+        for _ in range(counts[0]):
+            name = self._string()
+            if name in tensors:
+                raise FormatError(f"{self.where}: tensor {brief(name)} occurs twice")
+            tensors[name] = self._tensor(name, sizes)
+        alignment = values.get("general.alignment", 32)
+        if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
+            raise FormatError(f"{self.where}: general.alignment must be a power of two from 8, got {brief(alignment)}")
+        astray = next((name for name, tensor in tensors.items() if tensor.begin % alignment), None)
+        if astray is not None:
+            raise FormatError(f"{self.where}: tensor {brief(astray)} is not aligned to {alignment} bytes")
+        return values, tensors, -(-self.at // alignment) * alignment
+
+    def _take(self, count: int) -> memoryview:
+        if count > len(self.data) - self.at:
+            raise FormatError(f"{self.where}: truncated: {count} bytes should follow byte {self.at} of {len(self.data)}")
+        self.at += count
+        return self.data[self.at - count:self.at]
+
+    def _number(self, code: str) -> int | float | bool:
+        return struct.unpack("<" + code, self._take(struct.calcsize("<" + code)))[0]
+
+    def _string(self) -> str:
+        length = self._number("Q")
+        if length > MAX_STRING:
+            raise FormatError(f"{self.where}: a string of {length} bytes at {self.at}; at most {MAX_STRING} are read")
+        try:
+            return str(self._take(length), "utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{self.where}: not UTF-8 text at byte {self.at - length + error.start}") from None
+
+    def _value(self, key: str) -> object:
+        """A number, truth value or string, or a list of such."""
+        kind = self._number("I")
+        if kind in _SCALARS:
+            return self._number(_SCALARS[kind])
+        if kind == _STRING:
+            return self._string()
+        if kind != _LIST:
+            raise FormatError(f"{self.where}: {brief(key)}: type {kind} is none of GGUF's")
+        kind, count = self._number("I"), self._number("Q")
+        self.items += count
+        if self.items > MAX_ITEMS:
+            raise FormatError(f"{self.where}: {brief(key)}: lists of {self.items} items; at most {MAX_ITEMS} are read")
+        if kind == _STRING:
+            return [self._string() for _ in range(count)]
+        if kind not in _SCALARS:
+            raise UnsupportedError(f"{self.where}: {brief(key)}: a list of type {kind} is not implemented")
+        code = _SCALARS[kind]
+        return list(struct.unpack(f"<{count}{code}", self._take(count * struct.calcsize("<" + code))))
+
+    def _tensor(self, name: str, sizes: dict) -> _Tensor:
+        rank = self._number("I")
+        if not 1 <= rank <= 4:
+            raise FormatError(f"{self.where}: tensor {brief(name)}: {rank} dimensions, wanted 1 to 4")
+        shape = struct.unpack(f"<{rank}Q", self._take(8 * rank))[::-1]
+        kind, begin = self._number("I"), self._number("Q")
+        if kind not in sizes:
+            raise UnsupportedError(f"{self.where}: tensor {brief(name)}: type {kind} is none that the gguf package knows")
+        weights, nbytes = sizes[kind]
+        count = 1
+        for size in shape:
+            count *= size
+        if not count or count >= 2**60 or shape[-1] % weights:
+            raise FormatError(f"{self.where}: tensor {brief(name)}: {shape} is no shape of blocks of {weights} weights")
+        return _Tensor(shape, kind, begin, count // weights * nbytes)
+
+
+def _check_places(tensors: dict[str, _Tensor], available: int, where: str) -> None:
+    """Raises FormatError where tensors share bytes, so that a small file cannot stand for much memory, or leave the file."""
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
+        if tensor.begin < end:
+            raise FormatError(f"{where}: tensor {brief(name)} begins at {tensor.begin}, inside the one before it")
+        end = tensor.begin + tensor.nbytes
+        if end > available:
+            raise FormatError(f"{where}: truncated: tensor {brief(name)} ends at byte {end} of the data, of {max(available, 0)}")
+
+
+def _config(values: dict, tensors: dict[str, _Tensor], where: str) -> Config:
+    family = values.get("general.architecture")
+    if not isinstance(family, str) or family not in GGUF:
+        raise UnsupportedError(f"{where}: general.architecture {brief(family)} is not implemented; these are: "
+                               + ", ".join(GGUF))
+    own = {key.removeprefix(family + "."): value for key, value in values.items() if key.startswith(family + ".")}
+    at = f"{where}: {family}"
+    for key, only in _ONLY.items():
+        if own.get(key, only) != only:
+            raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented, only {only!r}")
+    heads, hidden = size_of(own, "attention.head_count", at), size_of(own, "embedding_length", at)
+    head_dim = size_of(own, "attention.key_length", at, max(hidden // heads, 1))
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if size_of(own, key, at, head_dim) != head_dim:
+            raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented, only that of the head, {head_dim}")
+    positions = size_of(own, "context_length", at)
+    if own.get("attention.sliding_window") and size_of(own, "attention.sliding_window", at) < positions:
+        raise UnsupportedError(f"{at}.attention.sliding_window {own['attention.sliding_window']} is not implemented")
+    if "rope_freqs.weight" in tensors:
+        raise UnsupportedError(f"{where}: rope_freqs.weight, rotary positions scaled by frequency, is not implemented")
+    if "token_embd.weight" not in tensors:
+        raise FormatError(f"{where}: no tensor token_embd.weight")
+    try:
+        return Config(
+            family=family, vocab_size=tensors["token_embd.weight"].shape[0], hidden_size=hidden,
+            num_layers=size_of(own, "block_count", at), num_heads=heads,
+            num_kv_heads=size_of(own, "attention.head_count_kv", at, heads), head_dim=head_dim,
+            intermediate_size=size_of(own, "feed_forward_length", at), max_positions=positions, max_length=positions,
+            norm="rms", norm_eps=real_of(own, "attention.layer_norm_rms_epsilon", at, 1e-6), norm_first=True,
+            activation="silu", gated=True, rope_theta=real_of(own, "rope.freq_base", at, 10000.0), causal=True,
+            lm_head=True, tied="output.weight" not in tensors, bos_token_id=values.get("tokenizer.ggml.bos_token_id"),
+            eos_token_ids=_ends(values), chat_template=values.get("tokenizer.chat_template"))
+    except FormatError as error:
+        raise FormatError(f"{where}: {str(error).removeprefix('config: ')}") from None
+
+
+def _ends(values: dict) -> tuple:
+    """Ids that end a text or a turn of a conversation."""
+    found = (values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    return tuple(dict.fromkeys(i for i in found if i is not None))
+
+
+def _check_shapes(named: dict[str, _Tensor], config: Config, where: str) -> None:
+    """Before anything is dequantized; what is missing or too many shows in check_weights."""
+    if config.num_layers > len(named):
+        raise FormatError(f"{where}: {config.num_layers} layers, but only {len(named)} tensors")
+    for name, shape in config.shapes().items():
+        if name in named and named[name].shape != shape:
+            raise FormatError(f"{where}: weight {name} has shape {named[name].shape}, the configuration asks for {shape}")
+        bias = name.removesuffix("weight") + "bias"
+        if name.endswith(".weight") and bias in named and named[bias].shape != shape[:1]:
+            raise FormatError(f"{where}: weight {bias} has shape {named[bias].shape}, the configuration asks for {shape[:1]}")
+
+
+def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str) -> np.ndarray:
+    """Bytes (n,) uint8 of blocks → float32 of the tensor's shape."""
+    kind, width = ggml.GGMLQuantizationType(tensor.kind), tensor.shape[-1]
+    if kind == ggml.GGMLQuantizationType.F32:
+        return raw.view("<f4").reshape(tensor.shape)
+    rows = raw.reshape(-1, tensor.nbytes // (int(np.prod(tensor.shape, dtype=np.int64)) // width))
+    result, step = np.empty((len(rows), width), np.float32), max(_PIECE // width, 1)
+    try:
+        with np.errstate(all="ignore"):  # scales of NaN or Inf show when weights are checked
+            for at in range(0, len(rows), step):
+                result[at:at + step] = ggml.dequantize(rows[at:at + step], kind)
+    except NotImplementedError:
+        raise UnsupportedError(f"{where}: the gguf package does not dequantize {kind.name}") from None
+    return result.reshape(tensor.shape)
+
+
+def _halves(rows: np.ndarray, heads: int) -> np.ndarray:
+    """(heads · dim, …) with a head's rotated pairs side by side → the pairs dim / 2 apart, as Hugging Face has them."""
+    pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)

@@ -1,0 +1,129 @@
+"""Accuracy: models' outputs on one set of samples beside a float32 model's. Knows no strategy and no clock."""
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from ..errors import CqError
+from . import metrics
+from .samples import Samples
+
+LM, ENCODER = ("perplexity", "bits_per_token", "top1", "kl"), ("spearman", "cosine")
+LOWER_IS_BETTER = ("perplexity", "bits_per_token", "kl")
+_CHUNK_TOKENS, _CHUNK_LOGITS = 4096, 2**25  # evaluated at once; 2**25 float32 logits are 128 MiB
+
+
+def metric_names(metric, model, samples: Samples) -> tuple[str, ...]:
+    """Names of the accuracies that `metric` (a name, a function or None) asks for. Raises CqError where it does not fit."""
+    if callable(metric):
+        return (getattr(metric, "__name__", "metric"),)
+    lm = is_lm(model)
+    scored = 0 if samples.scores is None else int(np.isfinite(samples.scores).sum())
+    possible = LM if lm else () if model.config.pooling is None else ENCODER if scored >= 2 else ENCODER[1:]
+    if metric is None:
+        return possible[:2]
+    if metric not in possible:
+        why = "spearman needs at least 2 scored pairs" if metric == "spearman" and not lm else "the metric does not fit"
+        raise CqError(f"metric {metric!r}: {why}; for this model and data: {', '.join(possible)}, or a function")
+    return (metric,)
+
+
+def is_lm(model) -> bool:
+    return model.config.causal and model.config.lm_head
+
+
+class Evaluation:
+    """Calls give the accuracies `names` of each model; "sqnr_db" may be one: mean decibels of the outputs. Outputs are logits
+    of a language model, hidden states of others. "cosine" is of the embeddings, or of the rows of outputs where the model does
+    not pool.
+
+    The data goes by in chunks, so that no more than a chunk of outputs is held, and the float32 model's, up to `keep` bytes, for
+    the next call."""
+
+    def __init__(self, float32, samples: Samples, names: tuple[str, ...], keep: int = 0):
+        self.float32, self.samples, self.names, self.keep = float32, samples, names, keep
+        self.lm = is_lm(float32)
+        self._beside = bool({"sqnr_db", "cosine", "top1", "kl"} & set(names))  # whether float32's outputs are needed
+        self.embeds = float32.config.pooling is not None and not self.lm and bool(set(names) & set(ENCODER))
+        self._kept: dict[int, list[np.ndarray]] = {}
+
+    def __call__(self, models: Iterable, progress: Callable[[str, int, int], None] | None = None) -> list[dict[str, float]]:
+        models, progress = list(models), progress or (lambda what, done, total: None)
+        parts, embeddings, done = [{} for _ in models], [], 0
+        progress("evaluate", 0, len(self.samples))
+        for place, chunk in enumerate(_chunks(self.samples, self.float32.config.vocab_size if self.lm else 1)):
+            reference = self._reference(place, chunk) if self._beside else None
+            if self.embeds and "cosine" in self.names:
+                embeddings.append(_embedded(self.float32, reference))
+            for model, part in zip(models, parts):
+                outputs = reference if reference and model is self.float32 else self._outputs(model, chunk)
+                for found in self._found(model, reference, outputs, chunk):
+                    for key, values in found.items():
+                        part.setdefault(key, []).append(values)
+            done += len(chunk)
+            progress("evaluate", done, len(self.samples))
+        embeddings = np.concatenate(embeddings) if embeddings else None
+        return [self._accuracies({key: np.concatenate(values) for key, values in part.items()}, embeddings) for part in parts]
+
+    def _outputs(self, model, chunk) -> list[np.ndarray]:
+        return model.logits(chunk) if self.lm else model.forward(chunk)
+
+    def _reference(self, place: int, chunk: list[np.ndarray]) -> list[np.ndarray]:
+        if place in self._kept:
+            return self._kept[place]
+        outputs = self._outputs(self.float32, chunk)
+        if sum(a.nbytes for arrays in (*self._kept.values(), outputs) for a in arrays) <= self.keep:
+            self._kept[place] = outputs
+        return outputs
+
+    def _found(self, model, reference, outputs, chunk) -> Iterator[dict]:
+        """What a chunk's sequences add to a model's accuracy."""
+        for theirs, ours, tokens in zip(reference or outputs, outputs, chunk):
+            part = {}
+            if "sqnr_db" in self.names:
+                part["sqnr_db"] = [metrics.sqnr_db(theirs, ours)]
+            if self.lm and {"perplexity", "bits_per_token"} & set(self.names):
+                part["nll"] = metrics.token_nll(ours, tokens)
+            if "top1" in self.names:
+                part["top1"] = metrics.top1_match(theirs, ours)
+            if "kl" in self.names:
+                part["kl"] = metrics.kl_divergence(theirs, ours)
+            if "cosine" in self.names and not self.embeds:
+                part["rows"] = metrics.cosine(theirs, ours)
+            yield part
+        if self.embeds:
+            yield {"embedding": _embedded(model, outputs)}
+
+    def _accuracies(self, part: dict, embeddings: np.ndarray | None) -> dict[str, float]:
+        ways = {
+            "sqnr_db": lambda: float(part["sqnr_db"].mean()),
+            "perplexity": lambda: metrics.perplexity(part["nll"]),
+            "bits_per_token": lambda: metrics.bits_per_token(part["nll"]),
+            "top1": lambda: float(part["top1"].mean()),
+            "kl": lambda: float(part["kl"].mean()),
+            "cosine": lambda: float((metrics.cosine(embeddings, part["embedding"]) if self.embeds else part["rows"]).mean()),
+            "spearman": lambda: _spearman(part["embedding"], self.samples.scores),
+        }
+        return {name: ways[name]() for name in self.names if name in ways}
+
+
+def _embedded(model, hidden: list[np.ndarray]) -> np.ndarray:
+    return np.stack([model.pool(rows) for rows in hidden])
+
+
+def _chunks(samples: Samples, width: int) -> Iterator[list[np.ndarray]]:
+    """Consecutive sequences of together at most _CHUNK_TOKENS tokens and _CHUNK_LOGITS outputs of this width, or one
+    sequence."""
+    most, chunk, size = min(_CHUNK_TOKENS, _CHUNK_LOGITS // width), [], 0
+    for ids in samples:
+        if chunk and size + len(ids) > most:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(ids)
+        size += len(ids)
+    yield chunk
+
+
+def _spearman(embedding: np.ndarray, scores: np.ndarray) -> float:
+    """×100, of the pairs' cosines with their scores, over the scored pairs. embedding: (2 pairs, dim)."""
+    scored = np.isfinite(scores)
+    return 100.0 * metrics.spearman(metrics.cosine(embedding[::2], embedding[1::2])[scored], scores[scored])

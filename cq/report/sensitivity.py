@@ -1,0 +1,205 @@
+"""Each layer alone quantized, the others in float32: what it costs, why, and what would help. Changes no model."""
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from ..calibrate import Calibration, calibrate
+from ..errors import CqError
+from ..model import Transformer
+from ..model.activation import Smoothed, encode
+from ..model.linear import QuantizedLinear
+from ..quantize import quantize, reads
+from ..strategies import Dynamic, Scheme, Static, WeightOnly
+from .evaluate import Evaluation, metric_names
+from .inputs import calibration_for, checked, opened
+from .layers import Alone, Layer, Sensitivity
+from .samples import Samples, listed, read
+
+KEPT_BYTES = 2**27  # of float32 outputs, held for all the models that are compared with them
+_LOOKED_AT = 512  # tokens whose values are held, of every layer's input
+_OUTLIER, _OUTLIERS = 8.0, 3  # times the median channel that a channel must reach to be named; named at most
+_SPREAD = 4.0             # of weights' channels, from which a scale of each one's own pays
+_GAIN_DB = 3.0            # half of the noise gone is worth mentioning
+_HIGH = 3.0               # times the mean share of noise, from which a layer is worth treating
+_INAUDIBLE_DB = 50.0      # of one layer alone: not worth treating whatever its share
+
+
+def sensitivity(model, data, strategies: Iterable | None = None, calibration=None, metric: str | Callable | None = None,
+                progress: Callable[[str, int, int], None] | None = None, max_tokens: int = 2048) -> Sensitivity:
+    """Quantizes every layer of `model` alone by each strategy and measures what that does to the model's outputs.
+
+    model, data, calibration, metric, progress: as cq.compare's. strategies: WeightOnly, Dynamic and Static objects, one of each
+    at most, whose include and exclude are not looked at; None is one of each. max_tokens: of the data, evenly spread; every layer
+    and strategy is one pass over them, at about the speed of float32.
+
+    Where int8 attention is chosen, "layers.0.attention.scores" is measured together with its query, key and value, without which
+    it is float32. A head tied to the word table is measured together with it. Raises what cq.compare raises."""
+    progress = progress or (lambda what, done, total: None)
+    name, model, own_calibration = opened(model, "sensitivity")
+    strategies = by_name((WeightOnly(), Dynamic(), Static()) if strategies is None else strategies, "sensitivity")
+    if type(max_tokens) is not int or max_tokens < 1:
+        raise CqError(f"max_tokens must be a positive whole number, got {max_tokens!r}")
+    samples = read(data if isinstance(data, (str, os.PathLike, Samples)) else listed(data), model)
+    names = metric_names(metric, model, samples)
+    calibration = own_calibration if calibration is None else calibration
+    calibration = calibration_for(strategies.values(), calibration, model, samples)
+    samples = samples.fewer(max_tokens)
+    seen = ranges(model, strategies.values(), calibration, progress)
+
+    evaluation = Evaluation(model, samples, tuple(dict.fromkeys([*names, "cosine", "sqnr_db"])), KEPT_BYTES)
+
+    def judged(one) -> dict[str, float]:
+        found = evaluation([one])[0]
+        return found | {names[0]: float(metric(one, samples))} if callable(metric) else found
+
+    float32, inputs = judged(model), _Inputs(model, samples.fewer(_LOOKED_AT))
+    groups = _groups(model, strategies)
+    layers, done = [], 0
+    progress("layers", 0, len(groups) * len(strategies))
+    for group, members in groups.items():
+        alone, inside = {}, {}
+        for kind, strategy in strategies.items():
+            done += 1
+            if not group.endswith(".scores") or (strategy.scheme.attention == "int8" and not isinstance(strategy, WeightOnly)):
+                one = quantize_only(model, members, strategy, seen)
+                found = judged(one)
+                alone[kind] = Alone(found["sqnr_db"], found["cosine"], {key: found[key] for key in names})
+                inside[kind] = dict(one.linears()).get(group)
+            progress("layers", done, len(groups) * len(strategies))
+        layers.append(Layer(group, alone, **inputs.seen_by(group, inside)))
+    layers = _shared(layers, list(strategies))
+    layers = [dataclasses.replace(layer, help=_help(layer, strategies, len(layers))) for layer in layers]
+    return Sensitivity(name, names, {key: float32[key] for key in names}, {kind: repr(s) for kind, s in strategies.items()},
+                       tuple(layers), samples.described(), calibration and calibration.described())
+
+
+def by_name(strategies, what: str) -> dict:
+    """Name → strategy, the cheapest in accuracy first: weight-only, dynamic, static. what: the work, for messages."""
+    strategies = checked(strategies)
+    found = {strategy.name: strategy for strategy in strategies}
+    if len(found) < len(strategies) or not found or not set(found) <= {"weight-only", "dynamic", "static"}:
+        raise CqError(f"strategies: {what} takes WeightOnly, Dynamic and Static, one of each at most, got {strategies!r}")
+    return {kind: found[kind] for kind in ("weight-only", "dynamic", "static") if kind in found}
+
+
+def ranges(model: Transformer, strategies: Iterable, calibration: Samples | None, progress) -> Calibration | None:
+    """What static's observer saw of the samples, each range worked out once for all the models that ask for it."""
+    observer = next((strategy.observer for strategy in strategies if isinstance(strategy, Static)), None)
+    if observer is None:
+        return None
+    seen = calibrate(model, calibration.tokens, observer, lambda done, total: progress("calibrate", done, total))
+    return dataclasses.replace(seen, sites={site: _Once(one) for site, one in seen.sites.items()})
+
+
+class _Once:
+    """An observer that has seen all it will see."""
+
+    def __init__(self, observer):
+        self.qparams = functools.cache(observer.qparams)
+
+
+def quantize_only(model: Transformer, names: Iterable[str], strategy, seen: Calibration | None) -> Transformer:
+    """The model with only these layers quantized."""
+    only = dataclasses.replace(strategy, include=tuple(names), exclude=())
+    return quantize(model, only, seen if isinstance(strategy, Static) else None)
+
+
+def _groups(model: Transformer, strategies: dict) -> dict[str, tuple[str, ...]]:
+    """What is measured, in the order of work → the layers that are quantized for it."""
+    tied = model.config.tied and model.head is not None
+    groups = {} if tied else {"embed.word": ("embed.word",)}
+    scores = any(not isinstance(s, WeightOnly) and s.scheme.attention == "int8" for s in strategies.values())
+    for name, _ in model.linears():
+        groups[name] = (name, "embed.word") if tied and name == "head" else (name,)
+        if scores and name.endswith(".attention.value"):
+            block = name.removesuffix("value")
+            groups[block + "scores"] = tuple(block + part for part in ("query", "key", "value"))
+    return groups
+
+
+class _Inputs:
+    """What the float32 model's layers read on the data, once through."""
+
+    def __init__(self, model: Transformer, samples: Samples):
+        self.model, self.samples = model, samples
+        found: dict[str, list[np.ndarray]] = {}
+        wanted = {reads(name) for name, _ in model.linears()}
+        model.observe(samples.tokens, lambda site, x: found.setdefault(site, []).append(np.array(x)) if site in wanted else None)
+        self.values = {site: np.concatenate(parts) for site, parts in found.items()}  # (tokens, features)
+
+    def seen_by(self, name: str, layers: dict[str, object]) -> dict:
+        """Fields of a Layer. layers: name of a strategy → the layer under it."""
+        coded = {kind: layer for kind, layer in layers.items() if isinstance(layer, QuantizedLinear)}
+        if not coded:
+            return {}
+        x = self.values[reads(name)]
+        facts = {"outliers": _outliers(x)} | _weights(dict(self.model.linears())[name].weight, list(coded.values()))
+        if "static" in coded:
+            facts |= _coding(x, coded["static"].input_form)
+        return facts
+
+
+def _outliers(x: np.ndarray) -> tuple[tuple[int, float], ...]:
+    """Channels of x (tokens, features) whose largest magnitude is many times the median one's."""
+    largest = np.abs(x).max(0)
+    times = largest / max(float(np.median(largest)), float(np.finfo(np.float32).tiny))
+    first = np.argsort(-times, kind="stable")[:_OUTLIERS]
+    return tuple((int(channel), float(times[channel])) for channel in first if times[channel] >= _OUTLIER)
+
+
+def _weights(weight: np.ndarray, coded: list[QuantizedLinear]) -> dict:
+    """weight: float32 (out, in)."""
+    used = min(len(np.unique(layer.weight.unpack())) for layer in coded)
+    largest = np.abs(weight).max(1)
+    median = max(float(np.median(largest)), float(np.finfo(np.float32).tiny))
+    return {"unused_weight_codes": max(0, 255 - used), "weight_spread": float(largest.max()) / median}
+
+
+def _coding(x: np.ndarray, form) -> dict:
+    """How the fixed form suits x (tokens, features): what lies beyond its range, and the codes that nothing takes."""
+    codes = encode(x, form).codes
+    own = form.columns if isinstance(form, Smoothed) else form  # scales: one, or each feature's
+    step = np.abs(x / own.scale + own.zero_point - codes)
+    edge = (codes == codes.dtype.type(np.iinfo(codes.dtype).max)) | (codes <= np.iinfo(codes.dtype).min + form.symmetric)
+    return {"clipped": float(np.mean(edge & (step > 0.501))), "unused_codes": 256 - form.symmetric - len(np.unique(codes))}
+
+
+def _shared(layers: list[Layer], kinds: list[str]) -> list[Layer]:
+    """With the share of the noise that each makes; scores make what they add to the three layers measured with them."""
+    for kind in kinds:
+        noise = {layer.name: 10 ** (-layer.alone[kind].sqnr_db / 10) for layer in layers if kind in layer.alone}
+        for name in noise:
+            if name.endswith(".scores"):
+                block = name.removesuffix("scores")
+                noise[name] = max(0.0, noise[name] - sum(noise[block + part] for part in ("query", "key", "value")))
+        whole = sum(noise.values()) or 1.0
+        layers = [dataclasses.replace(layer, alone=layer.alone | {kind: dataclasses.replace(
+            layer.alone[kind], share=noise[layer.name] / whole)}) if layer.name in noise else layer for layer in layers]
+    return layers
+
+
+def _help(layer: Layer, strategies: dict, count: int) -> tuple[str, ...]:
+    """What would lessen the noise of the last strategy that was measured, where the layer makes much of it."""
+    kind = list(layer.alone)[-1]
+    worst, scheme = layer.alone[kind], strategies[kind].scheme
+    if worst.sqnr_db >= _INAUDIBLE_DB or worst.share * count < _HIGH:
+        return ()
+    if layer.name.endswith(".scores"):
+        return ("float32 scores (Scheme(attention='float32'))",)
+    found = []
+    weights_only = layer.alone.get("weight-only")
+    from_input = kind != "weight-only" and (weights_only is None or weights_only.sqnr_db - worst.sqnr_db >= _GAIN_DB)
+    if not from_input and scheme.weight_granularity == "per_tensor" and (layer.weight_spread or 0) >= _SPREAD:
+        found.append("per-channel weights (Scheme(weight_granularity='per_channel'))")
+    elif not from_input and kind == "weight-only" and scheme.weight_granularity != "per_group":
+        found.append("weights in groups (Scheme(weight_granularity='per_group', group_size=32))")
+    if kind == "static" and "dynamic" in layer.alone and layer.alone["dynamic"].sqnr_db - worst.sqnr_db >= _GAIN_DB:
+        found.append(f"dynamic (+{layer.alone['dynamic'].sqnr_db - worst.sqnr_db:.1f} dB)")
+    if from_input and layer.outliers and kind == "static" and scheme == Scheme() and not strategies[kind].smooth:
+        found.append("smoothing its outlier channels (Static(smooth=True))")
+    if from_input and weights_only is not None and not found:
+        found.append(f"weight-only (+{weights_only.sqnr_db - worst.sqnr_db:.1f} dB)")
+    return (*found, "keep in float32")

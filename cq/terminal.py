@@ -1,0 +1,47 @@
+"""What the command line needs of a terminal: every failure as one sentence, a shape as an argument. Knows no command."""
+import sys
+
+import click
+
+from .errors import CqError
+
+
+class Group(click.Group):
+    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C."""
+
+    def main(self, *args, standalone_mode: bool = True, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal without × or … still gets its table
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = 2
+        except click.ClickException as error:
+            code = fail(error.format_message(), error.exit_code)
+        except (CqError, MemoryError) as error:
+            code = fail(str(error) or "not enough memory")
+        except OSError as error:
+            code = fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        except (click.Abort, KeyboardInterrupt):
+            code = fail("interrupted", 130)
+        if not standalone_mode:
+            return code
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int = 1) -> int:
+    click.echo("cq: " + " ".join(message.split()), err=True)
+    return code
+
+
+class Shape(click.ParamType):
+    """SEQUENCESxLENGTH, as in 8x128."""
+    name = "shape"
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        parts = value.lower().replace("×", "x").split("x")
+        if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+            self.fail(f"wanted SEQUENCESxLENGTH, like 8x128, got {value!r}", param, ctx)
+        return int(parts[0]), int(parts[1])
