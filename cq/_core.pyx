@@ -104,6 +104,7 @@ cdef extern from "cq.h" nogil:
         const cq_kept *kept
         const cq_codes *form
         const cq_codes *codes
+        cq_coded q, k, v
     cq_status cq_attention_kept(int, const cq_kept_args *, float *, float *, int64_t *)
     cq_status cq_quantize(int, const float *, int64_t, int64_t, const cq_codes *, int64_t *)
     void cq_dequantize(int, const cq_coded *, int64_t, int64_t, float *)
@@ -877,11 +878,11 @@ def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=
            form=None):
     """Causal attention of new tokens to themselves and to what their sequences have kept; see cq_attention_kept. qkv float32
     (tokens, (heads + 2 kv_heads) dim), rotated in place by cosine and sine (positions, dim / 2) where given. coding: None where
-    float32 is kept; else PerHead or ByColumn, equal within each of the three. offsets int32 (sequences + 1,) from 0 to tokens, one
+    float32 is kept; else PerHead, or Smoothed of the three. offsets int32 (sequences + 1,) from 0 to tokens, one
     sequence for each that is kept. -> (tokens, heads * dim) in `form`: float32 or, of codes, static codes."""
     cdef Attending step = Attending()
     cdef int64_t tokens = qkv.shape[0], width = (heads + 2 * kept.kv_heads) * kept.dim
-    cdef bint by_column = coding is not None and len(coding) == 4
+    cdef bint by_column = coding is not None and len(coding) == 5
     step.kept, step.arrays = kept, (qkv, offsets, cosine, sine, coding)
     step.x = <float *>pointer(qkv, "qkv", "f", 2, tokens, width, True)
     step.a.offsets = <const int32_t *>pointer(offsets, "offsets", "i", 1, kept.sequences + 1, -1)
@@ -898,13 +899,19 @@ def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=
     if coding is not None:
         step.form.is_signed, step.form.symmetric, step.form.dynamic = coding[0] == "int8", coding[1], not by_column
         if by_column:
-            step.form.column_scales = <const float *>pointer(coding[2], "scale", "f", 2, 1, width)
-            step.form.column_zero_points = <const int32_t *>pointer(coding[3], "zero_point", "i", 2, 1, width)
+            step.form.column_scales = <const float *>pointer(coding[4].scale, "scale", "f", 2, 1, width)
+            step.form.column_inverses = <const float *>pointer(coding[4].inverse, "inverse", "f", 2, 1, width)
+            step.form.column_zero_points = <const int32_t *>pointer(coding[4].zero_point, "zero_point", "i", 2, 1, width)
+            to_keys, to_values = heads * kept.dim, (heads + kept.kv_heads) * kept.dim
+            step.a.q.scale, step.a.k.scale, step.a.v.scale = coding[2][0, 0], coding[2][0, to_keys], coding[2][0, to_values]
+            step.a.q.zero_point, step.a.k.zero_point, step.a.v.zero_point = (coding[3][0, 0], coding[3][0, to_keys],
+                                                                             coding[3][0, to_values])
         elif tuple(coding) != ("int8", True, kept.dim) or any(arrays[3] is None for arrays in kept.arrays):
             raise CqError(f"coding: codes of each head's own are int8 symmetric with kept scales, got {coding}")
         else:
             step.form.group = kept.dim
         step.a.form = &step.form
+        step.a.q.is_signed = step.a.k.is_signed = step.a.v.is_signed = step.form.is_signed
     elif form is not None:
         raise CqError("attend: float32 inputs give float32; quantize the result")
     step.to = Target(tokens, heads * kept.dim, form)

@@ -44,8 +44,8 @@ static cq_key_scales scales_of(const cq_kept *kept, int64_t first) {
 static void keep_i8(const kept_job *job, const cq_kept *kept, int64_t at, const uint8_t *codes, const float *scales) {
     const cq_kept_args *a = job->a;
     const int64_t dim = a->dim;
-    const uint8_t flip = a->form->is_signed ? 0 : 0x80;
-    const int32_t q_zero = (a->form->dynamic ? 0 : a->form->column_zero_points[0]) + (a->form->is_signed ? 128 : 0);
+    const uint8_t flip = flip_of(&a->k) ^ 0x80;
+    const int32_t q_zero = a->q.zero_point + flip_of(&a->q);
     for (int64_t g = 0; g < a->kv_heads; g++) {
         const int64_t first = g * kept->capacity;
         const uint8_t *key = codes + (a->heads + g) * dim, *value = key + a->kv_heads * dim;
@@ -176,13 +176,6 @@ static void attend_f32_member(void *context, cq_queue *queue) {
     free(scratch);
 }
 
-/* Parameters of a part's codes, which has column `column`. */
-static cq_coded coded_part(const cq_codes *form, int64_t column) {
-    cq_coded part = {.is_signed = form->is_signed};
-    if (!form->dynamic) part.scale = form->column_scales[column], part.zero_point = form->column_zero_points[column];
-    return part;
-}
-
 static void attend_i8(const kept_job *job, const attention_i8 *all, const share *share, const query_scratch *scratch,
                       cq_strip *strip) {
     const cq_kept_args *a = job->a;
@@ -215,8 +208,7 @@ static void attend_i8_member(void *context, cq_queue *queue) {
         return;
     }
     const query_scratch scratch = query_scratch_at(memory, job->dim4, length64);
-    attention_i8 all = {.dim = a->dim, .scale = a->scale, .y = job->y, .codes = a->codes, .q = coded_part(a->form, 0),
-                        .k = coded_part(a->form, a->heads * a->dim), .v = coded_part(a->form, (a->heads + a->kv_heads) * a->dim)};
+    attention_i8 all = {.dim = a->dim, .scale = a->scale, .y = job->y, .codes = a->codes, .q = a->q, .k = a->k, .v = a->v};
     all.q.scales = job->scales;
     cq_strip strip = {0};
     for (int64_t task, end; cq_take(queue, &task, &end);)

@@ -211,8 +211,9 @@ typedef struct {
  *   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with `cosine` and
  * `sine` (positions, dim / 2) queries and keys are rotated by their place in the sequence. Keys and values are then written behind
  * kept[s].length tokens, where there is room for them; the lengths stay as they are.
- *   `form` NULL: float32. Else they and the queries are coded so: parameters of each (token, head)'s own, int8 symmetric (dynamic,
- * group = dim), or of every column, equal within each of the three (static). The form's arrays for results are not used.
+ *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8 symmetric
+ * (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k and v, whose codes
+ * are not read. The form's arrays for results are not used.
  * The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that cq_attention_f32 or
  * cq_attention_i8 give for the whole sequences, causal. CQ_NOT_FINITE and *bad as in cq_quantize. */
 typedef struct {
@@ -222,6 +223,7 @@ typedef struct {
     const float *cosine, *sine;
     const cq_kept *kept;    /* (sequences) */
     const cq_codes *form, *codes;
+    cq_coded q, k, v;
 } cq_kept_args;
 cq_status cq_attention_kept(int threads, const cq_kept_args *a, float *qkv, float *y, int64_t *bad);
 #endif
