@@ -7,6 +7,8 @@ packed int8 matrix; both are checked once, when they are made.
 import os
 import numpy as np
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdlib cimport calloc, free
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uintptr_t
 
 from cq.errors import CqError, UnsupportedError
@@ -59,6 +61,7 @@ cdef extern from "cq.h" nogil:
         const float *bias
         const int32_t *bias_i32
         cq_activation activation
+        int gated
         const float *residual
         int64_t residual_stride
         const cq_coded *residual_coded
@@ -86,6 +89,23 @@ cdef extern from "cq.h" nogil:
         int64_t sequences, heads, kv_heads, dim
         int causal
         float scale
+    ctypedef struct cq_kept:
+        int64_t length, capacity
+        void *keys
+        void *values
+        int32_t *start
+        float *scales
+    ctypedef struct cq_kept_args:
+        const int32_t *offsets
+        int64_t sequences, heads, kv_heads, dim
+        float scale
+        const float *cosine
+        const float *sine
+        const cq_kept *kept
+        const cq_codes *form
+        const cq_codes *codes
+        cq_coded q, k, v
+    cq_status cq_attention_kept(int, const cq_kept_args *, float *, float *, int64_t *)
     cq_status cq_quantize(int, const float *, int64_t, int64_t, const cq_codes *, int64_t *)
     void cq_dequantize(int, const cq_coded *, int64_t, int64_t, float *)
     cq_status cq_min_max(const float *, int64_t, float *, float *)
@@ -156,6 +176,48 @@ def peak(kind: str, int64_t repeats) -> float:
     with nogil:
         operations = cq_peak_i8(repeats) if int8 else cq_peak_f32(repeats)
     return operations
+
+
+# --- calls that are made again -----------------------------------------------------------------------------------------------
+
+cdef dict tapes = {}  # thread → the tape that records its calls
+
+
+cdef class Step:
+    """One checked call of C and all that it needs: the arrays that it reads and those that it fills."""
+
+    cdef int go(self) except -1:
+        return 0
+
+    cdef int first(self) except -1:
+        """Makes the call, and keeps it where this thread records."""
+        self.go()
+        if tapes:
+            tape = tapes.get(PyThread_get_thread_ident())
+            if tape is not None:
+                (<Tape>tape).steps.append(self)
+        return 0
+
+
+cdef class Tape:
+    """Records this thread's calls, `with` it, and makes them again: the same functions on the same arrays, whose contents may have
+    changed meanwhile, without the Python in between. Recorded are embed, norm, linear, gate, quantize, dequantize and attend; what
+    else happened, NumPy's work included, is not. Results stand in the arrays that the recorded calls returned."""
+    cdef list steps
+
+    def __init__(self):
+        self.steps = []
+
+    def __enter__(self):
+        tapes[PyThread_get_thread_ident()] = self
+        return self
+
+    def __exit__(self, *error):
+        del tapes[PyThread_get_thread_ident()]
+
+    def replay(self) -> None:
+        for step in self.steps:
+            (<Step>step).go()
 
 
 # --- the door ----------------------------------------------------------------------------------------------------------------
@@ -257,11 +319,22 @@ cdef class Coded:
         if self.decode is not None or not self.by_rows():
             parts = [np.repeat(p, self.columns // p.shape[1], 1) for p in self.decode or (self.scale, self.zero_point)]
             return parts[0] * (self.codes - parts[1]).astype(np.float32)
-        y = np.empty((self.rows, self.columns), np.float32)
-        cdef float *out = <float *>pointer(y, "y", "f", 2, -1, -1, True)
+        cdef Decoding step = Decoding()
+        step.coded, step.y = self, np.empty((self.rows, self.columns), np.float32)
+        step.out = <float *>pointer(step.y, "y", "f", 2, -1, -1, True)
+        step.first()
+        return step.y
+
+
+cdef class Decoding(Step):
+    cdef Coded coded
+    cdef object y
+    cdef float *out
+
+    cdef int go(self) except -1:
         with nogil:
-            cq_dequantize(threads, &self.c, self.rows, self.columns, out)
-        return y
+            cq_dequantize(threads, &self.coded.c, self.coded.rows, self.coded.columns, self.out)
+        return 0
 
 
 cdef class Weight:
@@ -374,18 +447,30 @@ cdef class Target:
         self.codes.codes = <void *>(<Coded>self.result).c.codes
 
 
+cdef class Coding(Step):
+    cdef object x, row_sums
+    cdef Target to
+    cdef const float *data
+    cdef int64_t rows, columns
+
+    cdef int go(self) except -1:
+        cdef int64_t bad = 0
+        cdef cq_status status
+        with nogil:
+            status = cq_quantize(threads, self.data, self.rows, self.columns, self.to.coded, &bad)
+        return check_rows(status, bad, "x")
+
+
 def quantize(x, form, row_sums=None) -> Coded:
     """x float32 (rows, columns) → codes in `form` (see Target); row_sums int32 (rows,) gets the sums of each row's codes."""
-    cdef int64_t rows = x.shape[0], columns = x.shape[1], bad = 0
-    cdef Target to = Target(rows, columns, form)
-    cdef const float *data = <const float *>pointer(x, "x", "f", 2, rows, columns)
-    cdef cq_status status
+    cdef Coding step = Coding()
+    step.x, step.row_sums, step.rows, step.columns = x, row_sums, x.shape[0], x.shape[1]
+    step.to = Target(step.rows, step.columns, form)
+    step.data = <const float *>pointer(x, "x", "f", 2, step.rows, step.columns)
     if row_sums is not None:
-        to.codes.row_sums = <int32_t *>pointer(row_sums, "row_sums", "i", 1, rows, -1, True)
-    with nogil:
-        status = cq_quantize(threads, data, rows, columns, to.coded, &bad)
-    check_rows(status, bad, "x")
-    return to.result
+        step.to.codes.row_sums = <int32_t *>pointer(row_sums, "row_sums", "i", 1, step.rows, -1, True)
+    step.first()
+    return step.to.result
 
 
 def min_max(x) -> tuple[float, float]:
@@ -421,21 +506,25 @@ def matmul_integer(Coded a not None, Weight w not None):
 
 cdef class Epilogue:
     """What follows a product, and the arrays that it fills; see cq_epilogue. form: of the result; of the norm's where there is
-    one. norm: None, or (weight, bias, eps, rms). keep: which results are made. "result": the one in `form`. "both": that, and,
+    one. norm: None, or (weight, bias, eps, rms). gated: the result is act(gate) * up of halves of the columns. keep: which results are made. "result": the one in `form`. "both": that, and,
     where it is in codes, the same in float32. "sum": that, and what was normed."""
     cdef cq_epilogue e
     cdef cq_norm n
     cdef Target floats, sums, coded
     cdef object arrays
 
-    def __init__(self, int64_t rows, int64_t columns, bias, bias_i32, activation, residual, form, norm, str keep, sum_form, out):
+    def __init__(self, int64_t rows, int64_t columns, bias, bias_i32, activation, residual, form, norm, str keep, sum_form, out,
+                 bint gated=False):
         cdef bint wants_sum = keep == "sum", both = keep == "both"
+        cdef int64_t width = columns // 2 if gated else columns
+        if gated and (columns % 2 or keep != "result" or norm is not None or residual is not None or out is not None):
+            raise CqError("gated: takes an even number of columns, and no norm, residual or other results")
         if not (wants_sum or both or keep == "result") or (wants_sum and norm is None):
             raise CqError(f"keep: {keep!r} is not 'result', 'both', or, with a norm, 'sum'")
         self.arrays = bias, bias_i32, residual, norm
         self.e.bias = <const float *>optional(bias, "bias", "f", 1, columns, -1)
         self.e.bias_i32 = <const int32_t *>optional(bias_i32, "bias_i32", "i", 1, columns, -1)
-        self.e.activation = activation_of(activation)
+        self.e.activation, self.e.gated = activation_of(activation), gated
         self.e.residual_stride = self.e.out_stride = columns
         if isinstance(residual, Coded):
             self.e.residual_coded = &(<Coded>residual).c
@@ -444,11 +533,11 @@ cdef class Epilogue:
         else:
             self.e.residual = <const float *>optional(residual, "residual", "f", 2, rows, columns)
         if form is not None:
-            self.coded = Target(rows, columns, form)
+            self.coded = Target(rows, width, form)
             self.e.codes = self.coded.coded
         if form is None or both:
             if out is None:
-                self.floats = Target(rows, columns, None)
+                self.floats = Target(rows, width, None)
             else:
                 self.floats = Target.__new__(Target)
                 self.floats.result, self.floats.floats = out, <float *>pointer(out, "x", "f", 2, rows, columns, True)
@@ -461,7 +550,9 @@ cdef class Epilogue:
             else:
                 self.e.sum_codes = self.sums.coded
         if norm is None:
-            if self.floats is not None:
+            if gated and self.floats is not None:
+                self.e.norm_out = self.floats.floats
+            elif self.floats is not None:
                 self.e.out = self.floats.floats
             return
         weight, norm_bias, self.n.eps, self.n.rms = norm
@@ -478,41 +569,57 @@ cdef class Epilogue:
         return result, (self.sums if keep == "sum" else self.floats).result
 
 
+cdef class Product(Step):
+    cdef object x
+    cdef Coded coded
+    cdef Weight w
+    cdef Epilogue to
+    cdef const float *floats
+    cdef cq_codes inside
+    cdef bint codes_inside
+    cdef int64_t m, k
+
+    cdef int go(self) except -1:
+        cdef int64_t bad = 0
+        cdef cq_status status
+        with nogil:
+            if self.codes_inside:
+                status = cq_linear_coding(threads, self.floats, self.m, self.k, &self.inside, &self.w.w, &self.to.e, &bad)
+            elif self.floats:
+                status = cq_linear_f32(threads, self.floats, self.m, self.k, &self.w.w, &self.to.e, &bad)
+            else:
+                status = cq_linear_i8(threads, &self.coded.c, self.m, &self.w.w, &self.to.e, &bad)
+        return check_rows(status, bad, "linear")
+
+
 def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, residual=None, form=None, norm=None,
-           str keep="result", sum_form=None, coding=None):
+           str keep="result", sum_form=None, coding=None, bint gated=False):
     """norm(act(x w + bias) + residual) in `form` (see Target and Epilogue). x Coded (integer products) or float32 (m, k)
     (weight-only; or with `coding`, the form of one row's or given parameters, coded on the way in). bias float32 (n,), bias_i32
-    int32 (n,) at scale x.scale * w.scale; residual float32 (m, n) or Coded."""
-    cdef Coded coded = x if isinstance(x, Coded) else None
-    cdef int64_t m = x.shape[0], k = x.shape[1], bad = 0
+    int32 (n,) at scale x.scale * w.scale; residual float32 (m, n) or Coded. gated: act(gate) * up (m, n / 2) of the halves of
+    x w + bias."""
+    cdef Product step = Product()
+    cdef int64_t m = x.shape[0], k = x.shape[1]
+    step.coded = x if isinstance(x, Coded) else None
+    step.x, step.w, step.m, step.k = x, w, m, k
     if k != w.k:
         raise CqError(f"x: {k} columns do not match the {w.k} rows of the weight")
     if w.scales is None:
         raise CqError("w: the packed weight has no scales; pack a QTensor")
-    if coded is not None and not coded.by_rows():
+    if step.coded is not None and not step.coded.by_rows():
         raise CqError("x: products take one scale, or one per row")
-    cdef Epilogue to = Epilogue(m, w.n, bias, bias_i32, activation, residual, form, norm, keep, sum_form, None)
-    cdef const float *floats = NULL
-    cdef cq_codes inside
-    cdef bint codes_inside = coding is not None
-    cdef cq_status status
-    if coded is None:
-        floats = <const float *>pointer(x, "x", "f", 2, m, k)
-    if codes_inside:
-        if floats == NULL or len(coding) not in (2, 4):
+    step.to = Epilogue(m, w.n, bias, bias_i32, activation, residual, form, norm, keep, sum_form, None, gated)
+    step.codes_inside = coding is not None
+    if step.coded is None:
+        step.floats = <const float *>pointer(x, "x", "f", 2, m, k)
+    if step.codes_inside:
+        if step.floats == NULL or len(coding) not in (2, 4):
             raise CqError("coding: is for float32 x, and takes one form for a row")
-        inside.symmetric, inside.is_signed, inside.dynamic = coding[1], coding[0] == "int8", len(coding) == 2
-        inside.stride, inside.group, inside.column_scales, inside.column_inverses, inside.row_sums = k, 0, NULL, NULL, NULL
-        inside.scale, inside.zero_point = coding[2:] if len(coding) == 4 else (1.0, 0)
-    with nogil:
-        if codes_inside:
-            status = cq_linear_coding(threads, floats, m, k, &inside, &w.w, &to.e, &bad)
-        elif floats:
-            status = cq_linear_f32(threads, floats, m, k, &w.w, &to.e, &bad)
-        else:
-            status = cq_linear_i8(threads, &coded.c, m, &w.w, &to.e, &bad)
-    check_rows(status, bad, "linear")
-    return to.results(keep)
+        step.inside.symmetric, step.inside.is_signed, step.inside.dynamic = coding[1], coding[0] == "int8", len(coding) == 2
+        step.inside.stride = k
+        step.inside.scale, step.inside.zero_point = coding[2:] if len(coding) == 4 else (1.0, 0)
+    step.first()
+    return step.to.results(keep)
 
 
 def finish(x, bias=None, activation=None, residual=None, form=None, norm=None, str keep="result", sum_form=None):
@@ -529,51 +636,76 @@ def finish(x, bias=None, activation=None, residual=None, form=None, norm=None, s
 
 # --- the rest of a transformer -----------------------------------------------------------------------------------------------
 
+cdef class Norming(Step):
+    cdef object arrays
+    cdef int64_t rows, columns
+    cdef cq_norm_args a
+    cdef Target y, codes, total
+
+    cdef int go(self) except -1:
+        cdef int64_t bad = 0
+        cdef cq_status status
+        with nogil:
+            status = cq_norm_rows(threads, &self.a, self.rows, self.columns, &bad)
+        return check_rows(status, bad, "norm")
+
+
 def norm(x, weight, bias, float eps, bint rms, residual=None, form=None, bint keep_float=True, bint keep_sum=False):
     """Layer or RMS norm of x + residual: (y float32 or None, y in codes or None, x + residual or None)."""
-    cdef int64_t rows = x.shape[0], columns = x.shape[1], bad = 0
-    cdef cq_norm_args a
-    cdef Target y = Target(rows, columns, None) if keep_float else None
-    cdef Target codes = Target(rows, columns, form) if form is not None else None
-    cdef Target total = Target(rows, columns, None) if keep_sum else None
-    cdef cq_status status
-    a.x = <const float *>pointer(x, "x", "f", 2, rows, columns)
-    a.residual = <const float *>optional(residual, "residual", "f", 2, rows, columns)
-    a.norm.weight = <const float *>pointer(weight, "weight", "f", 1, columns, -1)
-    a.norm.bias = <const float *>optional(bias, "bias", "f", 1, columns, -1)
-    a.norm.eps, a.norm.rms = eps, rms
-    a.sum = total.floats if total is not None else NULL
-    a.y = y.floats if y is not None else NULL
-    a.codes = codes.coded if codes is not None else NULL
-    with nogil:
-        status = cq_norm_rows(threads, &a, rows, columns, &bad)
-    check_rows(status, bad, "norm")
-    return (y.result if y is not None else None, codes.result if codes is not None else None,
-            total.result if total is not None else None)
+    cdef Norming step = Norming()
+    cdef int64_t rows = x.shape[0], columns = x.shape[1]
+    step.rows, step.columns, step.arrays = rows, columns, (x, weight, bias, residual)
+    step.y = Target(rows, columns, None) if keep_float else None
+    step.codes = Target(rows, columns, form) if form is not None else None
+    step.total = Target(rows, columns, None) if keep_sum else None
+    step.a.x = <const float *>pointer(x, "x", "f", 2, rows, columns)
+    step.a.residual = <const float *>optional(residual, "residual", "f", 2, rows, columns)
+    step.a.norm.weight = <const float *>pointer(weight, "weight", "f", 1, columns, -1)
+    step.a.norm.bias = <const float *>optional(bias, "bias", "f", 1, columns, -1)
+    step.a.norm.eps, step.a.norm.rms = eps, rms
+    step.a.sum = step.total.floats if step.total is not None else NULL
+    step.a.y = step.y.floats if step.y is not None else NULL
+    step.a.codes = step.codes.coded if step.codes is not None else NULL
+    step.first()
+    return (step.y.result if step.y is not None else None, step.codes.result if step.codes is not None else None,
+            step.total.result if step.total is not None else None)
+
+
+cdef class Gating(Step):
+    cdef object g, u
+    cdef int64_t rows, columns
+    cdef Target to
+    cdef cq_activation act
+    cdef const float *gf
+    cdef const float *uf
+    cdef const cq_coded *gc
+    cdef const cq_coded *uc
+
+    cdef int go(self) except -1:
+        cdef int64_t bad = 0
+        cdef cq_status status
+        with nogil:
+            status = cq_gate(threads, self.gf, self.uf, self.gc, self.uc, self.act, self.rows, self.columns, self.to.floats,
+                             self.to.coded, &bad)
+        return check_rows(status, bad, "gate")
 
 
 def gate(g, u, activation, form=None):
     """act(g) * u, both (rows, columns) float32 or Coded, in `form`."""
-    cdef int64_t rows = g.shape[0], columns = g.shape[1], bad = 0
-    cdef Target to = Target(rows, columns, form)
-    cdef cq_activation act = activation_of(activation)
-    cdef const float *gf = NULL
-    cdef const float *uf = NULL
-    cdef const cq_coded *gc = NULL
-    cdef const cq_coded *uc = NULL
-    cdef cq_status status
+    cdef Gating step = Gating()
+    cdef int64_t rows = g.shape[0], columns = g.shape[1]
+    step.g, step.u, step.rows, step.columns = g, u, rows, columns
+    step.to, step.act = Target(rows, columns, form), activation_of(activation)
     if (rows, columns) != tuple(u.shape):
         raise CqError(f"up: need shape ({rows}, {columns}) like the gate's, got {tuple(u.shape)}")
     if not all(not isinstance(one, Coded) or (<Coded>one).by_rows() for one in (g, u)):
         raise CqError("gate: need codes with one scale, or one per row")
-    if isinstance(g, Coded): gc = &(<Coded>g).c
-    else: gf = <const float *>pointer(g, "gate", "f", 2, rows, columns)
-    if isinstance(u, Coded): uc = &(<Coded>u).c
-    else: uf = <const float *>pointer(u, "up", "f", 2, rows, columns)
-    with nogil:
-        status = cq_gate(threads, gf, uf, gc, uc, act, rows, columns, to.floats, to.coded, &bad)
-    check_rows(status, bad, "gate")
-    return to.result
+    if isinstance(g, Coded): step.gc = &(<Coded>g).c
+    else: step.gf = <const float *>pointer(g, "gate", "f", 2, rows, columns)
+    if isinstance(u, Coded): step.uc = &(<Coded>u).c
+    else: step.uf = <const float *>pointer(u, "up", "f", 2, rows, columns)
+    step.first()
+    return step.to.result
 
 
 def rope(x, int64_t heads, int64_t dim, cosine, sine, position):
@@ -590,29 +722,42 @@ def rope(x, int64_t heads, int64_t dim, cosine, sine, position):
         cq_rope(threads, data, tokens, heads, dim, width, c, s, at)
 
 
+cdef class Embedding(Step):
+    cdef object arrays
+    cdef cq_embed_args a
+    cdef int64_t tokens, columns
+    cdef Target to
+
+    cdef int go(self) except -1:
+        with nogil:
+            cq_embed(threads, &self.a, self.tokens, self.columns, self.to.floats)
+        return 0
+
+
 def embed(id, word, position=None, position_table=None, type=None, type_table=None):
     """float32 (tokens, columns) = word[id] + position_table[position] + type_table[type]. word: float32 (vocabulary, columns),
     or a Weight (columns, vocabulary). Ids must be in range: the caller checks."""
-    cdef cq_embed_args a
+    cdef Embedding step = Embedding()
     cdef int64_t tokens = id.shape[0], columns
     cdef Weight packed
-    a.word_f32, a.word_i8, a.scales, a.zero_points, a.panel = NULL, NULL, NULL, NULL, 1
+    step.a.panel = 1
     if isinstance(word, Weight):
         packed = word
         columns = packed.k
-        a.word_i8, a.scales, a.zero_points, a.panel = packed.w.panels, packed.w.scales, packed.w.zero_points, CQ_PANEL
+        step.a.word_i8, step.a.scales, step.a.zero_points = packed.w.panels, packed.w.scales, packed.w.zero_points
+        step.a.panel = CQ_PANEL
     else:
         columns = word.shape[1]
-        a.word_f32 = <const float *>pointer(word, "word", "f", 2, -1, columns)
-    a.id = <const int32_t *>pointer(id, "id", "i", 1, tokens, -1)
-    a.position_table = <const float *>optional(position_table, "position_table", "f", 2, -1, columns)
-    a.position = <const int32_t *>optional(position, "position", "i", 1, tokens, -1)
-    a.type_table = <const float *>optional(type_table, "type_table", "f", 2, -1, columns)
-    a.type = <const int32_t *>optional(type, "type", "i", 1, tokens, -1)
-    cdef Target to = Target(tokens, columns, None)
-    with nogil:
-        cq_embed(threads, &a, tokens, columns, to.floats)
-    return to.result
+        step.a.word_f32 = <const float *>pointer(word, "word", "f", 2, -1, columns)
+    step.tokens, step.columns, step.arrays = tokens, columns, (id, word, position, position_table, type, type_table)
+    step.a.id = <const int32_t *>pointer(id, "id", "i", 1, tokens, -1)
+    step.a.position_table = <const float *>optional(position_table, "position_table", "f", 2, -1, columns)
+    step.a.position = <const int32_t *>optional(position, "position", "i", 1, tokens, -1)
+    step.a.type_table = <const float *>optional(type_table, "type_table", "f", 2, -1, columns)
+    step.a.type = <const int32_t *>optional(type, "type", "i", 1, tokens, -1)
+    step.to = Target(tokens, columns, None)
+    step.first()
+    return step.to.result
 
 
 def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float scale, form=None):
@@ -662,6 +807,119 @@ def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float 
         status = cq_attention_i8(threads, &a, &q, &k, &v, scale_stride, to.floats, to.coded)
     check(status, "attention")
     return to.result
+
+
+# --- generation --------------------------------------------------------------------------------------------------------------
+
+cdef class Kept:
+    """Keys and values that sequences have kept in one layer, as cq_kept says: what `attend` reads and writes. `put` names a
+    sequence's arrays, and a recorded `attend` sees the latest ones. dtype: "float32" or "int8"."""
+    cdef cq_kept *kept
+    cdef list arrays
+    cdef readonly int64_t sequences, kv_heads, dim
+    cdef readonly str dtype
+
+    def __init__(self, int64_t sequences, int64_t kv_heads, int64_t dim, str dtype):
+        self.sequences, self.kv_heads, self.dim, self.dtype = sequences, kv_heads, dim, dtype
+        self.arrays = [None] * sequences
+        self.kept = <cq_kept *>calloc(max(1, sequences), sizeof(cq_kept))
+        if self.kept == NULL:
+            raise MemoryError("kept: no memory for the sequences")
+
+    def __dealloc__(self):
+        free(self.kept)
+
+    def put(self, int64_t sequence, int64_t length, int64_t capacity, keys, values, start=None, scales=None) -> None:
+        """The arrays of a sequence of `length` tokens, flat: kv_heads * capacity times dim (keys; in int8 a multiple of 4), dim as a
+        multiple of 16 (values), 1 (start) and 3 (scales)."""
+        cdef bint floats = self.dtype == "float32"
+        cdef str kind = "f" if floats else "b"
+        if not 0 <= sequence < self.sequences or capacity < 64 or capacity % 64:
+            raise CqError(f"capacity: need a multiple of 64 for one of {self.sequences} sequences, got {capacity} for {sequence}")
+        cdef int64_t each = self.kv_heads * capacity, dim4 = (self.dim + 3) // 4 * 4, dim16 = (self.dim + 15) // 16 * 16
+        cdef cq_kept *to = self.kept + sequence
+        to.keys = pointer(keys, "keys", kind, 1, each * (self.dim if floats else dim4), -1, True)
+        to.values = pointer(values, "values", kind, 1, each * dim16, -1, True)
+        to.start = <int32_t *>(NULL if floats else pointer(start, "start", "i", 1, each, -1, True))
+        to.scales = <float *>(NULL if floats or scales is None else pointer(scales, "scales", "f", 1, 3 * each, -1, True))
+        to.capacity = capacity
+        self.arrays[sequence] = keys, values, start, scales
+        self.move(sequence, length)
+
+    def move(self, int64_t sequence, int64_t length) -> None:
+        """The sequence has `length` tokens from now on."""
+        if not 0 <= sequence < self.sequences or not 0 <= length <= self.kept[sequence].capacity:
+            raise CqError(f"length: no room for {length} tokens in sequence {sequence}")
+        self.kept[sequence].length = length
+
+
+cdef class Attending(Step):
+    cdef cq_kept_args a
+    cdef Kept kept
+    cdef object arrays
+    cdef cq_codes form
+    cdef Target to
+    cdef float *x
+    cdef int64_t angles
+
+    cdef int go(self) except -1:
+        cdef int64_t bad = 0, s, needed
+        cdef cq_status status
+        for s in range(self.a.sequences):
+            needed = self.kept.kept[s].length + self.a.offsets[s + 1] - self.a.offsets[s]
+            if needed > self.kept.kept[s].capacity or (self.a.cosine != NULL and needed > self.angles):
+                raise CqError(f"kept: sequence {s} has no room, or no angles, for {needed} tokens")
+        with nogil:
+            status = cq_attention_kept(threads, &self.a, self.x, self.to.floats, &bad)
+        return check_rows(status, bad, "attention")
+
+
+def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=None, sine=None, coding=None,
+           form=None):
+    """Causal attention of new tokens to themselves and to what their sequences have kept; see cq_attention_kept. qkv float32
+    (tokens, (heads + 2 kv_heads) dim), rotated in place by cosine and sine (positions, dim / 2) where given. coding: None where
+    float32 is kept; else PerHead, or Smoothed of the three. offsets int32 (sequences + 1,) from 0 to tokens, one
+    sequence for each that is kept. -> (tokens, heads * dim) in `form`: float32 or, of codes, static codes."""
+    cdef Attending step = Attending()
+    cdef int64_t tokens = qkv.shape[0], width = (heads + 2 * kept.kv_heads) * kept.dim
+    cdef bint by_column = coding is not None and len(coding) == 5
+    step.kept, step.arrays = kept, (qkv, offsets, cosine, sine, coding)
+    step.x = <float *>pointer(qkv, "qkv", "f", 2, tokens, width, True)
+    step.a.offsets = <const int32_t *>pointer(offsets, "offsets", "i", 1, kept.sequences + 1, -1)
+    step.a.sequences, step.a.heads, step.a.kv_heads, step.a.dim = kept.sequences, heads, kept.kv_heads, kept.dim
+    step.a.scale, step.a.kept = scale, kept.kept
+    if (coding is None) != (kept.dtype == "float32") or any(arrays is None for arrays in kept.arrays):
+        raise CqError(f"coding: {coding}, where {kept.dtype} is kept, or sequences without arrays")
+    if heads % kept.kv_heads or (tokens and not 0 <= offsets[0] <= offsets[-1] == tokens):
+        raise CqError(f"offsets, heads: {offsets} of {tokens} tokens, {heads} heads over {kept.kv_heads}")
+    if cosine is not None:
+        step.angles = cosine.shape[0]
+        step.a.cosine = <const float *>pointer(cosine, "cosine", "f", 2, -1, kept.dim // 2)
+        step.a.sine = <const float *>pointer(sine, "sine", "f", 2, step.angles, kept.dim // 2)
+    if coding is not None:
+        step.form.is_signed, step.form.symmetric, step.form.dynamic = coding[0] == "int8", coding[1], not by_column
+        if by_column:
+            step.form.column_scales = <const float *>pointer(coding[4].scale, "scale", "f", 2, 1, width)
+            step.form.column_inverses = <const float *>pointer(coding[4].inverse, "inverse", "f", 2, 1, width)
+            step.form.column_zero_points = <const int32_t *>pointer(coding[4].zero_point, "zero_point", "i", 2, 1, width)
+            to_keys, to_values = heads * kept.dim, (heads + kept.kv_heads) * kept.dim
+            step.a.q.scale, step.a.k.scale, step.a.v.scale = coding[2][0, 0], coding[2][0, to_keys], coding[2][0, to_values]
+            step.a.q.zero_point, step.a.k.zero_point, step.a.v.zero_point = (coding[3][0, 0], coding[3][0, to_keys],
+                                                                             coding[3][0, to_values])
+        elif tuple(coding) != ("int8", True, kept.dim) or any(arrays[3] is None for arrays in kept.arrays):
+            raise CqError(f"coding: codes of each head's own are int8 symmetric with kept scales, got {coding}")
+        else:
+            step.form.group = kept.dim
+        step.a.form = &step.form
+        step.a.q.is_signed = step.a.k.is_signed = step.a.v.is_signed = step.form.is_signed
+    elif form is not None:
+        raise CqError("attend: float32 inputs give float32; quantize the result")
+    step.to = Target(tokens, heads * kept.dim, form)
+    if step.to.codes.dynamic or step.to.codes.column_scales:
+        raise CqError("form: attention gives float32 or codes of a given scale; quantize the result for each row's own")
+    step.a.codes = step.to.coded
+    step.first()
+    return step.to.result
 
 
 _start()

@@ -2,8 +2,7 @@
  * tiles once, then blocks of queries run over them, so scores live only in a block's scratch. */
 #include <string.h>
 
-#include "affine.h"
-#include "kernel.h"
+#include "attention.h"
 #include "threads.h"
 
 #define QUERIES 24 /* rows of a block: four tiles of six */
@@ -19,9 +18,6 @@ typedef struct {
     const cq_codes *codes;
     int64_t longest;
 } attention_job;
-
-static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static cq_status run_attention(int threads, attention_job *job, void (*member)(void *, cq_queue *)) {
     const cq_attention_args *a = job->a;
@@ -124,37 +120,22 @@ typedef struct {
     int8_t *keys, *values; /* panels: K transposed (dim4, length64), V (length4, dim16) */
     int32_t *start;        /* (length64): minus q's zero point times each key's sum */
     cq_key_scales scales;  /* (length64), where tokens have their own */
-    uint8_t *queries;      /* (CQ_TILE_ROWS, dim4) uint8 */
-    int32_t *scores;       /* (CQ_TILE_ROWS, length64) */
-    uint8_t *weights;      /* (CQ_TILE_ROWS, length64): exp in 1/255 */
+    query_scratch q;
 } int8_scratch;
-
-static const int32_t nothing[CQ_TILE];
-
-static uint8_t flip_of(const cq_coded *c) { return c->is_signed ? 0x80 : 0; }
 
 /* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores of a
  * query. The query's does: it multiplies the sum of the key's codes. */
 static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, const int8_scratch *s) {
     const cq_coded *k = job->kc;
-    const int64_t dim = job->a->dim, dim4 = up(dim, 4), whole = dim / 4 * 4, panel = dim4 * CQ_PANEL;
-    const uint8_t flip = flip_of(k) ^ 0x80;
-    const uint32_t flips = flip * 0x01010101u;
+    const int64_t dim = job->a->dim, dim4 = up(dim, 4), panel = dim4 * CQ_PANEL;
     for (int64_t t = 0; t < at->length; t++) {
         const uint8_t *key = (const uint8_t *)k->codes + (at->first + t) * k->stride + at->g * dim;
-        int8_t *lane = s->keys + t / CQ_PANEL * panel + t % CQ_PANEL * 4;
-        for (int64_t d = 0; d < whole; d += 4) {
-            uint32_t four;
-            memcpy(&four, key + d, 4);
-            four ^= flips;
-            memcpy(lane + d * CQ_PANEL, &four, 4);
-        }
-        for (int64_t d = whole; d < dim; d++) lane[whole * CQ_PANEL + d % 4] = (int8_t)(key[d] ^ flip);
+        lay_key(key, dim, flip_of(k) ^ 0x80, s->keys + t / CQ_PANEL * panel + t % CQ_PANEL * 4);
     }
-    memset(s->queries, q_zero, (size_t)dim4); /* the sums of all keys times q's zero point are a product too */
+    memset(s->q.queries, q_zero, (size_t)dim4); /* the sums of all keys times q's zero point are a product too */
     const int width = cq_active->panels;
     for (int64_t p = 0, panels = up(at->length, CQ_PANEL) / CQ_PANEL; p < panels; p += width)
-        cq_active->tile_i8(s->queries, dim4, 1, s->keys + p * panel, panel, (int)min(width, panels - p), dim4 / 4, nothing,
+        cq_active->tile_i8(s->q.queries, dim4, 1, s->keys + p * panel, panel, (int)min(width, panels - p), dim4 / 4, nothing,
                            s->start + p * CQ_PANEL, 0);
     for (int64_t t = 0; t < at->length; t++) s->start[t] = -s->start[t];
 }
@@ -179,106 +160,41 @@ static void lay_values(const attention_job *job, const place *at, int8_t *panels
     }
 }
 
-/* At least log2(x), x positive: its exponent and mantissa read as one number lie below it by 0.0861 at most. */
-static float log2_above(float x) {
-    int32_t bits;
-    memcpy(&bits, &x, 4);
-    const float log = (float)bits * 0x1p-23f - 126.913f;
-    return log < -60.0f ? -60.0f : log;
-}
-
-static int is_zero(const int8_t *codes, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (codes[i]) return 0;
-    return 1;
-}
-
 static void lay_scales(const attention_job *job, const place *at, const int8_scratch *s) {
     for (int64_t t = 0; t < at->length; t++) {
         const int64_t row = (at->first + t) * job->scale_stride + at->g;
         const int8_t *values = (const int8_t *)job->vc->codes + (at->first + t) * job->vc->stride + at->g * job->a->dim;
-        float of_values = job->vc->scales[row];
-        if (of_values == 1.0f && is_zero(values, job->a->dim))
-            of_values = 0.0f; /* or its weight, of nothing, would push those of small values out of their codes */
-        s->scales.keys[t] = job->kc->scales[row], s->scales.values_255[t] = 255.0f * of_values;
-        s->scales.logs[t] = log2_above(of_values);
+        lay_scale(&s->scales, t, job->kc->scales[row], job->vc->scales[row], values, job->a->dim);
     }
-}
-
-/* What the sums of weights times values become; their rows are set block by block. */
-static void set_strip(const attention_job *job, int64_t d, cq_strip *s) {
-    const cq_codes *codes = job->codes;
-    s->columns = (int)min(CQ_TILE, job->a->dim - d);
-    for (int i = 0; i < CQ_TILE; i++) {
-        s->zero_points[i] = job->vc->zero_point - (job->vc->is_signed ? 0 : 128);
-        s->scales[i] = job->vc->scales ? 1.0f : job->vc->scale;
-        if (codes) {
-            s->code_scales[i] = codes->scale, s->code_zeros[i] = (float)codes->zero_point;
-            s->code_inverses[i] = cq_inverse(codes->scale);
-        }
-    }
-    s->stride = codes ? codes->stride : job->y_stride;
-    if (codes) cq_code_range(codes->is_signed, codes->symmetric, &s->qmin, &s->qmax);
 }
 
 static void attend_i8(const attention_job *job, int64_t task, const int8_scratch *s, cq_strip *strip) {
     const cq_attention_args *a = job->a;
     const place at = place_of(a, task);
-    const int64_t dim = a->dim, dim4 = up(dim, 4), length4 = up(at.length, 4), length64 = up(at.length, 64);
-    const int width = cq_active->panels, scaled = job->qc->scales != NULL;
-    const float base = a->scale * 1.44269504f, factor = base * job->qc->scale * job->kc->scale;
-    const uint8_t q_flip = flip_of(job->qc);
-    lay_keys(job, &at, job->qc->zero_point + q_flip, s);
+    const int scaled = job->qc->scales != NULL;
+    lay_keys(job, &at, job->qc->zero_point + flip_of(job->qc), s);
     lay_values(job, &at, s->values);
     if (scaled) lay_scales(job, &at, s);
-    _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
+    const attention_i8 all = {.dim = a->dim, .scale = a->scale, .q = *job->qc, .k = *job->kc, .v = *job->vc, .y = job->y,
+                              .codes = job->codes};
+    const laid_i8 laid = {s->keys, s->values, up(at.length, 4) * CQ_PANEL, s->start, s->scales};
+    const int64_t y_stride = job->codes ? job->codes->stride : job->y_stride;
     for (int64_t i = 0; i < at.length; i += CQ_TILE_ROWS) {
-        const int rows = (int)min(CQ_TILE_ROWS, at.length - i);
-        const int64_t seen = keys_for(a, at.length, i + rows), panels = up(seen, 16) / 16;
-        int32_t sums[CQ_TILE_ROWS];
-        float inverse[CQ_TILE_ROWS], factors[CQ_TILE_ROWS];
-        int64_t visible[CQ_TILE_ROWS];
-        for (int r = 0; r < rows; r++) {
-            const uint8_t *q = (const uint8_t *)job->qc->codes + (at.first + i + r) * job->qc->stride + at.h * dim;
-            if (q_flip) cq_active->flip(q, dim, s->queries + r * dim4);
-            else memcpy(s->queries + r * dim4, q, (size_t)dim);
-        }
-        for (int64_t p = 0; p < panels; p += width)
-            cq_active->tile_i8(s->queries, dim4, rows, s->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL,
-                               (int)min(width, panels - p), dim4 / 4, s->start + p * CQ_PANEL, s->scores + p * CQ_PANEL,
-                               length64);
-        for (int r = 0; r < rows; r++) {
-            visible[r] = a->causal ? i + r + 1 : at.length;
-            if (scaled) factors[r] = base * job->qc->scales[(at.first + i + r) * job->scale_stride + at.h];
-        }
-        if (scaled) {
-            float totals[CQ_TILE_ROWS];
-            cq_active->softmax_scaled(s->scores, length64, rows, visible, up(seen, 4), factors, &s->scales, s->weights, totals);
-            for (int r = 0; r < rows; r++) inverse[r] = 1.0f / (255.0f * totals[r]);
-        } else {
-            cq_active->softmax_i8(s->scores, length64, rows, visible, up(seen, 4), factor, s->weights, sums);
-            for (int r = 0; r < rows; r++) inverse[r] = 1.0f / (float)sums[r];
-        }
-        strip->row_scales = inverse, strip->row_sums = scaled ? NULL : sums;
-        for (int64_t d = 0; d < dim; d += CQ_TILE) {
-            if (dim > CQ_TILE || !i) set_strip(job, d, strip);
-            for (int p = 0; p * CQ_PANEL < strip->columns; p += width)
-                cq_active->tile_i8(s->weights, length64, rows, s->values + (d + p * CQ_PANEL) * length4, length4 * CQ_PANEL,
-                                   (int)min(width, up(strip->columns, CQ_PANEL) / CQ_PANEL - p), up(seen, 4) / 4, nothing,
-                                   acc + p * CQ_PANEL, CQ_TILE);
-            const int64_t place = (at.first + i) * strip->stride + at.h * dim + d;
-            if (job->codes) strip->codes = (uint8_t *)job->codes->codes + place;
-            else strip->out = job->y + place;
-            cq_active->store_i8(acc, CQ_TILE, rows, strip, 0);
-        }
+        const int64_t token = at.first + i;
+        const query_rows rows = {
+            .rows = (int)min(CQ_TILE_ROWS, at.length - i), .visible = a->causal ? i + 1 : at.length, .visible_step = a->causal,
+            .q = (const uint8_t *)job->qc->codes + token * job->qc->stride + at.h * a->dim, .q_step = job->qc->stride,
+            .scales = scaled ? job->qc->scales + token * job->scale_stride + at.h : NULL, .scale_step = job->scale_stride,
+            .to = token * y_stride + at.h * a->dim, .to_step = y_stride};
+        attend_rows(&all, &laid, &rows, &s->q, strip);
     }
 }
 
 static void attention_i8_member(void *context, cq_queue *queue) {
     const attention_job *job = context;
-    const int64_t length = up(job->longest, 64), dim4 = up(job->a->dim, 4), dim16 = up(job->a->dim, 16), lines = CQ_TILE_ROWS;
+    const int64_t length = up(job->longest, 64), dim4 = up(job->a->dim, 4), dim16 = up(job->a->dim, 16);
     const int64_t keys = length * dim4, values = length * dim16;
-    uint8_t *scratch = cq_scratch(keys + values + length * 16 + lines * (up(dim4, 64) + length * 5));
+    uint8_t *scratch = cq_scratch(keys + values + length * 16 + query_scratch_bytes(dim4, length));
     if (!scratch) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
@@ -287,11 +203,8 @@ static void attention_i8_member(void *context, cq_queue *queue) {
     s.start = (int32_t *)(scratch + keys + values);
     s.scales.keys = (float *)(s.start + length);
     s.scales.values_255 = s.scales.keys + length, s.scales.logs = s.scales.values_255 + length;
-    s.scores = (int32_t *)(s.scales.logs + length);
-    s.weights = (uint8_t *)(s.scores + lines * length);
-    s.queries = s.weights + lines * length;
+    s.q = query_scratch_at(s.scales.logs + length, dim4, length);
     memset(scratch, 0, (size_t)(keys + values + length * 16));
-    memset(s.queries, 0, (size_t)(lines * up(dim4, 64)));
     cq_strip strip = {0};
     for (int64_t task, end; cq_take(queue, &task, &end);)
         for (; task < end; task++) attend_i8(job, task, &s, &strip);

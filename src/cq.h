@@ -106,12 +106,14 @@ typedef struct {
 
 /* What happens to a product before it is stored, in this order:
  *   y = act(product + bias) + residual, to `out` and `sum_codes`; z = norm(y), to `norm_out`; codes of z, or of y where there
- *   is no norm.
+ *   is no norm. Gated, which goes without a residual and a norm: y = product + bias, its columns a gate's and then as many of
+ *   what it gates, z = act(gate) * gated (m, n / 2), to `norm_out`, and codes of z.
  * Each of out, norm_out and codes is optional, but one there must be. The residual is float32 or coded, or absent. */
 typedef struct {
     const float *bias;        /* (n), optional */
     const int32_t *bias_i32;  /* (n), optional: added to the int32 sum (scale x_scale * w_scale) */
     cq_activation activation;
+    int gated;
     const float *residual;    /* (m, n), optional */
     int64_t residual_stride;
     const cq_coded *residual_coded; /* (m, n), optional */
@@ -190,4 +192,38 @@ cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float 
  * codes. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
 cq_status cq_attention_i8(int threads, const cq_attention_args *a, const cq_coded *q, const cq_coded *k, const cq_coded *v,
                           int64_t scale_stride, float *y, const cq_codes *codes);
+
+/* --- generation ---------------------------------------------------------------------------------------------------------- */
+
+/* A sequence's kept keys and values in one layer, laid out as the tiles read them, so that attention copies nothing. capacity:
+ * room in tokens, a multiple of 64; what lies behind `length` tokens is finite. Of every kv head, one after another:
+ *   float32: keys (capacity / 64, dim, 64), values (capacity, dim16);
+ *   int8:    keys in panels (capacity / 16, dim4 / 4, 16, 4), values in panels (dim16 / 16, capacity / 4, 16, 4),
+ *            start (capacity): what scores start from, and, where tokens have their own scales, scales (3, capacity). */
+typedef struct {
+    int64_t length, capacity;
+    void *keys, *values;
+    int32_t *start;
+    float *scales;
+} cq_kept;
+
+/* One layer's attention of new tokens, laid one after another, to themselves and to what their sequences have kept.
+ *   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with `cosine` and
+ * `sine` (positions, dim / 2) queries and keys are rotated by their place in the sequence. Keys and values are then written behind
+ * kept[s].length tokens, where there is room for them; the lengths stay as they are.
+ *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8 symmetric
+ * (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k and v, whose codes
+ * are not read. The form's arrays for results are not used.
+ * The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that cq_attention_f32 or
+ * cq_attention_i8 give for the whole sequences, causal. CQ_NOT_FINITE and *bad as in cq_quantize. */
+typedef struct {
+    const int32_t *offsets; /* (sequences + 1): the new tokens of each */
+    int64_t sequences, heads, kv_heads, dim;
+    float scale;
+    const float *cosine, *sine;
+    const cq_kept *kept;    /* (sequences) */
+    const cq_codes *form, *codes;
+    cq_coded q, k, v;
+} cq_kept_args;
+cq_status cq_attention_kept(int threads, const cq_kept_args *a, float *qkv, float *y, int64_t *bad);
 #endif

@@ -18,6 +18,7 @@ static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
 /* What is left to do for a row whose columns are all there. */
 static void finish_row(gemm_job *job, cq_queue *queue, float *y, float *normed, int64_t row) {
     const cq_epilogue *e = job->e;
+    int64_t n = job->n;
     int finite = 1;
     if (e->sum_codes) finite = cq_active->quantize(y, job->n, e->sum_codes, row);
     if (e->norm) {
@@ -25,7 +26,13 @@ static void finish_row(gemm_job *job, cq_queue *queue, float *y, float *normed, 
         finite &= cq_active->norm(e->norm, y, NULL, job->n, y, z);
         y = z;
     }
-    if (e->codes) finite &= cq_active->quantize(y, job->n, e->codes, row);
+    if (e->gated) {
+        n /= 2;
+        float *z = e->norm_out ? e->norm_out + row * n : y;
+        cq_active->gate(y, y + n, e->activation, n, z);
+        y = z;
+    }
+    if (e->codes) finite &= cq_active->quantize(y, n, e->codes, row);
     if (!finite) note_bad(job, queue, row);
 }
 
@@ -252,7 +259,7 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     const double work = (double)job->m * (double)job->n * (double)k;
     job->k4 = up(k, 4);
     job->column_tiles = (job->n + CQ_TILE - 1) / CQ_TILE;
-    job->whole_rows = e && (e->norm || (e->codes && (e->codes->dynamic || e->out)));
+    job->whole_rows = e && (e->norm || e->gated || (e->codes && (e->codes->dynamic || e->out)));
     atomic_init(&job->bad, INT64_MAX);
     const int by_blocks = job->whole_rows && (threads == 1 || job->m >= threads * ROWS_EACH);
     int64_t most = BLOCK_ROWS;

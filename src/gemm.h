@@ -75,7 +75,7 @@ static void set_columns(const gemm_job *job, cq_strip *s, int64_t column) {
         for (int j = 0; j < n; j++) s->scales[j] *= job->a->scale;
     if (e->bias) memcpy(s->bias, e->bias + column, (size_t)n * 4);
     else memset(s->bias, 0, sizeof s->bias);
-    s->activation = e->activation;
+    s->activation = e->gated ? CQ_IDENTITY : e->activation;
     if (!e->codes || job->whole_rows) return;
     const cq_codes *codes = e->codes;
     cq_code_range(codes->is_signed, codes->symmetric, &s->qmin, &s->qmax);

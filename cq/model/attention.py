@@ -58,6 +58,11 @@ class Attention:
             self._derived = self.query, self.key, self.value, self.forms, result
         return result
 
+    @property
+    def form(self) -> PerHead | Smoothed | None:
+        """The form in which queries, keys and values, side by side, meet; None: float32."""
+        return self._joined()[1]
+
     def _widths(self) -> tuple[int, int, int]:
         return self.heads * self.dim, self.kv_heads * self.dim, self.kv_heads * self.dim
 
@@ -69,6 +74,8 @@ class Attention:
     def __call__(self, x: Activation, batch, site: str, then: Then) -> tuple:
         """x (tokens, hidden) → what follows the output projection. Raises UnsupportedError for sequences longer than MAX_KEYS
         where scores are int8."""
+        if batch.cache is not None:
+            return self._cached(x, batch, site, then)
         if self.forms and batch.longest > MAX_KEYS:
             raise UnsupportedError(f"int8 attention sums at most {MAX_KEYS:,} tokens in int32, this sequence has "
                                    f"{batch.longest:,}; cut it, or use a Scheme with attention='float32'")
@@ -86,6 +93,16 @@ class Attention:
         form = reads if self.forms and isinstance(reads, Fixed) else None
         context = _core.attention(qkv, batch.offsets, self.heads, self.kv_heads, self.causal, self.scale, form)
         batch.tap(site + "context", context)
+        return self.output(Activation.of(context, form), None, then)
+
+    def _cached(self, x: Activation, batch, site: str, then: Then) -> tuple:
+        """The same where the tokens' keys and values join those that the cache holds."""
+        cache = batch.cache.layers[site]
+        qkv = self._project(x, self._joined()[0], None)
+        tables = (None, None) if self.rotary is None else self.rotary.tables(max(batch.cache.bounds))
+        reads = self.output.input_form
+        form = reads if cache.form is not None and isinstance(reads, Fixed) else None
+        context = _core.attend(qkv, batch.offsets, cache.kept, self.heads, self.scale, *tables, cache.form, form)
         return self.output(Activation.of(context, form), None, then)
 
     def _project(self, x: Activation, joint, form) -> np.ndarray | _core.Coded:

@@ -8,16 +8,18 @@ from ..errors import CqError
 
 class Batch:
     """ids, positions int32 (tokens,); offsets int32 (sequences + 1,); longest sequence in tokens. `observe(site, array)`, if
-    given, is shown what flows at each named place (calibration)."""
-    __slots__ = ("ids", "positions", "offsets", "longest", "observe")
+    given, is shown what flows at each named place (calibration). `cache`, if given, is the KVCache that holds what came before
+    these tokens, and takes them in."""
+    __slots__ = ("ids", "positions", "offsets", "longest", "observe", "cache")
 
-    def __init__(self, sequences: list[np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None):
+    def __init__(self, sequences: list[np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None, cache=None):
         lengths = np.array([len(s) for s in sequences], np.int64)
         self.offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         self.ids = np.concatenate(sequences).astype(np.int32)
-        self.positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+        starts = [0] * len(lengths) if cache is None else cache.lengths
+        self.positions = np.concatenate([np.arange(i, i + n, dtype=np.int32) for i, n in zip(starts, lengths)])
         self.longest = int(lengths.max())
-        self.observe = observe
+        self.observe, self.cache = observe, cache
 
     def tap(self, site: str, x) -> None:
         if self.observe is not None:

@@ -2,7 +2,7 @@
 from .. import _core
 from .activation import Activation, Fixed, PerToken, Smoothed
 from .attention import Attention
-from .linear import Linear, QuantizedLinear, Then
+from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 
 
@@ -16,6 +16,17 @@ class FeedForward:
         self.gate: Linear | QuantizedLinear | None = gate
         self.activation = activation
         self.forms: tuple[Fixed, Fixed] | None = None
+        self._derived: tuple = (None,) * 3
+
+    def _joined(self) -> QuantizedLinear | None:
+        """Gate and up as one product, gated in its own pass, where they are in codes and what flows between is float32."""
+        if not isinstance(self.gate, QuantizedLinear) or not isinstance(self.up, QuantizedLinear) or self.forms is not None:
+            return None
+        gate, up, joint = self._derived
+        if gate is not self.gate or up is not self.up:
+            joint = joined((self.gate, self.up))
+            self._derived = self.gate, self.up, joint
+        return joint
 
     def readers(self) -> tuple:
         return (self.up,) if self.gate is None else (self.gate, self.up)
@@ -26,6 +37,8 @@ class FeedForward:
         form = form if isinstance(form, (Fixed, PerToken, Smoothed)) else None
         if self.gate is None:
             hidden = self.up(x, form)
+        elif batch.observe is None and (joint := self._joined()) is not None:
+            hidden = joint.gated(x, self.activation, form)
         else:
             gate_form, up_form = self.forms or (None, None)
             gate, up = self.gate(x, gate_form), self.up(x, up_form)

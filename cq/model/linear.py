@@ -85,6 +85,11 @@ class QuantizedLinear:
         return [a for a in (weight.panels, weight.column_sums, weight.zero_points, weight.scales, self._bias, self._bias_i32,
                             *columns) if a is not None]
 
+    def gated(self, x: Activation, activation: str, form=None) -> np.ndarray | _core.Coded:
+        """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
+        given, coding = x.for_product(self.input_form)
+        return _core.linear(given, self.weight, self._bias, self._bias_i32, activation, None, form, coding=coding, gated=True)
+
     def __call__(self, x: Activation, form=None, then: "Then | None" = None):
         """As Linear's."""
         given, coding = x.for_product(self.input_form)

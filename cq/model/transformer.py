@@ -12,12 +12,16 @@ from .activation import Activation, Fixed
 from .attention import Attention, Rotary
 from .batch import Batch, check_tokens
 from .block import Block, FeedForward
+from .chat import Chat, is_conversation
 from .classifier import Classifier
 from .config import Config
 from .coverage import Coverage, coverage_of, headroom_of
 from .embedding import Embedding
+from .generate import answers
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
+from .sampling import Sampling
+
 
 class _Step(NamedTuple):
     part: Attention | FeedForward
@@ -32,13 +36,15 @@ MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which change
 
 
 class Transformer:
-    """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given."""
+    """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given. `chat`: how the
+    checkpoint converses."""
 
-    def __init__(self, config: Config, weights: dict[str, np.ndarray], tokenizer: Tokenizer | None = None):
+    def __init__(self, config: Config, weights: dict[str, np.ndarray], tokenizer: Tokenizer | None = None,
+                 chat: Chat = Chat()):
         """weights: canonical name → float32 array (see Config.shapes), and biases; kept, never written to, and copied only where
         layers that read the same are laid side by side. Raises CqError where they do not fit the configuration."""
         _check_weights(config, weights)
-        self.config, self.tokenizer, self.strategy = config, tokenizer, None
+        self.config, self.tokenizer, self.strategy, self.chat = config, tokenizer, None, chat
         rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         self.embedding = Embedding(weights["embed.word"], weights.get("embed.position"), weights.get("embed.type"),
                                    None if config.norm_first else self._norm(weights, "embed.norm"), config.position_offset)
@@ -82,7 +88,7 @@ class Transformer:
 
         tokens: list of 1-D integer arrays (ragged), or one 2-D array. A sequence's result does not depend on the others.
         Raises CqError for ids out of range, empty or too long sequences, and where an activation becomes NaN or Inf."""
-        return self._run(tokens, lambda batch: self._hidden(batch).values)
+        return self._run(tokens, lambda batch: self.hidden(batch).values)
 
     def logits(self, tokens: Iterable) -> list[np.ndarray]:
         """Scores of the next token after each position: list of (len, vocab) float32. Raises UnsupportedError where the model
@@ -115,9 +121,50 @@ class Transformer:
         parts = [self._classes(batch) for i in range(0, len(tokens), batch_size) for batch in _batches(tokens[i:i + batch_size])]
         return np.concatenate(parts) if parts else np.empty((0, len(self.config.labels)), np.float32)
 
-    def tokenize(self, text: str) -> np.ndarray:
-        """Token ids of a text, int32 (len,), special tokens included; cut to config.max_length where the model pools or is an
-        encoder."""
+    def generate(self, prompt, max_new_tokens: int = 128, *, temperature: float = 0.0, top_k: int | None = None,
+                 top_p: float | None = None, repetition_penalty: float = 1.0, seed: int | None = None, stop=(),
+                 cache: str | None = None):
+        """What the model says after `prompt`: a text → the text that follows; a conversation, a list of messages {"role": …,
+        "content": …}, which the checkpoint's chat template makes a prompt of → the answer; a 1-D integer array of ids → the ids
+        that follow, int32; a list of such prompts → a list. Prompts of different lengths run together, without padding, and none
+        changes another's result.
+
+        It ends after max_new_tokens, with the model's positions, with a token that the checkpoint says ends a text, or with one
+        of `stop`, texts or token ids; none of these is part of the result. temperature 0 takes the best token each time; else one
+        is drawn, among the top_k best and the fewest best that make up top_p, by `seed` (cq/model/sampling.py says how).
+
+        Keys and values of all tokens are kept, and grow by doubling. cache: "float32", "int8" (symmetric, a scale for each token
+        and head; a static model keeps its own codes), or None, what the model's attention computes in: then a quantized model's
+        scores have the bits of a whole forward pass, unless a scheme takes one range for all tokens of a call.
+
+        Raises UnsupportedError where the model does not continue texts, has no tokenizer's or chat template's work to give or no
+        jinja2 for it; CqError for bad arguments, a prompt that leaves no room, and where a score becomes NaN or Inf."""
+        one = isinstance(prompt, (str, np.ndarray)) or is_conversation(prompt)
+        if not one and not isinstance(prompt, (list, tuple)):
+            raise CqError(f"prompt: need a text, a conversation, a 1-D integer array, or a list of such, got "
+                          f"{type(prompt).__name__}")
+        prompts = [prompt] if one else list(prompt)
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+        pieces: list[list] = [[] for _ in prompts]
+        for i, piece in answers(self, prompts, max_new_tokens, sampling, stop, cache):
+            pieces[i].append(piece)
+        results = [np.array(found, np.int32) if isinstance(given, np.ndarray) else "".join(found)
+                   for given, found in zip(prompts, pieces)]
+        return results[0] if one else results
+
+    def stream(self, prompt, max_new_tokens: int = 128, *, temperature: float = 0.0, top_k: int | None = None,
+               top_p: float | None = None, repetition_penalty: float = 1.0, seed: int | None = None, stop=(),
+               cache: str | None = None) -> Iterator:
+        """`generate` of one prompt, as it comes: pieces of text, whole characters each, or ids for a prompt of ids. Arguments are
+        checked at once."""
+        if not isinstance(prompt, (str, np.ndarray)) and not is_conversation(prompt):
+            raise CqError(f"prompt: need one text, conversation or 1-D integer array, got {type(prompt).__name__}")
+        found = answers(self, [prompt], max_new_tokens, Sampling(temperature, top_k, top_p, repetition_penalty, seed), stop, cache)
+        return (piece for _, piece in found)
+
+    def tokenize(self, text: str, special_tokens: bool = True) -> np.ndarray:
+        """Token ids of a text, int32 (len,); cut to config.max_length where the model pools or is an encoder. special_tokens: with
+        those that the tokenizer puts around a text; a chat template's result has its own."""
         if self.tokenizer is None:
             raise CqError("tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
                           "tokenizer.json beside the weights")
@@ -128,7 +175,7 @@ class Transformer:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise CqError(f"text: character {error.start} is half of a surrogate pair, not a character") from None
-        return np.array((self._cutter or self.tokenizer).encode(text).ids, np.int32)
+        return np.array((self._cutter or self.tokenizer).encode(text, add_special_tokens=special_tokens).ids, np.int32)
 
     def _as_tokens(self, samples) -> list[np.ndarray]:
         """Texts or ids, or one text → checked ids."""
@@ -143,7 +190,7 @@ class Transformer:
         return [rows for batch in _batches(sequences) for rows in batch.split(work(batch))]
 
     def _classes(self, batch: Batch) -> np.ndarray:
-        scores = self.classifier(self._hidden(batch).floats()[batch.offsets[:-1]], batch)
+        scores = self.classifier(self.hidden(batch).floats()[batch.offsets[:-1]], batch)
         try:
             _core.min_max(scores)
         except CqError as error:
@@ -151,15 +198,15 @@ class Transformer:
         return scores
 
     def _scores(self, batch: Batch) -> np.ndarray:
-        scores = self.head(self._hidden(batch, (self.head,)))
+        scores = self.head(self.hidden(batch, (self.head,)))
         try:
             _core.min_max(scores)
         except CqError as error:
             raise CqError(f"logits: {error}") from None
         return scores
 
-    def _hidden(self, batch: Batch, readers: tuple = ()) -> Activation:
-        """(tokens, hidden) for `readers`, or in float32. Norms stand before each part (Llama), where the sum goes on beside them,
+    def hidden(self, batch: Batch, readers: tuple = ()) -> Activation:
+        """Final states (tokens, hidden) for `readers`, or in float32. Norms stand before each part (Llama), where the sum goes on beside them,
         or after it (BERT), where their result does."""
         steps = self._steps(readers)
         if self.config.norm_first:
@@ -190,7 +237,7 @@ class Transformer:
     def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
         """Runs one batch (a list of texts or ids) and shows `observe(site, float32 (tokens, n))` what flows where."""
         for batch in _batches(self._as_tokens(samples), observe):
-            self._hidden(batch) if self.classifier is None else self._classes(batch)
+            self.hidden(batch) if self.classifier is None else self._classes(batch)
 
     def pool(self, hidden: np.ndarray) -> np.ndarray:
         """The embedding (hidden,) of one sequence from its final hidden states (len, hidden), for a model that pools."""

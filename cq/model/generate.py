@@ -1,0 +1,216 @@
+"""Generation: prompts in, tokens out, one step of all sequences at a time. Knows of a model what runs a batch, and of sampling that
+it chooses."""
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from .. import _core
+from ..errors import CqError, UnsupportedError
+from .activation import Activation, PerTensor
+from .batch import Batch, check_tokens
+from .cache import KVCache, most_tokens
+from .chat import is_conversation
+from .linear import QuantizedLinear
+from .sampling import Sampling
+
+CACHES = (None, "float32", "int8")
+PREFILL = 2048  # tokens of one pass over prompts, which bounds the memory of what lies between layers
+
+
+class Generator:
+    """Sequences that grow. steps() gives, in turn, (sequence, token) for each token that a sequence gains, until all have ended:
+    by stop(sequence, token), by their number of new tokens, or by the model's positions."""
+
+    def __init__(self, model, prompts: list[np.ndarray], max_new_tokens: int, sampling: Sampling, cache: str | None):
+        """prompts: checked ids. Raises UnsupportedError for a model without a head, or not causal; CqError for prompts that leave
+        no room, and bad arguments."""
+        if model.head is None or not model.config.causal:
+            raise UnsupportedError(f"generate: this {model.config.family} model does not continue texts; use forward or embed")
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
+            raise CqError(f"max_new_tokens: need a whole number of at least 1, got {max_new_tokens!r}")
+        if cache not in CACHES:
+            raise CqError(f"cache: need 'float32', 'int8', or None for what the model's attention computes in; got {cache!r}")
+        self.model, self.sampling = model, sampling
+        self.attentions = {f"{block.name}.attention.": block.attention for block in model.blocks}
+        most = most_tokens(self.attentions, cache, model.config.max_positions)
+        for i, prompt in enumerate(prompts):
+            if len(prompt) >= most:
+                raise CqError(f"prompt {i}: {len(prompt)} tokens leave no room for a new one, the model takes {most}; cut it")
+        self.tokens = [prompt.astype(np.int64) for prompt in prompts]
+        self.bounds = [min(len(prompt) + int(max_new_tokens), most) for prompt in prompts]
+        self.cache = KVCache(self.attentions, cache, self.bounds)
+
+    def steps(self, stop: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
+        draws, alive = self.sampling.generators(len(self.tokens)), list(range(len(self.tokens)))
+        scores, step = self._prefill(), None
+        while alive:
+            _check(scores)
+            kept = []
+            for row, i in enumerate(alive):
+                token = self.sampling.next(scores[row], self.tokens[i], draws[i])
+                self.tokens[i] = np.append(self.tokens[i], token)
+                yield i, token
+                if len(self.tokens[i]) < self.bounds[i] and not stop(i, token):
+                    kept.append(row)
+            if len(kept) < len(alive):
+                self.cache.keep(kept)
+                alive, step = [alive[row] for row in kept], None
+            if alive:
+                step = step or _Step(self.model, self.cache)
+                scores = step(np.array([self.tokens[i][-1] for i in alive], np.int32))
+
+    def _prefill(self) -> np.ndarray:
+        """The prompts' keys and values into the cache, as many tokens of them at a time as a pass may have. Scores (sequences,
+        vocabulary) of what follows each."""
+        done, hidden = [0] * len(self.tokens), [None] * len(self.tokens)
+        while any(n < len(prompt) for n, prompt in zip(done, self.tokens)):
+            room, parts = PREFILL, []
+            for n, prompt in zip(done, self.tokens):
+                parts.append(prompt[n:n + room])
+                room -= len(parts[-1])
+            last = _pass(self.model, Batch(parts, None, self.cache), parts)
+            for i, part in enumerate(parts):
+                done[i] += len(part)
+                hidden[i] = last[i] if len(part) and done[i] == len(self.tokens[i]) else hidden[i]
+        return self.model.head(Activation(np.stack(hidden))) if hidden else np.empty((0, 0), np.float32)
+
+
+def _pass(model, batch: Batch, parts: list[np.ndarray]) -> np.ndarray:
+    """Final states (sequences, hidden) of the last token of each part."""
+    more = [len(part) for part in parts]
+    batch.cache.reserve(more)
+    hidden = model.hidden(batch).floats()[np.maximum(batch.offsets[1:] - 1, 0)]
+    batch.cache.advance(more)
+    return hidden
+
+
+class _Step:
+    """One more token of every sequence. The calls of the first are recorded and made again for those that follow, without the
+    Python between them, where nothing between them is NumPy's."""
+
+    def __init__(self, model, cache: KVCache):
+        self.model, self.cache, self.more = model, cache, [1] * len(cache.lengths)
+        self.batch = Batch([np.zeros(1, np.int32)] * len(self.more), None, cache)
+        self.tape = _core.Tape() if _is_recordable(model) else None
+        self.scores: np.ndarray | None = None
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        """ids int32 (sequences,) → scores float32 (sequences, vocabulary), valid until the next call."""
+        self.batch.ids[:], self.batch.positions[:] = ids, self.cache.lengths
+        self.cache.reserve(self.more)
+        if self.tape is None:
+            self.scores = self._run()
+        elif self.scores is None:
+            with self.tape:
+                self.scores = self._run()
+        else:
+            self.tape.replay()
+        self.cache.advance(self.more)
+        return self.scores
+
+    def _run(self) -> np.ndarray:
+        return self.model.head(self.model.hidden(self.batch, (self.model.head,)))
+
+
+def _is_recordable(model) -> bool:
+    """All products in codes: those of float32 layers are NumPy's, and so is a range over all tokens of a call."""
+    layers = [layer for _, layer in model.linears()]
+    attentions = [block.attention for block in model.blocks]
+    return (all(isinstance(layer, QuantizedLinear) and not isinstance(layer.input_form, PerTensor) for layer in layers)
+            and all(len(attention.readers()) == 1 for attention in attentions))
+
+
+def _check(scores: np.ndarray) -> None:
+    try:
+        _core.min_max(scores)
+    except CqError as error:
+        raise CqError(f"logits: {error}") from None
+
+
+class Text:
+    """The text of tokens as they come: pieces in which no character is half, and no stop string begun."""
+
+    def __init__(self, tokenizer, stops: tuple[str, ...]):
+        self.tokenizer, self.stops = tokenizer, stops
+        self.ids: list[int] = []  # since where the text was last sure
+        self.known = 0            # of them, those whose text has been taken
+        self.held, self.ended = "", False
+
+    def add(self, token: int) -> str:
+        """What can be said for sure now. `ended` tells of a stop string, which, like what follows it, is left out."""
+        self.ids.append(token)
+        before, after = self._decode(self.ids[:self.known]), self._decode(self.ids)
+        if after.endswith("\ufffd"):
+            return ""
+        self.ids, self.known = self.ids[self.known:], len(self.ids) - self.known
+        return self._release(after[len(before):])
+
+    def rest(self) -> str:
+        """At the end: what was held back."""
+        after = "" if self.ended else self._decode(self.ids)[len(self._decode(self.ids[:self.known])):]
+        piece, self.held = self._release(after) + self.held, ""
+        return piece
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
+
+    def _release(self, more: str) -> str:
+        text, self.held = self.held + more, ""
+        found = min((at for at in (text.find(stop) for stop in self.stops) if at >= 0), default=-1)
+        if found >= 0:
+            self.ended = True
+            return text[:found]
+        held = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        self.held = text[len(text) - held:]
+        return text[:len(text) - held]
+
+
+def answers(model, prompts: list, max_new_tokens: int, sampling: Sampling, stop, cache: str | None) -> Iterator[tuple[int, object]]:
+    """(prompt, piece) as they come: a str where the prompt is a text or a conversation, an id where it is ids. Everything is checked
+    before the first. Raises as `Transformer.generate`."""
+    strings, ends = _stops(stop, model.config.vocab_size)
+    ids = [_ids(model, prompt, i) for i, prompt in enumerate(prompts)]
+    spoken = [isinstance(prompt, str) or is_conversation(prompt) for prompt in prompts]
+    if strings and not all(spoken):
+        raise CqError("stop: texts end texts; for prompts of ids give ids")
+    generator = Generator(model, check_tokens(ids, model.config.vocab_size, model.config.max_positions), max_new_tokens, sampling,
+                          cache)
+    texts = [Text(model.tokenizer, strings) if speaks else None for speaks in spoken]
+    return _pieces(generator, texts, ends | set(model.chat.stop_tokens))
+
+
+def _pieces(generator: Generator, texts: list[Text | None], ends: set[int]) -> Iterator[tuple[int, object]]:
+    for i, token in generator.steps(lambda i, token: token in ends or texts[i] is not None and texts[i].ended):
+        if token in ends:
+            continue
+        piece = token if texts[i] is None else texts[i].add(token)
+        if piece != "":
+            yield i, piece
+    for i, text in enumerate(texts):
+        if text is not None and (piece := text.rest()):
+            yield i, piece
+
+
+def _ids(model, prompt, i: int):
+    if is_conversation(prompt):
+        return model.tokenize(model.chat.render(prompt), special_tokens=False)
+    if not isinstance(prompt, (str, np.ndarray)):
+        raise CqError(f"prompt {i}: need a text, a conversation (a list of messages) or a 1-D integer array, got "
+                      f"{type(prompt).__name__}")
+    return model.tokenize(prompt) if isinstance(prompt, str) else prompt
+
+
+def _stops(stop, vocab_size: int) -> tuple[tuple[str, ...], set[int]]:
+    """The texts and the ids of `stop`, one or several of either."""
+    given = [stop] if isinstance(stop, (str, int, np.integer)) else stop
+    if not isinstance(given, Iterable):
+        raise CqError(f"stop: need texts or token ids, one or a list of them, got {type(stop).__name__}")
+    strings, ends = [], set()
+    for one in given:
+        if isinstance(one, str) and one:
+            strings.append(one)
+        elif isinstance(one, (int, np.integer)) and not isinstance(one, bool) and 0 <= one < vocab_size:
+            ends.add(int(one))
+        else:
+            raise CqError(f"stop: need texts that are not empty, or token ids of 0 … {vocab_size - 1}, got {one!r}")
+    return tuple(strings), ends
