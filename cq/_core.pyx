@@ -184,7 +184,9 @@ cdef dict tapes = {}  # thread → the tape that records its calls
 
 
 cdef class Step:
-    """One checked call of C and all that it needs: the arrays that it reads and those that it fills."""
+    """One checked call of C and all that it needs: the arrays that it reads and those that it fills. rows: of both; rows_each: for
+    each token, where a tape may change their number."""
+    cdef int64_t rows, rows_each, sequences
 
     cdef int go(self) except -1:
         return 0
@@ -195,18 +197,21 @@ cdef class Step:
         if tapes:
             tape = tapes.get(PyThread_get_thread_ident())
             if tape is not None:
+                self.rows_each = self.rows // max(1, (<Tape>tape).capacity)
                 (<Tape>tape).steps.append(self)
         return 0
 
 
 cdef class Tape:
     """Records this thread's calls, `with` it, and makes them again: the same functions on the same arrays, whose contents may have
-    changed meanwhile, without the Python in between. Recorded are embed, norm, linear, gate, quantize, dequantize and attend; what
-    else happened, NumPy's work included, is not. Results stand in the arrays that the recorded calls returned."""
+    changed meanwhile, without the Python in between. Recorded are embed, norm, linear, gate, rope, attention, quantize, dequantize
+    and attend; what else happened, NumPy's work included, is not. Results stand in the arrays that the recorded calls returned.
+    capacity: tokens that these arrays hold and are recorded with, for calls that are made again with fewer, or 0."""
     cdef list steps
+    cdef readonly int64_t capacity
 
-    def __init__(self):
-        self.steps = []
+    def __init__(self, int64_t capacity=0):
+        self.steps, self.capacity = [], capacity
 
     def __enter__(self):
         tapes[PyThread_get_thread_ident()] = self
@@ -215,9 +220,22 @@ cdef class Tape:
     def __exit__(self, *error):
         del tapes[PyThread_get_thread_ident()]
 
-    def replay(self) -> None:
+    def replay(self, int64_t rows=-1, int64_t sequences=-1) -> None:
+        """rows, sequences: of this time, where there is a capacity; else as they were."""
+        cdef Step step
+        if rows > self.capacity or (rows < 0) != (self.capacity == 0):
+            raise CqError(f"rows: the tape holds {self.capacity or 'as many tokens as it was recorded with'}, got {rows}")
         for step in self.steps:
-            (<Step>step).go()
+            if rows >= 0:
+                step.rows, step.sequences = rows * step.rows_each, sequences
+            step.go()
+
+
+cdef object empty(int64_t rows, columns, dtype):
+    """A new array (rows, columns), or (rows,), with room for as many rows as a recording tape asks for."""
+    tape = tapes.get(PyThread_get_thread_ident()) if tapes else None
+    cdef int64_t room = rows if tape is None else max(rows, (<Tape>tape).capacity)
+    return np.empty(room if columns is None else (room, columns), dtype)[:rows]
 
 
 # --- the door ----------------------------------------------------------------------------------------------------------------
@@ -320,7 +338,7 @@ cdef class Coded:
             parts = [np.repeat(p, self.columns // p.shape[1], 1) for p in self.decode or (self.scale, self.zero_point)]
             return parts[0] * (self.codes - parts[1]).astype(np.float32)
         cdef Decoding step = Decoding()
-        step.coded, step.y = self, np.empty((self.rows, self.columns), np.float32)
+        step.coded, step.rows, step.y = self, self.rows, empty(self.rows, self.columns, np.float32)
         step.out = <float *>pointer(step.y, "y", "f", 2, -1, -1, True)
         step.first()
         return step.y
@@ -333,7 +351,7 @@ cdef class Decoding(Step):
 
     cdef int go(self) except -1:
         with nogil:
-            cq_dequantize(threads, &self.coded.c, self.coded.rows, self.coded.columns, self.out)
+            cq_dequantize(threads, &self.coded.c, self.rows, self.coded.columns, self.out)
         return 0
 
 
@@ -414,13 +432,13 @@ cdef class Target:
 
     def __init__(self, int64_t rows, int64_t columns, form):
         if form is None:
-            self.result = np.empty((rows, columns), np.float32)
+            self.result = empty(rows, columns, np.float32)
             self.floats = <float *>pointer(self.result, "out", "f", 2, rows, columns, True)
             return
         cdef int64_t groups
         dtype, self.codes.symmetric = form[0], form[1]
         self.codes.is_signed = dtype == "int8"
-        codes = np.empty((rows, columns), dtype)
+        codes = empty(rows, columns, dtype)
         self.codes.stride = columns
         self.coded = &self.codes
         decode = None
@@ -438,9 +456,9 @@ cdef class Target:
             if len(form) == 3:
                 self.codes.group = form[2]
                 groups = (columns + self.codes.group - 1) // self.codes.group
-                scale, zero_point = np.empty((rows, groups), np.float32), np.empty((rows, groups), np.int32)
+                scale, zero_point = empty(rows, groups, np.float32), empty(rows, groups, np.int32)
             else:
-                scale, zero_point = np.empty(rows, np.float32), np.empty(rows, np.int32)
+                scale, zero_point = empty(rows, None, np.float32), empty(rows, None, np.int32)
             self.codes.scales = <float *>pointer(scale, "scale", "f", scale.ndim, -1, -1, True)
             self.codes.zero_points = <int32_t *>pointer(zero_point, "zero_point", "i", scale.ndim, -1, -1, True)
         self.result = Coded(codes, scale, zero_point, decode)
@@ -451,7 +469,7 @@ cdef class Coding(Step):
     cdef object x, row_sums
     cdef Target to
     cdef const float *data
-    cdef int64_t rows, columns
+    cdef int64_t columns
 
     cdef int go(self) except -1:
         cdef int64_t bad = 0
@@ -577,18 +595,18 @@ cdef class Product(Step):
     cdef const float *floats
     cdef cq_codes inside
     cdef bint codes_inside
-    cdef int64_t m, k
+    cdef int64_t k
 
     cdef int go(self) except -1:
         cdef int64_t bad = 0
         cdef cq_status status
         with nogil:
             if self.codes_inside:
-                status = cq_linear_coding(threads, self.floats, self.m, self.k, &self.inside, &self.w.w, &self.to.e, &bad)
+                status = cq_linear_coding(threads, self.floats, self.rows, self.k, &self.inside, &self.w.w, &self.to.e, &bad)
             elif self.floats:
-                status = cq_linear_f32(threads, self.floats, self.m, self.k, &self.w.w, &self.to.e, &bad)
+                status = cq_linear_f32(threads, self.floats, self.rows, self.k, &self.w.w, &self.to.e, &bad)
             else:
-                status = cq_linear_i8(threads, &self.coded.c, self.m, &self.w.w, &self.to.e, &bad)
+                status = cq_linear_i8(threads, &self.coded.c, self.rows, &self.w.w, &self.to.e, &bad)
         return check_rows(status, bad, "linear")
 
 
@@ -601,7 +619,7 @@ def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, resi
     cdef Product step = Product()
     cdef int64_t m = x.shape[0], k = x.shape[1]
     step.coded = x if isinstance(x, Coded) else None
-    step.x, step.w, step.m, step.k = x, w, m, k
+    step.x, step.w, step.rows, step.k = x, w, m, k
     if k != w.k:
         raise CqError(f"x: {k} columns do not match the {w.k} rows of the weight")
     if w.scales is None:
@@ -638,7 +656,7 @@ def finish(x, bias=None, activation=None, residual=None, form=None, norm=None, s
 
 cdef class Norming(Step):
     cdef object arrays
-    cdef int64_t rows, columns
+    cdef int64_t columns
     cdef cq_norm_args a
     cdef Target y, codes, total
 
@@ -673,7 +691,7 @@ def norm(x, weight, bias, float eps, bint rms, residual=None, form=None, bint ke
 
 cdef class Gating(Step):
     cdef object g, u
-    cdef int64_t rows, columns
+    cdef int64_t columns
     cdef Target to
     cdef cq_activation act
     cdef const float *gf
@@ -708,34 +726,49 @@ def gate(g, u, activation, form=None):
     return step.to.result
 
 
+cdef class Rotating(Step):
+    cdef object arrays
+    cdef float *x
+    cdef const float *cosine
+    cdef const float *sine
+    cdef const int32_t *position
+    cdef int64_t heads, dim, width
+
+    cdef int go(self) except -1:
+        with nogil:
+            cq_rope(threads, self.x, self.rows, self.heads, self.dim, self.width, self.cosine, self.sine, self.position)
+        return 0
+
+
 def rope(x, int64_t heads, int64_t dim, cosine, sine, position):
     """Rotates the first heads * dim columns of x float32 (tokens, columns) in place; cosine and sine (positions, dim / 2);
     position int32 (tokens,)."""
-    cdef int64_t tokens = x.shape[0], width = x.shape[1]
-    cdef float *data = <float *>pointer(x, "x", "f", 2, tokens, width, True)
-    if heads * dim > width:
-        raise CqError(f"x: {heads} heads of {dim} columns need {heads * dim}, got {width}")
-    cdef const float *c = <const float *>pointer(cosine, "cosine", "f", 2, -1, dim // 2)
-    cdef const float *s = <const float *>pointer(sine, "sine", "f", 2, cosine.shape[0], dim // 2)
-    cdef const int32_t *at = <const int32_t *>pointer(position, "position", "i", 1, tokens, -1)
-    with nogil:
-        cq_rope(threads, data, tokens, heads, dim, width, c, s, at)
+    cdef Rotating step = Rotating()
+    step.rows, step.width, step.heads, step.dim = x.shape[0], x.shape[1], heads, dim
+    step.arrays = x, cosine, sine, position
+    step.x = <float *>pointer(x, "x", "f", 2, step.rows, step.width, True)
+    if heads * dim > step.width:
+        raise CqError(f"x: {heads} heads of {dim} columns need {heads * dim}, got {step.width}")
+    step.cosine = <const float *>pointer(cosine, "cosine", "f", 2, -1, dim // 2)
+    step.sine = <const float *>pointer(sine, "sine", "f", 2, cosine.shape[0], dim // 2)
+    step.position = <const int32_t *>pointer(position, "position", "i", 1, step.rows, -1)
+    step.first()
 
 
 cdef class Embedding(Step):
     cdef object arrays
     cdef cq_embed_args a
-    cdef int64_t tokens, columns
+    cdef int64_t columns
     cdef Target to
 
     cdef int go(self) except -1:
         with nogil:
-            cq_embed(threads, &self.a, self.tokens, self.columns, self.to.floats)
+            cq_embed(threads, &self.a, self.rows, self.columns, self.to.floats)
         return 0
 
 
 def embed(id, word, position=None, position_table=None, type=None, type_table=None):
-    """float32 (tokens, columns) = word[id] + position_table[position] + type_table[type]. word: float32 (vocabulary, columns),
+    """float32 (tokens, columns) = word[id] + position_table[position] + type_table[type or 0]. word: float32 (vocabulary, columns),
     or a Weight (columns, vocabulary). Ids must be in range: the caller checks."""
     cdef Embedding step = Embedding()
     cdef int64_t tokens = id.shape[0], columns
@@ -749,7 +782,7 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
     else:
         columns = word.shape[1]
         step.a.word_f32 = <const float *>pointer(word, "word", "f", 2, -1, columns)
-    step.tokens, step.columns, step.arrays = tokens, columns, (id, word, position, position_table, type, type_table)
+    step.rows, step.columns, step.arrays = tokens, columns, (id, word, position, position_table, type, type_table)
     step.a.id = <const int32_t *>pointer(id, "id", "i", 1, tokens, -1)
     step.a.position_table = <const float *>optional(position_table, "position_table", "f", 2, -1, columns)
     step.a.position = <const int32_t *>optional(position, "position", "i", 1, tokens, -1)
@@ -760,53 +793,72 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
     return step.to.result
 
 
+cdef class Mixing(Step):
+    cdef object qkv, offsets
+    cdef cq_attention_args a
+    cdef cq_coded q, k, v
+    cdef const float *x
+    cdef int64_t stride, scale_stride, to_keys, to_values
+    cdef Target to
+
+    cdef int go(self) except -1:
+        cdef cq_status status
+        self.a.sequences = self.sequences
+        with nogil:
+            if self.x:
+                status = cq_attention_f32(threads, &self.a, self.x, self.x + self.to_keys, self.x + self.to_values, self.stride,
+                                          self.stride, self.to.floats, self.to_keys)
+            else:
+                status = cq_attention_i8(threads, &self.a, &self.q, &self.k, &self.v, self.scale_stride, self.to.floats,
+                                         self.to.coded)
+        return check(status, "attention")
+
+
 def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float scale, form=None):
     """Attention over ragged sequences. qkv (tokens, (heads + 2 kv_heads) dim): queries, keys and values side by side, float32; or
     Coded, static with parameters per column that are equal within each of the three, or int8 symmetric with a scale per head
     (groups of dim columns). offsets int32 (sequences + 1,) from 0 to tokens. -> (tokens, heads * dim) in `form`: float32 or, of
     codes, static codes."""
-    cdef cq_attention_args a
+    cdef Mixing step = Mixing()
     cdef int64_t tokens = qkv.shape[0], stride = qkv.shape[1], parts = heads + 2 * kv_heads, dim = stride // parts
-    cdef int64_t to_keys = heads * dim, to_values = (heads + kv_heads) * dim, scale_stride = 0
-    a.offsets = <const int32_t *>pointer(offsets, "offsets", "i", 1, -1, -1)
-    a.sequences, a.heads, a.kv_heads, a.dim = offsets.shape[0] - 1, heads, kv_heads, dim
-    a.causal, a.scale = causal, scale
+    cdef int64_t to_keys = heads * dim, to_values = (heads + kv_heads) * dim
+    step.rows, step.sequences = tokens, offsets.shape[0] - 1
+    step.qkv, step.offsets, step.stride, step.to_keys, step.to_values = qkv, offsets, stride, to_keys, to_values
+    step.a.offsets = <const int32_t *>pointer(offsets, "offsets", "i", 1, -1, -1)
+    step.a.heads, step.a.kv_heads, step.a.dim, step.a.causal, step.a.scale = heads, kv_heads, dim, causal, scale
     if dim * parts != stride:
         raise CqError(f"qkv: {stride} columns are not {parts} heads")
-    cdef Target to = Target(tokens, heads * dim, form)
-    if to.codes.dynamic or to.codes.column_scales:
+    step.to = Target(tokens, heads * dim, form)
+    if step.to.codes.dynamic or step.to.codes.column_scales:
         raise CqError("form: attention gives float32 or codes of a given scale; quantize the result for each row's own")
-    cdef cq_status status
-    cdef const float *x
-    cdef Coded coded
-    cdef cq_coded q, k, v
-    if not isinstance(qkv, Coded):
-        if form is not None:
-            raise CqError("attention: float32 inputs give float32; quantize the result")
-        x = <const float *>pointer(qkv, "qkv", "f", 2, tokens, stride)
-        with nogil:
-            status = cq_attention_f32(threads, &a, x, x + to_keys, x + to_values, stride, stride, to.floats, heads * dim)
-        check(status, "attention")
-        return to.result
-    coded = qkv
+    if isinstance(qkv, Coded):
+        read_heads(step, qkv, heads, kv_heads)
+    elif form is not None:
+        raise CqError("attention: float32 inputs give float32; quantize the result")
+    else:
+        step.x = <const float *>pointer(qkv, "qkv", "f", 2, tokens, stride)
+    step.first()
+    return step.to.result
+
+
+cdef int read_heads(Mixing step, Coded coded, int64_t heads, int64_t kv_heads) except -1:
+    """Points at queries, keys and values in codes, each with what their scales are."""
+    cdef int64_t to_keys = step.to_keys, to_values = step.to_values, parts = heads + 2 * kv_heads
     if coded.by_rows():
         raise CqError("qkv: need scales per column or per head")
-    q = k = v = coded.c
-    k.codes, v.codes = <const uint8_t *>q.codes + to_keys, <const uint8_t *>q.codes + to_values
-    if coded.scale.shape == (1, stride):
-        q.scale, k.scale, v.scale = coded.scale[0, 0], coded.scale[0, to_keys], coded.scale[0, to_values]
-        q.zero_point, k.zero_point, v.zero_point = (coded.zero_point[0, 0], coded.zero_point[0, to_keys],
-                                                    coded.zero_point[0, to_values])
-    elif coded.scale.shape == (tokens, parts) and q.is_signed:
-        scale_stride = parts
-        q.scales = <const float *>pointer(coded.scale, "scale", "f", 2, tokens, parts)
-        k.scales, v.scales = q.scales + heads, q.scales + heads + kv_heads
+    step.q = step.k = step.v = coded.c
+    step.k.codes, step.v.codes = <const uint8_t *>coded.c.codes + to_keys, <const uint8_t *>coded.c.codes + to_values
+    scale, zero_point = coded.scale, coded.zero_point
+    if scale.shape == (1, step.stride):
+        step.q.scale, step.k.scale, step.v.scale = scale[0, 0], scale[0, to_keys], scale[0, to_values]
+        step.q.zero_point, step.k.zero_point, step.v.zero_point = zero_point[0, 0], zero_point[0, to_keys], zero_point[0, to_values]
+    elif scale.shape == (step.rows, parts) and coded.c.is_signed:
+        step.scale_stride = parts
+        step.q.scales = <const float *>pointer(scale, "scale", "f", 2, step.rows, parts)
+        step.k.scales, step.v.scales = step.q.scales + heads, step.q.scales + heads + kv_heads
     else:
-        raise CqError(f"qkv: need int8 codes with a scale per head, got scales of shape {coded.scale.shape}")
-    with nogil:
-        status = cq_attention_i8(threads, &a, &q, &k, &v, scale_stride, to.floats, to.coded)
-    check(status, "attention")
-    return to.result
+        raise CqError(f"qkv: need int8 codes with a scale per head, got scales of shape {scale.shape}")
+    return 0
 
 
 # --- generation --------------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ static void embed_tokens(void *context, cq_queue *queue) {
             float *y = job->y + t * n;
             word_row(a, a->id[t], n, y);
             if (a->position_table) cq_active->add(a->position_table + a->position[t] * n, n, y);
-            if (a->type_table) cq_active->add(a->type_table + a->type[t] * n, n, y);
+            if (a->type_table) cq_active->add(a->type_table + (a->type ? a->type[t] * n : 0), n, y);
         }
 }
 

@@ -37,8 +37,6 @@ class Embedding:
 
     def __call__(self, ids: np.ndarray, positions: np.ndarray, readers: tuple) -> Activation:
         """ids, positions int32 (tokens,) → (tokens, hidden). All tokens are of type 0."""
-        types = None if self.type is None else np.zeros_like(ids)
-        if self.offset:
-            positions = positions + np.int32(self.offset)
-        x = _core.embed(ids, self.word, positions, self.position, types, self.type)
+        table = self.position[self.offset:] if self.offset else self.position
+        x = _core.embed(ids, self.word, positions, table, None, self.type)
         return self.norm(x, readers, keep_float=self.stream is None) if self.norm else Activation(x)

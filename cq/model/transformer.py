@@ -20,6 +20,7 @@ from .embedding import Embedding
 from .generate import answers
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
+from .replay import Replay
 from .sampling import Sampling
 
 
@@ -58,7 +59,7 @@ class Transformer:
             dense, scores = (Linear(weights[name + ".weight"], weights.get(name + ".bias"))
                              for name in ("classifier.dense", "classifier.scores"))
             self.classifier = Classifier(dense, scores, config.classifier)
-        self._cutter = None
+        self._cutter, self._replay = None, Replay()
         if tokenizer is not None and (config.pooling or not config.causal):
             self._cutter = Tokenizer.from_str(tokenizer.to_str())
             self._cutter.enable_truncation(min(config.max_length, config.max_positions))
@@ -88,7 +89,7 @@ class Transformer:
 
         tokens: list of 1-D integer arrays (ragged), or one 2-D array. A sequence's result does not depend on the others.
         Raises CqError for ids out of range, empty or too long sequences, and where an activation becomes NaN or Inf."""
-        return self._run(tokens, lambda batch: self.hidden(batch).values)
+        return self._run(tokens, lambda batch: self._replay(batch, self._states, self._parts()))
 
     def logits(self, tokens: Iterable) -> list[np.ndarray]:
         """Scores of the next token after each position: list of (len, vocab) float32. Raises UnsupportedError where the model
@@ -188,6 +189,18 @@ class Transformer:
     def _run(self, tokens: Iterable, work: Callable[[Batch], np.ndarray]) -> list[np.ndarray]:
         sequences = check_tokens(tokens, self.config.vocab_size, self.config.max_positions)
         return [rows for batch in _batches(sequences) for rows in batch.split(work(batch))]
+
+    def _states(self, batch: Batch) -> np.ndarray:
+        return self.hidden(batch).floats()
+
+    def _parts(self) -> list:
+        """All that `hidden` works with."""
+        found = [self.embedding.word, self.embedding.stream, self.final_norm]
+        for block in self.blocks:
+            a, f = block.attention, block.ffn
+            found += (a.query, a.key, a.value, a.output, a.forms, block.attention_norm, f.gate, f.up, f.down, f.forms,
+                      block.ffn_norm, block.streams)
+        return found
 
     def _classes(self, batch: Batch) -> np.ndarray:
         scores = self.classifier(self.hidden(batch).floats()[batch.offsets[:-1]], batch)
