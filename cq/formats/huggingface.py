@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, normalizers
 
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
+from .chat import with_chat
 from .names import FAMILIES, canonical, check_weights, foreign
 from .sentence import read_limits, read_modules, read_pooling
 from .strangers import as_file, as_path, brief, flag_of, read_json, real_of, size_of
@@ -69,7 +70,10 @@ def read_settings(root: Path) -> Settings:
     file = folder / "config.json"
     if not file.exists():
         raise FormatError(f"{folder}: no config.json, so not the folder of a Hugging Face model")
-    config, biases = parse_config(read_json(file), str(file))
+    values = read_json(file)
+    config, biases = parse_config(values, str(file))
+    if config.lm_head:
+        config = with_chat(config, folder, values)
     limit, lowercase = read_limits(folder, (root / "modules.json").exists())
     if limit is not None:
         config = replace(config, max_length=min(limit, config.max_positions))
