@@ -1,9 +1,10 @@
 """Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
 
-    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 train compare profile]
+    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 train compare profile qat]
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
-the STS data for models; some 25 minutes on two cores, which should have nothing else to do. Then `python bench/tables.py`.
+the STS data for models; some 30 minutes on two cores, which should have nothing else to do. qat trains for the better part of an
+hour, with the last number of threads, and only where it is named. Then `python bench/tables.py`.
 """
 import argparse
 import json
@@ -18,9 +19,11 @@ import minilm
 from card import ROOT, environment
 
 SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"},
-          "train": {}}  # and variables
+          "train": {}, "qat": {}}  # and variables
+LONG = ("qat",)
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
+QAT_STEPS = 30  # of 32 windows each, of the shipped model: some four minutes with one thread
 LOW_PEAK = 0.9  # of the best one of a run
 
 
@@ -28,7 +31,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--only", nargs="+", choices=(*SUITES, *REPORTS), default=[*SUITES, *REPORTS])
+    usual = [name for name in (*SUITES, *REPORTS) if name not in LONG]
+    parser.add_argument("--only", nargs="+", choices=(*SUITES, *REPORTS), default=usual)
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -36,10 +40,11 @@ def main() -> int:
     command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
     for suite in SUITES:
         if suite in options.only:
-            save(out / f"{suite}.json", {"command": command} | run_suite(suite, options.threads))
+            threads = options.threads[-1:] if suite in LONG else options.threads
+            save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
     calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in options.only:
-        report = run_cq(["compare"], options.threads[0], "shakespeare")
+        report = run_cq(["compare", "--qat", QAT_STEPS], options.threads[0], "shakespeare")
         save(out / "compare_shakespeare.json", {"command": command} | report)
         report = run_cq(["compare", minilm.folder(), "--data", minilm.EVALUATION, *calibration], options.threads[0])
         save(out / "compare_minilm.json", {"command": command} | report)
@@ -69,7 +74,7 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
 def warn_of_disturbance(rows: list[dict]) -> None:
     """Tells of cases whose register-only peak is low: somebody else had the cores."""
     peaks = [row for row in rows if row["work"] == "peak" and row["kind"] == "int8"]
-    best = max(row["gops"] for row in peaks)
+    best = max((row["gops"] for row in peaks), default=0)
     low = [f"{row['case']} ({row['gops'] / best:.0%})" for row in peaks if row["gops"] < LOW_PEAK * best]
     if low:
         print(f"run: busy machine, measure again: the peak was below {best:,.0f} GOPS in {', '.join(low)}", file=sys.stderr)

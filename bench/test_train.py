@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import cq
+from cq.report.bench import operations
 from cq.train import losses
 from cq.train.batch import Packed
 from cq.train.loop import weights_of
@@ -10,17 +11,17 @@ from cq.train.network import Network
 from cq.train.optimizer import AdamW
 from cq.train.recipe import Recipe
 
-from . import minilm
+from . import encoder
 from .measure import Entry, contest
-from .test_model import RAGGED, operations, padded, sequences
+from .test_model import RAGGED, SENTENCES, SHAPES
 
 torch_qat = pytest.importorskip("bench.torch_qat")
 
 
 @pytest.mark.parametrize("case", ["8×128", RAGGED], ids=["8x128", "32-sentences"])
-def test_step(benchmark, threads, minilm_folder, case):
-    model = cq.load(minilm_folder)
-    tokens = sequences(case, model)
+def test_step(benchmark, threads, float_model, case):
+    model = float_model
+    tokens = encoder.sentences(model, SENTENCES) if case == RAGGED else encoder.random(model, *SHAPES[case])
     network = Network(Recipe(model.config, cq.Static()), weights_of(model))
     optimizer, embeddings = AdamW(network.parameters, 0.0, (0.9, 0.999)), model.embed(tokens)
 
@@ -36,14 +37,14 @@ def test_step(benchmark, threads, minilm_folder, case):
         return loss
 
     torch = torch_qat.torch
-    ids, mask = (torch.tensor(array) for array in padded(tokens))
+    ids, mask = (torch.tensor(array) for array in encoder.padded(tokens))
     targets = torch.tensor(embeddings)
     step = torch_qat.step_of(model.config, weights_of(model), threads)
     first = np.array([[ours(), step(ids, mask, targets)] for _ in range(2)])
     assert np.ptp(first, axis=1).max() < 0.3 * first.max(), f"the two train differently: {first}"
     count = sum(map(len, tokens))
     note = {"padding": f"computes {ids.numel()} tokens, {ids.numel() - count} of them padding"} if ids.numel() > count else {}
-    work = 3 * operations(model.config, tokens)
+    work = 3 * operations(model, tokens)
     contest(benchmark, case, [Entry("QAT step", "cq QAT step", ours, work, "float32", {"tokens": count}),
                               Entry("QAT step", "torch QAT step", lambda: step(ids, mask, targets), work, "float32",
                                     {"tokens": count} | note)], threads, rounds=3)

@@ -227,7 +227,7 @@ def _strategy(name, target, steps, textbook, calibration, observer, include, exc
     if observer or (textbook and becomes == "static"):
         choices["observer"] = observer or "minmax"
     strategy = STRATEGIES[becomes](**choices)
-    return QAT(target=strategy, steps=steps or QAT.steps, ranges="learned") if name == "qat" else strategy
+    return QAT(target=strategy, steps=steps or QAT.steps) if name == "qat" else strategy
 
 
 @main.command()

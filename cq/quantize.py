@@ -12,19 +12,19 @@ from .affine import check_finite
 from .calibrate import KEEP, Calibration, Progress, calibrate
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
-from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken
+from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.attention import MAX_KEYS
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
 from .model.sums import check_attention
 from .qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
 from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
-from .train import fit
+from .train import fit, weights_of
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
 # Which observed place a layer reads, by the end of its name.
 _READS = {"query": "input", "key": "input", "value": "input", "output": "context", "gate": "input", "up": "input",
-          "down": "hidden"}
+          "down": "hidden", "dense": "input", "scores": "hidden"}
 
 
 def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
@@ -68,32 +68,54 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
 
-    def form_at(site: str) -> Fixed:
-        return _fixed(calibration, site, strategy.scheme)
+    folds = _folds(model, strategy, calibration) if isinstance(strategy, Static) else NO_PLAN
+    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict, folds=folds)
 
-    folds = NO_PLAN
-    if isinstance(strategy, Static) and wanted(strategy):
-        folds = plan(model, calibration, strategy, form_at, lambda name: not _chosen(name, strategy))
-    return _convert(model, strategy, form_at, strict, folds=folds)
+
+def _folds(model: Transformer, strategy: Static, calibration: Calibration) -> Plan:
+    if not wanted(strategy):
+        return NO_PLAN
+    return plan(model, calibration, strategy, lambda site: _fixed(calibration, site, strategy.scheme),
+                lambda name: not _chosen(name, strategy))
 
 
 def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool) -> Transformer:
     """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
-    target, learned = strategy.target, None
-    samples = samples if isinstance(samples, str) or not isinstance(samples, Iterable) else list(samples)
-    if strategy.ranges == "learned":
-        learned = {}
-        if isinstance(target, Static):
-            texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-            found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=0)
-            learned = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
-    network = fit(model, samples, strategy, learned, progress=progress and (lambda done, total, loss: progress(done, total)))
-    scheme, ranges = target.scheme, network.ranges()
-    return _convert(Transformer(model.config, network.weights(), model.tokenizer), target,
-                    lambda site: Fixed(scheme.activation_dtype, scheme.activation_symmetric, *ranges[site]), strict,
-                    network.scales())
+    if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
+        raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
+    target, samples, ranges, folded, smoothed = strategy.target, list(samples), {}, None, {}
+    texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
+    if isinstance(target, Static) and (strategy.ranges == "learned" or wanted(target)):
+        found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=KEEP if wanted(target) else 0)
+        ranges = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
+        folded, smoothed = _folded(model, target, found, ranges)
+    network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
+                  progress=progress and (lambda done, total, loss: progress(done, total)), folded=folded, smoothed=smoothed)
+    trained = Transformer(model.config, network.weights(), model.tokenizer)
+    forms = network.forms()
+    if isinstance(target, Static) and model.classifier is not None:  # whose head is not trained, only calibrated
+        found = calibrate(trained, texts[:_FIRST_RANGES], target.observer, tokens=0)
+        forms |= {site: _fixed(found, site, target.scheme) for site in ("classifier.input", "classifier.hidden")}
+    return _convert(trained, target, forms.get, strict, network.scales())
+
+
+def _folded(model: Transformer, target: Static, calibration: Calibration,
+            ranges: dict[str, tuple[float, int]]) -> tuple[dict[str, np.ndarray], dict[str, Smoothed]]:
+    """Weights by canonical name, with what smoothing and bias correction change folded in, and place → form where features have
+    scales of their own; elsewhere `ranges` are set to what goes with it."""
+    folds, smoothed, weights = _folds(model, target, calibration), {}, weights_of(model)
+    for name, fold in folds.layers.items():
+        bias = fold.bias(weights.get(f"{name}.bias"))
+        weights |= {} if bias is None else {f"{name}.bias": bias}
+        weights |= {} if fold.factor is None else {f"{name}.weight": scaled(weights[f"{name}.weight"], fold.factor)}
+        site = reads(name)
+        if isinstance(fold.form, Smoothed):
+            smoothed[site] = fold.form
+        else:
+            ranges[site] = fold.form.scale, fold.form.zero_point
+    return weights, smoothed | {f"{name}.attention.value": form for name, form in folds.values.items()}
 
 
 def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibration | None, progress: Progress | None,
@@ -173,6 +195,7 @@ def _copied(model: Transformer, strategy) -> Transformer:
         block = copy.copy(block)
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
+    result.classifier = copy.copy(model.classifier)
     return result
 
 

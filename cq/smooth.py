@@ -1,11 +1,11 @@
-"""Static codes with scales and shifts of each feature's own, chosen by the error of the layers that read them, and biases that take
-back what error is constant. Runs no model: it works on the tokens that calibration kept.
+"""Static codes with scales and shifts of each feature's own, chosen by the error of the layers that read them, and biases that
+take back what error is constant. Runs no model: it works on the tokens that calibration kept.
 
 A feature's scale moves into the rows of the reading layers' weights (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438), its
 strength searched for each place, and its shift into their biases (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145). What
-makes the codes, be it a norm or an activation, takes the scales along when it rounds, so its float32 result, which BERT's residual
-stream goes on with, stays as it is, and neither costs work at inference. Scales of values go through attention. Biases are
-corrected as by Nagel et al. 2019 (arXiv:1906.04721), from the kept tokens."""
+makes the codes, be it a norm or an activation, takes the scales along when it rounds, so its float32 result, which BERT's
+residual stream goes on with, stays as it is, and neither costs work at inference. Scales of values go through attention. Biases
+are corrected as by Nagel et al. 2019 (arXiv:1906.04721), from the kept tokens."""
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ _ROWS = 4096  # of a weight, worked on at once
 
 
 class Fold(NamedTuple):
-    """How a layer reads codes. form: its input's; factor: what multiplies each input's weights (k,), or None; offset: what is added
-    to its bias (n,), float64."""
+    """How a layer reads codes. form: its input's; factor: what multiplies each input's weights (k,), or None; offset: what is
+    added to its bias (n,), float64."""
     form: Fixed | Smoothed
     factor: np.ndarray | None
     offset: np.ndarray
@@ -48,8 +48,8 @@ NO_PLAN = Plan({}, {})
 
 
 def wanted(strategy: Static) -> bool:
-    """Whether there is anything to plan. A weight's zero point, or a scale shared by all outputs, would undo what features of their
-    own gain."""
+    """Whether there is anything to plan. A weight's zero point, or a scale shared by all outputs, would undo what features of
+    their own gain."""
     return (strategy.smooth or strategy.correct_bias) and strategy.scheme.weight_symmetric \
         and strategy.scheme.weight_granularity == "per_channel"
 
@@ -66,8 +66,8 @@ def plan(model: Transformer, calibration: Calibration, strategy: Static, form_at
 
     def tokens_at(site: str) -> Tokens:
         if site not in calibration.tokens:
-            raise CalibrationError(f"calibration: it kept no tokens of {site!r}, which smooth and correct_bias choose by; calibrate "
-                                   "this model with tokens=256, or use Static(smooth=False, correct_bias=False)")
+            raise CalibrationError(f"calibration: it kept no tokens of {site!r}, which smooth and correct_bias choose by; "
+                                   "calibrate this model with tokens=256, or use Static(smooth=False, correct_bias=False)")
         return calibration.tokens[site]
 
     def add(site: str, layers: dict[str, Linear], smooth: bool = True, values: tuple = ()) -> "_Candidate | None":
@@ -172,8 +172,8 @@ class _Search:
         return float(errors.var(0, dtype=np.float64).sum())
 
     def offset(self, candidate: _Candidate, weight: np.ndarray, correct: bool) -> np.ndarray:
-        """What the bias of one of the layers needs (n,): the shifts' share; with `correct`, so much that its outputs' mean over the
-        kept tokens is that of float32."""
+        """What the bias of one of the layers needs (n,): the shifts' share; with `correct`, so much that its outputs' mean over
+        the kept tokens is that of float32."""
         if correct:
             mean, coded = self.x.mean(0, dtype=np.float64), self._codes(candidate).mean(0, dtype=np.float64)
         else:

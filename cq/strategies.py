@@ -109,11 +109,11 @@ class Static(_Strategy):
     elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse" (least squared error) or
     "entropy"; with a setting as in "percentile:99.9".
     residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
-    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the weights and
-    biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error of the layers that read
-    it stays as it is. correct_bias: biases take back each layer's mean error on calibration's tokens. Neither costs anything at
-    inference. Both need symmetric weights with a scale per output channel, so Scheme.textbook() goes without, and so does QAT,
-    which learns instead."""
+    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the weights
+    and biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error of the layers
+    that read it stays as it is. correct_bias: biases take back each layer's mean error on calibration's tokens. Neither costs
+    anything at inference. Both need symmetric weights with a scale per output channel, so Scheme.textbook() goes without; QAT
+    begins with both."""
     observer: str = "mse"
     residual: str = "float32"
     smooth: bool = True
@@ -178,12 +178,12 @@ class QAT(Training):
     where `target` has int8, and are then converted to it. Arguments as Training, and
 
     target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
-    ranges: of static activations: "moving_average" of each batch's extremes, at rest from step `freeze` on (None: half of the
-    steps); or "learned", together with the weights' scales, from where calibration by the target's observer and the weights'
-    extremes put them (LSQ, Esser et al. 2020). A residual stream in int8 cannot be trained: Static(residual="int8") is
-    refused."""
+    ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's observer
+    and the weights' extremes put them (LSQ, Esser et al. 2020); or "moving_average" of each batch's extremes, at rest from
+    step `freeze` on (None: half of the steps). Where the target smooths, features' own scales and shifts come from calibration
+    on the first 500 samples and rest. A residual stream in int8 cannot be trained: Static(residual="int8") is refused."""
     target: WeightOnly | Dynamic | Static = Static()
-    ranges: str = "moving_average"
+    ranges: str = "learned"
     freeze: int | None = None
     steps: int = 300
     batch_size: int = 32

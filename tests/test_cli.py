@@ -181,7 +181,7 @@ def test_quantize_trains(run, tiny_encoder, prose, tmp_path, target):
     out, model = tmp_path / "q.safetensors", cq.load(tiny_encoder)
     chosen = [] if target == cq.Static() else ["--target", target.name]
     run("quantize", tiny_encoder, out, "--strategy", "qat", *chosen, "--steps", 3, "--calibration", prose)
-    expected = cq.quantize(model, cq.QAT(target=target, steps=3, ranges="learned"), read(prose, model))
+    expected = cq.quantize(model, cq.QAT(target=target, steps=3), read(prose, model))
     found, tokens = cq.load(out), [np.arange(9)]
     assert found.strategy == target and np.array_equal(found.forward(tokens)[0], expected.forward(tokens)[0])
 

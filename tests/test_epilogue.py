@@ -7,7 +7,7 @@ import pytest
 
 import cq
 from cq import _core
-from cq.model.activation import Columns, Smoothed
+from cq.model.activation import Columns, Fixed, Smoothed
 
 F = np.float32
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
@@ -122,7 +122,7 @@ def test_every_way_to_go_on(kind, rng):
         y = _core.linear(x if kind == "float32" else codes, w, **common)
         norms = (None, (np.ones(n, F), None, 1e-5, True), (rng.standard_normal(n, F), rng.standard_normal(n, F), 1e-5, False))
         for form, norm, (keep, sum_form) in product(forms(rng, n), norms, (
-                ("result", None), ("both", None), ("sum", None), ("sum", ("int8", False, 0.05, -3)), ("sum", forms(rng, n)[-1]))):
+                ("result", None), ("both", None), ("sum", None), ("sum", ("int8", False, 0.05, -3)))):
             if norm is not None or keep != "sum":
                 after = dict(form=form, norm=norm, keep=keep, sum_form=sum_form)
                 assert_same(lambda: _core.linear(given, w, **common, **after, coding=coding), bits(composed(y, after)), teams)
@@ -218,13 +218,13 @@ def test_what_makes_no_sense_is_refused(rng):
                                ("sum_form: .*given scale", dict(keep="sum", norm=norm, sum_form=form)),
                                ("weight: .*float32 array of shape .6", dict(norm=(np.ones(7, F), None, 1e-5, False))),
                                ("coding: ", dict(coding=("int8", True, 4))),
-                               ("scale: .*shape .1, 6", dict(form=("int8", True, *columns))),
+                               ("scale: .*shape .1, 6", dict(form=Smoothed("int8", True, 0.5, 0, Columns(*columns)))),
                                ("residual: .*one per row", dict(residual=_core.quantize(np.ones((4, 6), F), ("int8", True, 2))))):
         with pytest.raises(cq.CqError, match=message):
             _core.linear(x, w, **arguments)
     with pytest.raises(cq.CqError, match="coding: "):
         _core.linear(coded, w, coding=form)
-    for grouped in (_core.quantize(x, ("int8", True, 4)), _core.quantize(x, ("int8", True, *columns))):
+    for grouped in (_core.quantize(x, ("int8", True, 4)), _core.quantize(x, Smoothed.of((Fixed("int8", True, 0.5, 0),) * 2, (3, 5)))):
         for call in (lambda: _core.linear(grouped, w), lambda: _core.matmul_integer(grouped, w),
                      lambda: _core.gate(grouped, x, None)):
             with pytest.raises(cq.CqError, match="one per row"):

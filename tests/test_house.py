@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "ops": {"model", "qtensor", "affine", "_core", "errors"},
     "calibrate": {"model", "observers", "errors"},
     "smooth": {"calibrate", "model", "observers", "strategies", "affine", "_core", "errors"},
-    "train": {"formats", "model", "strategies", "affine", "errors"},
+    "train": {"formats", "model", "observers", "strategies", "affine", "errors"},
     "quantize": {"train", "smooth", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},

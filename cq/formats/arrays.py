@@ -38,7 +38,7 @@ def read_arrays(path, config: Config | dict | str | PathLike | None = None) \
         raise FormatError(f"{where}: no configuration: give config=, put one into the file as the string \"config\", "
                           "or config.json beside it")
     if not is_canonical(tensors):
-        tensors = canonical(tensors, config.family, where)
+        tensors = canonical(tensors, config.family, where, classifier=bool(config.labels))
     return config, check_weights(tensors, config, where, biases), read_tokenizer(folder, lowercase)
 
 

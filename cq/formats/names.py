@@ -1,7 +1,7 @@
 """The names of weights: one table per family, of Hugging Face and of llama.cpp, into cq's own, and the check
 that all weights are there and sound. Must not know files or config.json."""
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,30 +19,59 @@ class Family:
     inside: dict[str, str]            # name within a layer → canonical, within a layer
     ignored: tuple[str, ...]          # beginnings of names, after prefix or layer, that no hidden state depends on
     biases: tuple[str, ...] | None    # canonical modules that always have a bias; None: the checkpoint's configuration says
+    classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
+    fused: str | None = None          # canonical module that holds queries, keys and values; all in layers are then (in, out)
 
 
+_BERT = Family(
+    prefix="bert.", layer="encoder.layer.",
+    outside={"embeddings.word_embeddings.weight": "embed.word",
+             "embeddings.position_embeddings.weight": "embed.position",
+             "embeddings.token_type_embeddings.weight": "embed.type", "embeddings.LayerNorm": "embed.norm"},
+    inside={"attention.self.query": "attention.query", "attention.self.key": "attention.key",
+            "attention.self.value": "attention.value", "attention.output.dense": "attention.output",
+            "attention.output.LayerNorm": "attention_norm", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
+            "output.LayerNorm": "ffn_norm"},
+    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
+    biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier"),
+    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"})
+_ROBERTA = replace(
+    _BERT, prefix="roberta.",
+    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs."),
+    classifier={"classifier.dense": "classifier.dense", "classifier.out_proj": "classifier.scores"})
+_DISTILBERT = Family(
+    prefix="distilbert.", layer="transformer.layer.",
+    outside={"embeddings.word_embeddings.weight": "embed.word", "embeddings.position_embeddings.weight": "embed.position",
+             "embeddings.LayerNorm": "embed.norm"},
+    inside={"attention.q_lin": "attention.query", "attention.k_lin": "attention.key", "attention.v_lin": "attention.value",
+            "attention.out_lin": "attention.output", "sa_layer_norm": "attention_norm", "ffn.lin1": "ffn.up",
+            "ffn.lin2": "ffn.down", "output_layer_norm": "ffn_norm"},
+    ignored=("embeddings.position_ids", "vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
+    biases=_BERT.biases, classifier={"pre_classifier": "classifier.dense", "classifier": "classifier.scores"})
+_LLAMA = Family(
+    prefix="model.", layer="layers.",
+    outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
+    inside={"self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
+            "self_attn.v_proj": "attention.value", "self_attn.o_proj": "attention.output",
+            "self_attn.q_norm": "attention.query_norm", "self_attn.k_norm": "attention.key_norm",
+            "input_layernorm": "attention_norm",
+            "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn.gate", "mlp.up_proj": "ffn.up",
+            "mlp.down_proj": "ffn.down"},
+    ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
+    biases=None)
+_GPT2 = Family(
+    prefix="transformer.", layer="h.",
+    outside={"wte.weight": "embed.word", "wpe.weight": "embed.position", "ln_f": "final_norm", "lm_head": "head"},
+    inside={"ln_1": "attention_norm", "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.output", "ln_2": "ffn_norm",
+            "mlp.c_fc": "ffn.up", "mlp.c_proj": "ffn.down"},
+    ignored=("attn.bias", "attn.masked_bias", "score."),
+    biases=("final_norm", "attention", "attention_norm", "ffn", "ffn_norm"), fused="attention.qkv")
 FAMILIES = {
-    "bert": Family(
-        prefix="bert.", layer="encoder.layer.",
-        outside={"embeddings.word_embeddings.weight": "embed.word",
-                 "embeddings.position_embeddings.weight": "embed.position",
-                 "embeddings.token_type_embeddings.weight": "embed.type", "embeddings.LayerNorm": "embed.norm"},
-        inside={"attention.self.query": "attention.query", "attention.self.key": "attention.key",
-                "attention.self.value": "attention.value", "attention.output.dense": "attention.output",
-                "attention.output.LayerNorm": "attention_norm", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
-                "output.LayerNorm": "ffn_norm"},
-        ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
-        biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm")),
-    "llama": Family(
-        prefix="model.", layer="layers.",
-        outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
-        inside={"self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
-                "self_attn.v_proj": "attention.value", "self_attn.o_proj": "attention.output",
-                "input_layernorm": "attention_norm",
-                "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn.gate", "mlp.up_proj": "ffn.up",
-                "mlp.down_proj": "ffn.down"},
-        ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
-        biases=None),
+    "bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "camembert": _ROBERTA, "distilbert": _DISTILBERT,
+    "llama": _LLAMA,
+    "mistral": replace(_LLAMA, biases=()),
+    "qwen2": replace(_LLAMA, biases=("attention.query", "attention.key", "attention.value")),
+    "qwen3": _LLAMA, "gpt2": _GPT2,
 }
 GGUF = {  # llama.cpp's names, by general.architecture, which for these is the family's name
     "llama": Family(
@@ -54,6 +83,7 @@ GGUF = {  # llama.cpp's names, by general.architecture, which for these is the f
         ignored=("attn_rot_embd.",),
         biases=None),
 }
+_BARE = ("lm_head.", "classifier.", "pre_classifier.")  # Hugging Face's heads, which stand beside what has the prefix
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # gamma, beta: norms of TensorFlow's time
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
 
@@ -63,18 +93,20 @@ def is_canonical(names) -> bool:
     return any(name.startswith(("embed.", "layers.0.attention.")) for name in names)
 
 
-def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES) -> dict:
-    """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out.
+def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES, classifier: bool = False) -> dict:
+    """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out, but for a
+    sequence classifier's head where `classifier`.
     Raises UnsupportedError for a family without a table and for tensors that have no place in it, FormatError where two
     tensors claim the same place; messages start with `where`."""
     table = _family(family, where, tables)
+    outside = table.outside | table.classifier if classifier else table.outside
     result, source, unknown = {}, {}, []
     for name, array in tensors.items():
         short = name.removeprefix(table.prefix)
         layer = re.fullmatch(re.escape(table.layer) + r"(0|[1-9][0-9]{0,8})\.(.+)", short)
-        if (layer.group(2) if layer else short).startswith(table.ignored):
+        new = _translate(layer.group(2), table.inside) if layer else _translate(short, outside)
+        if new is None and (layer.group(2) if layer else short).startswith(table.ignored):
             continue
-        new = _translate(layer.group(2), table.inside) if layer else _translate(short, table.outside)
         if new is None:
             unknown.append(name)
             continue
@@ -83,20 +115,53 @@ def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] 
             raise FormatError(f"{where}: {brief(source[new])} and {brief(name)} are both the weight {new}")
         result[new], source[new] = array, name
     _refuse(unknown, f"has no place in a {family} model", where)
-    return result
+    return result if table.fused is None else _split(result, table.fused, where)
 
 
 def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
     """The inverse of `canonical`, with the family's prefix. Raises UnsupportedError for a family without a table."""
     table, result = _family(family, "weights"), {}
+    outside = table.outside | (table.classifier or {})
+    if table.fused is not None:
+        weights = _fuse(weights, table.fused)
     for name, array in weights.items():
         layer = _LAYER.fullmatch(name)
-        inside = {ours: theirs for theirs, ours in (table.inside if layer else table.outside).items()}
+        inside = {ours: theirs for theirs, ours in (table.inside if layer else outside).items()}
         short = layer.group(2) if layer else name
         module, _, leaf = short.rpartition(".")
         new = inside.get(short) or f"{inside[module]}.{leaf}"
-        prefix = "" if module == "head" else table.prefix
+        prefix = "" if new.startswith(_BARE) else table.prefix
         result[f"{prefix}{table.layer}{layer.group(1)}.{new}" if layer else prefix + new] = array
+    return result
+
+
+_THREE = ("attention.query", "attention.key", "attention.value")
+
+
+def _split(weights: dict[str, np.ndarray], fused: str, where: str) -> dict[str, np.ndarray]:
+    """Weights of layers turned to (out, in), and queries, keys and values apart."""
+    result = {}
+    for name, array in weights.items():
+        if _LAYER.fullmatch(name) and array.ndim == 2:
+            array = np.ascontiguousarray(array.T)
+        if _module(name) != fused:
+            result[name] = array
+        elif array.ndim == 0 or len(array) % 3:
+            raise FormatError(f"{where}: weight {name}, turned to (out, in), has shape {array.shape}; wanted three times as many "
+                              "outputs as hidden features")
+        else:
+            result |= {name.replace(fused, part): rows for part, rows in zip(_THREE, np.split(array, 3))}
+    return result
+
+
+def _fuse(weights: dict[str, np.ndarray], fused: str) -> dict[str, np.ndarray]:
+    """The inverse of `_split`."""
+    result = {}
+    for name, array in weights.items():
+        if _module(name) == _THREE[0]:
+            name, array = name.replace(_THREE[0], fused), np.concatenate([weights[name.replace(_THREE[0], p)] for p in _THREE])
+        if _module(name) not in _THREE:
+            result[name] = array.T if _LAYER.fullmatch(name) and array.ndim == 2 else array
     return result
 
 

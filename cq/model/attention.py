@@ -5,6 +5,8 @@ from .. import _core
 from ..errors import UnsupportedError
 from .activation import Activation, Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
+from .norm import Norm
+from .rope import frequencies
 from .sums import INT32_MAX
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
@@ -13,12 +15,11 @@ MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weigh
 class Rotary:
     """Cosine and sine tables of rotary positions (Su et al. 2021), grown as longer sequences come.
 
-    Angles round to float32 at each step, as in common implementations. Powers, cosines and sines are rounded from float64:
-    NumPy's float32 ones differ in the last bit from one CPU to the next."""
+    Angles round to float32, as in common implementations. Cosines and sines are rounded from float64: NumPy's float32 ones differ
+    in the last bit from one CPU to the next."""
 
-    def __init__(self, dim: int, theta: float):
-        exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-        self.frequency = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
+    def __init__(self, dim: int, theta: float, scaling: dict | None = None):
+        self.frequency, self.factor = frequencies(dim, theta, scaling)
         self._tables = (np.empty((0, dim // 2), np.float32),) * 2
 
     def tables(self, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +27,7 @@ class Rotary:
         tables = self._tables  # read and replaced as one: other threads may do so at the same time
         if length > len(tables[0]):
             angle = np.outer(np.arange(max(length, 2 * len(tables[0]), 256), dtype=np.float32), self.frequency)
-            tables = self._tables = tuple(f(angle, dtype=np.float64).astype(np.float32) for f in (np.cos, np.sin))
+            tables = self._tables = tuple((f(angle, dtype=np.float64) * self.factor).astype(np.float32) for f in (np.cos, np.sin))
         return tables
 
 
@@ -42,6 +43,8 @@ class Attention:
         self.heads, self.kv_heads, self.dim, self.causal, self.rotary = heads, kv_heads, dim, causal, rotary
         self.scale = float(np.float32(dim ** -0.5))
         self.forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead | None = None
+        self.query_norm: Norm | None = None  # of each head's queries and keys, before they are rotated
+        self.key_norm: Norm | None = None
         self._derived: tuple = (None,) * 5
 
     def _joined(self) -> tuple:
@@ -77,7 +80,9 @@ class Attention:
             raise UnsupportedError(f"int8 attention sums at most {MAX_KEYS:,} tokens in int32, this sequence has "
                                    f"{batch.longest:,}; cut it, or use a Scheme with attention='float32'")
         joint, joint_form = self._joined()
-        qkv = self._project(x, joint, joint_form if self.rotary is None else None)
+        qkv = self._project(x, joint, joint_form if self.rotary is None and self.query_norm is None else None)
+        if self.query_norm is not None:
+            self._norm_heads(qkv)
         if self.rotary is not None:
             _core.rope(qkv, self.heads + self.kv_heads, self.dim, *self.rotary.tables(batch.longest), batch.positions)
         if batch.observe is not None:
@@ -94,6 +99,8 @@ class Attention:
         """The same where the tokens' keys and values join those that the cache holds."""
         cache = batch.cache.layers[site]
         qkv = self._project(x, self._joined()[0], None)
+        if self.query_norm is not None:
+            self._norm_heads(qkv)
         tables = (None, None) if self.rotary is None else self.rotary.tables(max(batch.cache.bounds))
         reads = self.output.input_form
         form = reads if cache.form is not None and isinstance(reads, Fixed) else None
@@ -101,10 +108,17 @@ class Attention:
         return self.output(Activation.of(context, form), None, then)
 
     def _project(self, x: Activation, joint, form) -> np.ndarray | _core.Coded:
-        """Queries, keys and values side by side in `form`, or in float32: rotation needs that."""
+        """Queries, keys and values side by side in `form`, or in float32: norms and rotation need that."""
         if joint is not None:
             return joint(x, form)
         return np.concatenate([layer(x) for layer in (self.query, self.key, self.value)], axis=1)
+
+    def _norm_heads(self, qkv: np.ndarray) -> None:
+        start = 0
+        for norm, heads in ((self.query_norm, self.heads), (self.key_norm, self.kv_heads)):
+            part = qkv[:, start:start + heads * self.dim]
+            part[...] = norm(part.reshape(-1, self.dim)).values.reshape(part.shape)
+            start += heads * self.dim
 
     def _tap(self, batch, qkv, site: str) -> None:
         if isinstance(qkv, _core.Coded):

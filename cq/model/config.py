@@ -3,20 +3,25 @@ of any model hub."""
 from dataclasses import asdict, dataclass, fields
 
 from ..errors import FormatError
+from .rope import check_scaling
 
 _CHOICES = {
     "norm": ("layer", "rms"),
     "activation": ("gelu", "gelu_tanh", "silu", "relu"),
+    "classifier": ("tanh", "relu", None),
     "pooling": ("mean", "cls", "max", "mean_sqrt_len", "last", None),
 }
+_MAY_BE_0 = ("type_vocab_size", "position_offset")
 
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions.
+    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions, whose
+    table has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it. `qk_norm`: each
+    head's queries and keys are normed before they are rotated.
 
-    Of language models, where their files say so: the ids that begin a text and that end one, and the Jinja template that makes a
-    prompt of a conversation."""
+    Of sequence classifiers, the labels' names and what stands between the head's two layers. Of language models, where their
+    files say so: the ids that begin a text and that end one, and the Jinja template that makes a prompt of a conversation."""
     family: str
     vocab_size: int
     hidden_size: int
@@ -27,18 +32,23 @@ class Config:
     intermediate_size: int
     max_positions: int
     type_vocab_size: int = 0
+    position_offset: int = 0
     norm: str = "layer"
     norm_eps: float = 1e-12
     norm_first: bool = False
     activation: str = "gelu"
     gated: bool = False
     rope_theta: float | None = None
+    rope_scaling: dict | None = None
+    qk_norm: bool = False
     causal: bool = False
     lm_head: bool = False
     tied: bool = False
     pooling: str | None = None
     normalize: bool = False
     max_length: int = 512
+    labels: tuple[str, ...] = ()
+    classifier: str | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     chat_template: str | None = None
@@ -46,7 +56,7 @@ class Config:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < (0 if field.name == "type_vocab_size" else 1)
+            if field.type is int and (type(value) is not int or value < (field.name not in _MAY_BE_0)
                                       or value > 2**31 - 1):
                 raise FormatError(f"config: {field.name} must be a positive integer below 2**31, got {value!r}")
             if field.type is bool and type(value) is not bool:
@@ -57,11 +67,15 @@ class Config:
             value = getattr(self, name)
             if (value, name) != (None, "rope_theta") and not (type(value) in (int, float) and 0 < value < 1e12):
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
+        check_scaling(self.rope_scaling)
         self._check_text()
+        self._check_labels()
         if self.num_heads % self.num_kv_heads:
             raise FormatError(f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.rope_theta is not None and self.head_dim % 2:
             raise FormatError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
+        if self.rope_scaling is not None and (self.rope_theta or 0) <= 1:
+            raise FormatError(f"config: rope_scaling needs a rope_theta above 1, got {self.rope_theta!r}")
 
     def _check_text(self) -> None:
         if not isinstance(self.eos_token_ids, (tuple, list)):
@@ -73,6 +87,13 @@ class Config:
                     raise FormatError(f"config: {name}: {i!r} is no token id below {self.vocab_size}")
         if not isinstance(self.chat_template, str | None):
             raise FormatError(f"config: chat_template must be a string, got {type(self.chat_template).__name__}")
+
+    def _check_labels(self) -> None:
+        if not isinstance(self.labels, (tuple, list)) or not all(isinstance(label, str) for label in self.labels):
+            raise FormatError(f"config: labels must be a list of strings, got {self.labels!r:.200}")
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if bool(self.labels) != (self.classifier is not None):
+            raise FormatError(f"config: labels and classifier come together, got {self.labels!r:.200} and {self.classifier!r}")
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -95,7 +116,7 @@ class Config:
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         shapes = {"embed.word": (self.vocab_size, h)}
         if self.rope_theta is None:
-            shapes["embed.position"] = (self.max_positions, h)
+            shapes["embed.position"] = (self.position_offset + self.max_positions, h)
         if self.type_vocab_size:
             shapes["embed.type"] = (self.type_vocab_size, h)
         for i in range(self.num_layers):
@@ -104,9 +125,13 @@ class Config:
                        at + "attention.value.weight": (kv, h), at + "attention.output.weight": (h, q),
                        at + "attention_norm.weight": (h,), at + "ffn_norm.weight": (h,),
                        at + "ffn.up.weight": (f, h), at + "ffn.down.weight": (h, f)}
+            if self.qk_norm:
+                shapes |= {at + f"attention.{part}_norm.weight": (self.head_dim,) for part in ("query", "key")}
             if self.gated:
                 shapes[at + "ffn.gate.weight"] = (f, h)
         shapes["final_norm.weight" if self.norm_first else "embed.norm.weight"] = (h,)
         if self.lm_head and not self.tied:
             shapes["head.weight"] = (self.vocab_size, h)
+        if self.labels:
+            shapes |= {"classifier.dense.weight": (h, h), "classifier.scores.weight": (len(self.labels), h)}
         return shapes

@@ -85,7 +85,8 @@ def coverage_of(model: "Transformer", tokens: int) -> Coverage:
                                   "looked up and added, never multiplied" * quantized))
     for name, layer in model.linears():
         inputs, outputs = layer.shape
-        rows.append(Placement(name, layer.runs_in, layer.shape, _nbytes(layer.arrays()), layer.reason, tokens * inputs * outputs))
+        times = 1 if name.startswith("classifier.") else tokens  # of the first token only
+        rows.append(Placement(name, layer.runs_in, layer.shape, _nbytes(layer.arrays()), layer.reason, times * inputs * outputs))
         coded += layer.arrays() if isinstance(layer, QuantizedLinear) else []
     norms = [array for _, norm in model.norms() for array in norm.arrays()]
     rows.append(Placement("norms", "float32", None, _nbytes(norms), "a norm's own numbers, a few per channel" * quantized))
@@ -105,7 +106,8 @@ def _weightless(block: Block, tokens: int, quantized: bool) -> Iterator[Placemen
     kind, reason = "float32", "q, k and v are not all int8, or float32 was chosen" * quantized
     if attention.forms is not None:
         kind = "dynamic" if isinstance(attention.forms, PerHead) else "static"
-        reason = "q and k are rotated in float32 before they become int8" if attention.rotary else ""
+        steps = " and ".join(["normed"] * (attention.query_norm is not None) + ["rotated"] * (attention.rotary is not None))
+        reason = f"q and k are {steps} in float32 before they become int8" if steps else ""
     yield Placement(f"{block.name}.attention.scores", kind, None, 0, reason, 2 * attention.heads * attention.dim * pairs)
     if not quantized:
         return

@@ -7,11 +7,13 @@ from .norm import Norm
 
 
 class Embedding:
-    """word: float32 (vocabulary, hidden), or an int8 packed weight (hidden, vocabulary), shared with a tied head."""
+    """word: float32 (vocabulary, hidden), or an int8 packed weight (hidden, vocabulary), shared with a tied head. offset: rows of
+    `position` before the first token's."""
 
     def __init__(self, word: np.ndarray | _core.Weight, position: np.ndarray | None, type: np.ndarray | None, norm: Norm | None,
-                 reason: str = ""):
-        self.word, self.position, self.type, self.norm, self.reason = word, position, type, norm, reason
+                 offset: int = 0):
+        self.word, self.position, self.type, self.norm, self.offset = word, position, type, norm, offset
+        self.reason = ""
         self.stream: Fixed | None = None  # the form in which the residual stream begins; None: float32
 
     @property
@@ -36,5 +38,7 @@ class Embedding:
     def __call__(self, ids: np.ndarray, positions: np.ndarray, readers: tuple) -> Activation:
         """ids, positions int32 (tokens,) → (tokens, hidden). All tokens are of type 0."""
         types = None if self.type is None else np.zeros_like(ids)
+        if self.offset:
+            positions = positions + np.int32(self.offset)
         x = _core.embed(ids, self.word, positions, self.position, types, self.type)
         return self.norm(x, readers, keep_float=self.stream is None) if self.norm else Activation(x)

@@ -113,11 +113,12 @@ class _Step:
 
 
 def _is_recordable(model) -> bool:
-    """All products in codes: those of float32 layers are NumPy's, and so is a range over all tokens of a call."""
+    """Not NumPy's are products in codes, unless a range is that of all tokens of a call; its are norms of heads, queries, keys and
+    values that could not be joined, and positions that begin elsewhere."""
     layers = [layer for _, layer in model.linears()]
     attentions = [block.attention for block in model.blocks]
     return (all(isinstance(layer, QuantizedLinear) and not isinstance(layer.input_form, PerTensor) for layer in layers)
-            and all(len(attention.readers()) == 1 for attention in attentions))
+            and all(len(one.readers()) == 1 and one.query_norm is None for one in attentions) and not model.embedding.offset)
 
 
 def _check(scores: np.ndarray) -> None:
@@ -194,7 +195,8 @@ def _pieces(generator: Generator, texts: list[Text | None], ends: set[int]) -> I
 def _ids(model, prompt, i: int):
     if is_conversation(prompt):
         begin, end = model.config.bos_token_id, next(iter(model.config.eos_token_ids), None)
-        names = ("" if token is None or model.tokenizer is None else model.tokenizer.id_to_token(token) or "" for token in (begin, end))
+        names = ("" if token is None or model.tokenizer is None else model.tokenizer.id_to_token(token) or ""
+                 for token in (begin, end))
         return model.tokenize(render(model.config.chat_template, prompt, *names), special_tokens=False)
     if not isinstance(prompt, (str, np.ndarray)):
         raise CqError(f"prompt {i}: need a text, a conversation (a list of messages) or a 1-D integer array, got "

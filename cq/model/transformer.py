@@ -13,6 +13,7 @@ from .attention import Attention, Rotary
 from .batch import Batch, check_tokens
 from .block import Block, FeedForward
 from .chat import is_conversation
+from .classifier import Classifier
 from .config import Config
 from .coverage import Coverage, coverage_of, headroom_of
 from .embedding import Embedding
@@ -42,14 +43,19 @@ class Transformer:
         layers that read the same are laid side by side. Raises CqError where they do not fit the configuration."""
         _check_weights(config, weights)
         self.config, self.tokenizer, self.strategy = config, tokenizer, None
-        rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta)
+        rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         self.embedding = Embedding(weights["embed.word"], weights.get("embed.position"), weights.get("embed.type"),
-                                   None if config.norm_first else self._norm(weights, "embed.norm"))
+                                   None if config.norm_first else self._norm(weights, "embed.norm"), config.position_offset)
         self.blocks = [self._block(weights, f"layers.{i}", rotary) for i in range(config.num_layers)]
         self.final_norm = self._norm(weights, "final_norm") if config.norm_first else None
         self.head: Linear | QuantizedLinear | None = None
         if config.lm_head:
             self.head = Linear(weights["embed.word" if config.tied else "head.weight"], weights.get("head.bias"))
+        self.classifier: Classifier | None = None
+        if config.classifier is not None:
+            dense, scores = (Linear(weights[name + ".weight"], weights.get(name + ".bias"))
+                             for name in ("classifier.dense", "classifier.scores"))
+            self.classifier = Classifier(dense, scores, config.classifier)
         self._cutter = None
         if tokenizer is not None and (config.pooling or not config.causal):
             self._cutter = Tokenizer.from_str(tokenizer.to_str())
@@ -66,6 +72,9 @@ class Transformer:
 
         attention = Attention(*(linear("attention." + part) for part in ("query", "key", "value", "output")),
                               c.num_heads, c.num_kv_heads, c.head_dim, c.causal, rotary)
+        if c.qk_norm:
+            attention.query_norm = self._norm(weights, name + ".attention.query_norm")
+            attention.key_norm = self._norm(weights, name + ".attention.key_norm")
         ffn = FeedForward(linear("ffn.up", None if c.gated else c.activation), linear("ffn.down"),
                           linear("ffn.gate") if c.gated else None, c.activation)
         return Block(attention, self._norm(weights, name + ".attention_norm"), ffn, self._norm(weights, name + ".ffn_norm"), name)
@@ -93,11 +102,22 @@ class Transformer:
         one row. batch_size: sequences in one pass. Raises UnsupportedError where the model does not pool."""
         if self.config.pooling is None:
             raise UnsupportedError(f"embed: this {self.config.family} model says no pooling; use forward or logits")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
+        _check_batch_size(batch_size)
         tokens = self._as_tokens(texts_or_tokens)
         rows = [self.pool(h) for i in range(0, len(tokens), batch_size) for h in self.forward(tokens[i:i + batch_size])]
         return np.stack(rows) if rows else np.empty((0, self.config.hidden_size), np.float32)
+
+    def classify(self, texts_or_tokens: Iterable, batch_size: int = 32) -> np.ndarray:
+        """Scores of each label, float32 (n, labels), before any softmax or sigmoid; config.labels names the columns.
+
+        texts_or_tokens, batch_size: as for `embed`. Raises UnsupportedError where the model has no sequence classifier's head."""
+        if self.classifier is None:
+            raise UnsupportedError(f"classify: this {self.config.family} model has no sequence classifier's head; use forward or "
+                                   "embed")
+        _check_batch_size(batch_size)
+        tokens = self._as_tokens(texts_or_tokens)
+        parts = [self._classes(batch) for i in range(0, len(tokens), batch_size) for batch in _batches(tokens[i:i + batch_size])]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.config.labels)), np.float32)
 
     def generate(self, prompt, max_new_tokens: int = 128, *, temperature: float = 0.0, top_k: int | None = None,
                  top_p: float | None = None, repetition_penalty: float = 1.0, seed: int | None = None, stop=(),
@@ -167,6 +187,14 @@ class Transformer:
         sequences = check_tokens(tokens, self.config.vocab_size, self.config.max_positions)
         return [rows for batch in _batches(sequences) for rows in batch.split(work(batch))]
 
+    def _classes(self, batch: Batch) -> np.ndarray:
+        scores = self.classifier(self.hidden(batch).floats()[batch.offsets[:-1]], batch)
+        try:
+            _core.min_max(scores)
+        except CqError as error:
+            raise CqError(f"classify: {error}") from None
+        return scores
+
     def _scores(self, batch: Batch) -> np.ndarray:
         scores = self.head(self.hidden(batch, (self.head,)))
         try:
@@ -207,7 +235,7 @@ class Transformer:
     def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
         """Runs one batch (a list of texts or ids) and shows `observe(site, float32 (tokens, n))` what flows where."""
         for batch in _batches(self._as_tokens(samples), observe):
-            self.hidden(batch)
+            self.hidden(batch) if self.classifier is None else self._classes(batch)
 
     def pool(self, hidden: np.ndarray) -> np.ndarray:
         """The embedding (hidden,) of one sequence from its final hidden states (len, hidden), for a model that pools."""
@@ -239,12 +267,18 @@ class Transformer:
                 yield block.ffn, part, f"{block.name}.ffn.{part}"
         if self.head is not None:
             yield self, "head", "head"
+        if self.classifier is not None:
+            yield self.classifier, "dense", "classifier.dense"
+            yield self.classifier, "scores", "classifier.scores"
 
     def norms(self) -> Iterator[tuple[str, Norm]]:
         """Every norm by name."""
         if self.embedding.norm is not None:
             yield "embed.norm", self.embedding.norm
         for block in self.blocks:
+            if block.attention.query_norm is not None:
+                yield f"{block.name}.attention.query_norm", block.attention.query_norm
+                yield f"{block.name}.attention.key_norm", block.attention.key_norm
             yield f"{block.name}.attention_norm", block.attention_norm
             yield f"{block.name}.ffn_norm", block.ffn_norm
         if self.final_norm is not None:
@@ -293,6 +327,11 @@ def _check_weights(config: Config, weights: dict[str, np.ndarray]) -> None:
         if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shapes[name]:
             got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise CqError(f"weights: {name!r}: need a float32 array of shape {shapes[name]}, got {got}")
+
+
+def _check_batch_size(batch_size) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
 
 
 def _batches(sequences: list[np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None) -> Iterator[Batch]:

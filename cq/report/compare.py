@@ -27,7 +27,7 @@ def default_strategies(qat: int | None = None) -> tuple:
     for scheme, observer in ((Scheme(), Static.observer), (Scheme.textbook(), "minmax")):
         static = Static(scheme=scheme, observer=observer)
         found += [WeightOnly(scheme=scheme), Dynamic(scheme=scheme), static]
-        found += [QAT(target=static, steps=qat, ranges="learned")] if qat else []
+        found += [QAT(target=Static(scheme=scheme), steps=qat)] if qat else []
     return tuple(found)
 
 

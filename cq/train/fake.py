@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import affine
+from ..model.activation import Smoothed
 from ..strategies import Scheme
 
 CHUNK = 1 << 15  # elements worked on at a time, which stay in the level-2 cache from one pass to the next
@@ -33,11 +34,11 @@ def chunks(x: np.ndarray) -> Iterator[slice]:
 
 def to_codes(x: np.ndarray, scale, low, high, clips: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """Centered codes clip(rint(x / scale), low, high) of x (rows, n), and the flat indices of what was clipped, None where
-    `clips` says that nothing can be. scale, low and high: numbers, or (rows, 1)."""
+    `clips` says that nothing can be. scale, low and high: numbers, (rows, 1) or (1, n)."""
     codes, outside = np.empty_like(x), []
     for rows in chunks(x):
         part = codes[rows]
-        bounds = [b[rows] if isinstance(b, np.ndarray) and b.ndim else b for b in (scale, low, high)]
+        bounds = [b[rows] if np.ndim(b) and len(b) == len(x) else b for b in (scale, low, high)]
         np.divide(x[rows], bounds[0], out=part)
         np.rint(part, out=part)
         if clips:
@@ -163,6 +164,28 @@ class Learned(Ranged):
         total -= np.vdot(g, self._x) / self.params()[0]
         self.add_gradient(np.array([total / np.sqrt(g.shape[1] * largest)]))
         self._x = self._codes = None
+        return g
+
+
+class Resting(Ranged):
+    """Scales and shifts of each feature's own (cq.smooth), which rest: clip(rint(x / own) + own zero point), centered. What reads
+    them has them folded in its weights and bias, and sees one scale: the codes stand for (x - shift) / factor."""
+    state = None
+
+    def __init__(self, name: str, form: Smoothed):
+        self.name, self.form = name, form
+
+    def __call__(self, x: np.ndarray) -> Codes:
+        extremes(x, self.name)
+        qmin, qmax = affine.code_range(self.form.dtype, self.form.symmetric)
+        own, zero_points = (p.astype(x.dtype) for p in (self.form.columns.scale, self.form.columns.zero_point))
+        codes, self._outside = to_codes(x, own, qmin - zero_points, qmax - zero_points, True)
+        codes += zero_points - self.form.zero_point
+        return Codes(codes, self.form.scale)
+
+    def backward(self, g: np.ndarray) -> np.ndarray:
+        g = super().backward(g)
+        g *= (self.form.scale / self.form.columns.scale).astype(g.dtype)
         return g
 
 

@@ -5,6 +5,7 @@ whole model.
 backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
 import numpy as np
 
+from ..model.rope import frequencies
 from .batch import Packed
 from .fake import Codes, WeightRange, chunks, fake_bias
 from .parameters import Parameters
@@ -112,14 +113,13 @@ class Rotary:
     """Rotary positions (Su et al. 2021) over heads of `dim`: first half and second half of a head are the two coordinates.
     Angles round to float32 and their cosines from float64, as the model's own do."""
 
-    def __init__(self, dim: int, theta: float):
-        exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-        self.frequency = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
+    def __init__(self, dim: int, theta: float, scaling: dict | None = None):
+        self.frequency, self.factor = frequencies(dim, theta, scaling)
 
     def tables(self, positions: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines (tokens, 1, dim / 2) of positions (tokens,)."""
         angle = np.outer(positions.astype(np.float32), self.frequency).astype(np.float64)[:, None]
-        return np.cos(angle).astype(np.float32).astype(dtype), np.sin(angle).astype(np.float32).astype(dtype)
+        return tuple((f(angle) * self.factor).astype(np.float32).astype(dtype) for f in (np.cos, np.sin))
 
     @staticmethod
     def turn(x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
@@ -136,10 +136,10 @@ class Rotary:
 
 class Embedding:
     """Word, position and type rows, summed in this order; all tokens are of type 0. word: how the table becomes codes, a Linear
-    that shares it (a tied head), or None."""
+    that shares it (a tied head), or None. offset: rows of the position table before the first token's."""
 
-    def __init__(self, parameters: Parameters, fake: WeightRange | Linear | None):
-        self.parameters, self.fake = parameters, fake
+    def __init__(self, parameters: Parameters, fake: WeightRange | Linear | None, offset: int = 0):
+        self.parameters, self.fake, self.offset = parameters, fake, offset
 
     def forward(self, batch: Packed) -> np.ndarray:
         """(tokens, hidden)."""
@@ -147,7 +147,7 @@ class Embedding:
         values = self.parameters.values
         x = self._words(values["embed.word"], batch.ids)
         if "embed.position" in values:
-            x += values["embed.position"][batch.positions]
+            x += values["embed.position"][batch.positions + self.offset]
         if "embed.type" in values:
             x += values["embed.type"][0]
         return x
@@ -170,6 +170,6 @@ class Embedding:
     def backward(self, g: np.ndarray) -> None:
         self.parameters.add_rows("embed.word", self.batch.ids, g)
         if "embed.position" in self.parameters.values:
-            self.parameters.add_rows("embed.position", self.batch.positions, g)
+            self.parameters.add_rows("embed.position", self.batch.positions + self.offset, g)
         if "embed.type" in self.parameters.values:
             self.parameters.add_rows("embed.type", np.zeros(1, np.int64), column_sums(g)[None])

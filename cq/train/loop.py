@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import CqError
 from ..model import Config, Transformer
+from ..model.activation import Smoothed
 from ..model.batch import check_tokens
 from ..strategies import QAT, Training
 from .checkpoint import checked, restore, store
@@ -42,11 +43,14 @@ def train(model: Transformer | Config, data: Iterable | Windows, training: Train
 
 
 def fit(model: Transformer, data: Iterable | Windows, training: Training, learned: dict[str, tuple[float, int]] | None = None,
-        checkpoint: str | os.PathLike | None = None, progress: Progress | None = None) -> Network:
+        checkpoint: str | os.PathLike | None = None, progress: Progress | None = None,
+        folded: dict[str, np.ndarray] | None = None, smoothed: dict[str, Smoothed] = {}) -> Network:
     """What `train` does, and QAT: with fake quantization for `training.target`. learned: place → (scale, zero point) to begin
-    learning from. Gives the trained network, from which the model is converted."""
+    learning from. folded, smoothed: weights to begin from instead of the model's, and the forms folded into them (Network). Gives
+    the trained network, from which the model is converted."""
     target = training.target if isinstance(training, QAT) else None
-    network = Network(Recipe(model.config, target), weights_of(model), learned)
+    weights = folded or weights_of(model)
+    network = Network(Recipe(model.config, target), weights, learned, smoothed)
     optimizer = AdamW(network.parameters, training.weight_decay, training.betas)
     objective = OBJECTIVES[training.loss](model, network)
     if isinstance(data, Windows):
@@ -76,6 +80,9 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
             store(checkpoint, network, optimizer, training)
         if progress is not None:
             progress(step + 1, training.steps, loss)
+    for name, array in weights.items():
+        if name.startswith("classifier."):  # no loss reaches it, only decay did
+            network.parameters.values[name][...] = array
     return network
 
 

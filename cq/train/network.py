@@ -2,13 +2,14 @@
 Knows no losses and no optimizer."""
 import numpy as np
 
-from .. import affine
+from .. import affine, observers
 from ..errors import CqError
 from ..model import Config
+from ..model.activation import Fixed, Smoothed
 from .activations import activate
 from .attention import Attention, CodedAttention, ScaledAttention
 from .batch import Packed
-from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, WeightRange
+from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, WeightRange
 from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters
 from .recipe import Recipe
@@ -18,11 +19,12 @@ class Network:
     """weights: canonical name → array (see Config.shapes), and biases; copied.
 
     learned: None for ranges by moving average; else place → (scale, zero point) to begin learning scales from (Esser et al.
-    2020), for every place of the recipe. dtype: float64 for checks of gradients."""
+    2020), for every place of the recipe but those smoothed. smoothed: place → its form, where features have scales of their own,
+    which rest and which `weights` have folded in. dtype: float64 for checks of gradients."""
 
     def __init__(self, recipe: Recipe, weights: dict[str, np.ndarray], learned: dict[str, tuple[float, int]] | None = None,
-                 dtype: type = np.float32):
-        self.config, self.recipe = recipe.config, recipe
+                 smoothed: dict[str, Smoothed] = {}, dtype: type = np.float32):
+        self.config, self.recipe, self.smoothed = recipe.config, recipe, smoothed
         self._check(weights)
         self._learned, self._zero_points, scales = learned, {}, {}
         if learned is not None and recipe.strategy is not None:
@@ -34,11 +36,11 @@ class Network:
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
         self.norms = {name: Norm(self.parameters, name, c.norm_eps, c.norm == "rms") for name in norms}
         self.attention = [self._attention(f"layers.{i}.attention.query" in self.sites) for i in range(c.num_layers)]
-        self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta)
+        self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta, c.rope_scaling)
         word = recipe.word_granularity
         fake = None if word is None else self.linears["head"] if word == "head" else \
             WeightRange("embed.word", recipe.strategy.scheme, word)
-        self.embedding = Embedding(self.parameters, fake)
+        self.embedding = Embedding(self.parameters, fake, c.position_offset)
         self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
         self.refresh()
 
@@ -66,12 +68,16 @@ class Network:
             w = weights[self._weight_name(name)]
             rates[name] = 1 / max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6)
             if self._learns(name):
-                axis = 1 if scheme.weight_granularity == "per_channel" else None
-                scale, zero_point = affine.qparams(w.min(axis=axis), w.max(axis=axis), "int8", scheme.weight_symmetric)
+                if scheme.weight_granularity == "per_channel":
+                    scale, zero_point = affine.qparams(w.min(axis=1), w.max(axis=1), "int8", scheme.weight_symmetric)
+                else:  # one range for all is wide for a few: MiniLM's textbook weights alone keep 0.987 of cosine, 0.995 by error
+                    observer = observers.MSE()
+                    observer.update(w)
+                    scale, zero_point = observer.qparams("int8", scheme.weight_symmetric)
                 self._zero_points[name + ".weight"] = np.asarray(zero_point)
                 scales[f"{name}.weight.scale"] = np.asarray(scale), rates[name]
         for site in self.recipe.sites():
-            if not self.recipe.fixed:
+            if not self.recipe.fixed or site in self.smoothed:
                 continue
             scale, self._zero_points[site] = learned[site]
             part = site.rpartition(".")[0]
@@ -85,6 +91,8 @@ class Network:
         if not self.recipe.fixed:
             inside = site.endswith(("query", "key", "value"))
             return ExactHeads(site, self.config.head_dim) if inside else Exact(site, scheme)
+        if site in self.smoothed:
+            return Resting(site, self.smoothed[site])
         if self._learned is None:
             return Ranged(site, scheme)
         name = f"{site}.scale"
@@ -114,9 +122,13 @@ class Network:
         """Canonical name → a copy of the weight, float as it is trained."""
         return {name: array.copy() for name, array in self.parameters.values.items() if not name.endswith(".scale")}
 
-    def ranges(self) -> dict[str, tuple[float, int]]:
-        """Place → scale and zero point of static activations."""
-        return {site: fake.params() for site, fake in self.sites.items()} if self.recipe.fixed else {}
+    def forms(self) -> dict[str, Fixed | Smoothed]:
+        """Place → how static activations are coded."""
+        if not self.recipe.fixed:
+            return {}
+        scheme = self.recipe.strategy.scheme
+        return {site: fake.form if isinstance(fake, Resting) else
+                Fixed(scheme.activation_dtype, scheme.activation_symmetric, *fake.params()) for site, fake in self.sites.items()}
 
     def scales(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Linear layer → learned scale and zero point of its weight, where they are learned."""
@@ -199,6 +211,8 @@ class Network:
     def _attend(self, i: int, x: np.ndarray) -> np.ndarray:
         at = f"layers.{i}.attention."
         q, k, v = self._read(at + "input", x)
+        if self.config.qk_norm:
+            q, k = (self._by_head(self.norms[f"{at}{name}_norm"].forward, y) for name, y in (("query", q), ("key", k)))
         if self.rotary is not None:
             q, k = (Rotary.turn(y, *self.angles) for y in (q, k))
         coded = [self._code(at + name, y) for name, y in (("query", q), ("key", k), ("value", v))]
@@ -211,7 +225,13 @@ class Network:
         if self.rotary is not None:
             cosine, sine = self.angles
             q, k = (Rotary.turn(y, cosine, -sine) for y in (q, k))
+        if self.config.qk_norm:
+            q, k = (self._by_head(self.norms[f"{at}{name}_norm"].backward, y) for name, y in (("query", q), ("key", k)))
         return self._read_back(at + "input", [q, k, v])
+
+    def _by_head(self, norm, x: np.ndarray) -> np.ndarray:
+        """x (tokens, heads * dim) through `norm`, of rows (tokens * heads, dim)."""
+        return norm(x.reshape(-1, self.config.head_dim)).reshape(x.shape)
 
     def _feed(self, i: int, x: np.ndarray) -> np.ndarray:
         at, c = f"layers.{i}.ffn.", self.config

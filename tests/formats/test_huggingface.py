@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import BertForMaskedLM, BertForTokenClassification, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from cq.errors import FormatError, UnsupportedError
 from cq.formats.huggingface import read_folder
@@ -61,12 +61,13 @@ def test_bert_arrives(bert_saved):
     assert tokenizer is None
     assert asdict(config) == dict(
         family="bert", vocab_size=40, hidden_size=16, num_layers=3, num_heads=2, num_kv_heads=2, head_dim=8,
-        intermediate_size=24, max_positions=20, type_vocab_size=3, norm="layer", norm_eps=1e-12, norm_first=False,
-        activation="gelu", gated=False, rope_theta=None, causal=False, lm_head=False, tied=False, pooling="mean",
-        normalize=False, max_length=20, bos_token_id=None, eos_token_ids=(), chat_template=None)
+        intermediate_size=24, max_positions=20, type_vocab_size=3, position_offset=0, norm="layer", norm_eps=1e-12,
+        norm_first=False, activation="gelu", gated=False, rope_theta=None, rope_scaling=None, qk_norm=False,
+        causal=False, lm_head=False, tied=False, pooling="mean", normalize=False, max_length=20,
+        labels=(), classifier=None, bos_token_id=None, eos_token_ids=(), chat_template=None)
 
 
-@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForSequenceClassification])
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForTokenClassification])
 def test_bert_under_a_head_arrives_without_it(tmp_path, save, bert_config, kind):
     model = save(kind(bert_config), tmp_path)
     assert_same(read_folder(tmp_path)[1], bert_weights(model.bert))
@@ -93,9 +94,10 @@ def test_llama_arrives(llama_saved):
     assert_same(weights, llama_weights(model.model) | {"head.weight": model.lm_head.weight})
     assert asdict(config) == dict(
         family="llama", vocab_size=40, hidden_size=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
-        intermediate_size=20, max_positions=30, type_vocab_size=0, norm="rms", norm_eps=1e-6, norm_first=True,
-        activation="silu", gated=True, rope_theta=5e4, causal=True, lm_head=True, tied=False, pooling=None,
-        normalize=False, max_length=30, bos_token_id=None, eos_token_ids=(), chat_template=None)
+        intermediate_size=20, max_positions=30, type_vocab_size=0, position_offset=0, norm="rms", norm_eps=1e-6,
+        norm_first=True, activation="silu", gated=True, rope_theta=5e4, rope_scaling=None, qk_norm=False,
+        causal=True, lm_head=True, tied=False, pooling=None, normalize=False, max_length=30,
+        labels=(), classifier=None, bos_token_id=1, eos_token_ids=(2,), chat_template=None)
 
 
 def test_llama_without_a_head_arrives(tmp_path, save, llama_sizes):
@@ -139,8 +141,8 @@ def test_llama_as_written_before_transformers_5_arrives(llama, llama_saved):
 
 
 @pytest.mark.parametrize("entries, words", [
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
-    ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}}, "rope_parameters.*llama3"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: rope_type 'dynamic'"),
+    ({"rope_parameters": {"rope_type": "longrope", "factor": 8.0}}, "'longrope' is not .* default, linear, llama3, yarn"),
     ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters"),
     ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu'"), ({"model_type": "t5"}, "family 't5'"),
     ({"sliding_window": 128}, "sliding_window 128"), ({"quantization_config": {"bits": 4}}, "quantization_config")])

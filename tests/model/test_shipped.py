@@ -15,5 +15,5 @@ def test_it_has_learnt_and_is_small():
     data = samples.read(folder / "evaluation.txt", model)
     nll = np.concatenate([metrics.token_nll(*each) for each in zip(model.logits(data.tokens), data.tokens)])
     bits = metrics.bits_per_token(nll)  # a token is a byte
-    stated = json.loads((folder / "training.json").read_text())["evaluation_bits_per_byte"]
+    stated = json.loads((folder / "training.json").read_text())["evaluation_bits_per_token"]
     assert bits <= 2.4 and abs(bits - stated) < 0.001

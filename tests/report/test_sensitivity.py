@@ -8,6 +8,7 @@ import pytest
 import cq
 from cq import Dynamic, Static, WeightOnly
 from cq.errors import CalibrationError, CqError
+from cq.model.activation import Smoothed
 from cq.report import samples
 
 stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference for the ranks")
@@ -66,7 +67,8 @@ def test_clipping_and_unused_codes_are_those_of_the_static_range(encoder, found,
     encoder.observe(samples.read(pairs, encoder).fewer(TOKENS).tokens, lambda site, x: seen.setdefault(site, []).append(np.array(x)))
     for name, site in (("layers.0.ffn.down", "layers.0.ffn.hidden"), ("layers.1.attention.key", "layers.1.attention.input")):
         form, x = dict(static.linears())[name].input_form, np.concatenate(seen[site]).astype(float)
-        codes = np.rint(np.float32(x) / np.float32(form.scale)) + form.zero_point
+        own = form.columns if isinstance(form, Smoothed) else form
+        codes = np.rint(np.float32(x) / np.float32(own.scale)) + own.zero_point
         assert layers[name].unused_codes == 256 - len(np.unique(np.clip(codes, 0, 255)))
         assert layers[name].clipped == pytest.approx(((codes < 0) | (codes > 255)).mean(), abs=2 / x.size)
 
@@ -77,8 +79,10 @@ def test_a_planted_outlier_is_found_and_treated(tiny_encoder, pairs, prose):
     norm.weight = norm.weight.copy()
     norm.weight[7] *= 200
     norm.arguments = norm.weight, *norm.arguments[1:]
-    report = cq.sensitivity(model, pairs, calibration=prose, max_tokens=TOKENS)
+    strategies = WeightOnly(), Static(smooth=False, correct_bias=False)
+    report = cq.sensitivity(model, pairs, strategies, calibration=prose, max_tokens=TOKENS)
     layer = {layer.name: layer for layer in report.layers}["layers.0.ffn.up"]
+    assert "smoothing its outlier channels (Static(smooth=True))" in layer.help
     assert layer.outliers[0][0] == 7 and layer.outliers[0][1] > 50
     assert re.search(r"outlier channels 7 \(\d+× the median\)", layer.explained())
     assert layer.help and layer.help[-1] == "keep in float32" and "would help: " in layer.explained()

@@ -10,6 +10,9 @@ _ODD = {
     "llama": dict(family="llama", vocab_size=19, hidden_size=12, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6,
                   intermediate_size=13, max_positions=16, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
                   gated=True, rope_theta=1e4, causal=True, lm_head=True, tied=True),
+    "normed": dict(family="qwen3", vocab_size=19, hidden_size=14, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=6,
+                   intermediate_size=13, max_positions=16, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
+                   gated=True, rope_theta=1e4, qk_norm=True, causal=True, lm_head=True, tied=False),
     "mixed": dict(family="llama", vocab_size=19, hidden_size=12, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=6,
                   intermediate_size=13, max_positions=16, norm="layer", norm_first=True, activation="gelu_tanh",
                   rope_theta=1e4, causal=True, lm_head=True, tied=False)}
@@ -17,7 +20,7 @@ _ODD = {
 
 @pytest.fixture(scope="session")
 def small():
-    """small("bert", "llama" or "mixed", **changes) → (configuration, weights in float32)."""
+    """small("bert", "llama", "normed" or "mixed", **changes) → (configuration, weights in float32)."""
     def make(family: str, **changes) -> tuple[Config, dict[str, np.ndarray]]:
         config, rng = Config(**_ODD[family] | changes), np.random.default_rng(5)
         shapes = config.shapes()

@@ -77,6 +77,8 @@ class Model:
         c, n = self.c, len(x)
         q, k, v = (self.linear(at + part, self.code(at + "input", x, at + part)).view(n, heads, c.head_dim) for part, heads in
                    (("query", c.num_heads), ("key", c.num_kv_heads), ("value", c.num_kv_heads)))
+        if c.qk_norm:
+            q, k = self.norm(at + "query_norm", q), self.norm(at + "key_norm", k)
         if c.rope_theta is not None:
             q, k = self.rotate(q), self.rotate(k)
         q, k, v = (self.code(at + part, y) for part, y in (("query", q), ("key", k), ("value", v)))

@@ -8,6 +8,7 @@ import torch
 
 import cq
 from cq import affine
+from cq.model.activation import Columns, Smoothed
 from cq.train.activations import activate
 from cq.train.batch import Packed
 from cq.train.network import Network
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference  # noqa: E402
 
 TEXTBOOK = cq.Scheme.textbook()
-FAMILIES = pytest.mark.parametrize("family", ["bert", "llama", "mixed"])
+FAMILIES = pytest.mark.parametrize("family", ["bert", "llama", "normed", "mixed"])
 SETUPS = {"float32": (None, False), "weight-only": (cq.WeightOnly(), False), "per group": (
     cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=4)), False), "dynamic": (cq.Dynamic(), False),
     "dynamic textbook": (cq.Dynamic(TEXTBOOK), False), "static": (cq.Static(), False),
@@ -25,7 +26,7 @@ SETUPS = {"float32": (None, False), "weight-only": (cq.WeightOnly(), False), "pe
     "learned textbook": (cq.Static(TEXTBOOK), True),
     "static float32 scores": (cq.Static(cq.Scheme(attention="float32")), False),
     "dynamic float32 scores": (cq.Dynamic(cq.Scheme(attention="float32")), False), "some": (cq.Static(exclude=("*.key", "layers.0.ffn.*", "embed.word")), False),
-    "learned weights": (cq.WeightOnly(), True)}
+    "learned weights": (cq.WeightOnly(), True), "smoothed": (cq.Static(), True)}
 
 
 def first_ranges(recipe, weights, sequences):
@@ -38,12 +39,25 @@ def first_ranges(recipe, weights, sequences):
             for name, site in network.sites.items()} if recipe.fixed else {}
 
 
-def build(family, strategy, learned, small, ragged):
+def smoothed_forms(recipe, ranges) -> dict[str, Smoothed]:
+    """Features' own scales around those of the ranges, and zero points far from the middle, for half of the places."""
+    rng, found = np.random.default_rng(3), {}
+    widths = {"input": recipe.config.hidden_size, "hidden": recipe.config.intermediate_size,
+              "value": recipe.config.num_kv_heads * recipe.config.head_dim}
+    for site, (scale, zero_point) in ranges.items():
+        n = widths.get(site.rpartition(".")[2])
+        if n:
+            own = (scale * rng.uniform(0.5, 2, (1, n))).astype(np.float32)
+            found[site] = Smoothed("uint8", False, float(scale), 128, Columns(own, int(zero_point) + rng.integers(-9, 9, (1, n))))
+    return found
+
+
+def build(family, strategy, learned, small, ragged, smooth=False):
     config, weights = small(family)
     per_batch = isinstance(strategy, cq.Dynamic) and strategy.scheme.activation_granularity == "per_tensor"
     recipe, sequences = Recipe(config, strategy), ragged(config.vocab_size)[:1 if per_batch else None]
     ranges = first_ranges(recipe, weights, sequences) if learned else None
-    network = Network(recipe, weights, ranges, np.float64)
+    network = Network(recipe, weights, ranges, smoothed_forms(recipe, ranges) if smooth else {}, np.float64)
     if learned:  # narrower, so that some weights are clipped
         for name in network.parameters.values:
             if name.endswith(".weight.scale"):
@@ -67,6 +81,13 @@ def torch_twin(config, weights, network, strategy):
         if site not in network.sites or (reader and not network.recipe.codes(reader)):
             return x
         qmin, qmax = affine.code_range(scheme.activation_dtype, scheme.activation_symmetric)
+        if site in network.smoothed:
+            form = network.smoothed[site]
+            own, middles = (torch.tensor(np.float64(p)) for p in (form.columns.scale[0], form.columns.zero_point[0]))
+            flat = x.reshape(len(x), -1)
+            q = torch.round(flat / own) + middles
+            rounded = (q.clamp(qmin, qmax) - form.zero_point) * form.scale
+            return reference.through(rounded, flat * form.scale / own, (q >= qmin) & (q <= qmax)).view(x.shape)
         if site + ".scale" in scales:
             zero_point = torch.tensor(network.sites[site].zero_point)
             flat = x.reshape(len(x), -1)
@@ -108,7 +129,8 @@ def torch_twin(config, weights, network, strategy):
         else:
             site = next(site for site in network.sites if site.endswith(("input", "context", "hidden"))
                         and name in network.recipe.readers(site))
-            unit = network.sites[site].params()[0] * network.linears[name].codes.scale
+            form = network.smoothed.get(site)
+            unit = (form.scale if form else network.sites[site].params()[0]) * network.linears[name].codes.scale
             rounded = np.rint(values / unit) * unit
         return reference.through(torch.tensor(np.float64(rounded)), b, torch.ones_like(b, dtype=torch.bool))
 
@@ -120,7 +142,7 @@ def torch_twin(config, weights, network, strategy):
 @pytest.mark.parametrize("setup", SETUPS)
 def test_the_whole_model_in_reverse_is_torchs(small, ragged, family, setup):
     strategy, learned = SETUPS[setup]
-    config, weights, sequences, network = build(family, strategy, learned, small, ragged)
+    config, weights, sequences, network = build(family, strategy, learned, small, ragged, setup == "smoothed")
     twin, scales = torch_twin(config, weights, network, strategy)
     rng = np.random.default_rng(1)
     batch, width = Packed(sequences), config.vocab_size if config.lm_head else config.hidden_size

@@ -71,7 +71,7 @@ def test_resumed_training_gives_the_same_bits(small, ragged, tmp_path, monkeypat
     steps = []
     resumed = loop.fit(model, data, choices, learned, file, lambda done, total, loss: steps.append(done))
     assert steps == [6, 7, 8, 9]
-    assert whole.parameters.flat.tobytes() == resumed.parameters.flat.tobytes() and whole.ranges() == resumed.ranges()
+    assert whole.parameters.flat.tobytes() == resumed.parameters.flat.tobytes() and whole.forms() == resumed.forms()
     again = loop.fit(model, data, choices, learned, file, lambda *_: pytest.fail("it was done"))
     assert again.parameters.flat.tobytes() == whole.parameters.flat.tobytes()
     for other in (dataclasses.replace(choices, seed=1), dataclasses.replace(choices, target=cq.Static(exclude=("*.up",)))):
@@ -97,10 +97,22 @@ def test_qat_beats_calibration(learnt, stream, scheme, ranges):
         p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (exact, np.concatenate(model.logits(data[200:]))))
         return (p * np.log(p / q)).sum(1).mean()
     plain = cq.quantize(learnt, target, data[:100])
-    trained = cq.quantize(learnt, cq.QAT(target=target, steps=60, learning_rate=1e-3, batch_size=16, ranges=ranges), data[:200])
+    trained = cq.quantize(learnt, cq.QAT(target=target, steps=120, learning_rate=1e-3, batch_size=16, ranges=ranges), data[:200])
     assert trained.strategy == target and all(row.runs_in == "static" for row in trained.coverage() if row.shape and
                                               row.name.startswith("layers"))
     assert off(trained) < 0.8 * off(plain)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_qat_begins_where_smoothed_static_stands(small, ragged, family):
+    """Scales, shifts, corrected biases and all: before a step that moves anything, outputs are those of calibration alone."""
+    config, weights = small(family)
+    model, data = cq.Transformer(config, weights), ragged(config.vocab_size)
+    plain, begun, rough = (cq.quantize(model, strategy, data) for strategy in (
+        cq.Static(), cq.QAT(steps=1, learning_rate=1e-12), cq.Static(smooth=False)))
+    wanted, found, other = (np.concatenate(q.forward(data)) for q in (plain, begun, rough))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(other - wanted).max() > 1e-3
 
 
 def test_pairs(small):
@@ -131,7 +143,7 @@ def test_the_model_and_the_data_stay_as_they_were(small, ragged):
 
 def test_what_was_trained_is_saved_like_any_other(small, ragged, tmp_path):
     config, weights = small("llama")
-    q = cq.quantize(cq.Transformer(config, weights), cq.QAT(steps=2, batch_size=3, ranges="learned"), ragged(config.vocab_size))
+    q = cq.quantize(cq.Transformer(config, weights), cq.QAT(steps=2, batch_size=3), ragged(config.vocab_size))
     cq.save(q, tmp_path / "q.safetensors")
     ids = [np.arange(7)]
     assert np.array_equal(cq.load(tmp_path / "q.safetensors").logits(ids)[0], q.logits(ids)[0])
@@ -151,7 +163,7 @@ def test_choices_that_cannot_be(choices, words):
 @pytest.mark.parametrize("choices, words", [
     (dict(target=cq.QAT()), "target must be"), (dict(target="static"), "target must be"),
     (dict(ranges="minmax"), "ranges must be"), (dict(target=cq.Static(residual="int8")), "residual stream in float32"),
-    (dict(freeze=0), "freeze must be"), (dict(freeze=3, ranges="learned"), "freeze is for")])
+    (dict(freeze=0, ranges="moving_average"), "freeze must be"), (dict(freeze=3), "freeze is for")])
 def test_choices_of_qat_that_cannot_be(choices, words):
     with pytest.raises(cq.CqError, match=words):
         cq.QAT(**choices)
@@ -181,7 +193,8 @@ def test_arguments_that_do_not_fit(small, ragged):
             (lambda: cq.train(encoder, [], cq.Training(loss="pairs")), "no samples"),
             (lambda: cq.quantize(encoder, cq.QAT()), "QAT trains on samples"),
             (lambda: cq.quantize(encoder, cq.QAT(), 3), "iterable of texts"),
-            (lambda: cq.quantize(encoder, cq.QAT(ranges="learned"), []), "no samples")]:
+            (lambda: cq.quantize(encoder, cq.QAT(), []), "no samples"),
+            (lambda: cq.quantize(encoder, cq.QAT(ranges="moving_average"), []), "no samples")]:
         with pytest.raises(cq.CqError, match=words):
             call()
 

@@ -1,0 +1,66 @@
+"""How fast rotary positions turn, and the ways to stretch them over texts longer than those trained on. Knows no tables."""
+import math
+
+import numpy as np
+
+from ..errors import FormatError
+
+SCALINGS = {  # kind → the numbers that it takes
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_positions"),
+    "yarn": ("factor", "original_positions", "beta_fast", "beta_slow", "attention_factor"),
+}
+
+
+def check_scaling(scaling: dict | None) -> None:
+    """Raises FormatError unless `scaling` is None or {"kind": one of SCALINGS, and each of its numbers, positive}."""
+    if scaling is None:
+        return
+    if not isinstance(scaling, dict) or scaling.get("kind") not in SCALINGS:
+        raise FormatError(f"config: rope_scaling must be null or have a kind of {', '.join(SCALINGS)}, got {scaling!r:.200}")
+    wanted = {"kind", *SCALINGS[scaling["kind"]]}
+    if set(scaling) != wanted:
+        raise FormatError(f"config: rope_scaling must have the entries {sorted(wanted)}, got {sorted(scaling)!r:.200}")
+    for name in SCALINGS[scaling["kind"]]:
+        if type(scaling[name]) not in (int, float) or not 1e-6 < scaling[name] < 1e12:
+            raise FormatError(f"config: rope_scaling: {name} must be a positive number, got {scaling[name]!r:.200}")
+    if scaling["kind"] == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
+        raise FormatError("config: rope_scaling: low_freq_factor must be less than high_freq_factor, got "
+                          f"{scaling['low_freq_factor']} and {scaling['high_freq_factor']}")
+
+
+def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np.ndarray, float]:
+    """(radians by which each of dim / 2 pairs turns per position, float32; a factor of cosines and sines).
+
+    Su et al. 2021. scaling (see check_scaling): "linear" divides all by `factor` (Chen et al. 2023); "llama3" only those that
+    turn less than low_freq_factor times in original_positions, leaves those above high_freq_factor, and goes from one to the
+    other in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from beta_fast to beta_slow turns,
+    with cosines and sines times attention_factor (Peng et al. 2023).
+
+    Each step rounds to float32, as in common implementations. Powers are rounded from float64: NumPy's float32 ones differ in
+    the last bit from one CPU to the next."""
+    exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    plain = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
+    if scaling is None:
+        return plain, 1.0
+    slow = plain / np.float32(scaling["factor"])
+    if scaling["kind"] == "linear":
+        return slow, 1.0
+    if scaling["kind"] == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = scaling["original_positions"] * plain.astype(np.float64) / (2 * math.pi)
+        keep = np.clip((turns - low) / (high - low), 0, 1).astype(np.float32)
+        return slow * (1 - keep) + plain * keep, 1.0
+    keep = (1 - _ramp(dim, theta, scaling)).astype(np.float32)
+    return slow * (1 - keep) + plain * keep, float(scaling["attention_factor"])
+
+
+def _ramp(dim: int, theta: float, scaling: dict) -> np.ndarray:
+    """YaRN's share of interpolation for each pair, 0 … 1."""
+    def pair(turns: float) -> float:
+        """The pair that turns so often in original_positions."""
+        return dim * math.log(scaling["original_positions"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = max(math.floor(pair(scaling["beta_fast"])), 0), min(math.ceil(pair(scaling["beta_slow"])), dim - 1)
+    last += 0.001 if first == last else 0
+    return np.clip((np.arange(dim // 2) - first) / (last - first), 0, 1)

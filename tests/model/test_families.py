@@ -1,0 +1,229 @@
+"""Each family of decoders and encoders against transformers, on small random models; what is new in each under all strategies, in
+checkpoints and refused where it is not implemented."""
+import numpy as np
+import pytest
+import torch
+from transformers import (BertConfig, BertForSequenceClassification, CamembertConfig, CamembertModel, DistilBertConfig,
+                          DistilBertForSequenceClassification, DistilBertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification,
+                          RobertaModel, XLMRobertaConfig, XLMRobertaForSequenceClassification, XLMRobertaModel)
+
+import cq
+from cq.formats.huggingface import parse_config, read_folder, write_folder
+from cq.formats.names import canonical
+from cq.model.rope import frequencies
+
+TOLERANCE = 1e-4  # of logits and hidden states, which are of the order of 1
+_DECODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                intermediate_size=36, max_position_embeddings=200, tie_word_embeddings=False)
+_LLAMA3 = dict(rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+               original_max_position_embeddings=64)
+_YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=50)
+DECODERS = {
+    "mistral": (MistralForCausalLM, MistralConfig(**_DECODER, head_dim=16, sliding_window=None)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_DECODER | dict(tie_word_embeddings=True))),
+    "linear": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=5e3))),
+    "llama3": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=_LLAMA3)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**_DECODER, head_dim=20)),
+    "qwen3 biased": (Qwen3ForCausalLM, Qwen3Config(**_DECODER, head_dim=8, attention_bias=True)),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=61, n_embd=40, n_layer=2, n_head=4, n_positions=190)),
+    "gpt2 untied": (GPT2LMHeadModel, GPT2Config(vocab_size=61, n_embd=24, n_layer=2, n_head=3, n_positions=190, n_inner=50,
+                                                activation_function="relu", tie_word_embeddings=False)),
+    "yarn": (Qwen2ForCausalLM, Qwen2Config(**_DECODER, rope_parameters=_YARN)),
+}
+_ENCODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36)
+_ROBERTA = dict(**_ENCODER, type_vocab_size=1, layer_norm_eps=1e-5)
+ENCODERS = {
+    "roberta": (RobertaModel, RobertaConfig(**_ROBERTA, max_position_embeddings=192)),
+    "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig(**_ROBERTA, max_position_embeddings=200, pad_token_id=2)),
+    "camembert": (CamembertModel, CamembertConfig(**_ROBERTA, max_position_embeddings=192)),
+    "distilbert": (DistilBertModel, DistilBertConfig(vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36,
+                                                     max_position_embeddings=190, activation="relu")),
+}
+_NAMES = dict(num_labels=3, id2label={0: "bad", 1: "fair", 2: "good"})
+CLASSIFIERS = {
+    "bert": (BertForSequenceClassification, BertConfig(**_ENCODER, max_position_embeddings=190)),
+    "roberta": (RobertaForSequenceClassification, RobertaConfig(**_ROBERTA, max_position_embeddings=192, **_NAMES)),
+    "xlm-roberta": (XLMRobertaForSequenceClassification, XLMRobertaConfig(**_ROBERTA, max_position_embeddings=192, num_labels=1)),
+    "distilbert": (DistilBertForSequenceClassification, DistilBertConfig(
+        vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36, max_position_embeddings=190, **_NAMES)),
+}
+STRATEGIES = [cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.QAT(steps=2, batch_size=2)]
+
+
+def saved(folder, kind, config):
+    """A random model, saved to `folder`, and what cq loads from there."""
+    torch.manual_seed(4)
+    reference = kind(config).eval()
+    for name, parameter in reference.named_parameters():
+        torch.nn.init.normal_(parameter, float("norm" in name.lower() and name.endswith("weight")), 0.2)
+    reference.save_pretrained(folder)
+    return reference, cq.load(folder)
+
+
+def ragged(lengths=(7, 1, 30, 190), vocab=61):
+    rng = np.random.default_rng(6)
+    return [rng.integers(3, vocab, n) for n in lengths]
+
+
+def close(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == np.float32 and a.shape == b.shape
+        assert np.abs(a - b).max() < TOLERANCE
+
+
+def outputs(reference, tokens, part):
+    with torch.no_grad():
+        return [reference(torch.tensor(ids)[None])[part][0].numpy() for ids in tokens]
+
+
+def survives(model, run, path, strategy):
+    """Under a strategy the model still says nearly the same, and a checkpoint gives back the very bits."""
+    samples = ragged((7, 12, 30))
+    needs = isinstance(strategy, (cq.Static, cq.QAT))
+    quantized = cq.quantize(model, strategy, samples * 4 if needs else None)
+    assert all(layer.runs_in == quantized.strategy.name for _, layer in quantized.linears())
+    cq.save(quantized, path)
+    again = cq.load(path)
+    assert again.config == model.config
+    ours, exact = run(quantized, samples), run(model, samples)
+    assert all(map(np.array_equal, ours, run(again, samples)))
+    noise = sum(np.square(a - b).sum() for a, b in zip(ours, exact, strict=True)) / sum(np.square(b).sum() for b in exact)
+    assert 0 < noise < 0.1
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_logits_are_those_of_transformers(tmp_path, name):
+    reference, model = saved(tmp_path, *DECODERS[name])
+    close(model.logits(ragged()), outputs(reference, ragged(), "logits"))
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_weights_go_back_to_the_names_they_came_with(tmp_path, name):
+    kind, config = (DECODERS | ENCODERS)[name]
+    saved(tmp_path, kind, config)
+    settings, weights, _ = read_folder(tmp_path)
+    write_folder(tmp_path / "again", tmp_path, weights, settings.family)
+    again = kind.from_pretrained(tmp_path / "again").state_dict()
+    theirs = kind.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in theirs.items() if "pooler" not in name)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("name", ["yarn", "qwen3", "gpt2"])
+def test_decoders_under_every_strategy(tmp_path, name, strategy):
+    _, model = saved(tmp_path, *DECODERS[name])
+    survives(model, cq.Transformer.logits, tmp_path / "q.safetensors", strategy)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_hidden_states_are_those_of_transformers(tmp_path, name):
+    reference, model = saved(tmp_path, *ENCODERS[name])
+    close(model.forward(ragged()), outputs(reference, ragged(), "last_hidden_state"))
+    with pytest.raises(cq.CqError, match=f"at most {model.config.max_positions}"):
+        model.forward(ragged((model.config.max_positions + 1,)))
+
+
+def test_an_encoder_under_a_head_arrives_without_it(tmp_path):
+    reference, model = saved(tmp_path, RobertaForMaskedLM, ENCODERS["roberta"][1])
+    close(model.forward(ragged()), outputs(reference.roberta, ragged(), "last_hidden_state"))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("name", ["roberta", "distilbert"])
+def test_encoders_under_every_strategy(tmp_path, name, strategy):
+    _, model = saved(tmp_path, *ENCODERS[name])
+    survives(model, cq.Transformer.forward, tmp_path / "q.safetensors", strategy)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_scores_of_labels_are_those_of_transformers(tmp_path, name):
+    reference, model = saved(tmp_path, *CLASSIFIERS[name])
+    scores, wanted = model.classify(ragged()), np.stack(outputs(reference, ragged(), "logits"))
+    assert scores.dtype == np.float32 and scores.shape == wanted.shape
+    assert np.abs(scores - wanted).max() < TOLERANCE
+    assert model.config.labels == tuple(reference.config.id2label[i] for i in range(reference.config.num_labels))
+    assert np.abs(model.classify(ragged(), batch_size=1) - scores).max() < 1e-5
+    assert model.classify([]).shape == (0, scores.shape[1])
+    settings, weights, _ = read_folder(tmp_path)
+    write_folder(tmp_path / "again", tmp_path, weights, settings.family)
+    again = type(reference).from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in reference.state_dict().items())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_classifiers_under_every_strategy(tmp_path, name, strategy):
+    _, model = saved(tmp_path, *CLASSIFIERS[name])
+    survives(model, cq.Transformer.classify, tmp_path / "q.safetensors", strategy)
+
+
+def test_training_leaves_the_head_of_a_classifier(tmp_path):
+    _, model = saved(tmp_path, *CLASSIFIERS["bert"])
+    trained = cq.quantize(model, cq.QAT(target=cq.WeightOnly(), steps=2, batch_size=2), ragged((5, 6, 7)))
+    whole = cq.quantize(model, cq.WeightOnly())
+    assert np.array_equal(trained.classifier.dense.weight.unpack(), whole.classifier.dense.weight.unpack())
+
+
+def test_a_model_without_the_head_does_not_classify(tmp_path):
+    _, model = saved(tmp_path, *ENCODERS["distilbert"])
+    with pytest.raises(cq.UnsupportedError, match="no sequence classifier's head"):
+        model.classify(ragged())
+
+
+@pytest.mark.parametrize("labels", [{"1": "a"}, {"0": 3}, {}, ["a"], {"0": "a", "2": "b"}])
+def test_labels_that_are_not_numbered_are_named(labels):
+    config = CLASSIFIERS["bert"][1].to_dict() | dict(id2label=labels, architectures=["BertForSequenceClassification"])
+    with pytest.raises(cq.FormatError, match="id2label"):
+        parse_config(config, "x")
+
+
+@pytest.mark.parametrize("padding", [191, -1, "1"])
+def test_padding_that_leaves_no_positions_is_named(padding):
+    with pytest.raises(cq.FormatError, match="pad_token_id"):
+        parse_config(ENCODERS["roberta"][1].to_dict() | dict(pad_token_id=padding), "x")
+
+
+@pytest.mark.parametrize("name", ["linear", "llama3", "yarn"])
+def test_scaled_frequencies_are_those_of_transformers(name):
+    kind, config = DECODERS[name]
+    rotary, ours = kind(config).model.rotary_emb, parse_config(config.to_dict(), "x")[0]
+    frequency, factor = frequencies(ours.head_dim, ours.rope_theta, ours.rope_scaling)
+    np.testing.assert_allclose(frequency, rotary.inv_freq.numpy(), rtol=3e-7)
+    assert factor == pytest.approx(rotary.attention_scaling)
+
+
+@pytest.mark.parametrize("window, most", [(20, 20), (500, 200)])
+def test_texts_longer_than_the_sliding_window_are_refused(tmp_path, window, most):
+    reference, model = saved(tmp_path, MistralForCausalLM, MistralConfig(**_DECODER, sliding_window=window))
+    tokens = ragged((most, 3))
+    close(model.logits(tokens), outputs(reference, tokens, "logits"))
+    with pytest.raises(cq.CqError, match=f"at most {most}"):
+        model.logits(ragged((most + 1,)))
+
+
+def test_a_sliding_window_that_is_not_used_counts_for_nothing():
+    config = Qwen2Config(**_DECODER, use_sliding_window=False, sliding_window=20).to_dict() | dict(sliding_window=20)
+    assert parse_config(config, "x")[0].max_positions == 200
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(factor=None), "factor must be a positive number"), (dict(factor=-1), "factor"), (dict(low_freq_factor=9.0), "low_freq"),
+    (dict(rope_theta="x"), "rope_theta"), (dict(original_max_position_embeddings=0), "original_max_position_embeddings")])
+def test_rotary_scaling_out_of_range_is_named(change, words):
+    config = dict(model_type="llama", **_DECODER, rope_parameters=_LLAMA3 | change)
+    with pytest.raises(cq.FormatError, match=words):
+        parse_config(config, "x")
+
+
+@pytest.mark.parametrize("change, words", [(dict(scale_attn_weights=False), "scale_attn_weights"),
+                                           (dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx")])
+def test_other_scores_of_gpt2_are_refused(change, words):
+    with pytest.raises(cq.UnsupportedError, match=words):
+        parse_config(DECODERS["gpt2"][1].to_dict() | change, "x")
+
+
+def test_fused_weights_of_another_width_are_named():
+    with pytest.raises(cq.FormatError, match="layers.0.attention.qkv.weight.*three times"):
+        canonical({"h.0.attn.c_attn.weight": np.ones((8, 23), np.float32)}, "gpt2", "x")
