@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .calibrate import Calibration, calibrate
+from .cli_generate import generate_command
 from .errors import CqError
 from .formats import load, save
 from .model import Coverage
@@ -42,6 +43,9 @@ _EMBED_AT_ONCE = 256  # texts between two moves of the progress bar
 @click.version_option(package_name="cquant", prog_name="cq", message="%(prog)s %(version)s")
 def main() -> None:
     """Small and fast int8 transformers on ordinary CPUs."""
+
+
+main.add_command(generate_command)
 
 
 @main.command("compare", short_help="Measure float32 and every strategy side by side.")

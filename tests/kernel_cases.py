@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cq import _core
-from cq.model.activation import Columns, Smoothed
+from cq.model.activation import Columns, Fixed, PerHead, Smoothed
 
 TAILS = (*range(1, 20), 31, 32, 33, 34, 47, 48, 49, 64)  # around groups of 4 codes and vectors of 16 lanes
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
@@ -271,8 +271,51 @@ def attention_dynamic(rng) -> Iterator[Call]:
                    (_core.Coded(codes, scale, np.zeros_like(scale, np.int32)), offsets, heads, kv, causal, dim ** -0.5 / 8, form))
 
 
+def linear_gated(rng) -> Iterator[Call]:
+    """A gate and what it gates in one product, of codes, of float32 coded on the way in, and of float32."""
+    for i, ((m, n, k), form) in enumerate(product(ROW_WISE[::2], (None, FIXED[0], DYNAMIC[0], DYNAMIC[2]))):
+        x, given = floats(rng, m, k), dict(coding=DYNAMIC[i % 3]) if i % 3 else {}
+        x = coded(rng, "uint8", m, k, True) if i % 3 == 2 else x
+        yield Call(f"{i} {m}x{n}x{k} {form}", _core.linear, (x, weight(rng, k, 2 * n, i % 4 == 0)),
+                   (given if i % 3 == 1 else {}) | dict(bias=floats(rng, 2 * n) if i % 2 else None, activation=ACTIVATIONS[i % 5],
+                                                        form=form, gated=True))
+
+
+def attend(rng) -> Iterator[Call]:
+    """New tokens behind what is kept: several of each sequence, then one, then none of some."""
+    news = ((3, 70, 1), (1, 1, 1), (0, 50, 2))
+    kinds = cycle(("float32", "per head", "static uint8", "static int8"))
+    for (dim, (heads, kv)), kind, form in zip(product((8, 20, 64, 80, 128), ((4, 4), (4, 2), (7, 1), (6, 2))), kinds, cycle((
+            None, None, *FIXED))):
+        width, room = (heads + 2 * kv) * dim, 128
+        coding = None if kind == "float32" else PerHead("int8", True, dim)
+        if kind.startswith("static"):
+            own = [Fixed(kind[7:], False, float(rng.uniform(0.02, 0.04)), int(rng.integers(-9, 9)) + 128 * (kind[7:] == "uint8"))
+                   for _ in range(3)]
+            coding = Smoothed.of(own, (heads * dim, kv * dim, kv * dim))
+        kept, arrays = _core.Kept(3, kv, dim, "float32" if coding is None else "int8"), []
+        fours, sixteens = -(-dim // 4) * 4, -(-dim // 16) * 16
+        for s in range(3):
+            if coding is None:
+                own = [np.zeros(kv * room * dim, np.float32), np.zeros(kv * room * sixteens, np.float32)]
+            else:
+                own = [np.zeros(kv * room * fours, np.int8), np.zeros(kv * room * sixteens, np.int8), np.zeros(kv * room, np.int32)]
+                own += [np.zeros(3 * kv * room, np.float32)] * isinstance(coding, PerHead)
+            kept.put(s, 0, room, *own)
+            arrays += own
+        angle, lengths = floats(rng, room, dim // 2), np.zeros(3, np.int64)
+        for new in news:
+            offsets, qkv = np.cumsum((0, *new)).astype(np.int32), floats(rng, sum(new), width)
+            for s in range(3):
+                kept.move(s, int(lengths[s]))
+            yield Call(f"{dim} {heads}/{kv} {kind} {form} {new}", _core.attend,
+                       (qkv, offsets, kept, heads, dim ** -0.5, np.cos(angle), np.sin(angle), coding, coding and form), {},
+                       (qkv, *arrays))
+            lengths += new
+
+
 FAMILIES = (quantize, dequantize, min_max, pack, matmul_integer, linear_i8, linear_f32, linear_rows, linear_coding, finish,
-            finish_rows, norm, gate, rope, embed, attention_f32, attention_static, attention_dynamic)
+            finish_rows, norm, gate, rope, embed, attention_f32, attention_static, attention_dynamic, linear_gated, attend)
 
 
 def calls() -> Iterator[Call]:

@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "quantize": {"train", "smooth", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},
-    "cli": {"report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
-    "terminal": {"errors"},
+    "cli": {"cli_generate", "report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
+    "cli_generate": {"quantize", "formats", "strategies"}, "terminal": {"errors"},
 }
 
 

@@ -99,6 +99,8 @@ class Attention:
         """The same where the tokens' keys and values join those that the cache holds."""
         cache = batch.cache.layers[site]
         qkv = self._project(x, self._joined()[0], None)
+        if self.query_norm is not None:
+            self._norm_heads(qkv)
         tables = (None, None) if self.rotary is None else self.rotary.tables(max(batch.cache.bounds))
         reads = self.output.input_form
         form = reads if cache.form is not None and isinstance(reads, Fixed) else None

@@ -9,7 +9,7 @@ from ..errors import CqError, UnsupportedError
 from .activation import Activation, PerTensor
 from .batch import Batch, check_tokens
 from .cache import KVCache, most_tokens
-from .chat import is_conversation
+from .chat import is_conversation, render
 from .linear import QuantizedLinear
 from .sampling import Sampling
 
@@ -113,11 +113,12 @@ class _Step:
 
 
 def _is_recordable(model) -> bool:
-    """All products in codes: those of float32 layers are NumPy's, and so is a range over all tokens of a call."""
+    """Not NumPy's are products in codes, unless a range is that of all tokens of a call; its are norms of heads, queries, keys and
+    values that could not be joined, and positions that begin elsewhere."""
     layers = [layer for _, layer in model.linears()]
     attentions = [block.attention for block in model.blocks]
     return (all(isinstance(layer, QuantizedLinear) and not isinstance(layer.input_form, PerTensor) for layer in layers)
-            and all(len(attention.readers()) == 1 for attention in attentions))
+            and all(len(one.readers()) == 1 and one.query_norm is None for one in attentions) and not model.embedding.offset)
 
 
 def _check(scores: np.ndarray) -> None:
@@ -176,7 +177,7 @@ def answers(model, prompts: list, max_new_tokens: int, sampling: Sampling, stop,
     generator = Generator(model, check_tokens(ids, model.config.vocab_size, model.config.max_positions), max_new_tokens, sampling,
                           cache)
     texts = [Text(model.tokenizer, strings) if speaks else None for speaks in spoken]
-    return _pieces(generator, texts, ends | set(model.chat.stop_tokens))
+    return _pieces(generator, texts, ends | set(model.config.eos_token_ids))
 
 
 def _pieces(generator: Generator, texts: list[Text | None], ends: set[int]) -> Iterator[tuple[int, object]]:
@@ -193,7 +194,10 @@ def _pieces(generator: Generator, texts: list[Text | None], ends: set[int]) -> I
 
 def _ids(model, prompt, i: int):
     if is_conversation(prompt):
-        return model.tokenize(model.chat.render(prompt), special_tokens=False)
+        begin, end = model.config.bos_token_id, next(iter(model.config.eos_token_ids), None)
+        names = ("" if token is None or model.tokenizer is None else model.tokenizer.id_to_token(token) or ""
+                 for token in (begin, end))
+        return model.tokenize(render(model.config.chat_template, prompt, *names), special_tokens=False)
     if not isinstance(prompt, (str, np.ndarray)):
         raise CqError(f"prompt {i}: need a text, a conversation (a list of messages) or a 1-D integer array, got "
                       f"{type(prompt).__name__}")

@@ -12,7 +12,7 @@ from .activation import Activation, Fixed
 from .attention import Attention, Rotary
 from .batch import Batch, check_tokens
 from .block import Block, FeedForward
-from .chat import Chat, is_conversation
+from .chat import is_conversation
 from .classifier import Classifier
 from .config import Config
 from .coverage import Coverage, coverage_of, headroom_of
@@ -37,15 +37,13 @@ MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which change
 
 
 class Transformer:
-    """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given. `chat`: how the
-    checkpoint converses."""
+    """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given."""
 
-    def __init__(self, config: Config, weights: dict[str, np.ndarray], tokenizer: Tokenizer | None = None,
-                 chat: Chat = Chat()):
+    def __init__(self, config: Config, weights: dict[str, np.ndarray], tokenizer: Tokenizer | None = None):
         """weights: canonical name → float32 array (see Config.shapes), and biases; kept, never written to, and copied only where
         layers that read the same are laid side by side. Raises CqError where they do not fit the configuration."""
         _check_weights(config, weights)
-        self.config, self.tokenizer, self.strategy, self.chat = config, tokenizer, None, chat
+        self.config, self.tokenizer, self.strategy = config, tokenizer, None
         rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         self.embedding = Embedding(weights["embed.word"], weights.get("embed.position"), weights.get("embed.type"),
                                    None if config.norm_first else self._norm(weights, "embed.norm"), config.position_offset)
