@@ -915,12 +915,15 @@ cdef class Attending(Step):
     cdef int64_t angles
 
     cdef int go(self) except -1:
-        cdef int64_t bad = 0, s, needed
+        cdef int64_t bad = 0, s, more, needed
         cdef cq_status status
         for s in range(self.a.sequences):
-            needed = self.kept.kept[s].length + self.a.offsets[s + 1] - self.a.offsets[s]
+            more = self.a.offsets[s + 1] - self.a.offsets[s]
+            needed = self.kept.kept[s].length + more
             if needed > self.kept.kept[s].capacity or (self.a.cosine != NULL and needed > self.angles):
                 raise CqError(f"kept: sequence {s} has no room, or no angles, for {needed} tokens")
+            if more and self.form.dynamic and self.kept.kept[s].scales == NULL:
+                raise CqError(f"kept: sequence {s} has no scales")
         with nogil:
             status = cq_attention_kept(threads, &self.a, self.x, self.to.floats, &bad)
         return check_rows(status, bad, "attention")
@@ -940,8 +943,8 @@ def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=
     step.a.offsets = <const int32_t *>pointer(offsets, "offsets", "i", 1, kept.sequences + 1, -1)
     step.a.sequences, step.a.heads, step.a.kv_heads, step.a.dim = kept.sequences, heads, kept.kv_heads, kept.dim
     step.a.scale, step.a.kept = scale, kept.kept
-    if (coding is None) != (kept.dtype == "float32") or any(arrays is None for arrays in kept.arrays):
-        raise CqError(f"coding: {coding}, where {kept.dtype} is kept, or sequences without arrays")
+    if (coding is None) != (kept.dtype == "float32"):
+        raise CqError(f"coding: {coding}, where {kept.dtype} is kept")
     if heads % kept.kv_heads or (tokens and not 0 <= offsets[0] <= offsets[-1] == tokens):
         raise CqError(f"offsets, heads: {offsets} of {tokens} tokens, {heads} heads over {kept.kv_heads}")
     if cosine is not None:
@@ -958,8 +961,8 @@ def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=
             step.a.q.scale, step.a.k.scale, step.a.v.scale = coding[2][0, 0], coding[2][0, to_keys], coding[2][0, to_values]
             step.a.q.zero_point, step.a.k.zero_point, step.a.v.zero_point = (coding[3][0, 0], coding[3][0, to_keys],
                                                                              coding[3][0, to_values])
-        elif tuple(coding) != ("int8", True, kept.dim) or any(arrays[3] is None for arrays in kept.arrays):
-            raise CqError(f"coding: codes of each head's own are int8 symmetric with kept scales, got {coding}")
+        elif tuple(coding) != ("int8", True, kept.dim):
+            raise CqError(f"coding: codes of each head's own are int8 symmetric, got {coding}")
         else:
             step.form.group = kept.dim
         step.a.form = &step.form

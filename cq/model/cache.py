@@ -1,5 +1,5 @@
-"""What a sequence's tokens leave for those that follow: keys and values, layer by layer. Knows how they grow, and not how they are
-read: src/cache.c does."""
+"""What a sequence's tokens leave for those that follow: keys and values, layer by layer. Knows how they grow, and not how they
+are read: src/cache.c does."""
 import numpy as np
 
 from .. import _core
@@ -96,8 +96,8 @@ def _form(attention: Attention, kind: str | None):
     own = attention.form
     if kind == "float32":
         if isinstance(own, Smoothed):
-            raise UnsupportedError("cache: a static model keeps its own codes, which the layers behind them are made for; leave it "
-                                   "out, or use a Scheme with attention='float32'")
+            raise UnsupportedError("cache: a static model keeps its own codes, which the layers behind them are made for; leave "
+                                   "it out, or use a Scheme with attention='float32'")
         return None
     return PerHead("int8", True, attention.dim) if own is None and kind == "int8" else own
 

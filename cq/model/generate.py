@@ -1,5 +1,5 @@
-"""Generation: prompts in, tokens out, one step of all sequences at a time. Knows of a model what runs a batch, and of sampling that
-it chooses."""
+"""Generation: prompts in, tokens out, one step of all sequences at a time. Knows of a model what runs a batch, and of sampling
+that it chooses."""
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -113,8 +113,8 @@ class _Step:
 
 
 def _is_recordable(model) -> bool:
-    """Not NumPy's are products in codes, unless a range is that of all tokens of a call; its are norms of heads, queries, keys and
-    values that could not be joined, and positions that begin elsewhere."""
+    """Not NumPy's are products in codes, unless a range is that of all tokens of a call; its are norms of heads, queries, keys
+    and values that could not be joined, and positions that begin elsewhere."""
     layers = [layer for _, layer in model.linears()]
     attentions = [block.attention for block in model.blocks]
     return (all(isinstance(layer, QuantizedLinear) and not isinstance(layer.input_form, PerTensor) for layer in layers)
@@ -166,9 +166,10 @@ class Text:
         return text[:len(text) - held]
 
 
-def answers(model, prompts: list, max_new_tokens: int, sampling: Sampling, stop, cache: str | None) -> Iterator[tuple[int, object]]:
-    """(prompt, piece) as they come: a str where the prompt is a text or a conversation, an id where it is ids. Everything is checked
-    before the first. Raises as `Transformer.generate`."""
+def answers(model, prompts: list, max_new_tokens: int, sampling: Sampling, stop,
+            cache: str | None) -> Iterator[tuple[int, object]]:
+    """(prompt, piece) as they come: a str where the prompt is a text or a conversation, an id where it is ids. Everything is
+    checked before the first. Raises as `Transformer.generate`."""
     strings, ends = _stops(stop, model.config.vocab_size)
     ids = [_ids(model, prompt, i) for i, prompt in enumerate(prompts)]
     spoken = [isinstance(prompt, str) or is_conversation(prompt) for prompt in prompts]

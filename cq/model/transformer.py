@@ -136,8 +136,8 @@ class Transformer:
         and head; a static model keeps its own codes), or None, what the model's attention computes in: then a quantized model's
         scores have the bits of a whole forward pass, unless a scheme takes one range for all tokens of a call.
 
-        Raises UnsupportedError where the model does not continue texts, has no tokenizer's or chat template's work to give or no
-        jinja2 for it; CqError for bad arguments, a prompt that leaves no room, and where a score becomes NaN or Inf."""
+        Raises UnsupportedError where the model does not continue texts, has no chat template for a conversation, or jinja2 is
+        missing for it; CqError for bad arguments, a prompt that leaves no room, and where a score becomes NaN or Inf."""
         one = isinstance(prompt, (str, np.ndarray)) or is_conversation(prompt)
         if not one and not isinstance(prompt, (list, tuple)):
             raise CqError(f"prompt: need a text, a conversation, a 1-D integer array, or a list of such, got "
@@ -158,12 +158,13 @@ class Transformer:
         checked at once."""
         if not isinstance(prompt, (str, np.ndarray)) and not is_conversation(prompt):
             raise CqError(f"prompt: need one text, conversation or 1-D integer array, got {type(prompt).__name__}")
-        found = answers(self, [prompt], max_new_tokens, Sampling(temperature, top_k, top_p, repetition_penalty, seed), stop, cache)
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+        found = answers(self, [prompt], max_new_tokens, sampling, stop, cache)
         return (piece for _, piece in found)
 
     def tokenize(self, text: str, special_tokens: bool = True) -> np.ndarray:
-        """Token ids of a text, int32 (len,); cut to config.max_length where the model pools or is an encoder. special_tokens: with
-        those that the tokenizer puts around a text; a chat template's result has its own."""
+        """Token ids of a text, int32 (len,); cut to config.max_length where the model pools or is an encoder. special_tokens:
+        with those that the tokenizer puts around a text; a chat template's result has its own."""
         if self.tokenizer is None:
             raise CqError("tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
                           "tokenizer.json beside the weights")
@@ -217,8 +218,8 @@ class Transformer:
         return scores
 
     def hidden(self, batch: Batch, readers: tuple = ()) -> Activation:
-        """Final states (tokens, hidden) for `readers`, or in float32. Norms stand before each part (Llama), where the sum goes on beside them,
-        or after it (BERT), where their result does."""
+        """Final states (tokens, hidden) for `readers`, or in float32. Norms stand before each part (Llama), where the sum goes on
+        beside them, or after it (BERT), where their result does."""
         steps = self._steps(readers)
         if self.config.norm_first:
             stream = self.embedding(batch.ids, batch.positions, ()).values
