@@ -1,6 +1,6 @@
 """Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
 
-    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 train compare profile qat]
+    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 train generate compare profile qat]
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
 the STS data for models; some 30 minutes on two cores, which should have nothing else to do. qat trains for the better part of an
@@ -19,7 +19,7 @@ import minilm
 from card import ROOT, environment
 
 SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"},
-          "train": {}, "qat": {}}  # and variables
+          "train": {}, "qat": {}, "generate": {}}  # and variables
 LONG = ("qat",)
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
