@@ -3,6 +3,9 @@
 
 #define DOT(r, p) c##r##p = dot4(c##r##p, x, b##p)
 #define DOT_ROW(r) if (R > r) { const a_lane x = a_load(a + r * a_stride); ROW_PANELS(DOT, r) }
+/* Up to so many rows a tile waits for its weight: the next tile's comes into the second-level cache meanwhile. */
+#define FETCH_ROWS 4
+#define FETCH(p) __builtin_prefetch(b + (P + p) * panel_stride, 0, 2);
 /* The whole K: every accumulator c<row><panel> += row of a x panel. */
 #define MULTIPLY(R, P) \
     for (const int8_t *end = b + groups * 64; b < end; b += 64, a += 4) { \
@@ -10,6 +13,7 @@
         if (P > 1) b1 = b_load(b + panel_stride); \
         if (P > 2) b2 = b_load(b + 2 * panel_stride); \
         if (P > 3) b3 = b_load(b + 3 * panel_stride); \
+        if (R <= FETCH_ROWS) { FETCH(0) if (P > 1) FETCH(1) if (P > 2) FETCH(2) if (P > 3) FETCH(3) } \
         EVERY_ROW(DOT_ROW) \
     }
 
