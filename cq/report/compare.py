@@ -17,7 +17,7 @@ from .record import Report, Row
 from .samples import Samples, listed, read, shipped_model
 from .timing import timed
 
-_LM, _ENCODER = ("perplexity", "bits_per_token", "top1", "kl"), ("spearman", "cosine")
+_LM, _ENCODER = ("perplexity", "bits_per_token", "top1", "kl", "flips"), ("spearman", "cosine")
 _CHUNK_TOKENS, _CHUNK_LOGITS = 4096, 2**25  # evaluated at once; 2**25 float32 logits are 128 MiB
 
 
@@ -41,8 +41,8 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     strategies: strategy objects; None is `default_strategies()`.
     calibration: samples for static strategies, and for QAT to train on, never those of `data`; None takes the shipped model's own
     slice, for that model.
-    metric: "perplexity", "bits_per_token", "top1" or "kl" for a causal language model, "spearman" (×100, on scored pairs) or
-    "cosine" (to the float32 embedding) for an encoder, or a function (model, data) -> float, which is given the data as it
+    metric: "perplexity", "bits_per_token", "top1", "kl" or "flips" for a causal language model, "spearman" (×100, on scored pairs)
+    or "cosine" (to the float32 embedding) for an encoder, or a function (model, data) -> float, which is given the data as it
     came here (as Samples if it was a path). None: perplexity and bits, or Spearman and cosine (neither where
     the model does not pool).
     progress: called with (what, done, total). repeats: rounds of timing; in each, every model runs in turn.
@@ -188,6 +188,8 @@ def _lm_parts(names, reference, logits, tokens) -> dict:
         parts["nll"] = metrics.token_nll(logits, tokens)
     if "top1" in names:
         parts["top1"] = metrics.top1_match(reference, logits)
+    if "flips" in names:
+        parts["flips"] = metrics.flips(reference, logits, tokens)
     if "kl" in names:
         parts["kl"] = metrics.kl_divergence(reference, logits)
     return parts
@@ -199,6 +201,7 @@ def _accuracies(names, part: dict, float32: dict, samples: Samples) -> dict[str,
         "bits_per_token": lambda: metrics.bits_per_token(part["nll"]),
         "top1": lambda: float(part["top1"].mean()),
         "kl": lambda: float(part["kl"].mean()),
+        "flips": lambda: float(part["flips"].mean()),
         "cosine": lambda: float(metrics.cosine(float32["embedding"], part["embedding"]).mean()),
         "spearman": lambda: _spearman(part["embedding"], samples.scores),
     }

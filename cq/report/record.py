@@ -17,6 +17,7 @@ _METRICS = {
     "cosine": ("cosine\n↑", "{:.5f}"),
     "top1": ("top-1\n% ↑", "{:.2%}"),
     "kl": ("KL nats\n↓", "{:.5f}"),
+    "flips": ("flips\n% ↓", "{:.2%}"),
 }
 
 
