@@ -1,6 +1,6 @@
 """Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
 
-    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 train compare profile]
+    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model lm lm_accuracy …]
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
 the STS data for models; some 25 minutes on two cores, which should have nothing else to do. Then `python bench/tables.py`.
@@ -18,7 +18,8 @@ import minilm
 from card import ROOT, environment
 
 SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"},
-          "train": {}}  # and variables
+          "train": {}, "lm": {}, "lm_accuracy": {}}  # and variables
+ONCE = ("lm_accuracy",)  # suites that measure no time: with the most threads only
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 LOW_PEAK = 0.9  # of the best one of a run
@@ -36,7 +37,8 @@ def main() -> int:
     command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
     for suite in SUITES:
         if suite in options.only:
-            save(out / f"{suite}.json", {"command": command} | run_suite(suite, options.threads))
+            threads = [max(options.threads)] if suite in ONCE else options.threads
+            save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
     calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in options.only:
         report = run_cq(["compare"], options.threads[0], "shakespeare")
@@ -55,8 +57,8 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
     for threads in thread_counts:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "benchmark.json"
-            subprocess.run([sys.executable, "-m", "pytest", "-rs", f"bench/test_{suite}.py", "--benchmark-json", str(file),
-                            "--benchmark-columns=median,rounds"], env=environment(threads) | SUITES[suite], check=True)
+            subprocess.run([sys.executable, "-m", "pytest", "-rs", "-o", "timeout=0", f"bench/test_{suite}.py", "--benchmark-json",
+                            str(file), "--benchmark-columns=median,rounds"], env=environment(threads) | SUITES[suite], check=True)
             result = json.loads(file.read_text())
         found = [row for benchmark in result["benchmarks"] for row in benchmark["extra_info"]["rows"]]
         if not found:
@@ -69,7 +71,7 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
 def warn_of_disturbance(rows: list[dict]) -> None:
     """Tells of cases whose register-only peak is low: somebody else had the cores."""
     peaks = [row for row in rows if row["work"] == "peak" and row["kind"] == "int8"]
-    best = max(row["gops"] for row in peaks)
+    best = max((row["gops"] for row in peaks), default=0)
     low = [f"{row['case']} ({row['gops'] / best:.0%})" for row in peaks if row["gops"] < LOW_PEAK * best]
     if low:
         print(f"run: busy machine, measure again: the peak was below {best:,.0f} GOPS in {', '.join(low)}", file=sys.stderr)
