@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = ("numpy", "onnxruntime", "onnx", "openvino", "nncf", "ctranslate2", "torch", "transformers", "pytest-benchmark")
+PEERS = ("numpy", "onnxruntime", "onnx", "openvino", "nncf", "ctranslate2", "torch", "transformers",
+         "llama-cpp-python", "gguf", "pytest-benchmark")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
@@ -22,7 +23,8 @@ def environment(threads: int) -> dict[str, str]:
 def card() -> dict:
     """CPU, ISA, compiler and versions; BLAS and its threads; load average and date."""
     import cq
-    installed = [name for name in PEERS if importlib.util.find_spec(name.replace("-", "_"))]
+    module = {"llama-cpp-python": "llama_cpp"}
+    installed = [name for name in PEERS if importlib.util.find_spec(module.get(name, name.replace("-", "_")))]
     return cq.info() | {"cpu_family_model": _cpu_family_model(), "numpy_blas": blas(),
                         "versions": {name: version(name) for name in installed}, "commit": _commit(),
                         "load_average": [round(load, 2) for load in os.getloadavg()],

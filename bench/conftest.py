@@ -3,7 +3,7 @@ import pytest
 
 import cq
 
-from . import card, encoder, minilm, peers
+from . import card, encoder, minilm, peers, smollm
 from .peers import ort, vino
 
 CARD = card.card()  # before anything runs, for the load average
@@ -51,6 +51,20 @@ def rivals(float_model, calibration, minilm_folder, threads, tmp_path_factory) -
         weights = canonical(load_file(minilm_folder / "model.safetensors"), "bert", str(minilm_folder))
         onnx.save(graph_of(float_model.config, weights), graph)
     return peers.encoders(peers.Source(minilm_folder, graph, calibration, scratch), threads)
+
+
+@pytest.fixture(scope="module")
+def lm() -> cq.Transformer:
+    """SmolLM2-135M-Instruct in float32."""
+    if not smollm.TEXT.is_file():
+        pytest.skip(f"language models run on WikiText-2, and it is not there: {smollm.TEXT}")
+    return cq.load(smollm.file())
+
+
+@pytest.fixture(scope="module")
+def lm_rivals(threads, tmp_path_factory) -> dict:
+    """Name → a peer's language model, as `peers` describes them."""
+    return peers.language_models(smollm.file(), tmp_path_factory.mktemp("language-models"), threads)
 
 
 def pytest_benchmark_update_machine_info(config, machine_info) -> None:

@@ -18,7 +18,7 @@ READ_BYTES = 2**28  # read in one call, over and over where an array is smaller:
 class Entry:
     """A contestant. work: what it computes; entries of the same work are rivals. operations: of a call, a multiply-add is 2.
     kind: "int8" or "float32", the peak that it is held against. more: what else its row says. weight_bytes: what a call must
-    read of its weight, where that bounds it."""
+    read of its weight, where that bounds it. steps: of the work, in one call, one after another; all else is of one step."""
     work: str
     name: str
     call: Callable[[], object]
@@ -26,6 +26,7 @@ class Entry:
     kind: str
     more: dict = field(default_factory=dict)
     weight_bytes: int = 0
+    steps: int = 1
 
 
 def contest(benchmark, case: str, entries: list[Entry], threads: int, rounds: int = ROUNDS, turn_s: float = TURN_S,
@@ -41,7 +42,7 @@ def contest(benchmark, case: str, entries: list[Entry], threads: int, rounds: in
         def one_round() -> None:
             for entry, found in zip(entries, seconds):
                 rest()
-                found += turn(entry.call, turn_s, warm)
+                found += [call / entry.steps for call in turn(entry.call, turn_s, warm)]
 
         benchmark.pedantic(one_round, rounds=rounds, iterations=1)
     rows = _rows(case, entries, seconds, threads)

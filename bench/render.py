@@ -58,7 +58,7 @@ def peaks(result: dict, kind: str) -> str:
 def machine(result: dict) -> str:
     """CPU, libraries and their versions, date; and a warning where others were using the machine."""
     card = next(iter(result["cards"].values()))
-    peers = ("torch", "onnxruntime", "openvino", "nncf", "ctranslate2", "numpy")
+    peers = ("torch", "onnxruntime", "openvino", "nncf", "ctranslate2", "llama-cpp-python", "numpy")
     versions = {"cq": card["version"]} | {name: card["versions"].get(name) for name in peers}
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     load = max(each["load_average"][0] for each in result["cards"].values())

@@ -1,6 +1,6 @@
 """Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
 
-    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model scaling avx2 train generate compare profile qat]
+    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model lm lm_accuracy …]
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
 the STS data for models; some 30 minutes on two cores, which should have nothing else to do. qat trains for the better part of an
@@ -19,8 +19,9 @@ import minilm
 from card import ROOT, environment
 
 SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"},
-          "train": {}, "qat": {}, "generate": {}}  # and variables
+          "train": {}, "lm": {}, "lm_accuracy": {}, "generate": {}, "qat": {}}  # and variables
 LONG = ("qat",)
+ONCE = ("lm_accuracy", "qat")  # suites that measure no time: with the most threads only
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 QAT_STEPS = 30  # of 32 windows each, of the shipped model: some four minutes with one thread
@@ -40,7 +41,7 @@ def main() -> int:
     command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
     for suite in SUITES:
         if suite in options.only:
-            threads = options.threads[-1:] if suite in LONG else options.threads
+            threads = [max(options.threads)] if suite in ONCE else options.threads
             save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
     calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in options.only:
@@ -60,8 +61,8 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
     for threads in thread_counts:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "benchmark.json"
-            subprocess.run([sys.executable, "-m", "pytest", "-rs", f"bench/test_{suite}.py", "--benchmark-json", str(file),
-                            "--benchmark-columns=median,rounds"], env=environment(threads) | SUITES[suite], check=True)
+            subprocess.run([sys.executable, "-m", "pytest", "-rs", "-o", "timeout=0", f"bench/test_{suite}.py", "--benchmark-json",
+                            str(file), "--benchmark-columns=median,rounds"], env=environment(threads) | SUITES[suite], check=True)
             result = json.loads(file.read_text())
         found = [row for benchmark in result["benchmarks"] for row in benchmark["extra_info"]["rows"]]
         if not found:

@@ -86,6 +86,35 @@ def stream(result: dict) -> str:
             f"of 32, {mean:.1f} tokens each on average; bold: the fastest.\n\n" + markdown(lines) + "\n\n" + machine(result))
 
 
+def lm(result: dict) -> str:
+    """A line per contestant: tokens per second of a prefill and of decoding, for each number of threads, the most bold."""
+    rows = [row | {"rate": row["tokens"] / row["seconds"]} for row in contestants(result)]
+    cases = {row["work"]: row["case"] for row in rows}
+    lines = [["SmolLM2-135M-Instruct", *(f"{case}<br>tokens/s" for case in cases.values()), "prefill, % of peak",
+              "top-1 as float32 %"]]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        prefills = [row for row in rows if row["work"] == "prefill" and row["name"] == name]
+        lines.append([name, *(cell(rows, work, name, "rate", "{:,.0f}", max) for work in cases),
+                      joined(row["percent_of_peak"] for row in prefills), f"{100 * prefills[0]['top1']:.1f}"])
+    return (f"Tokens per second with {joined(result['cards'], '{}')} threads, medians; bold: the fastest. A prefill runs its "
+            "tokens anew and scores the next one; decoding goes on one token at a time from a prompt of one. Top-1: of the prompt's "
+            "512 positions.\n\n" + markdown(lines) + "\n\n" + machine(result))
+
+
+def lm_accuracy(result: dict) -> str:
+    """A line per contestant: perplexity, and how far its scores are from float32's."""
+    rows = contestants(result)
+    base = rows[0]["perplexity"]
+    lines = [["SmolLM2-135M-Instruct", "perplexity", "over float32 %", "KL nats", "top-1 as float32 %", "flips %", "SQNR dB"]]
+    for row in rows:
+        lines.append([row["name"], f"{row['perplexity']:.3f}", f"{100 * (row['perplexity'] / base - 1):+.2f}", f"{row['kl']:.5f}",
+                      f"{100 * row['top1']:.2f}", f"{100 * row['flips']:.2f}",
+                      "∞" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"])
+    return (f"{rows[0]['windows']} windows of 512 tokens of WikiText-2's validation text; static calibrated on 16 others. KL: "
+            "of the next token's distribution from float32's. Flips: predictions that changed between right and wrong.\n\n"
+            + markdown(lines) + "\n\n" + machine(result))
+
+
 def efficiency(result: dict) -> str:
     """A line per strategy of cq: percent of the peak of its kind, and what a pass holds beside the weights."""
     rows = [row for row in contestants(result) if is_cq(row)]
@@ -185,7 +214,7 @@ TABLES = {
     "gemm": (products.gemm, ("gemm",)), "speedup": (products.speedup, ("gemm", "model")), "model": (model, ("model",)),
     "stream": (stream, ("model",)), "efficiency": (efficiency, ("model",)), "scaling": (scaling, ("scaling",)),
     "avx2": (avx2, ("avx2",)), "profile": (profile, ("profile",)),
-    "yardsticks": (targets.table, ("gemm", "model", "scaling", "avx2")),
+    "yardsticks": (targets.table, targets.SOURCES), "lm": (lm, ("lm",)), "lm_accuracy": (lm_accuracy, ("lm_accuracy",)),
     "compare_shakespeare": (comparison, ("compare_shakespeare",)), "compare_minilm": (comparison, ("compare_minilm",)),
 }
 

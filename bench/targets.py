@@ -12,7 +12,7 @@ from products import large, sizes
 from render import ahead, best_of, by_threads, contestants, is_cq, machine, markdown
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SOURCES = ("gemm", "model", "scaling", "avx2")
+SOURCES = ("gemm", "model", "scaling", "avx2", "lm", "lm_accuracy")
 INT8 = ("codes → int32", "codes → float32", "codes → codes", "float32, int8 inside")
 PRODUCT, WEIGHT_ONLY = INT8[0], "float32"
 INT8_STREAM = "cq static, int8 stream"
@@ -37,8 +37,8 @@ class Yardstick:
         return words[0] if len(set(words)) == 1 else " / ".join(words)
 
 
-def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict) -> list[Yardstick]:
-    """All rows, from the results of the four suites."""
+def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict, lm: dict, lm_accuracy: dict) -> list[Yardstick]:
+    """All rows, from the results of the six suites."""
     products = [row for row in contestants(gemm) if is_cq(row)]
     many = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] >= 128]
     single = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] == 1]
@@ -55,7 +55,8 @@ def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict) -> list[Yards
                [row for row in floats if sizes(row)[0] == 1], ahead, 3.5, "{:.2f}"),
         _every("weight-only, 128 rows and more: float32 BLAS's time over cq's", "≥ 1 on every shape",
                [row for row in floats if sizes(row)[0] >= 128], ahead, 1, "{:.2f}")]
-    return rows + _of_model(model) + _of_two_threads(gemm, model) + _of_scaling(scaling) + _of_avx2(avx2)
+    return rows + _of_model(model) + _of_two_threads(gemm, model) + _of_scaling(scaling) + _of_avx2(avx2) \
+        + _of_lm(lm) + _of_lm_accuracy(lm_accuracy)
 
 
 def _of_model(model: dict) -> list[Yardstick]:
@@ -116,6 +117,31 @@ def _of_avx2(avx2: dict) -> list[Yardstick]:
                          lambda row: row["ahead_of"]["cq float32"], "{:.2f}")]
 
 
+def _of_lm(lm: dict) -> list[Yardstick]:
+    rows = contestants(lm)
+    prefill, decode = ([best for there in by_threads([row for row in rows if row["work"] == work and is_cq(row)]).values()
+                        if (best := best_of(there, names))]
+                       for work, names in (("prefill", FAST), ("decode", ("cq weight-only", *FAST))))
+    over = lambda peer: lambda row: row["ahead_of"].get(peer)  # noqa: E731
+    return [
+        _one("SmolLM2-135M prefill of 512, tokens per second", {1: 1400, 2: 2600}, prefill,
+             lambda row: row["tokens"] / row["seconds"], "{:,.0f}"),
+        _one("SmolLM2-135M prefill of 512: CTranslate2's time over cq's", 2, prefill, over("CTranslate2 int8"), "{:.2f}"),
+        _one("SmolLM2-135M prefill of 512: llama.cpp's time over cq's", 4, prefill, over("llama.cpp Q8_0"), "{:.2f}"),
+        _one("SmolLM2-135M decode: llama.cpp's time over cq's", 1.3, decode, over("llama.cpp Q8_0"), "{:.2f}"),
+        _one("SmolLM2-135M decode, percent of read bandwidth", 85, decode, _of_read)]
+
+
+def _of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
+    rows = {row["name"]: row for row in contestants(lm_accuracy)}
+    found = []
+    for name, percent in (("weight-only", 0.2), ("dynamic", 0.7), ("static", 3)):
+        one = _one(f"SmolLM2-135M {name}, perplexity over float32's, %", percent, [rows[f"cq {name}"]] if rows else [],
+                   lambda row: 100 * (row["perplexity"] / rows["cq float32"]["perplexity"] - 1), "{:.2f}", at_most=True)
+        found.append(replace(one, threads=tuple(one.met) or ("2",)))
+    return found
+
+
 def _memory(rows: list[dict], name: str, other: str) -> list[dict]:
     """For each number of threads, one's activation memory as a share of another's, in hundredths; none where it was not
     measured."""
@@ -163,9 +189,9 @@ def _every(work: str, target: str, rows: Iterable[dict], value: Callable, goal: 
     return Yardstick(work, target, measured, met, lost)
 
 
-def table(gemm: dict, model: dict, scaling: dict, avx2: dict) -> str:
-    """A line per yardstick, then what was lost."""
-    rows = yardsticks(gemm, model, scaling, avx2)
+def table(*results: dict) -> str:
+    """A line per yardstick, then what was lost. results: as `yardsticks` takes them."""
+    rows = yardsticks(*results)
     lines = [["", "target", "measured", ""]]
     lines += [[row.work, row.target, "<br>".join(_threads(each) + f": {words}" for each, words in row.measured.items()) or "–",
                row.verdict()] for row in rows]
@@ -174,7 +200,7 @@ def table(gemm: dict, model: dict, scaling: dict, avx2: dict) -> str:
     text = f"{met} of {len(rows)} met.\n\n" + markdown(lines, "---") + "\n\n"
     if short:
         text += "<details><summary>The cases that miss</summary>\n\n" + "\n".join(short) + "\n\n</details>\n\n"
-    return text + machine(gemm)
+    return text + machine(results[0])
 
 
 def _threads(count: str) -> str:

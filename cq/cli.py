@@ -54,7 +54,7 @@ main.add_command(generate_command)
               "folder or a glob of them. Without it: the text that ships with cq.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="Such files again, others than the data, to calibrate "
               f"static on, and to train on; at most {_CALIBRATION_SAMPLES} samples are taken, evenly spread.")
-@click.option("--metric", type=click.Choice(["perplexity", "bits_per_token", "top1", "kl", "spearman", "cosine"]),
+@click.option("--metric", type=click.Choice(["perplexity", "bits_per_token", "top1", "kl", "flips", "spearman", "cosine"]),
               help="Accuracy to report.")
 @click.option("--strategy", "names", multiple=True, type=click.Choice(list(STRATEGIES)), help="Only these; may be repeated.")
 @click.option("--qat", type=click.IntRange(min=1), metavar="STEPS", help="Also train behind static int8, for so many steps "

@@ -2,7 +2,8 @@
 
 One file per rival. Each has HAVE and `encoders(source, threads)`: name → function (ids, mask int64 (batch, length), often) →
 call without arguments → hidden states float32 (batch, length, hidden), in which only real tokens count. What the first function
-does is not timed: it turns the arrays into what the rival takes and, where they are to be run `often`, may compile for them."""
+does is not timed: it turns the arrays into what the rival takes and, where they are to be run `often`, may compile for them.
+Those that run language models have `language_models(file, scratch, threads)`: name → LanguageModel."""
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,16 @@ class Source:
             yield {"ids": ids[None].astype(np.int64), "mask": np.ones((1, len(ids)), np.int64)}
 
 
+@dataclass(frozen=True)
+class LanguageModel:
+    """A rival that continues texts. logits: ids int32 (n,) → float32 (n, vocab). prefill: ids → call that runs them anew and
+    finds the likeliest next token, which it returns. generate: ids, count → call that returns that many likeliest tokens after
+    them, one after another, whatever they are."""
+    logits: Callable[[np.ndarray], np.ndarray]
+    prefill: Callable[[np.ndarray], Callable[[], int]]
+    generate: Callable[[np.ndarray, int], Callable[[], list[int]]]
+
+
 def encoders(source: Source, threads: int) -> dict[str, Callable]:
     """All that are installed."""
     from . import ct2, ort, pytorch, vino
@@ -32,4 +43,14 @@ def encoders(source: Source, threads: int) -> dict[str, Callable]:
     for rival in (pytorch, ort, vino, ct2):
         if rival.HAVE:
             found |= rival.encoders(source, threads)
+    return found
+
+
+def language_models(file: Path, scratch: Path, threads: int) -> dict[str, LanguageModel]:
+    """All that are installed, of a Llama-type model in a GGUF file. scratch: a folder for files."""
+    from . import ct2, llamacpp
+    found = {}
+    for rival in (llamacpp, ct2):
+        if rival.HAVE:
+            found |= rival.language_models(file, scratch, threads)
     return found

@@ -7,8 +7,8 @@ from ..errors import CqError
 from . import metrics
 from .samples import Samples
 
-LM, ENCODER = ("perplexity", "bits_per_token", "top1", "kl"), ("spearman", "cosine")
-LOWER_IS_BETTER = ("perplexity", "bits_per_token", "kl")
+LM, ENCODER = ("perplexity", "bits_per_token", "top1", "kl", "flips"), ("spearman", "cosine")
+LOWER_IS_BETTER = ("perplexity", "bits_per_token", "kl", "flips")
 _CHUNK_TOKENS, _CHUNK_LOGITS = 4096, 2**25  # evaluated at once; 2**25 float32 logits are 128 MiB
 
 
@@ -42,7 +42,7 @@ class Evaluation:
     def __init__(self, float32, samples: Samples, names: tuple[str, ...], keep: int = 0):
         self.float32, self.samples, self.names, self.keep = float32, samples, names, keep
         self.lm = is_lm(float32)
-        self._beside = bool({"sqnr_db", "cosine", "top1", "kl"} & set(names))  # whether float32's outputs are needed
+        self._beside = bool({"sqnr_db", "cosine", "top1", "kl", "flips"} & set(names))  # whether float32's outputs are needed
         self.embeds = float32.config.pooling is not None and not self.lm and bool(set(names) & set(ENCODER))
         self._kept: dict[int, list[np.ndarray]] = {}
 
@@ -87,6 +87,8 @@ class Evaluation:
                 part["top1"] = metrics.top1_match(theirs, ours)
             if "kl" in self.names:
                 part["kl"] = metrics.kl_divergence(theirs, ours)
+            if "flips" in self.names:
+                part["flips"] = metrics.flips(theirs, ours, tokens)
             if "cosine" in self.names and not self.embeds:
                 part["rows"] = metrics.cosine(theirs, ours)
             yield part
@@ -100,6 +102,7 @@ class Evaluation:
             "bits_per_token": lambda: metrics.bits_per_token(part["nll"]),
             "top1": lambda: float(part["top1"].mean()),
             "kl": lambda: float(part["kl"].mean()),
+            "flips": lambda: float(part["flips"].mean()),
             "cosine": lambda: float((metrics.cosine(embeddings, part["embedding"]) if self.embeds else part["rows"]).mean()),
             "spearman": lambda: _spearman(part["embedding"], self.samples.scores),
         }

@@ -75,6 +75,18 @@ def top1_match(reference, logits) -> np.ndarray:
     return reference.argmax(1) == logits.argmax(1)
 
 
+def flips(reference, logits, tokens) -> np.ndarray:
+    """Where one of the two predicts the next token right and the other does not: (n, vocab), (n, vocab), tokens (n,) →
+    (n − 1,) bool; its mean is the share of answers that changed between right and wrong, which an unchanged accuracy hides
+    (Dutta et al. 2024, "Accuracy is not all you need"). The lowest id wins a tie. Raises CqError for shapes that do not match."""
+    reference, logits = _same_shape(reference, logits, "flips", ndim=2)
+    tokens = np.asarray(tokens)
+    if tokens.shape != logits.shape[:1] or tokens.dtype.kind not in "iu":
+        raise CqError(f"flips: wanted {len(logits)} integer tokens, one for each row of logits, got {tokens.dtype} "
+                      f"{tokens.shape}")
+    return (reference[:-1].argmax(1) == tokens[1:]) != (logits[:-1].argmax(1) == tokens[1:])
+
+
 def kl_divergence(reference, logits) -> np.ndarray:
     """Kullback-Leibler divergence KL(softmax(reference) ‖ softmax(logits)) of every row in nats: (n, vocab), (n, vocab) →
     (n,) float64 ≥ 0. Raises CqError for other shapes."""

@@ -21,6 +21,7 @@ METRICS = {
     "cosine": ("cosine\n↑", "{:.5f}"),
     "top1": ("top-1\n% ↑", "{:.2%}"),
     "kl": ("KL nats\n↓", "{:.5f}"),
+    "flips": ("flips\n% ↓", "{:.2%}"),
 }
 
 

@@ -80,7 +80,7 @@ def test_the_accuracy_of_a_language_model_is_what_its_own_logits_give(lm, prose)
         assert row.accuracy["bits_per_token"] == pytest.approx(math.log2(row.accuracy["perplexity"]), rel=1e-9)
 
 
-@pytest.mark.parametrize("metric, perfect", [("top1", 1.0), ("kl", 0.0)])
+@pytest.mark.parametrize("metric, perfect", [("top1", 1.0), ("kl", 0.0), ("flips", 0.0)])
 def test_agreement_with_float32(lm, prose, metric, perfect):
     report = cq.compare(lm, prose, strategies=Dynamic(scheme=Scheme.textbook()), metric=metric, repeats=1)
     assert report.metrics == (metric,) and report.rows[0].accuracy == {metric: perfect}

@@ -109,6 +109,17 @@ def test_top1():
     assert metrics.top1_match(reference, [[0, 9, 1], [0, 9, 1], [1, 1, 0]]).tolist() == [True, False, True]
 
 
+def test_flips_are_answers_that_became_right_or_wrong():
+    tokens = np.array([0, 1, 2, 0, 1])
+    reference, logits = np.eye(3)[[1, 2, 1, 1, 0]], np.eye(3)[[1, 0, 0, 2, 0]]  # the last row predicts nothing that is known
+    assert metrics.flips(reference, logits, tokens).tolist() == [False, True, True, True]
+    assert metrics.flips(logits, reference, tokens).tolist() == [False, True, True, True]
+    assert not metrics.flips(np.eye(3)[[2, 0]], np.eye(3)[[0, 0]], tokens[:2]).any()  # wrong in another way
+    for bad in (tokens[:4], tokens.astype(float)):
+        with pytest.raises(CqError, match="flips: wanted 5 integer tokens"):
+            metrics.flips(reference, logits, bad)
+
+
 @pytest.mark.parametrize("metric", [metrics.cosine, metrics.sqnr_db, metrics.kl_divergence, metrics.top1_match])
 def test_unequal_or_empty_arrays_are_refused(metric):
     for a, b in [((2, 3), (2, 4)), ((0, 3), (0, 3)), ((2, 3), (6,))]:

