@@ -34,10 +34,12 @@ def models(float_model, random_model, prompts):
         "static stream": cq.quantize(float_model, cq.Static(residual="int8", smooth=False), prompts),
         "float32 attention": cq.quantize(float_model, cq.Dynamic(cq.Scheme(attention="float32"))),
         "mixed": cq.quantize(float_model, cq.Mixed((("layers.0.*", cq.Static()), ("*", cq.Dynamic()))), prompts),
-        "learned positions": cq.quantize(learned, cq.Dynamic())}
+        "learned positions": cq.quantize(learned, cq.Dynamic()),
+        "normed heads": cq.quantize(random_model("llama", max_positions=150, qk_norm=True)[0], cq.Dynamic())}
 
 
-NAMES = ("weight-only", "dynamic", "static", "static stream", "float32 attention", "mixed", "learned positions")
+NAMES = ("weight-only", "dynamic", "static", "static stream", "float32 attention", "mixed", "learned positions",
+         "normed heads")
 
 
 def decoded(model, prompts, cache=None, new=NEW):

@@ -37,3 +37,10 @@ def test_perplexity_on_wikitext(model, data_folder, tmp_path):
     parts = [ids[:160] for ids in samples.tokens[:2]]
     losses = np.concatenate([metrics.token_nll(scores, ids) for scores, ids in zip(model.logits(parts), parts)])
     assert abs(metrics.perplexity(losses) / 19.586 - 1) < 0.005
+
+
+def test_it_answers_with_what_it_knows(model):
+    """Greedy, through the template that the file brings; in int8 with int8 keys and values."""
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    answers = [cq.quantize(model, cq.Dynamic()).generate(question, 20), model.generate(question, 20)]
+    assert all("Paris" in answer for answer in answers)
