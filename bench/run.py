@@ -19,7 +19,7 @@ import minilm
 from card import ROOT, environment
 
 SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"},
-          "train": {}, "lm": {}, "lm_accuracy": {}, "qat": {}}  # and variables
+          "train": {}, "lm": {}, "lm_accuracy": {}, "generate": {}, "qat": {}}  # and variables
 LONG = ("qat",)
 ONCE = ("lm_accuracy", "qat")  # suites that measure no time: with the most threads only
 REPORTS = ("compare", "profile")

@@ -29,7 +29,10 @@ def generate_command(model, prompt, strategy, raw, **options) -> None:
     """What MODEL says after PROMPT (-: stdin), as it comes.
 
     MODEL is a Hugging Face folder, .gguf, .safetensors or a cq checkpoint of a language model."""
-    prompt = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    try:
+        prompt = sys.stdin.read() if prompt == "-" else prompt
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"stdin is not UTF-8 text: {error.reason}") from None
     model = load(model)
     if strategy:
         model = quantize(model, STRATEGIES[strategy]())

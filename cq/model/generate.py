@@ -42,7 +42,7 @@ class Generator:
 
     def steps(self, stop: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
         draws, alive = self.sampling.generators(len(self.tokens)), list(range(len(self.tokens)))
-        scores, step = self._prefill(), None
+        scores, step = self.prefill(), None
         while alive:
             _check(scores)
             kept = []
@@ -56,10 +56,10 @@ class Generator:
                 self.cache.keep(kept)
                 alive, step = [alive[row] for row in kept], None
             if alive:
-                step = step or _Step(self.model, self.cache)
+                step = step or Step(self.model, self.cache)
                 scores = step(np.array([self.tokens[i][-1] for i in alive], np.int32))
 
-    def _prefill(self) -> np.ndarray:
+    def prefill(self) -> np.ndarray:
         """The prompts' keys and values into the cache, as many tokens of them at a time as a pass may have. Scores (sequences,
         vocabulary) of what follows each."""
         done, hidden = [0] * len(self.tokens), [None] * len(self.tokens)
@@ -84,7 +84,7 @@ def _pass(model, batch: Batch, parts: list[np.ndarray]) -> np.ndarray:
     return hidden
 
 
-class _Step:
+class Step:
     """One more token of every sequence. The calls of the first are recorded and made again for those that follow, without the
     Python between them, where nothing between them is NumPy's."""
 

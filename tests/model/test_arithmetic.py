@@ -1,5 +1,6 @@
 """Whole quantized models in plain NumPy, from affine's formulas alone, beside the real ones: the same codes everywhere."""
 import itertools
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import cq
 from cq import _core, affine
 from cq.calibrate import calibrate
+from cq.model.batch import Batch
 
 LENGTHS = (9, 1, 24)
 SCHEMES = {
@@ -210,19 +212,21 @@ def both(random_model, monkeypatch, family, strategy, seed=4, lengths=LENGTHS, *
     rng = np.random.default_rng(seed)
     tokens = [rng.integers(0, model.config.vocab_size, n) for n in lengths]
     static = strategy.name == "static"
+    if static:
+        strategy = replace(strategy, smooth=False, correct_bias=False)  # test_smooth.py shows what these change
     ranges = calibrate(model, [tokens], strategy.observer).sites if static else {}
     plain = Plain(model.config, weights, strategy, ranges)
     quantized, seen = cq.quantize(model, strategy, [tokens] if static else None), []
     joint = {id(block.attention.readers()[0].weight) for block in quantized.blocks if len(block.attention.readers()) == 1}
     linear = _core.linear
 
-    def watched(x, w, *rest, coding=None):
-        """Queries, keys and values read the same in one product."""
-        seen.extend([x if coding is None else _core.quantize(x, coding)] * (3 if id(w) in joint else 1))
-        return linear(x, w, *rest, coding=coding)
+    def watched(x, w, *rest, coding=None, gated=False):
+        """Queries, keys and values read the same in one product, and so do gate and up."""
+        seen.extend([x if coding is None else _core.quantize(x, coding)] * (3 if id(w) in joint else 2 if gated else 1))
+        return linear(x, w, *rest, coding=coding, gated=gated)
 
     monkeypatch.setattr(_core, "linear", watched)
-    ours = quantized.logits(tokens) if model.config.lm_head else quantized.forward(tokens)
+    ours = quantized.logits(tokens) if model.config.lm_head else [quantized.hidden(Batch(tokens)).floats()]  # not replayed
     hidden, logits = plain.forward(tokens)
     return np.concatenate(ours), hidden if logits is None else logits, seen, plain.read
 
