@@ -235,7 +235,8 @@ cdef object empty(int64_t rows, columns, dtype):
     """A new array (rows, columns), or (rows,), with room for as many rows as a recording tape asks for."""
     tape = tapes.get(PyThread_get_thread_ident()) if tapes else None
     cdef int64_t room = rows if tape is None else max(rows, (<Tape>tape).capacity)
-    return np.empty(room if columns is None else (room, columns), dtype)[:rows]
+    found = np.empty(room if columns is None else (room, columns), dtype)
+    return found if room == rows else found[:rows]
 
 
 # --- the door ----------------------------------------------------------------------------------------------------------------

@@ -76,8 +76,8 @@ def test_large_samples_go_through_in_parts(lm, monkeypatch):
     """A sample may be a whole data set; memory must not grow with it."""
     whole, largest = calibrate(lm, [TEXTS], "minmax").sites, []
     monkeypatch.setattr("cq.model.transformer.MAX_TOKENS", 20)
-    hidden = cq.Transformer._hidden
-    monkeypatch.setattr(cq.Transformer, "_hidden", lambda self, batch: largest.append(len(batch.ids)) or hidden(self, batch))
+    hidden = cq.Transformer.hidden
+    monkeypatch.setattr(cq.Transformer, "hidden", lambda self, batch: largest.append(len(batch.ids)) or hidden(self, batch))
     parts = calibrate(lm, [TEXTS], "minmax").sites
     assert len(largest) > 2 and all(n <= 20 or n == len(TEXTS[3]) for n in largest)
     for site in whole:

@@ -41,12 +41,12 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     strategies: strategy objects; None is `default_strategies()`.
     calibration: samples for static strategies, and for QAT to train on, never those of `data`; None takes the shipped model's own
     slice, for that model.
-    metric: "perplexity", "bits_per_token", "top1", "kl" or "flips" for a causal language model, "spearman" (×100, on
-    scored pairs) or "cosine" (to the float32 embedding) for an encoder, or a function (model, data) -> float, which is given the
-    data as it came here (as Samples if it was a path). None: perplexity and bits, or Spearman and cosine (neither where the model
-    does not pool).
-    progress: called with (what, done, total). repeats: rounds of timing; in each, every model runs in turn. layers: whether to
-    measure each layer alone as well, as cq.sensitivity does, by the first WeightOnly, Dynamic and Static among the strategies.
+    metric: "perplexity", "bits_per_token", "top1", "kl" or "flips" for a causal language model, "spearman" (×100, on scored
+    pairs) or "cosine" (to the float32 embedding) for an encoder, or a function (model, data) -> float, which is given the data
+    as it came here (as Samples if it was a path). None: perplexity and bits, or Spearman and cosine (neither where the model
+    does not pool). progress: called with (what, done, total). repeats: rounds of timing; in each, every model runs in turn.
+    layers: whether to measure each layer alone as well, as cq.sensitivity does, by the first WeightOnly, Dynamic and Static
+    among the strategies.
 
     Speed is of `model.forward`: for a language model the prefill, without its head. All models stay in memory until the end,
     because the timing takes turns among them. Raises CalibrationError if a static strategy has nothing to calibrate on;
