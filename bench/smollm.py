@@ -1,10 +1,12 @@
 """SmolLM2-135M-Instruct for the suites: its file, its strategies, and windows of real text. Times nothing."""
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 import cq
-from cq.model.activation import Activation
+from cq.model.generate import Generator
+from cq.model.sampling import Sampling
 from cq.report.samples import read
 
 from .minilm import unpacked
@@ -32,6 +34,7 @@ def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str
             "cq static": cq.quantize(model, cq.Static(), calibration=calibration)}
 
 
-def next_scores(model: cq.Transformer, ids: np.ndarray) -> np.ndarray:
-    """(vocab,) float32 after the last of ids: a prefill, whose head sees one row."""
-    return model.head(Activation(model.forward([ids])[0][-1:]))[0]
+def tokens_of(model: cq.Transformer, ids: np.ndarray, count: int) -> Iterator[int]:
+    """`count` likeliest tokens after ids, one after another, whatever they are: generate would end with an end of text."""
+    generator = Generator(model, [ids], count, Sampling(), None)
+    return (token for _, token in generator.steps(lambda sequence, token: False))

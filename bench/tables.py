@@ -90,12 +90,13 @@ def lm(result: dict) -> str:
     """A line per contestant: tokens per second of a prefill and of decoding, for each number of threads, the most bold."""
     rows = [row | {"rate": row["tokens"] / row["seconds"]} for row in contestants(result)]
     cases = {row["work"]: row["case"] for row in rows}
-    lines = [["SmolLM2-135M-Instruct", *(f"{case}<br>tokens/s" for case in cases.values()), "prefill, % of peak",
-              "top-1 as float32 %"]]
+    lines = [["SmolLM2-135M-Instruct", *(f"{case}<br>tokens/s" for case in cases.values()), "prefill,<br>% of peak",
+              "decode, % of<br>read bandwidth", "top-1 as<br>float32 %"]]
     for name in dict.fromkeys(row["name"] for row in rows):
-        prefills = [row for row in rows if row["work"] == "prefill" and row["name"] == name]
+        prefills, decodes = ([row for row in rows if row["work"] == work and row["name"] == name] for work in cases)
         lines.append([name, *(cell(rows, work, name, "rate", "{:,.0f}", max) for work in cases),
-                      joined(row["percent_of_peak"] for row in prefills), f"{100 * prefills[0]['top1']:.1f}"])
+                      joined(row["percent_of_peak"] for row in prefills),
+                      joined(row.get("percent_of_read") for row in decodes), f"{100 * prefills[0]['top1']:.1f}"])
     return (f"Tokens per second with {joined(result['cards'], '{}')} threads, medians; bold: the fastest. A prefill runs its "
             "tokens anew and scores the next one; decoding goes on one token at a time from a prompt of one. Top-1: of the prompt's "
             "512 positions.\n\n" + markdown(lines) + "\n\n" + machine(result))
