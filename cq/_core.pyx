@@ -184,9 +184,8 @@ cdef dict tapes = {}  # thread → the tape that records its calls
 
 
 cdef class Step:
-    """One checked call of C and all that it needs: the arrays that it reads and those that it fills. rows: of both; rows_each: for
-    each token, where a tape may change their number."""
-    cdef int64_t rows, rows_each, sequences
+    """One checked call of C and all that it needs: the arrays that it reads and those that it fills. rows: of both, the tokens."""
+    cdef int64_t rows, sequences
 
     cdef int go(self) except -1:
         return 0
@@ -197,7 +196,6 @@ cdef class Step:
         if tapes:
             tape = tapes.get(PyThread_get_thread_ident())
             if tape is not None:
-                self.rows_each = self.rows // max(1, (<Tape>tape).capacity)
                 (<Tape>tape).steps.append(self)
         return 0
 
@@ -227,7 +225,7 @@ cdef class Tape:
             raise CqError(f"rows: the tape holds {self.capacity or 'as many tokens as it was recorded with'}, got {rows}")
         for step in self.steps:
             if rows >= 0:
-                step.rows, step.sequences = rows * step.rows_each, sequences
+                step.rows, step.sequences = rows, sequences
             step.go()
 
 

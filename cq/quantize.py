@@ -15,7 +15,6 @@ from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.attention import MAX_KEYS
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
-from .model.replay import Replay
 from .model.sums import check_attention
 from .qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
@@ -189,7 +188,6 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], stri
 def _copied(model: Transformer, strategy) -> Transformer:
     """The same layers in a structure of its own, where they can be swapped."""
     result = copy.copy(model)
-    result._replay = Replay()
     result.strategy = strategy
     result.embedding = copy.copy(model.embedding)
     result.blocks = []

@@ -56,3 +56,9 @@ class Block:
         self.attention, self.attention_norm, self.ffn, self.ffn_norm = attention, attention_norm, ffn, ffn_norm
         self.name = name
         self.streams: tuple[Fixed | None, Fixed | None] = (None, None)
+
+    def parts(self) -> tuple:
+        """Layers, norms and forms: all that may be replaced."""
+        a, f = self.attention, self.ffn
+        return (a.query, a.key, a.value, a.output, a.forms, self.attention_norm, f.gate, f.up, f.down, f.forms, self.ffn_norm,
+                self.streams)

@@ -6,11 +6,11 @@ import numpy as np
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
-from .activation import Activation, PerTensor
+from .activation import Activation
 from .batch import Batch, check_tokens
 from .cache import KVCache, most_tokens
 from .chat import is_conversation, render
-from .linear import QuantizedLinear
+from .replay import recordable
 from .sampling import Sampling
 
 CACHES = (None, "float32", "int8")
@@ -91,7 +91,7 @@ class Step:
     def __init__(self, model, cache: KVCache):
         self.model, self.cache, self.more = model, cache, [1] * len(cache.lengths)
         self.batch = Batch([np.zeros(1, np.int32)] * len(self.more), None, cache)
-        self.tape = _core.Tape() if _is_recordable(model) else None
+        self.tape = _core.Tape() if recordable(model.blocks, model.head) else None
         self.scores: np.ndarray | None = None
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
@@ -110,15 +110,6 @@ class Step:
 
     def _run(self) -> np.ndarray:
         return self.model.head(self.model.hidden(self.batch, (self.model.head,)))
-
-
-def _is_recordable(model) -> bool:
-    """Not NumPy's are products in codes, unless a range is that of all tokens of a call; its are norms of heads, queries, keys
-    and values that could not be joined, and positions that begin elsewhere."""
-    layers = [layer for _, layer in model.linears()]
-    attentions = [block.attention for block in model.blocks]
-    return (all(isinstance(layer, QuantizedLinear) and not isinstance(layer.input_form, PerTensor) for layer in layers)
-            and all(len(one.readers()) == 1 and one.query_norm is None for one in attentions) and not model.embedding.offset)
 
 
 def _check(scores: np.ndarray) -> None:

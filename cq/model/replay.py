@@ -1,5 +1,5 @@
 """Forward passes over few tokens, where Python between the kernels takes as long as many of them: recorded once, then run again
-as one list of calls. Knows no layers."""
+as one list of calls. Runs no layers itself."""
 import operator
 from collections.abc import Callable
 from threading import Lock
@@ -8,47 +8,60 @@ import numpy as np
 
 from .. import _core
 from ..errors import CqError
+from .activation import PerTensor
 from .batch import Batch
+from .block import Block
+from .linear import Linear, QuantizedLinear
 
 MOST_TOKENS = 64  # of a batch: on MiniLM Python takes 20 % of the time of 16 tokens, 5 % of 64
 
 
+def recordable(blocks: list[Block], *layers) -> bool:
+    """Whether a tape records all work of these blocks and layers: NumPy has no part in products of codes, unless a range is that of
+    all tokens of a call; it norms heads, and lays queries, keys and values that could not be joined side by side."""
+    every = [*layers, *(part for block in blocks for part in block.parts() if isinstance(part, (Linear, QuantizedLinear)))]
+    return (all(isinstance(layer, QuantizedLinear) and not isinstance(layer.input_form, PerTensor) for layer in every)
+            and all(len(block.attention.readers()) == 1 and block.attention.query_norm is None for block in blocks))
+
+
 class Replay:
-    """What `hidden` (a function of a Batch → float32 (tokens, n)) does, without Python where all of its work is done by calls of
-    the core that a tape records. Trial finds that out: a recording must give the bits of `hidden` on the first tokens that come,
-    which it has not seen, before it is used. One thread at a time replays; another that comes meanwhile takes the long way."""
+    """What `hidden` (a function of a Batch → float32 (tokens, n)) does, without Python where a tape records all of its work. Before
+    a recording is used it must give the bits of `hidden` on the first tokens that come, which it has not seen. One thread at a
+    time replays; another that comes meanwhile takes the long way."""
 
     def __init__(self):
         self._lock = Lock()
         self._recording: _Recording | None = None
-        self._impossible = False
-        self._layers: list = []  # what was tried
+        self._possible = True
+        self._parts: list = []  # what was recorded, or tried
 
     def __reduce__(self) -> tuple:
         return Replay, ()
 
-    def __call__(self, batch: Batch, hidden: Callable[[Batch], np.ndarray], layers: list) -> np.ndarray:
-        """hidden(batch). Raises what that raises. layers: what hidden works with; where one was replaced, trial begins anew."""
+    def __call__(self, batch: Batch, hidden: Callable[[Batch], np.ndarray], blocks: list[Block], *others) -> np.ndarray:
+        """hidden(batch). Raises what that raises. blocks, others: what hidden works with; where any part was replaced, it is
+        recorded anew."""
         if len(batch.ids) > MOST_TOKENS or batch.observe is not None or not self._lock.acquire(blocking=False):
             return hidden(batch)
         try:
-            if len(layers) != len(self._layers) or not all(map(operator.is_, layers, self._layers)):
-                self._layers, self._recording, self._impossible = layers, None, False
-            if self._impossible:
-                return hidden(batch)
-            return self._try(batch, hidden) if self._recording is None else self._recording(batch)
+            parts = [*others, *(part for block in blocks for part in block.parts())]
+            if len(parts) != len(self._parts) or not all(map(operator.is_, parts, self._parts)):
+                self._parts, self._recording, self._possible = parts, None, recordable(blocks)
+            if self._recording is not None:
+                return self._recording(batch)
+            return self._record(batch, hidden) if self._possible else hidden(batch)
         finally:
             self._lock.release()
 
-    def _try(self, batch: Batch, hidden: Callable[[Batch], np.ndarray]) -> np.ndarray:
+    def _record(self, batch: Batch, hidden: Callable[[Batch], np.ndarray]) -> np.ndarray:
         wanted = hidden(batch)
         if batch.ids.any():  # a recording is made of zeros
             try:
                 recording = _Recording(hidden)
-                self._impossible = recording(batch).tobytes() != wanted.tobytes()
-            except CqError:
-                self._impossible = True
-            self._recording = None if self._impossible else recording
+                self._possible = recording(batch).tobytes() == wanted.tobytes()
+            except CqError:  # of the zeros' states, which nobody asked for
+                self._possible = False
+            self._recording = recording if self._possible else None
         return wanted
 
 

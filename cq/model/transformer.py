@@ -80,6 +80,10 @@ class Transformer:
                           linear("ffn.gate") if c.gated else None, c.activation)
         return Block(attention, self._norm(weights, name + ".attention_norm"), ffn, self._norm(weights, name + ".ffn_norm"), name)
 
+    def __getstate__(self) -> dict:
+        """Of a copy, pickled or not: its layers may be swapped, so it records anew."""
+        return self.__dict__ | {"_replay": Replay()}
+
     # --- running -------------------------------------------------------------------------------------------------------------
 
     def forward(self, tokens: Iterable) -> list[np.ndarray]:
@@ -87,7 +91,7 @@ class Transformer:
 
         tokens: list of 1-D integer arrays (ragged), or one 2-D array. A sequence's result does not depend on the others.
         Raises CqError for ids out of range, empty or too long sequences, and where an activation becomes NaN or Inf."""
-        return self._run(tokens, lambda batch: self._replay(batch, self._states, self._parts()))
+        return self._run(tokens, self._replayed)
 
     def logits(self, tokens: Iterable) -> list[np.ndarray]:
         """Scores of the next token after each position: list of (len, vocab) float32. Raises UnsupportedError where the model
@@ -189,17 +193,10 @@ class Transformer:
         sequences = check_tokens(tokens, self.config.vocab_size, self.config.max_positions)
         return [rows for batch in _batches(sequences) for rows in batch.split(work(batch))]
 
-    def _states(self, batch: Batch) -> np.ndarray:
-        return self.hidden(batch).floats()
-
-    def _parts(self) -> list:
-        """All that `hidden` works with."""
-        found = [self.embedding.word, self.embedding.stream, self.final_norm]
-        for block in self.blocks:
-            a, f = block.attention, block.ffn
-            found += (a.query, a.key, a.value, a.output, a.forms, block.attention_norm, f.gate, f.up, f.down, f.forms,
-                      block.ffn_norm, block.streams)
-        return found
+    def _replayed(self, batch: Batch) -> np.ndarray:
+        """Final states (tokens, hidden) float32."""
+        others = self.embedding.word, self.embedding.stream, self.final_norm
+        return self._replay(batch, lambda given: self.hidden(given).floats(), self.blocks, *others)
 
     def _classes(self, batch: Batch) -> np.ndarray:
         scores = self.classifier(self.hidden(batch).floats()[batch.offsets[:-1]], batch)

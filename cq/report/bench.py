@@ -1,5 +1,6 @@
 """How fast a model runs, and how much that is of what the machine can do: milliseconds, tokens per second, percent of the
 register-only peak. Quantizes nothing."""
+import copy
 import json
 import time
 import tracemalloc
@@ -108,8 +109,10 @@ def peak_speeds() -> dict[str, float]:
 
 
 def activation_bytes(model, tokens) -> int:
-    """The most that one forward pass holds at once beside the weights and its float32 result: what NumPy allocates."""
-    model.forward(tokens[:1])  # what is made once does not count
+    """The most that a model's first forward pass holds at once beside the weights and its float32 result: what NumPy allocates,
+    what few tokens keep for those that follow included."""
+    model.forward(tokens[:1])  # weights are laid side by side once
+    model = copy.copy(model)
     tracemalloc.start()
     try:
         result = model.forward(tokens)

@@ -1,15 +1,14 @@
 """What each layer of a model costs when it alone is quantized, and how that is shown: JSON, Markdown, a table and sentences.
 Measures nothing."""
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .record import METRICS, described, number, plain
+from .record import METRICS, Record, described, markdown, number
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Record):
     """Every layer alone, in the order of work. metrics: names of the accuracies; float32: their values without quantization;
     strategies: name → the strategy in full; data and calibration: as in a comparison's Report."""
     model: str
@@ -68,20 +67,11 @@ class Sensitivity:
     data: dict
     calibration: dict | None
 
-    def to_dict(self) -> dict:
-        """Plain JSON types only; NaN and infinite numbers become None."""
-        return plain(asdict(self))
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-
     def to_markdown(self) -> str:
         """A title, the table, a line about the data, and a sentence for each layer."""
         header, *rows = self._cells()
-        lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-        table = "\n".join("| " + " | ".join(cell.replace("\n", " ") for cell in line) + " |" for line in lines)
         sentences = "\n".join(f"- {layer.explained()}" for layer in self.layers)
-        return f"### {self.model}: each layer alone\n\n{table}\n\n{self._note()}\n\n{sentences}\n"
+        return f"### {self.model}: each layer alone\n\n{markdown(header, rows)}\n\n{self._note()}\n\n{sentences}\n"
 
     def show(self) -> Group:
         """For the terminal: the table, and a sentence for each layer."""

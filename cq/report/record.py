@@ -48,8 +48,19 @@ class Row:
     sqnr_db: float
 
 
+class Record:
+    """What a dataclass of results is as plain data."""
+
+    def to_dict(self) -> dict:
+        """Plain JSON types only; NaN and infinite numbers become None."""
+        return plain(asdict(self))
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+
+
 @dataclass(frozen=True)
-class Report:
+class Report(Record):
     """float32 (the first row) and every strategy side by side, with what is needed to measure it again.
 
     metrics: names of the accuracies, the chosen one first. machine: CPU, cores, threads, ISA. data and calibration: names of
@@ -68,20 +79,10 @@ class Report:
         """The same under this name of the model."""
         return replace(self, model=model, layers=self.layers and replace(self.layers, model=model))
 
-    def to_dict(self) -> dict:
-        """Plain JSON types only; NaN and infinite numbers become None."""
-        return plain(asdict(self))
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-
     def to_markdown(self) -> str:
         """A title, the table and a line each about the timing, the data and the machine; then the layers."""
         header, *rows = self._cells()
-        header = [cell.replace("\n", " ") for cell in header]
-        lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"### {self.model}\n\n{table}\n\n" + "  \n".join(self._notes()) + "\n" + \
+        return f"### {self.model}\n\n{markdown(header, rows)}\n\n" + "  \n".join(self._notes()) + "\n" + \
             (f"\n{self.layers.to_markdown()}" if self.layers else "")
 
     def table(self) -> Table:
@@ -133,6 +134,12 @@ def _count(n: int, noun: str) -> str:
 def number(form: str, value: float) -> str:
     """The value as `form` writes it."""
     return form.format(value).replace("%", "") if math.isfinite(value) else ("∞" if value == math.inf else "–")
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table, its first column to the left."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def plain(value):

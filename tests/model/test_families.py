@@ -110,13 +110,6 @@ def test_weights_go_back_to_the_names_they_came_with(tmp_path, name):
     assert all(torch.equal(again[name], tensor) for name, tensor in theirs.items() if "pooler" not in name)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
-@pytest.mark.parametrize("name", ["yarn", "qwen3", "gpt2"])
-def test_decoders_under_every_strategy(tmp_path, name, strategy):
-    _, model = saved(tmp_path, *DECODERS[name])
-    survives(model, cq.Transformer.logits, tmp_path / "q.safetensors", strategy)
-
-
 @pytest.mark.parametrize("name", ENCODERS)
 def test_hidden_states_are_those_of_transformers(tmp_path, name):
     reference, model = saved(tmp_path, *ENCODERS[name])
@@ -131,10 +124,10 @@ def test_an_encoder_under_a_head_arrives_without_it(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
-@pytest.mark.parametrize("name", ["roberta", "distilbert"])
-def test_encoders_under_every_strategy(tmp_path, name, strategy):
-    _, model = saved(tmp_path, *ENCODERS[name])
-    survives(model, cq.Transformer.forward, tmp_path / "q.safetensors", strategy)
+@pytest.mark.parametrize("name", ["yarn", "qwen3", "gpt2", "roberta", "distilbert"])
+def test_every_family_under_every_strategy(tmp_path, name, strategy):
+    _, model = saved(tmp_path, *(DECODERS | ENCODERS)[name])
+    survives(model, cq.Transformer.logits if name in DECODERS else cq.Transformer.forward, tmp_path / "q.safetensors", strategy)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -8,7 +8,7 @@ import pytest
 
 import cq
 from cq.model.batch import Batch
-from cq.model.replay import MOST_TOKENS, Replay
+from cq.model.replay import MOST_TOKENS
 
 FAMILIES = ["bert", "llama"]
 STRATEGIES = {"weight-only": cq.WeightOnly(), "dynamic": cq.Dynamic(), "static": cq.Static(),
@@ -53,7 +53,7 @@ def test_work_outside_of_the_core_is_not_recorded(random_model, strategy):
     for lengths in [(5,), (7,), (2, 3)]:
         given = tokens(model, lengths)
         assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(model.forward(given), long_way(model, given)))
-    assert model._replay._impossible and model._replay._recording is None
+    assert not model._replay._possible and model._replay._recording is None
 
 
 def test_results_are_the_callers(random_model):
@@ -70,10 +70,9 @@ def test_copies_start_anew(random_model):
     model = quantized(random_model, "bert", cq.Dynamic())
     given = tokens(model, (4,))
     wanted = model.forward(given)[0]
-    again = pickle.loads(pickle.dumps(Replay()))
-    assert again._recording is None and model._replay._recording is not None
-    other = copy.deepcopy(model._replay)
-    assert other._recording is None and other is not model._replay
+    assert model._replay._recording is not None
+    for other in (copy.copy(model)._replay, copy.deepcopy(model._replay), pickle.loads(pickle.dumps(model._replay))):
+        assert other._recording is None and other is not model._replay
     assert model.forward(given)[0].tobytes() == wanted.tobytes()
 
 
