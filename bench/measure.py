@@ -37,12 +37,12 @@ def contest(benchmark, case: str, entries: list[Entry], threads: int, rounds: in
     with ThreadPoolExecutor(threads) as team:
         entries = [*entries, *(_peak(kind, threads, team) for kind in ("int8", "float32")),
                    *(_read(size, threads, team) for size in sorted({e.weight_bytes for e in entries} - {0}))]
-        seconds: list[list[float]] = [[] for _ in entries]
+        seconds: list[list[list[float]]] = [[] for _ in entries]  # of each entry, each round, each call
 
         def one_round() -> None:
             for entry, found in zip(entries, seconds):
                 rest()
-                found += [call / entry.steps for call in turn(entry.call, turn_s, warm)]
+                found.append([call / entry.steps for call in turn(entry.call, turn_s, warm)])
 
         benchmark.pedantic(one_round, rounds=rounds, iterations=1)
     rows = _rows(case, entries, seconds, threads)
@@ -85,16 +85,17 @@ def _read(size: int, threads: int, team: ThreadPoolExecutor) -> Entry:
                  {"size": size}, size * repeats)
 
 
-def _rows(case: str, entries: list[Entry], seconds: list[list[float]], threads: int) -> list[dict]:
-    """One dictionary per entry; times are medians, "best" the least; of limits (peaks, reads) the best counts. Of cq's:
-    "ahead_of", rival → its time over this, and "ahead_of_best_peer", the least of those that are not cq."""
-    median = [float((np.min if e.work in ("peak", "read") else np.median)(s)) for e, s in zip(entries, seconds)]
-    peak = {e.kind: e.operations / m for e, m in zip(entries, median) if e.work == "peak"}
-    read = {e.more["size"]: e.weight_bytes / m for e, m in zip(entries, median) if e.work == "read"}
+def _rows(case: str, entries: list[Entry], seconds: list[list[list[float]]], threads: int) -> list[dict]:
+    """One dictionary per entry. "seconds": the median call of the round where that is least, for others may have had the cores
+    in some rounds; "best": the least call, which of limits (peaks, reads) counts. Of cq's: "ahead_of", rival → its time over
+    this, and "ahead_of_best_peer", the least of those that are not cq."""
+    times = [float(min(map(np.min if e.work in ("peak", "read") else np.median, s))) for e, s in zip(entries, seconds)]
+    peak = {e.kind: e.operations / t for e, t in zip(entries, times) if e.work == "peak"}
+    read = {e.more["size"]: e.weight_bytes / t for e, t in zip(entries, times) if e.work == "read"}
     rows = []
-    for entry, time_s, all_s in zip(entries, median, seconds):
+    for entry, time_s, calls in zip(entries, times, [sum(rounds, []) for rounds in seconds]):
         row = {"case": case, "threads": threads, "work": entry.work, "name": entry.name, "kind": entry.kind, "seconds": time_s,
-               "best": min(all_s), "calls": len(all_s)}
+               "best": min(calls), "calls": len(calls)}
         if entry.operations:
             speed = entry.operations / time_s
             row |= {"gops": round(speed / 1e9, 2), "percent_of_peak": round(100 * speed / peak[entry.kind], 1)}
@@ -104,7 +105,7 @@ def _rows(case: str, entries: list[Entry], seconds: list[list[float]], threads: 
             row |= {} if entry.work == "read" else {"percent_of_read": round(100 * speed / read[entry.weight_bytes], 1)}
         row |= {key: None if value == np.inf else value for key, value in entry.more.items()}
         if entry.name.startswith("cq"):
-            rivals = {e.name: round(m / time_s, 3) for e, m in zip(entries, median) if e.work == entry.work and e is not entry}
+            rivals = {e.name: round(t / time_s, 3) for e, t in zip(entries, times) if e.work == entry.work and e is not entry}
             peers = [ratio for name, ratio in rivals.items() if not name.startswith("cq")]
             row |= {"ahead_of": rivals} | ({"ahead_of_best_peer": min(peers)} if peers else {})
         rows.append(row)

@@ -66,7 +66,7 @@ def model(result: dict) -> str:
                  for case in cases]
         lines.append([name, *cells, _decibels(rows, cases[-1], name)])
     note = f"† Pads its batch to the longest sentence: {_padding(padding)}.  \n" if padding else ""
-    return (f"Milliseconds for a batch, medians with {joined(result['cards'], '{}')} threads; bold: the fastest. SQNR: of the "
+    return (f"Milliseconds for a batch with {joined(result['cards'], '{}')} threads; bold: the fastest. SQNR: of the "
             f"hidden states of {cases[-1]}, beside cq's float32.\n\n" + markdown(lines) + "\n\n" + note + machine(result))
 
 
@@ -97,7 +97,7 @@ def lm(result: dict) -> str:
         lines.append([name, *(cell(rows, work, name, "rate", "{:,.0f}", max) for work in cases),
                       joined(row["percent_of_peak"] for row in prefills),
                       joined(row.get("percent_of_read") for row in decodes), f"{100 * prefills[0]['top1']:.1f}"])
-    return (f"Tokens per second with {joined(result['cards'], '{}')} threads, medians; bold: the fastest. A prefill runs its "
+    return (f"Tokens per second with {joined(result['cards'], '{}')} threads; bold: the fastest. A prefill runs its "
             "tokens anew and scores the next one; decoding goes on one token at a time from a prompt of one. Top-1: of the prompt's "
             "512 positions.\n\n" + markdown(lines) + "\n\n" + machine(result))
 
