@@ -29,16 +29,18 @@ class Coded:
     def dequantize(self) -> np.ndarray: ...
 
 class Weight:
-    panels: np.ndarray
-    column_sums: np.ndarray
     zero_points: np.ndarray | None
     scales: np.ndarray | None
     k: int
     n: int
     group_size: int
     largest_scale: float
-    def __init__(self, panels: np.ndarray, column_sums: np.ndarray, zero_points: np.ndarray | None, scales: np.ndarray | None,
-                 k: int, n: int, group_size: int) -> None: ...
+    def __init__(self, panels: np.ndarray | None, column_sums: np.ndarray | None, zero_points: np.ndarray | None,
+                 scales: np.ndarray | None, k: int, n: int, group_size: int, source: object = None) -> None: ...
+    @property
+    def panels(self) -> np.ndarray: ...
+    @property
+    def column_sums(self) -> np.ndarray: ...
     @property
     def shape(self) -> tuple[int, int]: ...
     @property

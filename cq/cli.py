@@ -193,7 +193,7 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
             strategy, given = found.strategy, given if needs_samples(found.strategy) else None
         if isinstance(strategy, Static):
             given = given and calibrate(model, given, strategy.observer, lambda done, total: progress("calibrate", done, total))
-        what = "train" if isinstance(strategy, QAT) else "calibrate"
+        what = "train" if isinstance(strategy, QAT) else "quantize"
         quantized = quantize(model, strategy, given, lambda done, total: progress(what, done, total), strict=strict)
     save(quantized, out)
     console = _console()

@@ -1,4 +1,5 @@
 """What the command line needs of a terminal: every failure as one sentence, a shape as an argument. Knows no command."""
+import signal
 import sys
 
 import click
@@ -7,12 +8,15 @@ from .errors import CqError
 
 
 class Group(click.Group):
-    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C."""
+    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C, 143 for SIGTERM,
+    after which unfinished files are removed as well."""
 
     def main(self, *args, standalone_mode: bool = True, **kwargs):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without × or … still gets its table
+        if standalone_mode:
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
         except click.exceptions.NoArgsIsHelpError as error:

@@ -30,7 +30,7 @@ def bases(tiny_encoder, tiny_lm, tmp_path_factory):
         samples = [np.arange(50)] if isinstance(strategy, cq.Static) else None
         cq.save(models[kind] if strategy is None else cq.quantize(models[kind], strategy, samples), path)
         tensors, metadata = read_tensors(path)
-        result[name] = {name: array.copy() for name, array in tensors.items()}, json.loads(metadata["cq"])
+        result[name] = {name: np.array(array) for name, array in tensors.items()}, json.loads(metadata["cq"])
     return result
 
 
