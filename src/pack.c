@@ -21,14 +21,16 @@ static inline void pack_line(const int8_t *b, int64_t row_stride, int64_t column
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Lines are written whole. What is read lies close together: along rows where their elements are neighbours, else along columns. */
+/* Lines are written whole. What is read lies close together: along rows where their elements are neighbours, else along
+ * columns. */
 void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, const int32_t *zero_points,
              int8_t *panels, int32_t *column_sums) {
     const int64_t groups = groups_of(k), across = (n + CQ_PANEL - 1) / CQ_PANEL, by_rows = column_stride == 1;
     memset(panels, 0, (size_t)cq_packed_bytes(k, n));
     memset(column_sums, 0, sizeof(int32_t) * (size_t)n); /* at most 128 k: far from int32's end */
     for (int64_t at = 0; at < groups * across; at++) {
-        const int64_t group = by_rows ? at / across : at % groups, panel = by_rows ? at % across : at / groups;
+        const int64_t group = by_rows ? at / across : at % groups;
+        const int64_t panel = by_rows ? at % across : at / groups;
         const int64_t i = 4 * group, j = CQ_PANEL * panel, rows = least(4, k - i), columns = least(CQ_PANEL, n - j);
         const int8_t *from = b + i * row_stride + j * column_stride;
         int8_t *line = panels + (panel * groups + group) * 4 * CQ_PANEL;
