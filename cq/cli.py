@@ -36,8 +36,8 @@ _STABLE = 0.05  # of a range, in the median over places: a step of the scale tha
 _EMBED_AT_ONCE = 256  # texts between two moves of the progress bar
 
 
-_rotated = click.option("--rotate", "rotated", is_flag=True, help="Turn the hidden features of a Llama-type model first, so that none "
-                        "stands out: less is lost in int8.")
+_rotated = click.option("--rotate", "rotated", is_flag=True, help="Turn the hidden features of a Llama-type model first, so that "
+                        "none stands out: less is lost in int8.")
 
 
 @click.group(cls=terminal.Group, context_settings={"help_option_names": ["-h", "--help"]})
