@@ -107,8 +107,8 @@ def compare_command(model, data, calibration, metric, names, qat, mix_file, limi
 @click.argument("model", required=False)
 @click.option("--strategy", "names", multiple=True, type=click.Choice(["float32", *STRATEGIES]), help="Only these; may be "
               "repeated. Without it: all, static only where there is something to calibrate on.")
-@click.option("--shape", "shapes", multiple=True, type=terminal.Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of random "
-              "tokens; may be repeated. Without it: 1x16 and 8x128.")
+@click.option("--shape", "shapes", multiple=True, type=terminal.Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of "
+              "random tokens; may be repeated. Without it: 1x16 and 8x128.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs.")
 @click.option("--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON; - is stdout.")
