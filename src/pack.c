@@ -9,8 +9,8 @@ static int64_t groups_of(int64_t k) { return (k + 3) / 4; }
 int64_t cq_packed_bytes(int64_t k, int64_t n) { return (n + CQ_PANEL - 1) / CQ_PANEL * groups_of(k) * 4 * CQ_PANEL; }
 
 /* One line: up to 4 rows of up to CQ_PANEL columns, added to their sums. */
-static inline void pack_line(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t columns, int8_t *line,
-                             int32_t *sums) {
+static inline void pack_line(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t columns,
+                             int8_t *line, int32_t *sums) {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < columns; c++) {
             const int8_t code = b[r * row_stride + c * column_stride];
@@ -21,7 +21,7 @@ static inline void pack_line(const int8_t *b, int64_t row_stride, int64_t column
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Lines are written whole. What is read lies close together: along rows where their elements are neighbours, else along columns. */
+/* Lines are written whole. What is read lies close together: along rows where their elements are neighbours, else columns. */
 void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, const int32_t *zero_points,
              int8_t *panels, int32_t *column_sums) {
     const int64_t groups = groups_of(k), across = (n + CQ_PANEL - 1) / CQ_PANEL, by_rows = column_stride == 1;
