@@ -119,8 +119,7 @@ cdef extern from "cq.h" nogil:
     cq_status cq_linear_f32(int, const float *, int64_t, int64_t, const cq_weight *, const cq_epilogue *, int64_t *)
     cq_status cq_finish_f32(int, const float *, int64_t, int64_t, int64_t, const cq_epilogue *, int64_t *)
     cq_status cq_norm_rows(int, const cq_norm_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_gate(int, const float *, const float *, const cq_coded *, const cq_coded *, cq_activation, int64_t, int64_t,
-                      float *, const cq_codes *, int64_t *)
+    cq_status cq_gate(int, const float *, const float *, cq_activation, int64_t, int64_t, float *, const cq_codes *, int64_t *)
     void cq_rope(int, float *, int64_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *)
     void cq_embed(int, const cq_embed_args *, int64_t, int64_t, float *)
     cq_status cq_attention_f32(int, const cq_attention_args *, const float *, const float *, const float *, int64_t, int64_t,
@@ -722,38 +721,29 @@ def norm(x, weight, bias, float eps, bint rms, residual=None, form=None, bint ke
 
 
 cdef class Gating(Step):
-    cdef object g, u
+    cdef object arrays
     cdef int64_t columns
     cdef Target to
     cdef cq_activation act
-    cdef const float *gf
-    cdef const float *uf
-    cdef const cq_coded *gc
-    cdef const cq_coded *uc
+    cdef const float *g
+    cdef const float *u
 
     cdef int go(self) except -1:
         cdef int64_t bad = 0
         cdef cq_status status
         with nogil:
-            status = cq_gate(threads, self.gf, self.uf, self.gc, self.uc, self.act, self.rows, self.columns, self.to.floats,
-                             self.to.coded, &bad)
+            status = cq_gate(threads, self.g, self.u, self.act, self.rows, self.columns, self.to.floats, self.to.coded, &bad)
         return check_rows(status, bad, "gate")
 
 
 def gate(g, u, activation, form=None):
-    """act(g) * u, both (rows, columns) float32 or Coded, in `form`."""
+    """act(g) * u, both float32 (rows, columns), in `form`."""
     cdef Gating step = Gating()
     cdef int64_t rows = g.shape[0], columns = g.shape[1]
-    step.g, step.u, step.rows, step.columns = g, u, rows, columns
+    step.arrays, step.rows, step.columns = (g, u), rows, columns
     step.to, step.act = Target(rows, columns, form), activation_of(activation)
-    if (rows, columns) != tuple(u.shape):
-        raise CqError(f"up: need shape ({rows}, {columns}) like the gate's, got {tuple(u.shape)}")
-    if not all(not isinstance(one, Coded) or (<Coded>one).by_rows() for one in (g, u)):
-        raise CqError("gate: need codes with one scale, or one per row")
-    if isinstance(g, Coded): step.gc = &(<Coded>g).c
-    else: step.gf = <const float *>pointer(g, "gate", "f", 2, rows, columns)
-    if isinstance(u, Coded): step.uc = &(<Coded>u).c
-    else: step.uf = <const float *>pointer(u, "up", "f", 2, rows, columns)
+    step.g = <const float *>pointer(g, "gate", "f", 2, rows, columns)
+    step.u = <const float *>pointer(u, "up", "f", 2, rows, columns)
     step.first()
     return step.to.result
 

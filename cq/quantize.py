@@ -149,7 +149,6 @@ def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibrat
             result.embedding.source, result.embedding.reason = whole.embedding.source, whole.embedding.reason
         for block, given in zip(result.blocks, whole.blocks):
             block.attention.forms = block.attention.forms or given.attention.forms
-            block.ffn.forms = block.ffn.forms or given.ffn.forms
     return result
 
 
@@ -174,9 +173,9 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
 
 def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool, scales: dict | None = None,
              folds: Plan = NO_PLAN, progress: Progress | None = None) -> Transformer:
-    """A copy of the model's structure with layers swapped, whose weights are read one at a time; form_at(site) gives static forms,
-    scales the learned scale and zero point of a layer's weight where its own extremes do not give them, folds what takes the
-    place of either where it is smoothed."""
+    """A copy of the model's structure with layers swapped, whose weights are read one at a time; form_at(site) gives static
+    forms, scales the learned scale and zero point of a layer's weight where its own extremes do not give them, folds what takes
+    the place of either where it is smoothed."""
     result = _copied(model, strategy)
     places = list(result.linear_places())
     for done, (owner, attribute, name) in enumerate(places, 1):
@@ -284,7 +283,7 @@ def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
 def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: Plan) -> None:
     """Where neighbours are in int8, what flows between them is too."""
     for block in model.blocks:
-        attention, ffn = block.attention, block.ffn
+        attention = block.attention
         kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
         attention.forms = None
         if strategy.scheme.attention == "int8" and kinds == {"static"}:
@@ -294,8 +293,6 @@ def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: 
             attention.forms = PerHead("int8", True, attention.dim)
         if attention.forms is not None:
             check_attention(attention.forms, attention.dim, min(model.config.max_positions, MAX_KEYS))
-        if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":
-            ffn.forms = tuple(form_at(f"{block.name}.ffn.{part}") for part in ("gate", "up"))
     if isinstance(strategy, Static) and strategy.residual == "int8":
         _join_stream(model, form_at)
 

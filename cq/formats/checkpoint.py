@@ -10,7 +10,7 @@ from .. import _core, affine, strategies
 from ..errors import FormatError, UnsupportedError
 from ..model import Config, Transformer
 from ..model.activation import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, form_from_list
-from ..model.attention import MAX_KEYS
+from ..model.attention import MAX_KEYS, Attention
 from ..model.deferred import Deferred, read
 from ..model.linear import Linear, QuantizedLinear
 from ..model.sums import check_attention
@@ -20,7 +20,7 @@ from .names import check_finite
 from .strangers import brief, parse_json
 from .tensors import write_safetensors
 
-KEY, VERSION = "cq", 3
+KEY, VERSION = "cq", 4
 INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": (Fixed, Smoothed)}  # what a layer may read
 TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
@@ -41,7 +41,7 @@ def save_checkpoint(model: Transformer, path) -> None:
         "version": VERSION, "config": model.config.to_dict(), "strategy": model.strategy and model.strategy.to_dict(),
         "layers": layers, "word": "head" if shared else "int8" if isinstance(word, _core.Weight) else "float32",
         "reason": model.embedding.reason,
-        "attention": [_put_forms(tensors, block) for block in model.blocks], "ffn": [block.ffn.forms for block in model.blocks],
+        "attention": [_put_forms(tensors, block) for block in model.blocks],
         "streams": [model.embedding.stream, *(form for block in model.blocks for form in block.streams)],
         "tensors": sorted(tensors),  # so that a bias that got lost is missed
     }
@@ -279,27 +279,27 @@ class _Reader:
     def _join(self, model: Transformer) -> None:
         """The forms between neighbours in int8."""
         for i, block in enumerate(model.blocks):
-            a, ffn = block.attention, block.ffn
-            for name, part, readers in (("attention", a, (a.query, a.key, a.value)), ("ffn", ffn, (ffn.gate, ffn.up))):
-                values = self.record[name][i]
-                if values is None:
-                    continue
-                kinds = {None if layer is None else layer.runs_in for layer in readers}
-                if part is a and kinds == {"dynamic"} and values == list(PerHead("int8", True, a.dim)):
-                    part.forms = PerHead(*values)
-                    continue
-                width = a.kv_heads * a.dim if part is a else 0  # of values, which may be smoothed
-                forms = tuple(self._form(form, f"{block.name}.{name}", width if i == 2 else 0) for i, form in enumerate(values))
-                sound = all(isinstance(form, (Fixed, Smoothed)) for form in forms)
-                if len(forms) != len(readers) or not sound or kinds != {"static"}:
-                    raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} is not what int8 layers hand on")
-                part.forms = forms
-            if a.forms is not None:
-                try:
-                    check_attention(a.forms, a.dim, min(model.config.max_positions, MAX_KEYS))
-                except UnsupportedError as error:
-                    raise FormatError(f"{self.where}: {block.name}.attention: {error}") from None
+            values, attention = self.record["attention"][i], block.attention
+            if values is None:
+                continue
+            attention.forms = self._attention(values, attention, f"{block.name}.attention")
+            try:
+                check_attention(attention.forms, attention.dim, min(model.config.max_positions, MAX_KEYS))
+            except UnsupportedError as error:
+                raise FormatError(f"{self.where}: {block.name}.attention: {error}") from None
         self._stream(model)
+
+    def _attention(self, values: list, attention: Attention, name: str) -> tuple | PerHead:
+        """The forms of queries, keys and values."""
+        kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
+        if kinds == {"dynamic"} and values == list(PerHead("int8", True, attention.dim)):
+            return PerHead(*values)
+        widths = 0, 0, attention.kv_heads * attention.dim  # values may be smoothed
+        forms = tuple(self._form(form, name, width) for form, width in zip(values, widths))
+        sound = all(isinstance(form, (Fixed, Smoothed)) for form in forms)
+        if len(values) != 3 or not sound or kinds != {"static"}:
+            raise FormatError(f"{self.where}: {name}: {brief(values)} is not what int8 layers hand on")
+        return forms
 
     def _stream(self, model: Transformer) -> None:
         """The forms of the residual stream."""

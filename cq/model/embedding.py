@@ -11,8 +11,8 @@ class Embedding:
     """word: float32 (vocabulary, hidden), or an int8 packed weight (hidden, vocabulary), shared with a tied head. offset: rows of
     `position` before the first token's."""
 
-    def __init__(self, word: np.ndarray | Deferred | _core.Weight, position: np.ndarray | None, type: np.ndarray | None, norm: Norm | None,
-                 offset: int = 0):
+    def __init__(self, word: np.ndarray | Deferred | _core.Weight, position: np.ndarray | None, type: np.ndarray | None,
+                 norm: Norm | None, offset: int = 0):
         self.source, self.position, self.type, self.norm, self.offset = word, position, type, norm, offset
         self.reason = ""
         self.stream: Fixed | None = None  # the form in which the residual stream begins; None: float32

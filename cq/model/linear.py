@@ -130,13 +130,18 @@ class QuantizedLinear:
 
 def joined(layers: tuple[Linear | QuantizedLinear, ...]) -> Linear | QuantizedLinear | None:
     """One layer in place of several that read the same input, where they are of one kind; else None."""
+    return type(layers[0]).joined(layers) if may_join(layers) else None
+
+
+def may_join(layers: tuple[Linear | QuantizedLinear, ...]) -> bool:
+    """Whether they are of one kind, and their codes follow one another in whole panels."""
     first = layers[0]
     whole = all(layer.shape[1] % _core.PANEL == 0 for layer in layers[:-1])  # packed panels follow one another
     alike = all(type(layer) is type(first) and layer.runs_in == first.runs_in and layer.input_form == first.input_form and
                 _kind_of_bias(layer) == _kind_of_bias(first) for layer in layers)
     if isinstance(first, QuantizedLinear):
         alike = alike and whole and all(layer.weight.group_size == first.weight.group_size for layer in layers)
-    return type(first).joined(layers) if alike else None
+    return alike
 
 
 def _kind_of_bias(layer) -> tuple:
