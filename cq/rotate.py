@@ -1,5 +1,5 @@
-"""rotate(model) → the same language model with its hidden features turned, so that outliers of single features are spread over all
-before they become codes. Knows no strategy."""
+"""rotate(model) → the same language model with its hidden features turned, so that outliers of single ones are spread over all of
+them before they become codes. Knows no strategy."""
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,8 +26,8 @@ def rotate(model: Transformer) -> Transformer:
         raise CqError(f"model: already quantized ({model.strategy.name}); rotate the float32 model first")
     config = model.config
     if config.norm != "rms" or not config.norm_first or not config.lm_head:
-        raise UnsupportedError(f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with RMS "
-                               "norms before each part and a language-model head, such as Llama's")
+        raise UnsupportedError(f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
+                               "RMS norms before each part and a language-model head, such as Llama's")
     turn, head_turn = _rotation(config.hidden_size), _rotation(config.head_dim)
     weights = {f"{name}.weight": norm.weight if name.endswith(("query_norm", "key_norm")) else np.ones_like(norm.weight)
                for name, norm in model.norms()}

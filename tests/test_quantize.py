@@ -84,11 +84,12 @@ def test_large_samples_go_through_in_parts(lm, monkeypatch):
         np.testing.assert_allclose(parts[site].range(), whole[site].range(), rtol=1e-5)
 
 
-def test_progress_counts_samples(encoder):
+def test_progress_counts_samples_and_layers(encoder):
     calls = []
     cq.quantize(encoder, cq.Static(), TEXTS, lambda *now: calls.append(now))
     cq.quantize(encoder, cq.Static(), iter(TEXTS[:2]), lambda *now: calls.append(now))
-    assert calls == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5), (1, None), (2, None)]
+    layers = [(done, 12) for done in range(1, 13)]
+    assert calls == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5), *layers, (1, None), (2, None), *layers]
 
 
 @pytest.mark.parametrize("samples, error, message", [

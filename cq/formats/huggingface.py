@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, normalizers
 
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
-from ..model.deferred import Deferred
+from ..model.deferred import Deferred, read
 from .families import read_config
 from .generation import read_generation
 from .names import FAMILIES, canonical, check_weights, foreign
@@ -50,7 +50,8 @@ def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype:
     `weights` (canonical name → float32) in `dtype`, "float32" or "float16". What is there is replaced. Raises OSError."""
     folder, like = Path(path), Path(like)
     folder.mkdir(exist_ok=True)
-    named = {name: array.astype(dtype) for name, array in foreign(weights, family).items()}
+    whole = {name: read(array) for name, array in weights.items()}
+    named = {name: array.astype(dtype) for name, array in foreign(whole, family).items()}
     for name in ("config.json", "tokenizer.json"):
         if (like / name).exists() and like.resolve() != folder.resolve():
             (folder / name).write_bytes((like / name).read_bytes())
