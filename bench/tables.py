@@ -116,6 +116,64 @@ def lm_accuracy(result: dict) -> str:
             + markdown(lines) + "\n\n" + machine(result))
 
 
+def generate(result: dict) -> str:
+    """A line per length: what a prompt of it costs, and a token behind it, for each number of threads."""
+    rows = contestants(result)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    lines = [["SmolLM2-135M-Instruct", *names]]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        here = [row for row in rows if row["case"] == case]
+        cells = []
+        for name in names:
+            mine = [row for row in here if row["name"] == name]
+            shares = joined(row.get("percent_of_read") for row in mine)
+            cells.append(f"{joined((1e3 * row['seconds'] for row in mine), '{:.2f}')}" + (
+                f"<br>{shares} %" if mine and mine[0]["what"] == "decode" else "") if mine else "–")
+        lines.append([case.replace("prefill", "prompt of").replace("decode", "one token behind"), *cells])
+    return (f"Milliseconds with {joined(result['cards'], '{}')} threads; under a token's, the percent of read bandwidth that its "
+            "weights and kept keys and values make of it.\n\n" + markdown(lines) + "\n\n" + machine(result))
+
+
+def train(result: dict) -> str:
+    """A line per batch: a step's milliseconds."""
+    rows = contestants(result)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    lines = [["all-MiniLM-L6-v2, step of QAT", *names]]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        here = [row for row in rows if row["case"] == case]
+        lines.append([case, *(cell(here, here[0]["work"], name, "seconds", "{:,.0f}", min, 1e3) for name in names)])
+    return (f"Milliseconds with {joined(result['cards'], '{}')} threads; bold: the fastest.\n\n" + markdown(lines) + "\n\n"
+            + machine(result))
+
+
+def qat(result: dict) -> str:
+    """A line per way, for each scheme: accuracy, and what training took."""
+    rows, parts = result["rows"], []
+    data = [key for key, value in rows[0].items() if isinstance(value, dict)]
+    for scheme in dict.fromkeys(row["scheme"] for row in rows):
+        lines = [[f"all-MiniLM-L6-v2, {scheme} scheme", *(f"{name}<br>{what}" for name in data for what in ("Spearman ×100", "cosine"))]]
+        for row in (row for row in rows if row["scheme"] == scheme):
+            lines.append([row["name"], *(f"{row[name][key]:{form}}" for name in data
+                                         for key, form in (("spearman", ".3f"), ("cosine", ".5f")))])
+        cost = next(row for row in rows if row["scheme"] == scheme and "steps" in row)
+        parts.append(markdown(lines) + f"\n\nTrained for {cost['steps']:,} steps on {cost['samples']:,} unlabeled sentences: "
+                     f"{cost['cpu_seconds']:,} seconds of CPU.")
+    return "\n\n".join(parts) + "\n\n" + machine(result)
+
+
+def large(result: dict) -> str:
+    """A line per strategy: a model of 1.5 billion parameters, quantized tensor by tensor."""
+    rows = contestants(result)
+    lines = [[f"{rows[0]['parameters'] / 1e9:.2f} billion parameters, {rows[0]['file_bytes'] / 1e9:.2f} GB in float32", "result GB",
+              "seconds", "peak memory GB", "allowed GB", "load ms", "first token s", "a token ms"]]
+    for row in rows:
+        lines.append([row["name"], *(f"{row[key] / 1e9:.2f}" if key.endswith("bytes") else f"{row[key]:.1f}"
+                                     for key in ("result_bytes", "seconds", "peak_bytes", "allowed_bytes")),
+                      f"{1e3 * row['load_seconds']:.0f}", f"{row['first_token_seconds']:.1f}", f"{1e3 * row['token_seconds']:.0f}"])
+    return (f"`cq quantize` with {joined(result['cards'], '{}')} threads. Allowed: the result and twice the largest tensor, the "
+            "interpreter included. The first token packs the weights.\n\n" + markdown(lines) + "\n\n" + machine(result))
+
+
 def efficiency(result: dict) -> str:
     """A line per strategy of cq: percent of the peak of its kind, and what a pass holds beside the weights."""
     rows = [row for row in contestants(result) if is_cq(row)]
@@ -216,6 +274,7 @@ TABLES = {
     "stream": (stream, ("model",)), "efficiency": (efficiency, ("model",)), "scaling": (scaling, ("scaling",)),
     "avx2": (avx2, ("avx2",)), "profile": (profile, ("profile",)),
     "yardsticks": (targets.table, targets.SOURCES), "lm": (lm, ("lm",)), "lm_accuracy": (lm_accuracy, ("lm_accuracy",)),
+    "generate": (generate, ("generate",)), "train": (train, ("train",)), "large": (large, ("large",)), "qat": (qat, ("qat",)),
     "compare_shakespeare": (comparison, ("compare_shakespeare",)), "compare_minilm": (comparison, ("compare_minilm",)),
 }
 

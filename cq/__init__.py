@@ -8,11 +8,12 @@ from .ops import PackedWeight, linear, matmul_integer, pack
 from .qtensor import QTensor, quantize_tensor
 from .quantize import quantize
 from .report import compare, mix, sensitivity
+from .rotate import rotate
 from .strategies import QAT, Dynamic, Mixed, Scheme, Static, Training, WeightOnly
 from .system import info, set_num_threads
 from .train import train
 
 __all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "Mixed", "PackedWeight", "QAT", "QTensor", "Scheme",
            "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "info", "linear", "load",
-           "matmul_integer", "mix", "observers", "pack", "quantize", "quantize_tensor", "save", "sensitivity",
+           "matmul_integer", "mix", "observers", "pack", "quantize", "quantize_tensor", "rotate", "save", "sensitivity",
            "set_num_threads", "train"]

@@ -119,8 +119,7 @@ cdef extern from "cq.h" nogil:
     cq_status cq_linear_f32(int, const float *, int64_t, int64_t, const cq_weight *, const cq_epilogue *, int64_t *)
     cq_status cq_finish_f32(int, const float *, int64_t, int64_t, int64_t, const cq_epilogue *, int64_t *)
     cq_status cq_norm_rows(int, const cq_norm_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_gate(int, const float *, const float *, const cq_coded *, const cq_coded *, cq_activation, int64_t, int64_t,
-                      float *, const cq_codes *, int64_t *)
+    cq_status cq_gate(int, const float *, const float *, cq_activation, int64_t, int64_t, float *, const cq_codes *, int64_t *)
     void cq_rope(int, float *, int64_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *)
     void cq_embed(int, const cq_embed_args *, int64_t, int64_t, float *)
     cq_status cq_attention_f32(int, const cq_attention_args *, const float *, const float *, const float *, int64_t, int64_t,
@@ -356,26 +355,51 @@ cdef class Decoding(Step):
 
 cdef class Weight:
     """int8 (k, n) packed in panels, with what its products need: column sums, zero points (n,) or None, scales
-    (groups, n) float32 or None. Panels are 64-byte aligned."""
+    (groups, n) float32 or None. Panels are 64-byte aligned. source: in place of panels and sums, has a method `read` that gives the
+    codes to pack when they are wanted."""
     cdef cq_weight w
-    cdef readonly object panels, column_sums, zero_points, scales
+    cdef object source, ready_panels, ready_sums
+    cdef readonly object zero_points, scales
     cdef readonly int64_t k, n, group_size
     cdef readonly float largest_scale
 
-    def __init__(self, panels, column_sums, zero_points, scales, int64_t k, int64_t n, int64_t group_size):
-        self.panels, self.column_sums, self.zero_points, self.scales = panels, column_sums, zero_points, scales
+    def __init__(self, panels, column_sums, zero_points, scales, int64_t k, int64_t n, int64_t group_size, source=None):
+        self.ready_panels, self.ready_sums, self.zero_points, self.scales = panels, column_sums, zero_points, scales
+        self.source = source
         self.k, self.n, self.group_size = k, n, group_size
         if not 0 <= k <= CQ_MAX_K or not 0 <= n < 1 << 31 or (k and group_size < 1):
             raise CqError(f"k, n, group_size: {k}, {n}, {group_size} are no packed weight's; cq.pack makes one")
         if group_size < k and group_size % 4:
             raise CqError(f"group_size: {group_size} is not a multiple of 4, the rows that a packed group holds; choose another")
         cdef int64_t groups = max(1, -(-k // group_size)) if group_size else 1
-        self.w.panels = <const int8_t *>pointer(panels, "panels", "b", 1, cq_packed_bytes(k, n), -1)
-        self.w.column_sums = <const int32_t *>pointer(column_sums, "column_sums", "i", 1, n, -1)
+        if source is None:
+            self.w.panels = <const int8_t *>pointer(panels, "panels", "b", 1, cq_packed_bytes(k, n), -1)
+            self.w.column_sums = <const int32_t *>pointer(column_sums, "column_sums", "i", 1, n, -1)
         self.w.zero_points = <const int32_t *>optional(zero_points, "zero_points", "i", 2, groups, n)
         self.w.scales = <const float *>optional(scales, "scales", "f", 2, groups, n)
         self.w.k, self.w.n, self.w.group_size = k, n, group_size
         self.largest_scale = 0.0 if scales is None else scales.max(initial=0)
+
+    cdef cq_weight *ready(self) except NULL:
+        """For kernels: packed by now."""
+        cdef Weight packed
+        if self.ready_panels is None:
+            packed = pack(self.source.read(), self.zero_points)
+            if self.ready_panels is None:  # no other thread was faster; nothing from here on lets one run
+                self.w.panels, self.w.column_sums = packed.w.panels, packed.w.column_sums
+                self.ready_sums, self.ready_panels = packed.ready_sums, packed.ready_panels
+            self.source = None
+        return &self.w
+
+    @property
+    def panels(self):
+        self.ready()
+        return self.ready_panels
+
+    @property
+    def column_sums(self):
+        self.ready()
+        return self.ready_sums
 
     @property
     def shape(self):
@@ -387,6 +411,9 @@ cdef class Weight:
 
     def unpack(self):
         """The codes, int8 (k, n)."""
+        source = self.source
+        if source is not None:
+            return np.array(source.read())
         b = np.empty((self.k, self.n), np.int8)
         cdef int8_t *out = <int8_t *>pointer(b, "b", "b", 2, -1, -1, True)
         with nogil:
@@ -402,11 +429,14 @@ def aligned(int64_t size) -> np.ndarray:
 
 
 def pack(b, zero_points=None, scales=None, int64_t group_size=0) -> Weight:
-    """b int8 (k, n), any strides; zero_points int32 (groups, n) or None; scales float32 (groups, n) or None; a group holds
-    group_size rows of b (0: all of them)."""
+    """b int8 (k, n), any strides, or what has dtype, shape and a method `read` that gives such codes when they are wanted;
+    zero_points int32 (groups, n) or None; scales float32 (groups, n) or None; a group holds group_size rows of b (0: all of them)."""
     if b.dtype != np.int8 or b.ndim != 2:
         raise CqError(f"b: need an int8 array of two dimensions, got {describe(b)}")
-    cdef int64_t k = b.shape[0], n = b.shape[1], row_stride = b.strides[0], column_stride = b.strides[1]
+    cdef int64_t k = b.shape[0], n = b.shape[1], row_stride, column_stride
+    if not isinstance(b, np.ndarray):
+        return Weight(None, None, zero_points, scales, k, n, group_size or k, b)
+    row_stride, column_stride = b.strides
     panels, sums = aligned(cq_packed_bytes(k, n)), np.empty(n, np.int32)
     cdef const int8_t *codes = <const int8_t *><uintptr_t>b.__array_interface__["data"][0]
     cdef int8_t *to = <int8_t *>pointer(panels, "panels", "b", 1, -1, -1, True)
@@ -514,9 +544,10 @@ def matmul_integer(Coded a not None, Weight w not None):
         raise CqError("a: products take one zero point, or one per row")
     c = np.empty((a.rows, w.n), np.int32)
     cdef int32_t *out = <int32_t *>pointer(c, "c", "i", 2, a.rows, w.n, True)
+    cdef cq_weight *weight = w.ready()
     cdef cq_status status
     with nogil:
-        status = cq_matmul_i8(threads, &a.c, a.rows, &w.w, out, w.n)
+        status = cq_matmul_i8(threads, &a.c, a.rows, weight, out, w.n)
     check(status, "matmul_integer")
     return c
 
@@ -623,6 +654,7 @@ def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, resi
         raise CqError(f"x: {k} columns do not match the {w.k} rows of the weight")
     if w.scales is None:
         raise CqError("w: the packed weight has no scales; pack a QTensor")
+    w.ready()
     if step.coded is not None and not step.coded.by_rows():
         raise CqError("x: products take one scale, or one per row")
     step.to = Epilogue(m, w.n, bias, bias_i32, activation, residual, form, norm, keep, sum_form, None, gated)
@@ -689,38 +721,29 @@ def norm(x, weight, bias, float eps, bint rms, residual=None, form=None, bint ke
 
 
 cdef class Gating(Step):
-    cdef object g, u
+    cdef object arrays
     cdef int64_t columns
     cdef Target to
     cdef cq_activation act
-    cdef const float *gf
-    cdef const float *uf
-    cdef const cq_coded *gc
-    cdef const cq_coded *uc
+    cdef const float *g
+    cdef const float *u
 
     cdef int go(self) except -1:
         cdef int64_t bad = 0
         cdef cq_status status
         with nogil:
-            status = cq_gate(threads, self.gf, self.uf, self.gc, self.uc, self.act, self.rows, self.columns, self.to.floats,
-                             self.to.coded, &bad)
+            status = cq_gate(threads, self.g, self.u, self.act, self.rows, self.columns, self.to.floats, self.to.coded, &bad)
         return check_rows(status, bad, "gate")
 
 
 def gate(g, u, activation, form=None):
-    """act(g) * u, both (rows, columns) float32 or Coded, in `form`."""
+    """act(g) * u, both float32 (rows, columns), in `form`."""
     cdef Gating step = Gating()
     cdef int64_t rows = g.shape[0], columns = g.shape[1]
-    step.g, step.u, step.rows, step.columns = g, u, rows, columns
+    step.arrays, step.rows, step.columns = (g, u), rows, columns
     step.to, step.act = Target(rows, columns, form), activation_of(activation)
-    if (rows, columns) != tuple(u.shape):
-        raise CqError(f"up: need shape ({rows}, {columns}) like the gate's, got {tuple(u.shape)}")
-    if not all(not isinstance(one, Coded) or (<Coded>one).by_rows() for one in (g, u)):
-        raise CqError("gate: need codes with one scale, or one per row")
-    if isinstance(g, Coded): step.gc = &(<Coded>g).c
-    else: step.gf = <const float *>pointer(g, "gate", "f", 2, rows, columns)
-    if isinstance(u, Coded): step.uc = &(<Coded>u).c
-    else: step.uf = <const float *>pointer(u, "up", "f", 2, rows, columns)
+    step.g = <const float *>pointer(g, "gate", "f", 2, rows, columns)
+    step.u = <const float *>pointer(u, "up", "f", 2, rows, columns)
     step.first()
     return step.to.result
 
@@ -775,6 +798,7 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
     step.a.panel = 1
     if isinstance(word, Weight):
         packed = word
+        packed.ready()
         columns = packed.k
         step.a.word_i8, step.a.scales, step.a.zero_points = packed.w.panels, packed.w.scales, packed.w.zero_points
         step.a.panel = CQ_PANEL

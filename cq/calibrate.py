@@ -36,9 +36,8 @@ _models: dict[str, Transformer] = {}  # in a worker: the model of the last run t
 class Calibration:
     """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each place → the
     observer that saw all of its values; halves: the same for the samples at even and at odd places alone. Names:
-    "layers.0.attention.input", ".query", ".key", ".value", ".context", "layers.0.ffn.input", ".gate", ".up", ".hidden",
-    "head.input". tokens: name of each place that a layer reads → a sample of its tokens and each channel's extremes; of ".value"
-    the extremes alone."""
+    "layers.0.attention.input", ".query", ".key", ".value", ".context", "layers.0.ffn.input", ".hidden", "head.input". tokens:
+    name of each place that a layer reads → a sample of its tokens and each channel's extremes; of ".value" the extremes alone."""
     observer: str | observers.Observer
     samples: int
     sites: Sites

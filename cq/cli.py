@@ -1,19 +1,16 @@
 """The command line: parse, call the library, show. Holds no arithmetic and decides nothing that a Python caller could
 not."""
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from . import terminal
 from .calibrate import Calibration, calibrate
 from .cli_generate import generate_command
 from .errors import CqError
@@ -30,16 +27,20 @@ from .report.order import check_order
 from .report.plot import check_plot, plot
 from .report.training import train_folder
 from .report.trials import best_of, in_words
+from .rotate import rotate
 from .strategies import OBSERVERS, QAT, STRATEGIES, Mixed, Scheme, Static, Training
 from .system import info
-from .terminal import Group, Shape
 
 _CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
 _STABLE = 0.05  # of a range, in the median over places: a step of the scale that is 5 % off costs 10 % of error, 0.4 dB
 _EMBED_AT_ONCE = 256  # texts between two moves of the progress bar
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+_rotated = click.option("--rotate", "rotated", is_flag=True, help="Turn the hidden features of a Llama-type model first, so that "
+                        "none stands out: less is lost in int8.")
+
+
+@click.group(cls=terminal.Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cquant", prog_name="cq", message="%(prog)s %(version)s")
 def main() -> None:
     """Small and fast int8 transformers on ordinary CPUs."""
@@ -66,10 +67,11 @@ main.add_command(generate_command)
               "or .pdf; needs the extra cquant[plot].")
 @click.option("--check-order", "ordered", is_flag=True, help="Fail unless accuracy falls from weight-only to dynamic to static "
               "where schemes are equal, in SQNR, and rises with --qat.")
+@_rotated
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
-def compare_command(model, data, calibration, metric, names, qat, mix_file, limit, layers, plot_file, ordered, json_file,
-                    markdown_file) -> None:
+def compare_command(model, data, calibration, metric, names, qat, mix_file, limit, layers, plot_file, ordered, rotated,
+                    json_file, markdown_file) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
     MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint; without it, the small model in the wheel."""
@@ -83,10 +85,10 @@ def compare_command(model, data, calibration, metric, names, qat, mix_file, limi
     if model is None or not data:
         calibration = calibration or [samples.shipped_model() / "calibration.txt"]
     data = data or [samples.shipped_model() / "evaluation.txt"]
-    model = load(model or samples.shipped_model())
+    model = _opened(model or samples.shipped_model(), rotated)
     chosen = [s for s in default_strategies(qat) if not names or s.name in names or isinstance(s, QAT)]
     chosen += [best_of(mix_file)] if mix_file else []
-    with _progress() as progress:
+    with terminal.progress() as progress:
         data = samples.read([Path(path) for path in data], model)
         data = data.limit(limit) if limit else data
         report = compare(model, data, chosen, _calibration(calibration, model), metric, progress,
@@ -96,7 +98,7 @@ def compare_command(model, data, calibration, metric, names, qat, mix_file, limi
     if plot_file:
         plot(report, plot_file)
     if "-" not in (json_file, markdown_file):
-        _console().print(report.table(), *([report.layers.show()] if layers else []))
+        terminal.console().print(report.table(), *([report.layers.show()] if layers else []))
     if ordered:
         click.echo(check_order(report, chosen), err="-" in (json_file, markdown_file))
 
@@ -105,8 +107,8 @@ def compare_command(model, data, calibration, metric, names, qat, mix_file, limi
 @click.argument("model", required=False)
 @click.option("--strategy", "names", multiple=True, type=click.Choice(["float32", *STRATEGIES]), help="Only these; may be "
               "repeated. Without it: all, static only where there is something to calibrate on.")
-@click.option("--shape", "shapes", multiple=True, type=Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of random "
-              "tokens; may be repeated. Without it: 1x16 and 8x128.")
+@click.option("--shape", "shapes", multiple=True, type=terminal.Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of "
+              "random tokens; may be repeated. Without it: 1x16 and 8x128.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs.")
 @click.option("--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON; - is stdout.")
@@ -122,12 +124,12 @@ def bench_command(model, names, shapes, calibration, profiled, json_file) -> Non
     if model.strategy and (names or calibration):
         raise click.UsageError(f"{title} is already quantized ({model.strategy.name}): --strategy and --calibration are for "
                                "its float32 original")
-    with _progress() as progress:
+    with terminal.progress() as progress:
         models = {model.strategy.name: model} if model.strategy else _strategies(model, names, calibration, progress)
         report = bench(title, models, shapes or [(1, 16), (8, 128)], profiled, progress)
     _write(json_file, report.to_json() + "\n")
     if json_file != "-":
-        _console().print(report.show())
+        terminal.console().print(report.show())
 
 
 def _strategies(model, names, calibration, progress) -> dict:
@@ -163,10 +165,11 @@ def _strategies(model, names, calibration, progress) -> dict:
               "some take a setting, like percentile:99.9.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
+@_rotated
 @click.option("--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 def quantize_command(model, out, strategy, target, steps, textbook, calibration, data, budget, metric, record, observer, include,
-                     exclude, strict, force) -> None:
+                     exclude, rotated, strict, force) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_target(out)
     if out.suffix != ".safetensors":
@@ -184,8 +187,8 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
     record = record or out.with_suffix(".mix.json")
     _check_target(record)
     before, found = _size(Path(model)), None
-    model = load(model)
-    with _progress() as progress:
+    model = _opened(model, rotated)
+    with terminal.progress() as progress:
         given = _calibration(calibration, model, None if isinstance(strategy, QAT) else _CALIBRATION_SAMPLES)
         if isinstance(strategy, list):
             found = mix(model, samples.read([Path(path) for path in data], model), budget, strategy, given, metric, record,
@@ -193,10 +196,10 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
             strategy, given = found.strategy, given if needs_samples(found.strategy) else None
         if isinstance(strategy, Static):
             given = given and calibrate(model, given, strategy.observer, lambda done, total: progress("calibrate", done, total))
-        what = "train" if isinstance(strategy, QAT) else "calibrate"
+        what = "train" if isinstance(strategy, QAT) else "quantize"
         quantized = quantize(model, strategy, given, lambda done, total: progress(what, done, total), strict=strict)
     save(quantized, out)
-    console = _console()
+    console = terminal.console()
     coverage = quantized.coverage()
     console.print(_placements(coverage))
     console.print(coverage.summary)
@@ -237,7 +240,7 @@ def _strategy(name, target, steps, textbook, calibration, observer, include, exc
 def inspect(model, tokens) -> None:
     """What MODEL is made of, where each of its layers runs, and how far its integer sums stay below int32's end."""
     model = load(model)
-    coverage, console = model.coverage(tokens), _console()
+    coverage, console = model.coverage(tokens), terminal.console()
     console.print("\n".join(f"{key}: {value}" for key, value in model.config.to_dict().items()))
     console.print(f"strategy: {model.strategy.name if model.strategy else 'none (float32)'}")
     if isinstance(model.strategy, Mixed):
@@ -274,9 +277,9 @@ def train_command(text, out, like, steps, batch_size, learning_rate, seed, half,
     if (out / "model.safetensors").exists() and not force:
         raise CqError(f"{out} holds a model: choose another name or add --force")
     training = Training(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed)
-    with _progress() as progress:
+    with terminal.progress() as progress:
         record = train_folder(text, out, like or samples.shipped_model(), training, half, qat, checkpoint, progress)
-    _console().print("\n".join(f"{name}: {_listing(value)}" for name, value in record.items()))
+    terminal.console().print("\n".join(f"{name}: {_listing(value)}" for name, value in record.items()))
 
 
 @main.command("info")
@@ -307,7 +310,7 @@ def embed(model, text, input_file, output) -> None:
     _check_target(output)
     model = load(model)
     arrays = []
-    with _progress(hidden=not output and sys.stdout.isatty()) as progress:
+    with terminal.progress(hidden=not output and sys.stdout.isatty()) as progress:
         for start in range(0, len(texts), _EMBED_AT_ONCE):
             part = texts[start:start + _EMBED_AT_ONCE]
             arrays.append(model.embed(part))
@@ -320,24 +323,9 @@ def embed(model, text, input_file, output) -> None:
             np.save(file, np.concatenate(arrays))
 
 
-def _console() -> Console:
-    """For results: as wide as the terminal, wide enough for any table where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False, emoji=False)
-
-
-@contextlib.contextmanager
-def _progress(hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A function (what, done, total) that draws one bar per kind of work, on stderr where that is a terminal."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    hidden = hidden or not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
-        tasks = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-        yield show
+def _opened(path, rotated: bool):
+    model = load(path)
+    return rotate(model) if rotated else model
 
 
 def _calibration(paths, model, most: int | None = _CALIBRATION_SAMPLES) -> samples.Samples | None:

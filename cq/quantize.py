@@ -14,6 +14,7 @@ from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.attention import MAX_KEYS
+from .model.deferred import read
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
 from .model.sums import check_attention
 from .qtensor import QTensor
@@ -35,7 +36,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
     calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
     (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
     QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
-    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or steps.
+    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or
+    steps, and after them as layers are converted. Weights still in their file are read one at a time and not kept.
     executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits
     (cq/calibrate.py says what that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
@@ -69,7 +71,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
 
     folds = _folds(model, strategy, calibration) if isinstance(strategy, Static) else NO_PLAN
-    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict, folds=folds)
+    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict, folds=folds,
+                    progress=progress)
 
 
 def _folds(model: Transformer, strategy: Static, calibration: Calibration) -> Plan:
@@ -131,7 +134,7 @@ def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibrat
               for name in names}
     result = _copied(model, strategy)
     for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), model.linears()):
-        setattr(owner, attribute, Linear(layer.weight, layer.bias, layer.activation, chosen[name][1]))
+        setattr(owner, attribute, Linear(layer.source, layer.bias, layer.activation, chosen[name][1]))
     result.embedding.reason = chosen["embed.word"][1]
     for part in parts(strategy):
         mine = tuple(name for name in names if chosen[name][0] == part)
@@ -143,10 +146,9 @@ def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibrat
             if name in mine:
                 setattr(owner, attribute, layer)
         if "embed.word" in mine:
-            result.embedding.word, result.embedding.reason = whole.embedding.word, whole.embedding.reason
+            result.embedding.source, result.embedding.reason = whole.embedding.source, whole.embedding.reason
         for block, given in zip(result.blocks, whole.blocks):
             block.attention.forms = block.attention.forms or given.attention.forms
-            block.ffn.forms = block.ffn.forms or given.ffn.forms
     return result
 
 
@@ -170,14 +172,17 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
 
 
 def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool, scales: dict | None = None,
-             folds: Plan = NO_PLAN) -> Transformer:
-    """A copy of the model's structure with layers swapped; form_at(site) gives static forms, scales the learned scale and zero
-    point of a layer's weight where its own extremes do not give them, folds what takes the place of either where it is
-    smoothed."""
+             folds: Plan = NO_PLAN, progress: Progress | None = None) -> Transformer:
+    """A copy of the model's structure with layers swapped, whose weights are read one at a time; form_at(site) gives static
+    forms, scales the learned scale and zero point of a layer's weight where its own extremes do not give them, folds what takes
+    the place of either where it is smoothed."""
     result = _copied(model, strategy)
-    for owner, attribute, name in list(result.linear_places()):
+    places = list(result.linear_places())
+    for done, (owner, attribute, name) in enumerate(places, 1):
         learned, fold = (scales or {}).get(name), folds.layers.get(name)
         setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
+        if progress is not None:
+            progress(done, len(places))
     _join(result, strategy, form_at, folds)
     _swap_word(result, strategy)
     if strict:
@@ -223,7 +228,7 @@ def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], l
     if reason:
         return _left(layer, reason)
     scheme = strategy.scheme
-    weight = _packed(name, scaled(layer.weight, fold and fold.factor), scheme, scheme.weight_granularity, learned)
+    weight = _packed(name, scaled(read(layer.source), fold and fold.factor), scheme, scheme.weight_granularity, learned)
     if isinstance(weight, str):
         return _left(layer, weight)
     if layer.bias is not None:
@@ -240,7 +245,7 @@ def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], l
 
 def _left(layer: Linear, reason: str) -> Linear:
     """The layer in float32, and why."""
-    return Linear(layer.weight, layer.bias, layer.activation, reason)
+    return Linear(layer.source, layer.bias, layer.activation, reason)
 
 
 def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, learned: tuple | None = None) -> _core.Weight | str:
@@ -278,7 +283,7 @@ def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
 def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: Plan) -> None:
     """Where neighbours are in int8, what flows between them is too."""
     for block in model.blocks:
-        attention, ffn = block.attention, block.ffn
+        attention = block.attention
         kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
         attention.forms = None
         if strategy.scheme.attention == "int8" and kinds == {"static"}:
@@ -288,8 +293,6 @@ def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: 
             attention.forms = PerHead("int8", True, attention.dim)
         if attention.forms is not None:
             check_attention(attention.forms, attention.dim, min(model.config.max_positions, MAX_KEYS))
-        if ffn.gate is not None and ffn.gate.runs_in == ffn.up.runs_in == "static":
-            ffn.forms = tuple(form_at(f"{block.name}.ffn.{part}") for part in ("gate", "up"))
     if isinstance(strategy, Static) and strategy.residual == "int8":
         _join_stream(model, form_at)
 
@@ -311,12 +314,12 @@ def _swap_word(model: Transformer, strategy) -> None:
     tied = model.config.tied and head is not None
     reason = _chosen("embed.word", strategy) or (head.reason if tied else "")
     if not reason and tied and head.weight.group_size >= head.weight.k:
-        word.word = head.weight
+        word.source = head.weight
     elif not reason:
         granularity = "per_tensor" if strategy.scheme.weight_granularity == "per_tensor" else "per_channel"
-        table = _packed("embed.word", word.word, strategy.scheme, granularity)
+        table = _packed("embed.word", read(word.source), strategy.scheme, granularity)
         if isinstance(table, str):
             reason = table
         else:
-            word.word = table
+            word.source = table
     word.reason = reason

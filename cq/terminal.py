@@ -1,18 +1,27 @@
-"""What the command line needs of a terminal: every failure as one sentence, a shape as an argument. Knows no command."""
+"""What the command line needs of a terminal: every failure as one sentence, progress, a shape as an argument. Knows no
+command."""
+import contextlib
+import signal
 import sys
+from collections.abc import Callable, Iterator
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .errors import CqError
 
 
 class Group(click.Group):
-    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C."""
+    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C, 143 for SIGTERM,
+    after which unfinished files are removed as well."""
 
     def main(self, *args, standalone_mode: bool = True, **kwargs):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without × or … still gets its table
+        if standalone_mode:
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -45,3 +54,23 @@ class Shape(click.ParamType):
         if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
             self.fail(f"wanted SEQUENCESxLENGTH, like 8x128, got {value!r}", param, ctx)
         return int(parts[0]), int(parts[1])
+
+
+def console() -> Console:
+    """For results: as wide as the terminal, wide enough for any table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False, emoji=False)
+
+
+@contextlib.contextmanager
+def progress(hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A function (what, done, total) that draws one bar per kind of work, on stderr where that is a terminal."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    hidden = hidden or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
+        tasks = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+        yield show

@@ -151,9 +151,9 @@ typedef struct {
 } cq_norm_args;
 cq_status cq_norm_rows(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad);
 
-/* y = act(gate) * up, each (rows, columns), float32 or coded; to y or codes. CQ_NOT_FINITE / *bad as in cq_quantize, of y. */
-cq_status cq_gate(int threads, const float *gate, const float *up, const cq_coded *gate_coded, const cq_coded *up_coded,
-                  cq_activation activation, int64_t rows, int64_t columns, float *y, const cq_codes *codes, int64_t *bad);
+/* y = act(gate) * up, each (rows, columns); to y or codes. CQ_NOT_FINITE / *bad as in cq_quantize, of y. */
+cq_status cq_gate(int threads, const float *gate, const float *up, cq_activation activation, int64_t rows, int64_t columns,
+                  float *y, const cq_codes *codes, int64_t *bad);
 
 /* Rotary positions (Su et al. 2021, halves convention): for each token and head of x (tokens, heads * dim) in place.
  * cosine, sine: (positions, dim / 2); position[t] selects the row. */

@@ -8,25 +8,49 @@ static int64_t groups_of(int64_t k) { return (k + 3) / 4; }
 
 int64_t cq_packed_bytes(int64_t k, int64_t n) { return (n + CQ_PANEL - 1) / CQ_PANEL * groups_of(k) * 4 * CQ_PANEL; }
 
+/* One line: up to 4 rows of up to CQ_PANEL columns, added to their sums. */
+static inline void pack_line(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t columns,
+                             int8_t *line, int32_t *sums) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) {
+            const int8_t code = b[r * row_stride + c * column_stride];
+            line[4 * c + r] = code;
+            sums[c] += code;
+        }
+}
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Lines are written whole. What is read lies close together: along rows where their elements are neighbours, else along
+ * columns. */
 void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, const int32_t *zero_points,
              int8_t *panels, int32_t *column_sums) {
-    const int64_t panel_bytes = groups_of(k) * 4 * CQ_PANEL;
+    const int64_t groups = groups_of(k), across = (n + CQ_PANEL - 1) / CQ_PANEL, by_rows = column_stride == 1;
     memset(panels, 0, (size_t)cq_packed_bytes(k, n));
-    for (int64_t j = 0; j < n; j++) {
-        int8_t *column = panels + j / CQ_PANEL * panel_bytes + j % CQ_PANEL * 4;
-        int64_t sum = 0;
-        for (int64_t i = 0; i < k; i++) {
-            const int8_t code = b[i * row_stride + j * column_stride];
-            column[i / 4 * 4 * CQ_PANEL + i % 4] = code;
-            sum += code;
-        }
-        column_sums[j] = (int32_t)(uint32_t)(sum - (zero_points ? (int64_t)zero_points[j] * k : 0));
+    memset(column_sums, 0, sizeof(int32_t) * (size_t)n); /* at most 128 k: far from int32's end */
+    for (int64_t at = 0; at < groups * across; at++) {
+        const int64_t group = by_rows ? at / across : at % groups;
+        const int64_t panel = by_rows ? at % across : at / groups;
+        const int64_t i = 4 * group, j = CQ_PANEL * panel, rows = least(4, k - i), columns = least(CQ_PANEL, n - j);
+        const int8_t *from = b + i * row_stride + j * column_stride;
+        int8_t *line = panels + (panel * groups + group) * 4 * CQ_PANEL;
+        if (by_rows && rows == 4 && columns == CQ_PANEL)
+            pack_line(from, row_stride, 1, 4, CQ_PANEL, line, column_sums + j);
+        else
+            pack_line(from, row_stride, column_stride, rows, columns, line, column_sums + j);
     }
+    for (int64_t j = 0; zero_points && j < n; j++)
+        column_sums[j] = (int32_t)(uint32_t)(column_sums[j] - zero_points[j] * k);
 }
 
 void cq_unpack(const cq_weight *w, int8_t *b) {
-    const int64_t panel_bytes = groups_of(w->k) * 4 * CQ_PANEL;
-    for (int64_t i = 0; i < w->k; i++)
-        for (int64_t j = 0; j < w->n; j++)
-            b[i * w->n + j] = w->panels[j / CQ_PANEL * panel_bytes + i / 4 * 4 * CQ_PANEL + j % CQ_PANEL * 4 + i % 4];
+    const int64_t groups = groups_of(w->k);
+    for (int64_t i = 0; i < w->k; i += 4)
+        for (int64_t j = 0; j < w->n; j += CQ_PANEL) {
+            const int8_t *line = w->panels + (j / CQ_PANEL * groups + i / 4) * 4 * CQ_PANEL;
+            const int64_t rows = least(4, w->k - i), columns = least(CQ_PANEL, w->n - j);
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t c = 0; c < columns; c++)
+                    b[(i + r) * w->n + j + c] = line[4 * c + r];
+        }
 }

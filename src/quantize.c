@@ -12,7 +12,6 @@ typedef struct {
     float *y;
     const cq_norm_args *norm;
     const float *gate, *up;
-    const cq_coded *gate_coded, *up_coded;
     cq_activation activation;
     _Atomic int64_t bad; /* the first row with NaN or Inf, or INT64_MAX */
 } rows_job;
@@ -88,28 +87,23 @@ cq_status cq_norm_rows(int threads, const cq_norm_args *a, int64_t rows, int64_t
 static void gate_rows(void *context, cq_queue *queue) {
     rows_job *job = context;
     const int64_t n = job->columns;
-    float *scratch = cq_scratch(3 * n * 4);
-    if (!scratch) {
+    float *scratch = NULL;
+    if (!job->y && !(scratch = cq_scratch(n * 4))) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
     }
     for (int64_t row, end; cq_take(queue, &row, &end);)
         for (; row < end; row++) {
-            const float *gate = job->gate_coded ? scratch : job->gate + row * n;
-            const float *up = job->up_coded ? scratch + n : job->up + row * n;
-            float *y = job->y ? job->y + row * n : scratch + 2 * n, lo, hi;
-            if (job->gate_coded) cq_active->dequantize(job->gate_coded, row, n, scratch);
-            if (job->up_coded) cq_active->dequantize(job->up_coded, row, n, scratch + n);
-            cq_active->gate(gate, up, job->activation, n, y);
+            float *y = job->y ? job->y + row * n : scratch, lo, hi;
+            cq_active->gate(job->gate + row * n, job->up + row * n, job->activation, n, y);
             const int finite = job->out ? cq_active->quantize(y, n, job->out, row) : cq_active->min_max(y, n, &lo, &hi);
             if (!finite) note_bad(job, queue, row);
         }
     free(scratch);
 }
 
-cq_status cq_gate(int threads, const float *gate, const float *up, const cq_coded *gate_coded, const cq_coded *up_coded,
-                  cq_activation activation, int64_t rows, int64_t columns, float *y, const cq_codes *codes, int64_t *bad) {
-    rows_job job = {.gate = gate, .up = up, .gate_coded = gate_coded, .up_coded = up_coded, .activation = activation,
-                    .columns = columns, .y = y, .out = codes};
+cq_status cq_gate(int threads, const float *gate, const float *up, cq_activation activation, int64_t rows, int64_t columns,
+                  float *y, const cq_codes *codes, int64_t *bad) {
+    rows_job job = {.gate = gate, .up = up, .activation = activation, .columns = columns, .y = y, .out = codes};
     return run_rows(threads, rows, 12, gate_rows, &job, bad);
 }

@@ -207,10 +207,9 @@ def norm(rng) -> Iterator[Call]:
 
 def gate(rng) -> Iterator[Call]:
     columns = cycle((*TAILS, 513))
-    variants = [*product(ACTIVATIONS, (None, "uint8", "int8"), (None, *FIXED, *DYNAMIC))] * 2
-    for (act, kind, form), n in zip(variants, columns):
-        g, u = (floats(rng, 30, n) if kind is None else coded(rng, kind, 30, n, kind == "int8") for _ in range(2))
-        yield Call(f"{n} {act} {kind} {form}", _core.gate, (g, u, act, form))
+    variants = [*product(ACTIVATIONS, (None, *FIXED, *DYNAMIC))] * 6
+    for i, (act, form), n in zip(count(), variants, columns):
+        yield Call(f"{i} {n} {act} {form}", _core.gate, (floats(rng, 30, n), floats(rng, 30, n), act, form))
     for act in ACTIVATIONS:
         yield Call(f"magnitudes {act}", _core.gate, (magnitudes(rng, 100, 100), np.ones((100, 100), np.float32), act))
         yield Call(f"units {act}", _core.gate, (12 * floats(rng, 100, 100), np.ones((100, 100), np.float32), act))

@@ -122,10 +122,10 @@ def test_a_bad_sample_is_named_wherever_it_runs(lm, samples, executor, bad, mess
 
 def test_nan_is_named_with_its_site(tiny_lm, samples):
     model = cq.load(tiny_lm)
-    up = model.blocks[1].ffn.up
-    up.weight = up.weight.copy()
-    up.weight[3, 5] = np.nan
-    with pytest.raises(cq.CqError, match=r"^calibration: sample 0: layers.1.ffn.up: x: NaN at index \(0, 3\)"):
+    value = model.blocks[1].attention.value
+    value.source = value.weight.copy()
+    value.weight[3, 5] = np.nan
+    with pytest.raises(cq.CqError, match=r"^calibration: sample 0: layers.1.attention.value: x: NaN at index \(0, 3\)"):
         calibrate(model, samples, "mse")
 
 

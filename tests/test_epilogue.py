@@ -225,7 +225,6 @@ def test_what_makes_no_sense_is_refused(rng):
     with pytest.raises(cq.CqError, match="coding: "):
         _core.linear(coded, w, coding=form)
     for grouped in (_core.quantize(x, ("int8", True, 4)), _core.quantize(x, Smoothed.of((Fixed("int8", True, 0.5, 0),) * 2, (3, 5)))):
-        for call in (lambda: _core.linear(grouped, w), lambda: _core.matmul_integer(grouped, w),
-                     lambda: _core.gate(grouped, x, None)):
+        for call in (lambda: _core.linear(grouped, w), lambda: _core.matmul_integer(grouped, w)):
             with pytest.raises(cq.CqError, match="one per row"):
                 call()

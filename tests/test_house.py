@@ -19,10 +19,11 @@ MAY_IMPORT = {
     "calibrate": {"model", "observers", "errors"},
     "smooth": {"calibrate", "model", "observers", "strategies", "affine", "_core", "errors"},
     "train": {"formats", "model", "observers", "strategies", "affine", "errors"},
+    "rotate": {"model", "errors"},
     "quantize": {"train", "smooth", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},
-    "cli": {"cli_generate", "report", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
+    "cli": {"cli_generate", "report", "rotate", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
     "cli_generate": {"quantize", "formats", "strategies"}, "terminal": {"errors"},
 }
 

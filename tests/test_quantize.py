@@ -69,7 +69,7 @@ def test_every_place_is_watched(lm):
     seen = calibrate(lm, TEXTS, "minmax")
     assert set(seen.sites) == {"head.input"} | {f"layers.{i}.{site}" for i in range(2) for site in (
         "attention.input", "attention.query", "attention.key", "attention.value", "attention.context", "attention.sum",
-        "ffn.input", "ffn.gate", "ffn.up", "ffn.hidden", "ffn.sum")} - {"layers.1.ffn.sum"}
+        "ffn.input", "ffn.hidden", "ffn.sum")} - {"layers.1.ffn.sum"}
 
 
 def test_large_samples_go_through_in_parts(lm, monkeypatch):
@@ -84,11 +84,12 @@ def test_large_samples_go_through_in_parts(lm, monkeypatch):
         np.testing.assert_allclose(parts[site].range(), whole[site].range(), rtol=1e-5)
 
 
-def test_progress_counts_samples(encoder):
+def test_progress_counts_samples_and_layers(encoder):
     calls = []
     cq.quantize(encoder, cq.Static(), TEXTS, lambda *now: calls.append(now))
     cq.quantize(encoder, cq.Static(), iter(TEXTS[:2]), lambda *now: calls.append(now))
-    assert calls == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5), (1, None), (2, None)]
+    layers = [(done, 12) for done in range(1, 13)]
+    assert calls == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5), *layers, (1, None), (2, None), *layers]
 
 
 @pytest.mark.parametrize("samples, error, message", [

@@ -173,8 +173,6 @@ def test_gate(name, rng):
         for form in (("uint8", False), ("int8", True), ("uint8", False, 0.02, 100)):
             expected, got = _core.quantize(plain, form), _core.gate(g, u, name, form)
             assert_codes(got, expected.codes, expected.scale, expected.zero_point)
-        gc, uc = _core.quantize(g, ("uint8", False, 0.05, 120)), _core.quantize(u, ("int8", False))
-        np.testing.assert_array_equal(_core.gate(gc, uc, name), _core.gate(gc.dequantize(), uc.dequantize(), name))
 
 
 @pytest.mark.parametrize("dim", [2, 8, 20, 32, 64, 80, 128])

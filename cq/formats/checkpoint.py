@@ -10,7 +10,8 @@ from .. import _core, affine, strategies
 from ..errors import FormatError, UnsupportedError
 from ..model import Config, Transformer
 from ..model.activation import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, form_from_list
-from ..model.attention import MAX_KEYS
+from ..model.attention import MAX_KEYS, Attention
+from ..model.deferred import Deferred, read
 from ..model.linear import Linear, QuantizedLinear
 from ..model.sums import check_attention
 from ..qtensor import QTensor
@@ -19,7 +20,7 @@ from .names import check_finite
 from .strangers import brief, parse_json
 from .tensors import write_safetensors
 
-KEY, VERSION = "cq", 3
+KEY, VERSION = "cq", 4
 INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": (Fixed, Smoothed)}  # what a layer may read
 TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
@@ -30,7 +31,7 @@ def save_checkpoint(model: Transformer, path) -> None:
     for name, layer in model.linears():
         layers[name] = _put_linear(tensors, name, layer, shared="embed.word" if model.config.tied else None)
         layers[name]["input"] = _put_form(tensors, named.setdefault(layer.input_form, name), layer.input_form)
-    word, head = model.embedding.word, model.head
+    word, head = model.embedding.source, model.head
     shared = head is not None and isinstance(head, QuantizedLinear) and word is head.weight
     if isinstance(word, _core.Weight) and not shared:
         _put_weight(tensors, "embed.word", word)
@@ -40,19 +41,19 @@ def save_checkpoint(model: Transformer, path) -> None:
         "version": VERSION, "config": model.config.to_dict(), "strategy": model.strategy and model.strategy.to_dict(),
         "layers": layers, "word": "head" if shared else "int8" if isinstance(word, _core.Weight) else "float32",
         "reason": model.embedding.reason,
-        "attention": [_put_forms(tensors, block) for block in model.blocks], "ffn": [block.ffn.forms for block in model.blocks],
+        "attention": [_put_forms(tensors, block) for block in model.blocks],
         "streams": [model.embedding.stream, *(form for block in model.blocks for form in block.streams)],
         "tensors": sorted(tensors),  # so that a bias that got lost is missed
     }
     write_safetensors(path, tensors, {KEY: json.dumps(record)})
 
 
-def _float_tensors(model: Transformer) -> dict[str, np.ndarray]:
+def _float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
     """What stays float32 outside the linear layers, by canonical name."""
     embedding = model.embedding
     named = {"embed.position": embedding.position, "embed.type": embedding.type}
-    if not isinstance(embedding.word, _core.Weight):
-        named["embed.word"] = embedding.word
+    if not isinstance(embedding.source, _core.Weight):
+        named["embed.word"] = embedding.source
     for name, norm in model.norms():
         named |= {name + ".weight": norm.weight, name + ".bias": norm.bias}
     return {name: array for name, array in named.items() if array is not None}
@@ -67,7 +68,7 @@ def _put_linear(tensors: dict, name: str, layer: Linear | QuantizedLinear, share
         tensors[f"{name}.bias"] = bias
     if isinstance(layer, Linear):
         if not (name == "head" and shared):
-            tensors[f"{name}.weight"] = layer.weight
+            tensors[f"{name}.weight"] = layer.source
         return {"runs_in": layer.runs_in, "reason": layer.reason}
     _put_weight(tensors, name, layer.weight)
     return {"runs_in": layer.runs_in, "group_size": layer.weight.group_size}
@@ -88,7 +89,7 @@ def _put_forms(tensors: dict, block) -> list | None:
 
 
 def _put_weight(tensors: dict, name: str, weight: _core.Weight) -> None:
-    tensors |= {f"{name}.weight": weight.unpack(), f"{name}.scale": _narrow(weight.scales)}
+    tensors |= {f"{name}.weight": Deferred(weight.shape, "int8", weight.unpack), f"{name}.scale": _narrow(weight.scales)}
     if weight.zero_points is not None:
         tensors[f"{name}.zero_point"] = _narrow(weight.zero_points)
 
@@ -98,7 +99,7 @@ def _narrow(parameters: np.ndarray) -> np.ndarray:
     return parameters[:, :1] if (parameters == parameters[:, :1]).all() else parameters
 
 
-def load_checkpoint(tensors: dict[str, np.ndarray], metadata: dict[str, str], where: str) -> Transformer:
+def load_checkpoint(tensors: dict[str, np.ndarray | Deferred], metadata: dict[str, str], where: str) -> Transformer:
     """The model that `save_checkpoint` wrote, from the tensors and metadata of its file. Raises FormatError."""
     try:
         record = parse_json(metadata[KEY].encode("utf-8", "surrogatepass"), f"{where}: record", dict)
@@ -112,7 +113,7 @@ def load_checkpoint(tensors: dict[str, np.ndarray], metadata: dict[str, str], wh
 class _Reader:
     """Takes a checkpoint apart, checking each piece before it is used."""
 
-    def __init__(self, tensors: dict[str, np.ndarray], record: dict, where: str):
+    def __init__(self, tensors: dict[str, np.ndarray | Deferred], record: dict, where: str):
         self.tensors, self.record, self.where = dict(tensors), record, where
         self.columns: dict[str, Columns] = {}  # by the name that forms give
 
@@ -138,7 +139,7 @@ class _Reader:
             raise FormatError(f"{self.where}: tensors that no layer reads: {', '.join(sorted(self.tensors)[:5])}")
         return model
 
-    def _take(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _take(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray | Deferred:
         if name not in self.tensors:
             raise FormatError(f"{self.where}: no tensor {name!r}")
         array = self.tensors.pop(name)
@@ -152,7 +153,7 @@ class _Reader:
         """The inverse of `_narrow`."""
         groups, n = shape
         narrow = name in self.tensors and self.tensors[name].shape == (groups, 1)
-        return np.ascontiguousarray(np.broadcast_to(self._take(name, dtype, (groups, 1) if narrow else shape), (groups, n)))
+        return np.ascontiguousarray(np.broadcast_to(read(self._take(name, dtype, (groups, 1) if narrow else shape)), (groups, n)))
 
     def _tokenizer(self) -> Tokenizer | None:
         if TOKENIZER not in self.tensors:
@@ -160,7 +161,7 @@ class _Reader:
         data = self._take(TOKENIZER, "uint8", (self.tensors[TOKENIZER].size,)).tobytes()
         return parse_tokenizer(data, f"{self.where}: {TOKENIZER}")
 
-    def _float_weights(self, config: Config) -> dict[str, np.ndarray]:
+    def _float_weights(self, config: Config) -> dict[str, np.ndarray | Deferred]:
         """What the model's constructor wants: float32 where it is so, shapes without memory where codes will come."""
         record = self.record
         names = [f"{name}.weight" for name, layer in record["layers"].items() if layer["runs_in"] != "float32"]
@@ -208,11 +209,11 @@ class _Reader:
         if kind != "float32" and (model.strategy is None or model.config.tied and model.head.runs_in == "float32"):
             raise FormatError(f"{self.where}: a word table in codes beside a float32 head, or without a strategy")
         if kind == "int8":
-            word.word = self._weight("embed.word", word.shape, 0)
+            word.source = self._weight("embed.word", word.shape, 0)
         elif kind == "head":
             if not model.config.tied or model.head.weight.group_size < model.head.weight.k:
                 raise FormatError(f"{self.where}: the head's codes cannot serve as word table")
-            word.word = model.head.weight
+            word.source = model.head.weight
 
     def _weight(self, name: str, shape: tuple[int, int], group_size: int) -> _core.Weight:
         k, n = shape
@@ -278,27 +279,27 @@ class _Reader:
     def _join(self, model: Transformer) -> None:
         """The forms between neighbours in int8."""
         for i, block in enumerate(model.blocks):
-            a, ffn = block.attention, block.ffn
-            for name, part, readers in (("attention", a, (a.query, a.key, a.value)), ("ffn", ffn, (ffn.gate, ffn.up))):
-                values = self.record[name][i]
-                if values is None:
-                    continue
-                kinds = {None if layer is None else layer.runs_in for layer in readers}
-                if part is a and kinds == {"dynamic"} and values == list(PerHead("int8", True, a.dim)):
-                    part.forms = PerHead(*values)
-                    continue
-                width = a.kv_heads * a.dim if part is a else 0  # of values, which may be smoothed
-                forms = tuple(self._form(form, f"{block.name}.{name}", width if i == 2 else 0) for i, form in enumerate(values))
-                sound = all(isinstance(form, (Fixed, Smoothed)) for form in forms)
-                if len(forms) != len(readers) or not sound or kinds != {"static"}:
-                    raise FormatError(f"{self.where}: {block.name}.{name}: {brief(forms)} is not what int8 layers hand on")
-                part.forms = forms
-            if a.forms is not None:
-                try:
-                    check_attention(a.forms, a.dim, min(model.config.max_positions, MAX_KEYS))
-                except UnsupportedError as error:
-                    raise FormatError(f"{self.where}: {block.name}.attention: {error}") from None
+            values, attention = self.record["attention"][i], block.attention
+            if values is None:
+                continue
+            attention.forms = self._attention(values, attention, f"{block.name}.attention")
+            try:
+                check_attention(attention.forms, attention.dim, min(model.config.max_positions, MAX_KEYS))
+            except UnsupportedError as error:
+                raise FormatError(f"{self.where}: {block.name}.attention: {error}") from None
         self._stream(model)
+
+    def _attention(self, values: list, attention: Attention, name: str) -> tuple | PerHead:
+        """The forms of queries, keys and values."""
+        kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
+        if kinds == {"dynamic"} and values == list(PerHead("int8", True, attention.dim)):
+            return PerHead(*values)
+        widths = 0, 0, attention.kv_heads * attention.dim  # values may be smoothed
+        forms = tuple(self._form(form, name, width) for form, width in zip(values, widths))
+        sound = all(isinstance(form, (Fixed, Smoothed)) for form in forms)
+        if len(values) != 3 or not sound or kinds != {"static"}:
+            raise FormatError(f"{self.where}: {name}: {brief(values)} is not what int8 layers hand on")
+        return forms
 
     def _stream(self, model: Transformer) -> None:
         """The forms of the residual stream."""

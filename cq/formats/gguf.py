@@ -2,6 +2,7 @@
 blocks of codes by the gguf package. Must not know how a model computes."""
 import importlib
 import struct
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,11 @@ from tokenizers import Tokenizer
 
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
+from ..model.deferred import Deferred
 from .gguf_tokenizer import read_vocabulary
 from .names import GGUF, canonical, check_weights
 from .strangers import as_file, brief, real_of, size_of
+from .tensors import MappedFile
 
 MAX_ENTRIES = 1 << 16   # of metadata, and tensors; the largest in the wild have a few thousand
 MAX_ITEMS = 1 << 21     # of all lists together; the largest vocabularies have near a million tokens and merges
@@ -32,9 +35,9 @@ class _Tensor(NamedTuple):
     nbytes: int
 
 
-def read_gguf(path) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
+def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
     """The model in the GGUF file `path` of version 2 or 3: its configuration, its weights by canonical names (float32, Linear
-    weights (out, in), mapped where the file holds float32 in the right order), and its tokenizer, which neither pads nor
+    weights (out, in), matrices Deferred), and its tokenizer, which neither pads nor
     truncates, or that of a tokenizer.json beside the file where it brings none that cq can build.
 
     Codes are dequantized as the gguf package does; rows of queries and keys, which llama.cpp interleaves for its rotary
@@ -44,7 +47,8 @@ def read_gguf(path) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
     where, ggml = str(path), _package()
     if path.stat().st_size < 24:
         raise FormatError(f"{where}: truncated: {path.stat().st_size} bytes are no GGUF file")
-    data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    file, size = MappedFile(path), path.stat().st_size
+    data = file.part(0, size)
     values, tensors, start = _Header(data, where).parts(ggml.GGML_QUANT_SIZES)
     _check_places(tensors, len(data) - start, where)
     config = _config(values, tensors, where)
@@ -52,12 +56,9 @@ def read_gguf(path) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
     _check_shapes(named, config, where)
     weights = {}
     for name, tensor in named.items():
-        raw = data[start + tensor.begin:start + tensor.begin + tensor.nbytes]
-        weights[name] = _dequantize(raw, tensor, ggml, f"{where}: {name}")
-        if name.startswith("layers.") and ".attention.query." in name:
-            weights[name] = _halves(weights[name], config.num_heads)
-        elif name.startswith("layers.") and ".attention.key." in name:
-            weights[name] = _halves(weights[name], config.num_kv_heads)
+        heads = {"query": config.num_heads, "key": config.num_kv_heads}.get(name.split(".")[-2] if ".attention." in name else "")
+        decode = partial(_dequantize, tensor=tensor, ggml=ggml, where=f"{where}: {name}", heads=heads)
+        weights[name] = file.deferred(start + tensor.begin, tensor.nbytes, np.dtype(np.float32), tensor.shape, decode)
     weights = check_weights(weights, config, where)
     return config, weights, read_vocabulary(values, config.vocab_size, Path(path).parent, where)
 
@@ -225,11 +226,12 @@ def _check_shapes(named: dict[str, _Tensor], config: Config, where: str) -> None
             raise FormatError(f"{where}: weight {bias} has shape {named[bias].shape}, the configuration asks for {shape[:1]}")
 
 
-def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str) -> np.ndarray:
-    """Bytes (n,) uint8 of blocks → float32 of the tensor's shape."""
+def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str, heads: int | None) -> np.ndarray:
+    """Bytes (n,) uint8 of blocks → float32 of the tensor's shape. heads: whose rows are in pairs, to be put in halves."""
     kind, width = ggml.GGMLQuantizationType(tensor.kind), tensor.shape[-1]
     if kind == ggml.GGMLQuantizationType.F32:
-        return raw.view("<f4").reshape(tensor.shape)
+        result = raw.view("<f4").reshape(tensor.shape)
+        return result if heads is None else _halves(result, heads)
     rows = raw.reshape(-1, tensor.nbytes // (int(np.prod(tensor.shape, dtype=np.int64)) // width))
     result, step = np.empty((len(rows), width), np.float32), max(_PIECE // width, 1)
     try:
@@ -238,7 +240,8 @@ def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str) -> np.ndarra
                 result[at:at + step] = ggml.dequantize(rows[at:at + step], kind)
     except NotImplementedError:
         raise UnsupportedError(f"{where}: the gguf package does not dequantize {kind.name}") from None
-    return result.reshape(tensor.shape)
+    result = result.reshape(tensor.shape)
+    return result if heads is None else _halves(result, heads)
 
 
 def _halves(rows: np.ndarray, heads: int) -> np.ndarray:

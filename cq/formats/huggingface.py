@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, normalizers
 
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
+from ..model.deferred import Deferred, read
 from .families import read_config
 from .generation import read_generation
 from .names import FAMILIES, canonical, check_weights, foreign
@@ -27,10 +28,10 @@ class Settings(NamedTuple):
     lowercase: bool                 # texts are lowercased before they are tokenized
 
 
-def read_folder(path) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
+def read_folder(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
     """The model in a Hugging Face folder: its configuration, its weights by canonical names (float32, Linear weights (out,
-    in), read-only and mapped where the file holds float32), and its tokenizer, which neither pads nor truncates, if there
-    is one.
+    in), matrices Deferred), from model.safetensors or the files that model.safetensors.index.json names, and its tokenizer,
+    which neither pads nor truncates, if there is one.
 
     Raises FileNotFoundError, FormatError for damage (pickled weights included), UnsupportedError for what cq does not
     implement; messages name the file and the tensor or entry."""
@@ -38,10 +39,9 @@ def read_folder(path) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
     if not root.is_dir():
         raise FormatError(f"{root}: not a folder")
     settings = read_settings(root)
-    file = _weights_file(settings.folder)
-    tensors, _ = read_tensors(file)
-    weights = canonical(tensors, settings.config.family, str(file), classifier=bool(settings.config.labels))
-    weights = check_weights(weights, settings.config, str(file), settings.biases)
+    tensors, where = _read_weights(settings.folder)
+    weights = canonical(tensors, settings.config.family, where, classifier=bool(settings.config.labels))
+    weights = check_weights(weights, settings.config, where, settings.biases)
     return settings.config, weights, read_tokenizer(settings.folder, settings.lowercase)
 
 
@@ -50,7 +50,8 @@ def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype:
     `weights` (canonical name → float32) in `dtype`, "float32" or "float16". What is there is replaced. Raises OSError."""
     folder, like = Path(path), Path(like)
     folder.mkdir(exist_ok=True)
-    named = {name: array.astype(dtype) for name, array in foreign(weights, family).items()}
+    whole = {name: read(array) for name, array in weights.items()}
+    named = {name: array.astype(dtype) for name, array in foreign(whole, family).items()}
     for name in ("config.json", "tokenizer.json"):
         if (like / name).exists() and like.resolve() != folder.resolve():
             (folder / name).write_bytes((like / name).read_bytes())
@@ -126,15 +127,35 @@ def parse_tokenizer(data: bytes, where: str, lowercase: bool = False) -> Tokeniz
     return tokenizer
 
 
-def _weights_file(folder: Path) -> Path:
-    file = folder / "model.safetensors"
+def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray | Deferred], str]:
+    """All tensors of the folder, and what to call where they came from."""
+    file, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if file.exists():
-        return file
-    if (folder / "model.safetensors.index.json").exists():
-        raise UnsupportedError(f"{folder}: weights in several files (model.safetensors.index.json) are not implemented; "
-                               "save the model again as one model.safetensors")
+        return read_tensors(file)[0], str(file)
+    if index.exists():
+        return _read_shards(index), str(index)
     pickled = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
     if pickled:
         raise FormatError(f"{folder}: no model.safetensors; {pickled[0]} is a pickle, which could run code and is never "
                           "read; save the model again with safe_serialization=True")
     raise FormatError(f"{folder}: no model.safetensors")
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray | Deferred]:
+    """The tensors of the files beside `index` that it names, each from the file that it says."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise FormatError(f"{index}: weight_map must map tensors to files, got {brief(places)}")
+    tensors = {}
+    for name in sorted(set(places.values())):
+        file = index.parent / name
+        if file.name != name or file.suffix != ".safetensors":
+            raise FormatError(f"{index}: {brief(name)} is not the name of a .safetensors file beside it")
+        if not file.exists():
+            raise FormatError(f"{index}: {brief(name)}, one of the files that it names, is not there; fetch it again")
+        found, _ = read_tensors(file)
+        astray = set(found) ^ {tensor for tensor, place in places.items() if place == name}
+        if astray:
+            raise FormatError(f"{index}: {brief(name)} has not the tensors that it should: {brief(sorted(astray))}")
+        tensors |= found
+    return tensors

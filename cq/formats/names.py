@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
+from ..model.deferred import Deferred, read
 from .strangers import brief
 
 
@@ -138,20 +139,30 @@ def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray
 _THREE = ("attention.query", "attention.key", "attention.value")
 
 
-def _split(weights: dict[str, np.ndarray], fused: str, where: str) -> dict[str, np.ndarray]:
+def _split(weights: dict[str, np.ndarray | Deferred], fused: str, where: str) -> dict[str, np.ndarray | Deferred]:
     """Weights of layers turned to (out, in), and queries, keys and values apart."""
     result = {}
     for name, array in weights.items():
-        if _LAYER.fullmatch(name) and array.ndim == 2:
-            array = np.ascontiguousarray(array.T)
+        turned = _LAYER.fullmatch(name) is not None and array.ndim == 2
+        shape = array.shape[::-1] if turned else array.shape
         if _module(name) != fused:
-            result[name] = array
-        elif array.ndim == 0 or len(array) % 3:
-            raise FormatError(f"{where}: weight {name}, turned to (out, in), has shape {array.shape}; wanted three times as many "
+            result[name] = _rows(array, shape, turned, 0)
+        elif not shape or shape[0] % 3:
+            raise FormatError(f"{where}: weight {name}, turned to (out, in), has shape {shape}; wanted three times as many "
                               "outputs as hidden features")
         else:
-            result |= {name.replace(fused, part): rows for part, rows in zip(_THREE, np.split(array, 3))}
+            third = shape[0] // 3, *shape[1:]
+            result |= {name.replace(fused, part): _rows(array, third, turned, i * third[0]) for i, part in enumerate(_THREE)}
     return result
+
+
+def _rows(array: np.ndarray | Deferred, shape: tuple[int, ...], turned: bool, begin: int) -> np.ndarray | Deferred:
+    """`shape` of an array's rows, or of its columns turned to rows, from `begin` on."""
+    def taken(whole: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(whole[:, begin:begin + shape[0]].T) if turned else whole[begin:begin + shape[0]]
+    if not turned and array.shape == shape:
+        return array
+    return array.then(shape, taken) if isinstance(array, Deferred) else taken(array)
 
 
 def _fuse(weights: dict[str, np.ndarray], fused: str) -> dict[str, np.ndarray]:
@@ -165,9 +176,10 @@ def _fuse(weights: dict[str, np.ndarray], fused: str) -> dict[str, np.ndarray]:
     return result
 
 
-def check_weights(weights: dict[str, np.ndarray], config: Config, where: str,
-                  biases: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    """The weights that `config` asks for, checked: none missing, none too many, float32, of the right shape, finite.
+def check_weights(weights: dict[str, np.ndarray | Deferred], config: Config, where: str,
+                  biases: tuple[str, ...] | None = None) -> dict[str, np.ndarray | Deferred]:
+    """The weights that `config` asks for, checked: none missing, none too many, float32, of the right shape, finite; those that
+    are Deferred are read one at a time, and not kept.
 
     `biases`: canonical modules ("ffn", "attention.query") that have a bias, all others having none; None: those that the
     family always has, or else those found, provided that every layer has the same. A `head.weight` equal to the word
@@ -239,15 +251,15 @@ def _module(name: str) -> str:
     return (match.group(2) if match else name).rpartition(".")[0]
 
 
-def _untangle(weights: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    if "embed.word" in weights and not np.array_equal(weights["head.weight"], weights["embed.word"]):
+def _untangle(weights: dict[str, np.ndarray | Deferred], where: str) -> dict[str, np.ndarray | Deferred]:
+    if "embed.word" in weights and not np.array_equal(read(weights["head.weight"]), read(weights["embed.word"])):
         raise FormatError(f"{where}: the configuration ties head.weight to embed.word, yet both are there and differ; "
                           "set tie_word_embeddings to false or leave the head out")
     return {name: array for name, array in weights.items() if name != "head.weight"}
 
 
-def check_finite(array: np.ndarray, name: str, where: str) -> None:
-    flat, step = array.reshape(-1), 1 << 20  # in pieces: the mask of a whole embedding would be megabytes
+def check_finite(array: np.ndarray | Deferred, name: str, where: str) -> None:
+    flat, step = read(array).reshape(-1), 1 << 20  # in pieces: the mask of a whole embedding would be megabytes
     for at in range(0, flat.size, step):
         finite = np.isfinite(flat[at:at + step])
         if not finite.all():

@@ -1,10 +1,14 @@
 """Tensor files as plain arrays: reads safetensors and npz, writes safetensors. Must not know models or names
 of weights."""
 import math
+import mmap
 import os
 import secrets
+import weakref
 import zipfile
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from json import dumps
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CqError, FormatError, UnsupportedError
+from ..model.deferred import Deferred, read
 from .strangers import as_file, brief, parse_json
 
 MAX_HEADER = 16 << 20   # bytes; JSON takes up to 35 times its size as Python objects: half a gigabyte at worst
@@ -24,14 +29,15 @@ _CODES = {np.dtype(text): code for code, text in _DTYPES.items() if code != "BF1
 _PICKLED = "holds pickled objects, which could run code and are never read; save the arrays as safetensors or npz"
 
 
-def read_tensors(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_tensors(path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]]:
     """The tensors and the metadata of a `.safetensors` or `.npz` file, by their names in the file.
 
-    Floats of 16, 32 and 64 bits come as float32 in C order, integers and booleans as they are. Tensors of a safetensors file
-    that need no conversion are mapped, not read: arrays may be read-only, and the file must not be changed in place while
-    they live. Metadata: the `__metadata__` of safetensors; for npz every entry that is a single string. Sizes are checked
-    against the file before anything is allocated. Raises FileNotFoundError, FormatError naming file and tensor (pickles
-    included), UnsupportedError for dtypes NumPy cannot compute with and for other kinds of file.
+    Floats of 16, 32 and 64 bits come as float32 in C order, integers and booleans as they are. Matrices of a safetensors file
+    are Deferred: mapped one at a time when they are wanted, read-only where they need no conversion; the file, which stays
+    open, must not be changed in place while they live, but may be replaced. Metadata: the `__metadata__` of safetensors; for
+    npz every entry that is a single string. Sizes are checked against the file before anything is allocated. Raises
+    FileNotFoundError, FormatError naming file and tensor (pickles included), UnsupportedError for dtypes NumPy cannot compute
+    with and for other kinds of file.
     """
     path = as_file(path)
     suffix = path.suffix.lower()
@@ -44,8 +50,9 @@ def read_tensors(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     raise UnsupportedError(f"{path}: wanted a name ending in .safetensors or .npz")
 
 
-def write_safetensors(path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes arrays (float16/32/64, int8…64, uint8…64, bool; any strides) to `path`, whole or not at all.
+def write_safetensors(path, tensors: dict[str, np.ndarray | Deferred], metadata: dict[str, str] | None = None) -> None:
+    """Writes arrays (float16/32/64, int8…64, uint8…64, bool; any strides) to `path`, whole or not at all; those that are
+    Deferred are made one at a time.
 
     The bytes go to a temporary file beside the target, are flushed to disk and then renamed; on any failure the temporary
     file is removed and what stood at `path` stays. Equal input gives equal bytes (the safetensors library's own writer puts
@@ -62,7 +69,7 @@ def write_safetensors(path, tensors: dict[str, np.ndarray], metadata: dict[str, 
     try:
         with open(temporary, "xb") as file:
             file.write(header)
-            for array in ordered:
+            for array in map(read, ordered):
                 little = array.astype(array.dtype.newbyteorder("<"), copy=False)
                 file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
             file.flush()
@@ -74,7 +81,8 @@ def write_safetensors(path, tensors: dict[str, np.ndarray], metadata: dict[str, 
     _sync_folder(path.parent)
 
 
-def _header_of(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> tuple[bytes, list[np.ndarray]]:
+def _header_of(tensors: dict[str, np.ndarray | Deferred],
+               metadata: dict[str, str]) -> tuple[bytes, list[np.ndarray | Deferred]]:
     """The header's bytes, padded, and the arrays in the order of their data: widest items first, which keeps all aligned."""
     for key, value in metadata.items():
         if not (isinstance(key, str) and isinstance(value, str)):
@@ -82,12 +90,12 @@ def _header_of(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> tupl
     for name, array in tensors.items():
         if not isinstance(name, str) or name == "__metadata__":
             raise CqError(f"tensors: {name!r} cannot be the name of a tensor")
-        if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("<") not in _CODES:
+        if not isinstance(array, np.ndarray | Deferred) or array.dtype.newbyteorder("<") not in _CODES:
             raise CqError(f"tensors: {name!r} is {getattr(array, 'dtype', type(array).__name__)}; wanted a NumPy array of "
                           "float16/32/64, an integer type or bool")
     header: dict[str, dict] = {"__metadata__": {key: metadata[key] for key in sorted(metadata)}} if metadata else {}
     begin, ordered = 0, []
-    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
         header[name] = {"dtype": _CODES[array.dtype.newbyteorder("<")], "shape": list(array.shape),
                         "data_offsets": [begin, begin + array.nbytes]}
         ordered.append(array)
@@ -123,8 +131,36 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
             pass
     except SafetensorError as error:
         raise FormatError(f"{path}: {error}") from None
-    data = np.memmap(path, np.uint8, "r").view(np.ndarray)[start:]
-    return {name: _decode(data[begin:end], code, shape) for name, (code, shape, begin, end) in spans.items()}, metadata
+    file = MappedFile(path)
+    return {name: file.deferred(start + begin, end - begin, _dtype(code), shape, partial(_decode, code=code, shape=shape))
+            for name, (code, shape, begin, end) in spans.items()}, metadata
+
+
+class MappedFile:
+    """A file in the address space: the same file whatever its name comes to mean."""
+
+    def __init__(self, path: Path):
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def part(self, begin: int, count: int) -> np.ndarray:
+        """uint8 (count,), read-only; it leaves the process's memory with its last view."""
+        if not count:
+            return np.empty(0, np.uint8)
+        part = np.frombuffer(memoryview(self._map)[begin:begin + count], np.uint8)
+        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        pages = (begin + count - first) // mmap.PAGESIZE * mmap.PAGESIZE
+        if pages > 0:
+            weakref.finalize(part, self._map.madvise, mmap.MADV_DONTNEED, first, pages).atexit = False
+        return part
+
+    def deferred(self, begin: int, count: int, dtype: np.dtype, shape: tuple[int, ...],
+                 decode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | Deferred:
+        """What `decode` makes of so many bytes, an array of this dtype and shape: at once, in memory of its own, unless it is a
+        matrix."""
+        if len(shape) != 2:
+            return decode(self.part(begin, count).copy())
+        return Deferred(shape, dtype, lambda: decode(self.part(begin, count)))
 
 
 def _read_header(path: Path) -> tuple[dict, int]:
@@ -187,6 +223,11 @@ def _nbytes(shape: tuple[int, ...], dtype: np.dtype, where: str) -> int:
     if min(shape, default=0) < 0 or math.prod(size or 1 for size in shape) * max(dtype.itemsize, 1) >= 2**63:
         raise FormatError(f"{where}: shape {brief(shape)} is no size of an array")
     return math.prod(shape) * dtype.itemsize
+
+
+def _dtype(code: str) -> np.dtype:
+    """Of the array that `_decode` gives."""
+    return np.dtype(np.float32) if code == "BF16" or _DTYPES[code][1] == "f" else np.dtype(_DTYPES[code])
 
 
 def _decode(raw: np.ndarray, code: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,20 +7,18 @@ from .norm import Norm
 
 
 class FeedForward:
-    """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020). forms: None, or the Fixed forms of gate and up
-    between their products and the gating."""
+    """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020)."""
 
     def __init__(self, up, down, gate, activation: str):
         self.up: Linear | QuantizedLinear = up
         self.down: Linear | QuantizedLinear = down
         self.gate: Linear | QuantizedLinear | None = gate
         self.activation = activation
-        self.forms: tuple[Fixed, Fixed] | None = None
         self._derived: tuple = (None,) * 3
 
     def _joined(self) -> QuantizedLinear | None:
-        """Gate and up as one product, gated in its own pass, where they are in codes and what flows between is float32."""
-        if not isinstance(self.gate, QuantizedLinear) or not isinstance(self.up, QuantizedLinear) or self.forms is not None:
+        """Gate and up as one product, gated in its own pass, where both are in codes and of one kind."""
+        if not isinstance(self.gate, QuantizedLinear) or not isinstance(self.up, QuantizedLinear):
             return None
         gate, up, joint = self._derived
         if gate is not self.gate or up is not self.up:
@@ -37,13 +35,10 @@ class FeedForward:
         form = form if isinstance(form, (Fixed, PerToken, Smoothed)) else None
         if self.gate is None:
             hidden = self.up(x, form)
-        elif batch.observe is None and (joint := self._joined()) is not None:
+        elif (joint := self._joined()) is not None:
             hidden = joint.gated(x, self.activation, form)
         else:
-            gate_form, up_form = self.forms or (None, None)
-            gate, up = self.gate(x, gate_form), self.up(x, up_form)
-            batch.tap(site + "gate", gate), batch.tap(site + "up", up)
-            hidden = _core.gate(gate, up, self.activation, form)
+            hidden = _core.gate(self.gate(x), self.up(x), self.activation, form)
         batch.tap(site + "hidden", hidden)
         return self.down(Activation.of(hidden, form), None, then)
 
@@ -60,5 +55,5 @@ class Block:
     def parts(self) -> tuple:
         """Layers, norms and forms: all that may be replaced."""
         a, f = self.attention, self.ffn
-        return (a.query, a.key, a.value, a.output, a.forms, self.attention_norm, f.gate, f.up, f.down, f.forms, self.ffn_norm,
+        return (a.query, a.key, a.value, a.output, a.forms, self.attention_norm, f.gate, f.up, f.down, self.ffn_norm,
                 self.streams)

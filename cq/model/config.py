@@ -74,6 +74,8 @@ class Config:
             raise FormatError(f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.rope_theta is not None and self.head_dim % 2:
             raise FormatError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
+        if self.rope_theta is not None and self.position_offset:
+            raise FormatError(f"config: position_offset {self.position_offset} needs a table, which rotary positions have not")
         if self.rope_scaling is not None and (self.rope_theta or 0) <= 1:
             raise FormatError(f"config: rope_scaling needs a rope_theta above 1, got {self.rope_theta!r}")
 

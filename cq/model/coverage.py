@@ -7,7 +7,7 @@ from .. import _core
 from .activation import Fixed, PerHead, Smoothed
 from .attention import MAX_KEYS
 from .block import Block
-from .linear import QuantizedLinear
+from .linear import QuantizedLinear, may_join
 from .sums import attention_reach, headroom, layer_reach
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def _weightless(block: Block, tokens: int, quantized: bool) -> Iterator[Placemen
     yield Placement(f"{block.name}.attention.scores", kind, None, 0, reason, 2 * attention.heads * attention.dim * pairs)
     if not quantized:
         return
-    if ffn.gate is not None and ffn.forms is None:
-        yield Placement(f"{block.name}.ffn.gating", "float32", None, 0, "gate and up are not both static int8")
+    if ffn.gate is not None and not (ffn.gate.runs_in in INTEGER and may_join((ffn.gate, ffn.up))):
+        yield Placement(f"{block.name}.ffn.gating", "float32", None, 0, "gate and up are not one product in int8")
     elif isinstance(ffn.down.input_form, (Fixed, Smoothed)):
         yield Placement(f"{block.name}.ffn.hidden", "static", None, 0, "")
 

@@ -3,6 +3,7 @@ import numpy as np
 
 from .. import _core
 from .activation import Activation, Fixed
+from .deferred import Deferred, keep
 from .norm import Norm
 
 
@@ -10,28 +11,33 @@ class Embedding:
     """word: float32 (vocabulary, hidden), or an int8 packed weight (hidden, vocabulary), shared with a tied head. offset: rows of
     `position` before the first token's."""
 
-    def __init__(self, word: np.ndarray | _core.Weight, position: np.ndarray | None, type: np.ndarray | None, norm: Norm | None,
-                 offset: int = 0):
-        self.word, self.position, self.type, self.norm, self.offset = word, position, type, norm, offset
+    def __init__(self, word: np.ndarray | Deferred | _core.Weight, position: np.ndarray | None, type: np.ndarray | None,
+                 norm: Norm | None, offset: int = 0):
+        self.source, self.position, self.type, self.norm, self.offset = word, position, type, norm, offset
         self.reason = ""
         self.stream: Fixed | None = None  # the form in which the residual stream begins; None: float32
 
     @property
+    def word(self) -> np.ndarray | _core.Weight:
+        """The table, kept from now on; read(source) is for those who need it once."""
+        return keep(self.source)
+
+    @property
     def runs_in(self) -> str:
-        return "weight-only" if isinstance(self.word, _core.Weight) else "float32"
+        return "weight-only" if isinstance(self.source, _core.Weight) else "float32"
 
     @property
     def shape(self) -> tuple[int, int]:
         """(hidden, vocabulary)."""
-        return self.word.shape if isinstance(self.word, _core.Weight) else self.word.shape[::-1]
+        return self.source.shape if isinstance(self.source, _core.Weight) else self.source.shape[::-1]
 
-    def word_arrays(self) -> list[np.ndarray]:
-        word = self.word
+    def word_arrays(self) -> list[np.ndarray | Deferred]:
+        word = self.source
         if not isinstance(word, _core.Weight):
             return [word]
         return [a for a in (word.panels, word.column_sums, word.zero_points, word.scales) if a is not None]
 
-    def arrays(self) -> list[np.ndarray]:
+    def arrays(self) -> list[np.ndarray | Deferred]:
         tables = [a for a in (self.position, self.type) if a is not None]
         return self.word_arrays() + tables + (self.norm.arrays() if self.norm else [])
 

@@ -8,10 +8,14 @@ from .. import _core, affine
 from ..errors import CqError, UnsupportedError
 from ..qtensor import QTensor, quantize_tensor
 from .activation import Activation, Fixed, Form, Smoothed
+from .deferred import Deferred, keep, read
 from .sums import INT32_MAX, check_layer
 
 if TYPE_CHECKING:
     from .norm import Norm
+
+
+_BLOCK = 1 << 22  # weights quantized at once
 
 
 class Linear:
@@ -19,16 +23,22 @@ class Linear:
     runs_in = "float32"
     input_form: Form = None
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray | None = None, activation: str | None = None, reason: str = ""):
-        self.weight, self.bias, self.activation, self.reason = weight, bias, activation, reason
+    def __init__(self, weight: np.ndarray | Deferred, bias: np.ndarray | None = None, activation: str | None = None,
+                 reason: str = ""):
+        self.source, self.bias, self.activation, self.reason = weight, bias, activation, reason  # source: perhaps not read yet
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(out, in), kept from now on; read(source) is for those who need it once."""
+        return keep(self.source)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(inputs, outputs)."""
-        return self.weight.shape[1], self.weight.shape[0]
+        return self.source.shape[1], self.source.shape[0]
 
-    def arrays(self) -> list[np.ndarray]:
-        return [a for a in (self.weight, self.bias) if a is not None]
+    def arrays(self) -> list[np.ndarray | Deferred]:
+        return [a for a in (self.source, self.bias) if a is not None]
 
     def __call__(self, x: Activation, form=None, then: "Then | None" = None):
         """(tokens, out) in `form`: float32 or _core.Coded; or what `then` makes of it."""
@@ -42,9 +52,9 @@ class Linear:
     @classmethod
     def joined(cls, layers: tuple["Linear", ...]) -> "Linear":
         """One layer that gives the layers' outputs side by side; they share its weight from now on."""
-        joint = cls(np.concatenate([layer.weight for layer in layers]), _side_by_side(layers, "bias"), layers[0].activation)
+        joint = cls(np.concatenate([read(layer.source) for layer in layers]), _side_by_side(layers, "bias"), layers[0].activation)
         for layer, part in zip(layers, _parts(joint.weight.T, [layer.shape[1] for layer in layers])):
-            layer.weight = part.T
+            layer.source = part.T
         return joint
 
 
@@ -120,13 +130,18 @@ class QuantizedLinear:
 
 def joined(layers: tuple[Linear | QuantizedLinear, ...]) -> Linear | QuantizedLinear | None:
     """One layer in place of several that read the same input, where they are of one kind; else None."""
+    return type(layers[0]).joined(layers) if may_join(layers) else None
+
+
+def may_join(layers: tuple[Linear | QuantizedLinear, ...]) -> bool:
+    """Whether they are of one kind, and their codes follow one another in whole panels."""
     first = layers[0]
     whole = all(layer.shape[1] % _core.PANEL == 0 for layer in layers[:-1])  # packed panels follow one another
     alike = all(type(layer) is type(first) and layer.runs_in == first.runs_in and layer.input_form == first.input_form and
                 _kind_of_bias(layer) == _kind_of_bias(first) for layer in layers)
     if isinstance(first, QuantizedLinear):
         alike = alike and whole and all(layer.weight.group_size == first.weight.group_size for layer in layers)
-    return type(first).joined(layers) if alike else None
+    return alike
 
 
 def _kind_of_bias(layer) -> tuple:
@@ -188,9 +203,23 @@ def pack_weight(weight: QTensor) -> _core.Weight:
 
 
 def quantize_weight(weight: np.ndarray, symmetric: bool, granularity: str, group_size: int | None) -> QTensor:
-    """weight float32 (out, in) → int8 codes, per tensor, per output channel, or per group of inputs."""
-    axis = None if granularity == "per_tensor" else 0
-    return quantize_tensor(weight, "int8", symmetric, axis, group_size)
+    """weight float32 (out, in) → int8 codes, per tensor, per output channel, or per group of inputs; some rows at a time, so that
+    nothing but codes is as large as the weight."""
+    affine.check_finite(weight, "weight")
+    codes, parts = np.empty(weight.shape, np.int8), []
+    one = affine.qparams(weight.min(), weight.max(), "int8", symmetric) if granularity == "per_tensor" else None
+    step = max(1, _BLOCK // weight.shape[1])
+    for at in range(0, len(weight), step):
+        rows = weight[at:at + step]
+        if one is not None:
+            codes[at:at + step] = affine.quantize(rows, *one, "int8", symmetric)
+        else:
+            parts.append(quantize_tensor(rows, "int8", symmetric, 0, group_size))
+            codes[at:at + step] = parts[-1].data
+    if one is not None:
+        return QTensor(codes, *one)
+    scale, zero_point = (np.concatenate([getattr(part, name) for part in parts]) for name in ("scale", "zero_point"))
+    return QTensor(codes, scale, zero_point, 0, group_size)
 
 
 def quantize_bias(bias: np.ndarray | None, kind: str, input_form: Form, weight: _core.Weight) -> np.ndarray | QTensor | None:

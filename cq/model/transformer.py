@@ -16,6 +16,7 @@ from .chat import is_conversation
 from .classifier import Classifier
 from .config import Config
 from .coverage import Coverage, coverage_of, headroom_of
+from .deferred import Deferred, keep
 from .embedding import Embedding
 from .generate import answers
 from .linear import Linear, QuantizedLinear, Then
@@ -39,14 +40,15 @@ MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which change
 class Transformer:
     """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given."""
 
-    def __init__(self, config: Config, weights: dict[str, np.ndarray], tokenizer: Tokenizer | None = None):
+    def __init__(self, config: Config, weights: dict[str, np.ndarray | Deferred], tokenizer: Tokenizer | None = None):
         """weights: canonical name → float32 array (see Config.shapes), and biases; kept, never written to, and copied only where
         layers that read the same are laid side by side. Raises CqError where they do not fit the configuration."""
         _check_weights(config, weights)
         self.config, self.tokenizer, self.strategy = config, tokenizer, None
         rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
-        self.embedding = Embedding(weights["embed.word"], weights.get("embed.position"), weights.get("embed.type"),
-                                   None if config.norm_first else self._norm(weights, "embed.norm"), config.position_offset)
+        position, type = (keep(weights[name]) if name in weights else None for name in ("embed.position", "embed.type"))
+        norm = None if config.norm_first else self._norm(weights, "embed.norm")
+        self.embedding = Embedding(weights["embed.word"], position, type, norm, config.position_offset)
         self.blocks = [self._block(weights, f"layers.{i}", rotary) for i in range(config.num_layers)]
         self.final_norm = self._norm(weights, "final_norm") if config.norm_first else None
         self.head: Linear | QuantizedLinear | None = None
@@ -324,7 +326,7 @@ class Transformer:
                 f"{sum(1 for _ in self.linears())} linear layers in int8, {self.nbytes / 1e6:.1f} MB)")
 
 
-def _check_weights(config: Config, weights: dict[str, np.ndarray]) -> None:
+def _check_weights(config: Config, weights: dict[str, np.ndarray | Deferred]) -> None:
     shapes = config.shapes()
     missing = [name for name in shapes if name not in weights]
     if missing:
@@ -335,8 +337,8 @@ def _check_weights(config: Config, weights: dict[str, np.ndarray]) -> None:
     for name, array in weights.items():
         if name not in shapes:
             raise CqError(f"weights: {name!r} has no place in this configuration; Config.shapes() names what has")
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shapes[name]:
-            got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        if not isinstance(array, np.ndarray | Deferred) or array.dtype != np.float32 or array.shape != shapes[name]:
+            got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray | Deferred) else type(array).__name__
             raise CqError(f"weights: {name!r}: need a float32 array of shape {shapes[name]}, got {got}")
 
 

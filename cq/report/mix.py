@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import CqError
 from ..model import Transformer
+from ..model.deferred import read as read_array
 from ..quantize import quantize
 from ..strategies import Dynamic, Mixed, Static, WeightOnly
 from ..system import info
@@ -244,9 +245,9 @@ def _subject(model, strategies: dict, calibration: Samples | None, samples: Samp
 
 
 def _arrays(model: Transformer) -> Iterator[np.ndarray]:
-    yield from model.embedding.arrays()
+    yield from map(read_array, model.embedding.arrays())
     for _, layer in (*model.linears(), *model.norms()):
-        yield from layer.arrays()
+        yield from map(read_array, layer.arrays())
 
 
 def _digest(parts: Iterable) -> str:

@@ -16,8 +16,7 @@ _PARTS = {
     (_START, "attention.input"): "embedding", ("attention.input", "attention.query"): _QKV,
     ("attention.query", "attention.key"): _QKV, ("attention.key", "attention.value"): _QKV,
     ("attention.value", "attention.context"): "attention: scores, softmax, mix", ("attention.context", "ffn.input"): _OUTPUT,
-    ("ffn.input", "ffn.hidden"): "feed-forward's up, activation", ("ffn.input", "ffn.gate"): "feed-forward's gate, up",
-    ("ffn.gate", "ffn.up"): "feed-forward's gate, up", ("ffn.up", "ffn.hidden"): "gating",
+    ("ffn.input", "ffn.hidden"): "feed-forward's up, activation",
     ("ffn.hidden", "attention.input"): _DOWN, ("ffn.hidden", "head.input"): _DOWN, ("head.input", _END): "leaving",
 }
 

@@ -240,7 +240,7 @@ class Network:
             hidden, slope = activate(parts[0], c.activation)
             self.kept[i] = slope
             return self._read(at + "hidden", hidden)[0]
-        gate, up = (self._code(at + name, y).floats() for name, y in zip(("gate", "up"), parts))
+        gate, up = parts
         act, slope = activate(gate, c.activation)
         self.kept[i] = act, slope, up
         return self._read(at + "hidden", act * up)[0]
@@ -255,7 +255,7 @@ class Network:
         act *= d
         d *= up
         d *= slope
-        return self._read_back(at + "input", [self._code_back(at + "gate", d), self._code_back(at + "up", act)])
+        return self._read_back(at + "input", [d, act])
 
     def _code(self, site: str, x: np.ndarray) -> Codes:
         return self.sites[site](x) if site in self.sites else Codes(x)

@@ -8,9 +8,6 @@ from ..strategies import Dynamic, Static, WeightOnly
 # The layers that read each place, by the ends of their names.
 READERS = {"attention.input": ("attention.query", "attention.key", "attention.value"), "attention.context": ("attention.output",),
            "ffn.input": ("ffn.gate", "ffn.up"), "ffn.hidden": ("ffn.down",)}
-# Places inside a part, coded where all of the layers named are, those of attention where the scheme has it so.
-INSIDE = {"attention.query": READERS["attention.input"], "attention.key": READERS["attention.input"],
-          "attention.value": READERS["attention.input"], "ffn.gate": READERS["ffn.input"], "ffn.up": READERS["ffn.input"]}
 
 
 class Recipe:
@@ -46,14 +43,10 @@ class Recipe:
         found = []
         for i in range(self.config.num_layers):
             found += [site for part in READERS if any(map(self.codes, self.readers(site := f"layers.{i}.{part}")))]
-            found += [f"layers.{i}.{part}" for part, layers in INSIDE.items() if self._codes_inside(part)
-                      and all(self.codes(f"layers.{i}.{layer}") for layer in layers)]
+            inside = [f"layers.{i}.{part}" for part in READERS["attention.input"]]  # what these layers give, by their names
+            if self.strategy.scheme.attention == "int8" and all(map(self.codes, inside)):
+                found += inside
         return found + (["head.input"] if self.config.lm_head and self.codes("head") else [])
-
-    def _codes_inside(self, part: str) -> bool:
-        if part.startswith("attention"):
-            return self.strategy.scheme.attention == "int8"
-        return self.config.gated and isinstance(self.strategy, Static)
 
     @property
     def fixed(self) -> bool:

@@ -29,7 +29,7 @@ def models(tiny_encoder, tiny_lm):
     lm = cq.load(tiny_lm)
     untied = lm.config.to_dict() | {"tied": False}
     weights = read_tensors(tiny_lm)[0]
-    weights["head.weight"] = weights["embed.word"][::-1].copy()
+    weights["head.weight"] = np.asarray(weights["embed.word"])[::-1].copy()
     weights["head.bias"] = np.linspace(-1, 1, 256, dtype=np.float32)
     return {"encoder": cq.load(tiny_encoder), "lm": lm,
             "untied lm": cq.Transformer(cq.Config(**untied), weights, lm.tokenizer)}

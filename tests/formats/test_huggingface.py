@@ -195,4 +195,4 @@ def test_the_tokenizer_neither_pads_nor_cuts(bert):
 def test_weights_cannot_be_changed_by_accident(bert_saved):
     weights = read_folder(bert_saved[0])[1]
     with pytest.raises(ValueError, match="read-only"):
-        weights["embed.word"][0] = 1
+        weights["embed.word"].read()[0] = 1

@@ -30,7 +30,7 @@ def bases(tiny_encoder, tiny_lm, tmp_path_factory):
         samples = [np.arange(50)] if isinstance(strategy, cq.Static) else None
         cq.save(models[kind] if strategy is None else cq.quantize(models[kind], strategy, samples), path)
         tensors, metadata = read_tensors(path)
-        result[name] = {name: array.copy() for name, array in tensors.items()}, json.loads(metadata["cq"])
+        result[name] = {name: np.array(array) for name, array in tensors.items()}, json.loads(metadata["cq"])
     return result
 
 
@@ -81,7 +81,7 @@ QUERY, DOWN = "layers.0.attention.query", "layers.1.ffn.down"
 FIXED = ["uint8", False, 0.5, 3]
 DAMAGE = {  # name: base, change, what the message says
     "version": ("lm", put("version", to=99), "version 99"),
-    "version of before": ("lm", put("version", to=1), "version 1"),
+    "version of before": ("lm", put("version", to=3), "version 3"),
     "version a list": ("lm", put("version", to=[]), "version"),
     "config missing": ("lm", put("config", to=...), "config"),
     "config a list": ("lm", put("config", to=[]), "config"),
@@ -95,6 +95,7 @@ DAMAGE = {  # name: base, change, what the message says
     "heads beyond memory": ("lm", put("config", "head_dim", to=2**31 - 2), "shape"),
     "vocabulary beyond memory": ("lm", put("config", "vocab_size", to=2**31 - 1), "shape"),
     "positions beyond the table": ("encoder", put("config", "max_positions", to=65), "embed.position"),
+    "positions before no table": ("lm", put("config", "position_offset", to=3), "position_offset 3"),
     "strategy unknown": ("lm", put("strategy", "name", to="qat"), "strategy"),
     "strategy forgotten": ("lm", put("strategy", to=None), "static"),
     "strategy of others": ("lm", put("strategy", to=cq.Dynamic().to_dict()), "dynamic"),
@@ -138,7 +139,6 @@ DAMAGE = {  # name: base, change, what the message says
     "attention forms dynamic": ("lm", put("attention", 1, to=[["uint8", False]] * 3), "int8 layers hand on"),
     "attention forms empty": ("lm", put("attention", 1, to=[None] * 3), "int8 layers hand on"),
     "attention forms elsewhere": ("encoder", put("attention", 1, to=[FIXED] * 3), "int8 layers hand on"),
-    "gate forms without gate": ("static", put("ffn", 0, to=[FIXED] * 2), "int8 layers hand on"),
     "heads of another size": ("dynamic", put("attention", 0, 2, to=8), "attention|not a whole"),
     "heads of uint8": ("dynamic", put("attention", 0, 0, to="uint8"), "not a whole"),
     "heads of affine codes": ("dynamic", put("attention", 0, 1, to=False), "attention|not a whole"),

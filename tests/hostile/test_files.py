@@ -95,6 +95,15 @@ def file(name: str, data: bytes):
     return make
 
 
+def shards(weight_map):
+    """The weights in a file of another name, and an index of this map beside it."""
+    def make(folder):
+        (folder / "model.safetensors").rename(folder / "shard.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        return folder
+    return make
+
+
 def without(*names: str, then=None):
     def make(folder):
         for name in names:
@@ -307,8 +316,12 @@ FILES = [
     # the folder
     ("folder missing", lambda folder: folder / "nothing", FileNotFoundError, "nothing: no such"),
     ("weights missing", without("model.safetensors"), FormatError, "no model.safetensors"),
-    ("weights in shards", without("model.safetensors", then=file("model.safetensors.index.json", b"{}")), UnsupportedError,
-     "several files"),
+    ("shards without a map", shards(None), FormatError, "weight_map must map tensors to files, got None"),
+    ("shards of numbers", shards({"a": 3}), FormatError, "weight_map must map tensors to files"),
+    ("shards elsewhere", shards({"a": "../b.safetensors"}), FormatError, "is not the name of a .safetensors file beside it"),
+    ("shards pickled", shards({"a": "b.bin"}), FormatError, "is not the name of a .safetensors file beside it"),
+    ("shard missing", shards({"a": "b.safetensors"}), FormatError, "'b.safetensors', one of the files that it names, is not there"),
+    ("shards with too little", shards({"a": "shard.safetensors"}), FormatError, "has not the tensors that it should"),
     ("weights pickled", without("model.safetensors", then=file("pytorch_model.bin", PICKLE)), FormatError,
      "pytorch_model.bin is a pickle"),
     ("tokenizer garbage", file("tokenizer.json", b"\x00\x01garbage"), FormatError, "tokenizer.json: not a tokenizer"),

@@ -163,11 +163,6 @@ class Plain:
         weights = mask * exp2(np.where(mask, scores - top, -99))
         return np.rint(255 * v.scale.T * weights) @ v.q.astype(float) / (255 * weights.sum(1, keepdims=True))
 
-    def gated(self, at, gate, up):
-        if self.kind == "static":
-            gate, up = self.fixed(gate, at + ".gate").real(), self.fixed(up, at + ".up").real()
-        return activated(gate, self.c.activation) * up
-
     def part(self, part, x, residual, at, positions, offsets):
         return self.attend(x, residual, at, positions, offsets) if part == "attention" else self.feed(x, residual, at)
 
@@ -180,7 +175,7 @@ class Plain:
 
     def feed(self, x, residual, at):
         if self.c.gated:
-            hidden = self.gated(at, self.linear(at + ".gate", x, at + ".input"), self.linear(at + ".up", x, at + ".input"))
+            hidden = self.linear(at + ".gate", x, at + ".input", self.c.activation) * self.linear(at + ".up", x, at + ".input")
         else:
             hidden = self.linear(at + ".up", x, at + ".input", self.c.activation)
         return self.linear(at + ".down", hidden, at + ".hidden", residual=residual)

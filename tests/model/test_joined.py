@@ -1,4 +1,5 @@
-"""Queries, keys and values as one product: the same bits as of three, in the memory of three, for every strategy and mixture."""
+"""Queries, keys and values as one product, and a gate and what it gates: the same bits as apart, in the memory of the parts, for
+every strategy and mixture."""
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,9 +48,10 @@ def parts(attention):
 def test_the_same_bits_as_apart(random_model, monkeypatch, family, strategy, sizes):
     model = quantized(random_model(family, **sizes or ODD[family])[0], strategy)
     together = run(model)
-    monkeypatch.setattr("cq.model.attention.joined", lambda layers: None)
+    for place in ("attention", "block"):
+        monkeypatch.setattr(f"cq.model.{place}.joined", lambda layers: None)
     for block in model.blocks:
-        block.attention._derived = (None,) * 5
+        block.attention._derived, block.ffn._derived = (None,) * 5, (None,) * 3
     model._replay = Replay()
     apart = run(model)
     if strategy is not None and all(layer.runs_in != "float32" for block in model.blocks for layer in parts(block.attention)):

@@ -56,17 +56,19 @@ class Spy:
                 self.names |= {id(joint[0].weight): [f"{block.name}.attention.{part}" for part in ("query", "key", "value")]}
             if block.ffn.gate is not None and (gated := block.ffn._joined()) is not None:
                 self.names |= {id(gated.weight): [f"{block.name}.ffn.{part}" for part in ("gate", "up")]}
-        self.linear, self.attention, self.gate, self.encoded, self.streams = {}, [], [], [], []
+        self.linear, self.gated, self.attention, self.gate, self.encoded, self.streams = {}, {}, [], [], [], []
         for name, keep in (("linear", self.product), ("finish", lambda a, k, y: self.stream(a[3:4], y)),
                            ("attention", lambda a, k, y: self.attention.append((a[0], y))),
-                           ("gate", lambda a, k, y: self.gate.append((*a[:2], y))),
+                           ("gate", lambda a, k, y: self.gate.append(y)),
                            ("quantize", lambda a, k, y: self.encoded.append(y))):
             monkeypatch.setattr(_core, name, self.watched(getattr(_core, name), keep))
         self.result = run(model)
 
     def product(self, a, k, y):
         """A form stands for float32 that is coded on the way in."""
-        self.linear |= {name: (a[0] if k["coding"] is None else k["coding"], y) for name in self.names[id(a[1])]}
+        found = {name: (a[0] if k["coding"] is None else k["coding"], y) for name in self.names[id(a[1])]}
+        self.linear |= found
+        self.gated |= found if k.get("gated") else {}
         self.stream(a[5:6], y)
 
     def stream(self, residual, y):
@@ -115,9 +117,10 @@ def test_coverage_tells_the_truth(random_model, monkeypatch, family, strategy, s
         row = rows[f"layers.{i}.attention.scores"]
         assert row.runs_in == ("float32" if isinstance(qkv, np.ndarray) else kind_of(qkv))
         assert row.runs_in != "float32" or row.reason
-    for i, (gate, up, _) in enumerate(spy.gate):
-        row = rows.get(f"layers.{i}.ffn.gating")
-        assert in_codes(gate, up) == (row is None) and (row is None or row.runs_in == "float32" and row.reason)
+    for i, block in enumerate(model.blocks):
+        row, (read, _) = rows.get(f"layers.{i}.ffn.gating"), spy.gated.get(f"layers.{i}.ffn.gate", (None,) * 2)
+        between = model.config.gated and kind_of(read) not in ("dynamic", "static")
+        assert between == (row is not None) and (row is None or row.runs_in == "float32" and row.reason)
     row, streams = rows["residual stream"], [residual for residual, _ in spy.streams]
     assert len(streams) == 4 and row.shape is None and row.nbytes == 0
     if model.config.norm_first:  # it begins with the embedding in float32
@@ -149,7 +152,8 @@ def test_static_decoders_encode_only_what_was_rotated(random_model, monkeypatch)
     for sizes in ({}, EVEN):
         spy = Spy(quantized(random_model("llama", **sizes)[0], cq.Static()), monkeypatch)
         assert len(spy.encoded) == 2  # queries, keys and values of two layers, in one array each
-        assert in_codes(*itertools.chain(*spy.attention, *spy.gate))
+        assert in_codes(*itertools.chain(*spy.attention), *spy.gate)
+        assert bool(spy.gate) != bool(sizes) and in_codes(*(y for _, y in spy.gated.values()))  # gated in the product or beside
         monkeypatch.undo()
 
 

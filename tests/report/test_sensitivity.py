@@ -92,7 +92,7 @@ def test_a_planted_outlier_is_found_and_treated(tiny_encoder, pairs, prose):
 def test_weights_of_unlike_channels_want_scales_of_their_own(tiny_encoder):
     model = cq.load(tiny_encoder)
     layer = model.blocks[0].ffn.up
-    layer.weight = layer.weight.copy()
+    layer.source = layer.weight.copy()
     layer.weight[3] *= 60
     report = cq.sensitivity(model, [np.arange(3, 30)], WeightOnly(cq.Scheme(weight_granularity="per_tensor")))
     layer = {layer.name: layer for layer in report.layers}["layers.0.ffn.up"]

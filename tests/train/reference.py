@@ -109,7 +109,7 @@ class Model:
         act = ACTIVATIONS[self.c.activation]
         read = lambda part: self.linear(at + part, self.code(at + "input", x, at + part))
         if self.c.gated:
-            hidden = act(self.code(at + "gate", read("gate"))) * self.code(at + "up", read("up"))
+            hidden = act(read("gate")) * read("up")
         else:
             hidden = act(read("up"))
         return self.linear(at + "down", self.code(at + "hidden", hidden))

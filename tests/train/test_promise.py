@@ -29,21 +29,22 @@ def wide(p, shape) -> np.ndarray:
 def watch_kernels(model, monkeypatch) -> dict[str, list]:
     """Place → the codes that reach the kernels there, as they come."""
     joints = [(f"{block.name}.attention.query", block.attention.readers()[0]) for block in model.blocks]
+    joints += [(f"{block.name}.ffn.gate", joint) for block in model.blocks if (joint := block.ffn._joined()) is not None]
     names = {id(layer.weight): name for name, layer in (*joints, *model.linears())}
     recipe, seen = Recipe(model.config, model.strategy), {}
     reads = {reader: site for site in recipe.sites() if site.endswith(("input", "context", "hidden"))
              for reader in recipe.readers(site)}
-    attentions, gates = itertools.count(), itertools.count()
+    attentions = itertools.count()
 
     def keep(site, x, columns=slice(None)):
         if isinstance(x, _core.Coded):
             scale, zero_point = (wide(p, x.shape)[:, columns] for p in (x.scale, x.zero_point))
             seen.setdefault(site, []).append((x.codes[:, columns].astype(np.int64) - zero_point, scale))
 
-    def linear(x, w, *rest, coding=None):
+    def linear(x, w, *rest, coding=None, **gated):
         if id(w) in names and names[id(w)] in reads:
             keep(reads[names[id(w)]], x if coding is None else _core.quantize(x, coding))
-        return real_linear(x, w, *rest, coding=coding)
+        return real_linear(x, w, *rest, coding=coding, **gated)
 
     def attention(qkv, *rest):
         part, first = model.blocks[number := next(attentions)].attention, 0
@@ -51,13 +52,8 @@ def watch_kernels(model, monkeypatch) -> dict[str, list]:
             keep(f"layers.{number}.attention.{name}", qkv, slice(first, first := first + heads * part.dim))
         return real_attention(qkv, *rest)
 
-    def gate(g, u, *rest):
-        at = f"layers.{next(gates)}.ffn."
-        keep(at + "gate", g), keep(at + "up", u)
-        return real_gate(g, u, *rest)
-
-    real_linear, real_attention, real_gate = _core.linear, _core.attention, _core.gate
-    for name, watched in (("linear", linear), ("attention", attention), ("gate", gate)):
+    real_linear, real_attention = _core.linear, _core.attention
+    for name, watched in (("linear", linear), ("attention", attention)):
         monkeypatch.setattr(_core, name, watched)
     return seen
 

@@ -1,0 +1,54 @@
+"""Arrays that are made when they are wanted, so that a model may be larger than memory. Knows no files."""
+from collections.abc import Callable
+
+import numpy as np
+
+
+class Deferred:
+    """An array of known shape and dtype that `make` gives, the same one each time. Pickled, it is the array itself."""
+
+    def __init__(self, shape: tuple[int, ...], dtype, make: Callable[[], np.ndarray]):
+        self.shape, self.dtype, self._make = tuple(shape), np.dtype(dtype), make
+        self._kept: np.ndarray | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        """The array, for those who look at it once; it is made for them unless it was kept. Must not be written to."""
+        return self._make() if self._kept is None else self._kept
+
+    def keep(self) -> np.ndarray:
+        """The array, which lasts from now on: one for all who share this."""
+        if self._kept is None:
+            self._kept = self._make()
+        return self._kept
+
+    def then(self, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]) -> "Deferred":
+        """What `change` makes of the array, in its own time."""
+        return Deferred(shape, self.dtype, lambda: change(self.read()))
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.read(), dtype, copy=copy)
+
+    def __reduce__(self) -> tuple:
+        return np.asarray, (self.read(),)
+
+
+def read(array: np.ndarray | Deferred) -> np.ndarray:
+    """See Deferred.read."""
+    return array.read() if isinstance(array, Deferred) else array
+
+
+def keep(array: np.ndarray | Deferred) -> np.ndarray:
+    """See Deferred.keep."""
+    return array.keep() if isinstance(array, Deferred) else array

@@ -1,0 +1,88 @@
+"""rotate(model) → the same language model with its hidden features turned, so that outliers of single ones are spread over all of
+them before they become codes. Knows no strategy."""
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from .errors import CqError, UnsupportedError
+from .model import Transformer
+from .model.deferred import Deferred, read
+
+_ROWS = 4096  # of a weight, turned at once
+
+
+def rotate(model: Transformer) -> Transformer:
+    """A float32 model whose logits are those of `model` up to float rounding, to be quantized in its place: one rotation of the
+    residual stream and one of each head's values, which its weights take in, so that neither costs anything at inference
+    (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456; R1 and R2 of SpinQuant, Liu et al. 2024, arXiv:2405.16406).
+
+    What `forward` gives is turned as well. A head that was tied to the word table gets a weight of its own, since the last norm's
+    goes into it. Weights are turned when they are read. Raises UnsupportedError for models other than decoders with RMS norms
+    before each part and a language-model head, CqError for what is no float32 model."""
+    if not isinstance(model, Transformer):
+        raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
+    if model.strategy is not None:
+        raise CqError(f"model: already quantized ({model.strategy.name}); rotate the float32 model first")
+    config = model.config
+    if config.norm != "rms" or not config.norm_first or not config.lm_head:
+        raise UnsupportedError(f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
+                               "RMS norms before each part and a language-model head, such as Llama's")
+    turn, head_turn = _rotation(config.hidden_size), _rotation(config.head_dim)
+    weights = {f"{name}.weight": norm.weight if name.endswith(("query_norm", "key_norm")) else np.ones_like(norm.weight)
+               for name, norm in model.norms()}
+    weights["embed.word"] = _deferred(model.embedding.source, lambda table: _turned(table, turn))
+    if model.embedding.position is not None:
+        weights["embed.position"] = _turned(model.embedding.position, turn)
+    norms = {name: norm.weight for name, norm in model.norms()}
+    for name, layer in model.linears():
+        weight, bias, part, before = layer.source, layer.bias, name.rpartition(".")[2], _norm_before(name)
+        if before is not None:
+            norm = norms[before]
+            weight = _deferred(weight, lambda w, norm=norm: _turned(w * norm, turn))
+        if part == "value":
+            weight = _deferred(weight, lambda w: _heads_turned(w.T, head_turn).T)
+            bias = None if bias is None else _heads_turned(bias[None], head_turn)[0]
+        if part == "output":
+            weight = _deferred(weight, lambda w: _heads_turned(w, head_turn))
+        if part in ("output", "down"):
+            weight = _deferred(weight, lambda w: _turned(w.T, turn).T)
+            bias = None if bias is None else _turned(bias[None], turn)[0]
+        weights |= {f"{name}.weight": weight} | ({} if bias is None else {f"{name}.bias": bias})
+    return Transformer(replace(config, tied=False), weights, model.tokenizer)
+
+
+def _norm_before(name: str) -> str | None:
+    """The norm whose result a layer reads: "layers.0.ffn.up" → "layers.0.ffn_norm"."""
+    if name == "head":
+        return "final_norm"
+    return None if name.endswith((".output", ".down")) else name.rpartition(".")[0] + "_norm"
+
+
+def _deferred(source: np.ndarray | Deferred, change: Callable[[np.ndarray], np.ndarray]) -> Deferred:
+    return Deferred(source.shape, np.float32, lambda: np.ascontiguousarray(change(read(source))))
+
+
+def _rotation(size: int) -> np.ndarray:
+    """An orthogonal float64 (size, size) that spreads each feature over all: a Hadamard matrix times, for what is left of a size
+    that is no power of two, a cosine transform's, with random signs."""
+    odd = size // (size & -size)
+    row, column = np.ogrid[:odd, :odd]
+    cosines = np.cos(np.pi * row * (2 * column + 1) / (2 * odd)) * np.sqrt(np.where(row, 2, 1) / odd)
+    result = cosines
+    while len(result) < size:
+        result = np.block([[result, result], [result, -result]]) / np.sqrt(2)
+    return result * np.where(np.random.default_rng(0).random(size) < 0.5, -1, 1)[:, None]
+
+
+def _turned(rows: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """rows (n, k) float32 times turn (k, k)."""
+    result = np.empty(rows.shape, np.float32)
+    for at in range(0, len(rows), _ROWS):
+        result[at:at + _ROWS] = rows[at:at + _ROWS].astype(np.float64) @ turn
+    return result
+
+
+def _heads_turned(rows: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """rows (n, heads * dim), each head's columns times turn (dim, dim)."""
+    return _turned(rows.reshape(-1, len(turn)), turn).reshape(rows.shape)

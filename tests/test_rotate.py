@@ -1,0 +1,79 @@
+"""rotate: the same logits from weights without outliers, which int8 then holds better."""
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import cq
+from cq.rotate import _rotation as rotation
+from cq.train import weights_of
+
+TOKENS = [np.arange(9, dtype=np.int32), np.array([5, 1], np.int32)]
+SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "vocab_size": 60, "head_dim": 12}
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}),
+    "tied llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"tie_word_embeddings": True}),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, {}),
+}
+
+
+def saved(folder, family: str):
+    config, kind, more = FAMILIES[family]
+    torch.manual_seed(0)
+    model = kind(config(**SIZES | more))
+    with torch.no_grad():
+        for name, value in model.named_parameters():  # norms of ones and biases of zeros would hide what is not folded
+            value.copy_(torch.randn_like(value) * 0.1 + ("norm" in name))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, tmp_path_factory):
+    return cq.load(saved(tmp_path_factory.mktemp("model"), request.param))
+
+
+def test_logits_stay(model):
+    turned = cq.rotate(model)
+    for ours, theirs in zip(turned.logits(TOKENS), model.logits(TOKENS)):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
+    assert turned.config.tied is False and turned.strategy is None
+    assert np.abs(turned.forward(TOKENS)[0] - model.forward(TOKENS)[0]).max() > 0.1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 12, 40, 45, 64, 576])
+def test_rotations_are_orthogonal_and_spread(size):
+    turn = rotation(size)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(size), atol=1e-12)
+    assert np.abs(turn).max() <= np.sqrt(2 / size) + 1e-12
+
+
+def test_outliers_cost_less(tmp_path):
+    """A feature of the residual stream is a hundred times the others, as in real decoders."""
+    model = cq.load(saved(tmp_path, "llama"))
+    weights = {name: np.array(value) for name, value in weights_of(model).items()}
+    weights["embed.word"][:, 7] *= 100
+    model = cq.Transformer(model.config, weights)
+    exact = model.logits(TOKENS)[0]
+    errors = [np.abs(cq.quantize(m, strategy, given).logits(TOKENS)[0] - exact).mean() for m in (model, cq.rotate(model))
+              for strategy, given in ((cq.Dynamic(), None), (cq.Static(smooth=False), [TOKENS]))]
+    assert errors[2] < 0.8 * errors[0] and errors[3] < 0.6 * errors[1], errors
+
+
+def test_everything_takes_a_rotated_model(model, tmp_path):
+    turned = cq.rotate(model)
+    for strategy in cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed([("*.down", cq.Dynamic()), ("*", cq.Static())]):
+        q = cq.quantize(turned, strategy, [TOKENS] if "Static" in repr(strategy) else None)
+        cq.save(q, tmp_path / "q.safetensors")
+        assert cq.load(tmp_path / "q.safetensors").logits(TOKENS)[0].tobytes() == q.logits(TOKENS)[0].tobytes()
+
+
+def test_what_cannot_be_turned_is_refused(tiny_encoder, model):
+    with pytest.raises(cq.UnsupportedError, match="bert models do not go through a rotation"):
+        cq.rotate(cq.load(tiny_encoder))
+    with pytest.raises(cq.CqError, match="already quantized"):
+        cq.rotate(cq.quantize(model, cq.Dynamic()))
+    with pytest.raises(cq.CqError, match="need a cq.Transformer"):
+        cq.rotate("model")
