@@ -45,7 +45,7 @@ def main() -> int:
             save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
     calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in options.only:
-        report = run_cq(["compare", "--qat", QAT_STEPS], options.threads[0], "shakespeare")
+        report = run_cq(["compare", "--qat", str(QAT_STEPS)], options.threads[0], "shakespeare")
         save(out / "compare_shakespeare.json", {"command": command} | report)
         report = run_cq(["compare", minilm.folder(), "--data", minilm.EVALUATION, *calibration], options.threads[0])
         save(out / "compare_minilm.json", {"command": command} | report)

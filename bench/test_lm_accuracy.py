@@ -6,7 +6,7 @@ from cq.report.samples import Samples
 
 from . import smollm
 
-WINDOWS, CASE = 48, "WikiText-2 validation"
+WINDOWS, CASE = 12, "WikiText-2 validation"
 
 
 def test_accuracy(benchmark, threads, lm, lm_rivals):

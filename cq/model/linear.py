@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .norm import Norm
 
 
-_BLOCK = 1 << 22  # weights quantized at once
+_BLOCK = 1 << 20  # weights quantized at once
 
 
 class Linear:
