@@ -21,7 +21,7 @@ from cq.model.deferred import Deferred
 
 TOKENS = [np.arange(7, dtype=np.int32), np.arange(3, dtype=np.int32)]
 SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 10, "num_attention_heads": 16,
-         "num_key_value_heads": 4, "vocab_size": 8192, "tie_word_embeddings": False}
+         "num_key_value_heads": 4, "vocab_size": 16_384, "tie_word_embeddings": False}
 RUN = "from cq.cli import main; main(standalone_mode=False); " \
       "print(next(int(line.split()[1]) << 10 for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 KILLED = "import os, signal, time; from cq.cli import main; " \
