@@ -46,6 +46,7 @@ def _llama(file):
 
     from cq.formats.gguf import read_gguf
     c, weights, _ = read_gguf(file)
+    weights = {name: np.asarray(array) for name, array in weights.items()}
     spec = transformer_spec.TransformerDecoderModelSpec.from_config(
         c.num_layers, c.num_heads, activation=common_spec.Activation.SWISH, pre_norm=True, ffn_glu=True, rms_norm=True,
         rotary_dim=0, rotary_interleave=False, rotary_base=c.rope_theta, num_heads_kv=c.num_kv_heads)
