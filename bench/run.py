@@ -45,7 +45,7 @@ def main() -> int:
             save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
     calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in options.only:
-        report = run_cq(["compare", "--qat", str(QAT_STEPS)], options.threads[0], "shakespeare")
+        report = run_cq(["compare", "--qat", QAT_STEPS], options.threads[0], "shakespeare")
         save(out / "compare_shakespeare.json", {"command": command} | report)
         report = run_cq(["compare", minilm.folder(), "--data", minilm.EVALUATION, *calibration], options.threads[0])
         save(out / "compare_minilm.json", {"command": command} | report)
@@ -89,7 +89,7 @@ def run_cq(arguments: list, threads: int, model: str = "all-MiniLM-L6-v2") -> di
         subprocess.run([*cq, "--json", str(found)], env=environment(threads), check=True)
         report = json.loads(found.read_text())
     report["model"] = model
-    shown = [model if isinstance(argument, Path) else argument for argument in arguments]
+    shown = [model if isinstance(argument, Path) else str(argument) for argument in arguments]
     card = json.loads(subprocess.run([sys.executable, "bench/card.py"], env=environment(threads), check=True,
                                      stdout=subprocess.PIPE, text=True).stdout)
     return {"cq": shlex.join(["cq", *shown]), "cards": {str(threads): card}, "report": report}

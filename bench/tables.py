@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import products
@@ -118,32 +119,35 @@ def lm_accuracy(result: dict) -> str:
 
 def generate(result: dict) -> str:
     """A line per length: what a prompt of it costs, and a token behind it, for each number of threads."""
-    rows = contestants(result)
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    lines = [["SmolLM2-135M-Instruct", *names]]
-    for case in dict.fromkeys(row["case"] for row in rows):
-        here = [row for row in rows if row["case"] == case]
-        cells = []
-        for name in names:
-            mine = [row for row in here if row["name"] == name]
-            shares = joined(row.get("percent_of_read") for row in mine)
-            cells.append(f"{joined((1e3 * row['seconds'] for row in mine), '{:.2f}')}" + (
-                f"<br>{shares} %" if mine and mine[0]["what"] == "decode" else "") if mine else "–")
-        lines.append([case.replace("prefill", "prompt of").replace("decode", "one token behind"), *cells])
+    def shown(here: list[dict], name: str) -> str:
+        mine = [row for row in here if row["name"] == name]
+        if not mine:
+            return "–"
+        shares = f"<br>{joined(row['percent_of_read'] for row in mine)} %" if mine[0]["what"] == "decode" else ""
+        return joined((1e3 * row["seconds"] for row in mine), "{:.2f}") + shares
+
+    def label(case: str) -> str:
+        return case.replace("prefill", "prompt of").replace("decode", "one token behind")
     return (f"Milliseconds with {joined(result['cards'], '{}')} threads; under a token's, the percent of read bandwidth that its "
-            "weights and kept keys and values make of it.\n\n" + markdown(lines) + "\n\n" + machine(result))
+            "weights and kept keys and values make of it.\n\n" + _by_case(result, "SmolLM2-135M-Instruct", shown, label))
 
 
 def train(result: dict) -> str:
     """A line per batch: a step's milliseconds."""
+    return (f"Milliseconds with {joined(result['cards'], '{}')} threads; bold: the fastest.\n\n"
+            + _by_case(result, "all-MiniLM-L6-v2, step of QAT",
+                       lambda here, name: cell(here, here[0]["work"], name, "seconds", "{:,.0f}", min, 1e3)))
+
+
+def _by_case(result: dict, title: str, shown: Callable[[list[dict], str], str], label: Callable[[str], str] = str) -> str:
+    """A line per case, a column per contestant: shown(the case's rows, name)."""
     rows = contestants(result)
     names = list(dict.fromkeys(row["name"] for row in rows))
-    lines = [["all-MiniLM-L6-v2, step of QAT", *names]]
+    lines = [[title, *names]]
     for case in dict.fromkeys(row["case"] for row in rows):
         here = [row for row in rows if row["case"] == case]
-        lines.append([case, *(cell(here, here[0]["work"], name, "seconds", "{:,.0f}", min, 1e3) for name in names)])
-    return (f"Milliseconds with {joined(result['cards'], '{}')} threads; bold: the fastest.\n\n" + markdown(lines) + "\n\n"
-            + machine(result))
+        lines.append([label(case), *(shown(here, name) for name in names)])
+    return markdown(lines) + "\n\n" + machine(result)
 
 
 def qat(result: dict) -> str:

@@ -37,7 +37,8 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
     (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
     QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
     -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or
-    steps, and after them as layers are converted. Weights still in their file are read one at a time and not kept.
+    steps, and after them as layers are converted. Weights still in their file are read one at a time and not kept,
+    but where calibration or training runs the float32 model.
     executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits
     (cq/calibrate.py says what that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""

@@ -32,8 +32,8 @@ def rotate(model: Transformer) -> Transformer:
     weights = {f"{name}.weight": norm.weight if name.endswith(("query_norm", "key_norm")) else np.ones_like(norm.weight)
                for name, norm in model.norms()}
     weights["embed.word"] = _deferred(model.embedding.source, lambda table: _turned(table, turn))
-    if model.embedding.position is not None:
-        weights["embed.position"] = _turned(model.embedding.position, turn)
+    tables = {"embed.position": model.embedding.position, "embed.type": model.embedding.type}
+    weights |= {name: _turned(table, turn) for name, table in tables.items() if table is not None}
     norms = {name: norm.weight for name, norm in model.norms()}
     for name, layer in model.linears():
         weight, bias, part, before = layer.source, layer.bias, name.rpartition(".")[2], _norm_before(name)

@@ -3,6 +3,7 @@ command."""
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import click
@@ -20,7 +21,7 @@ class Group(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without × or … still gets its table
-        if standalone_mode:
+        if standalone_mode and threading.current_thread() is threading.main_thread():  # no other may set it
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)

@@ -162,6 +162,16 @@ def test_quantize_saves_what_the_library_would(run, tiny_encoder, prose, tmp_pat
         np.testing.assert_array_equal(quantized.embed(["a text"]), expected.embed(["a text"]))
 
 
+def test_rotate_is_what_the_library_does(run, tiny_lm, tiny_encoder, prose, tmp_path):
+    run("quantize", tiny_lm, tmp_path / "a.safetensors", "--strategy", "dynamic", "--rotate")
+    cq.save(cq.quantize(cq.rotate(cq.load(tiny_lm)), cq.Dynamic()), tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    plain, turned = (json.loads(run("compare", tiny_lm, "--data", prose, "--strategy", "dynamic", "--limit", 3, "--json", "-", *more))
+                     for more in ((), ("--rotate",)))
+    assert plain["rows"][1]["sqnr_db"] != turned["rows"][1]["sqnr_db"]
+    assert "rotation" in run("quantize", tiny_encoder, tmp_path / "c.safetensors", "--strategy", "dynamic", "--rotate", code=1)
+
+
 def test_quantize_static_by_an_observer(run, tiny_encoder, prose, tmp_path):
     """The choice is kept in the checkpoint, and the user hears whether the samples were enough."""
     out = tmp_path / "static.safetensors"

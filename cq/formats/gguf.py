@@ -37,8 +37,8 @@ class _Tensor(NamedTuple):
 
 def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
     """The model in the GGUF file `path` of version 2 or 3: its configuration, its weights by canonical names (float32, Linear
-    weights (out, in), matrices Deferred), and its tokenizer, which neither pads nor
-    truncates, or that of a tokenizer.json beside the file where it brings none that cq can build.
+    weights (out, in), matrices Deferred), and its tokenizer, which neither pads nor truncates, or that of a
+    tokenizer.json beside the file where it brings none that cq can build.
 
     Codes are dequantized as the gguf package does; rows of queries and keys, which llama.cpp interleaves for its rotary
     positions, are put back in halves. Every count and size is checked against the file before anything is allocated. Layout:

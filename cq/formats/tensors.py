@@ -33,8 +33,8 @@ def read_tensors(path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]
     """The tensors and the metadata of a `.safetensors` or `.npz` file, by their names in the file.
 
     Floats of 16, 32 and 64 bits come as float32 in C order, integers and booleans as they are. Matrices of a safetensors file
-    are Deferred: mapped one at a time when they are wanted, read-only where they need no conversion; the file, which stays
-    open, must not be changed in place while they live, but may be replaced. Metadata: the `__metadata__` of safetensors; for
+    are Deferred: mapped one at a time when they are wanted, read-only where they need no conversion; the file must
+    not be changed in place while they live, but may be replaced. Metadata: the `__metadata__` of safetensors; for
     npz every entry that is a single string. Sizes are checked against the file before anything is allocated. Raises
     FileNotFoundError, FormatError naming file and tensor (pickles included), UnsupportedError for dtypes NumPy cannot compute
     with and for other kinds of file.

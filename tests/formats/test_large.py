@@ -38,7 +38,7 @@ def tiny(family: str, **sizes):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Half a gigabyte of float32 in two bytes each, without 1 MB of it in memory at a time, and the largest tensor's float32 bytes."""
+    """Half a gigabyte of float32 in two bytes each, and the bytes of the largest tensor in float32."""
     folder, block = tmp_path_factory.mktemp("large"), np.random.default_rng(0).normal(0, 0.02, 1 << 19).astype(np.float16)
     transformers.LlamaConfig(**SIZES).save_pretrained(folder)
     shapes = read_settings(folder).config.shapes()
@@ -120,7 +120,10 @@ def test_a_checkpoint_is_packed_when_it_is_used(tmp_path):
     def run(i: int) -> None:
         results[i] = again.logits(TOKENS)[0].tobytes()
     threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert set(results) == {q.logits(TOKENS)[0].tobytes()}
 
 
