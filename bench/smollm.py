@@ -41,6 +41,11 @@ def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str
             MIX: cq.quantize(rotated, mix, calibration=calibration)}
 
 
+def step_bytes(model: cq.Transformer) -> int:
+    """What one token must read of the weights: all, but of a word table that is not the head's a row."""
+    return model.nbytes - (0 if model.config.tied else sum(array.nbytes for array in model.embedding.word_arrays()))
+
+
 def tokens_of(model: cq.Transformer, ids: np.ndarray, count: int) -> Iterator[int]:
     """`count` likeliest tokens after ids, one after another, whatever they are: generate would end with an end of text."""
     generator = Generator(model, [ids], count, Sampling(), None)

@@ -8,6 +8,7 @@ from cq.model.generate import Generator, Step
 from cq.model.sampling import Sampling
 from cq.report.bench import operations
 
+from . import smollm
 from .measure import Entry, contest
 
 PROMPTS, CONTEXTS = (128, 512, 2048), (16, 512, 1024, 2048, 4096)
@@ -53,5 +54,5 @@ def test_decode(benchmark, threads, models, context):
             decode()
             kept = cache.nbytes * context // cache.capacities[0]
             entries.append(Entry(f"decode {context}", f"cq {name}, {kind} cache", decode, 0.0, "int8",
-                                 {"what": "decode", "tokens": 1, "context": context, "cache_bytes": kept}, model.nbytes + kept))
+                                 {"what": "decode", "tokens": 1, "context": context, "cache_bytes": kept}, smollm.step_bytes(model) + kept))
     contest(benchmark, f"decode {context}", entries, threads, ROUNDS)

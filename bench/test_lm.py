@@ -52,7 +52,7 @@ def test_decode(benchmark, threads, lm, lm_strategies, lm_rivals, prompt):
         found = np.array([*first, *call()], np.int32)
         top1 = round(float((found[1:] == lm.logits([found[:-1]])[0].argmax(1)).mean()), 4)
         assert len(found) == NEW + 1 and top1 > 0.5, f"{name} continues another way: {top1:.0%} of {len(found) - 1} tokens"
-        weights = lm_strategies[name].nbytes if name in lm_strategies else 0
+        weights = smollm.step_bytes(lm_strategies[name]) if name in lm_strategies else 0
         entries.append(Entry("decode", name, call, operations(lm, [first]), kind(name), {"top1": top1, "tokens": 1},
                              weights, NEW))
     contest(benchmark, "decode", entries, threads, ROUNDS, turn_s=0, warm=False)
