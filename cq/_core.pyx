@@ -6,7 +6,8 @@ packed int8 matrix; both are checked once, when they are made.
 """
 import os
 import numpy as np
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, \
+    PyObject_GetBuffer, Py_buffer
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdlib cimport calloc, free
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uintptr_t
@@ -110,6 +111,8 @@ cdef extern from "cq.h" nogil:
     void cq_dequantize(int, const cq_coded *, int64_t, int64_t, float *)
     cq_status cq_min_max(const float *, int64_t, float *, float *)
     int64_t cq_packed_bytes(int64_t, int64_t)
+    void *cq_weight_memory(int64_t)
+    void cq_weight_free(void *, int64_t)
     void cq_pack(const int8_t *, int64_t, int64_t, int64_t, int64_t, const int32_t *, int8_t *, int32_t *)
     void cq_unpack(const cq_weight *, int8_t *)
     cq_status cq_matmul_i8(int, const cq_coded *, int64_t, const cq_weight *, int32_t *, int64_t)
@@ -424,11 +427,42 @@ cdef class Weight:
         return b
 
 
+cdef class Memory:
+    """Bytes for weights."""
+    cdef char *data
+    cdef Py_ssize_t size
+
+    def __cinit__(self, Py_ssize_t size):
+        self.size, self.data = size, <char *>cq_weight_memory(size)
+        if self.data == NULL:
+            raise MemoryError(f"weights: no memory for {size:,} bytes")
+
+    def __dealloc__(self):
+        if self.data != NULL:
+            cq_weight_free(self.data, self.size)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, False, flags)
+
+    def __releasebuffer__(self, Py_buffer *view):
+        pass
+
+
+cdef Memory shared = None  # where small weights lie side by side
+cdef int64_t shared_used = 0, SHARED = 1 << 23, ALONE = 1 << 21
+
+
 def aligned(int64_t size) -> np.ndarray:
-    """int8 (size,), 64-byte aligned."""
-    whole = np.empty(size + 64, np.int8)
-    skip = -<uintptr_t>pointer(whole, "panels", "b", 1, -1, -1) % 64
-    return whole[skip:skip + size]
+    """int8 (size,), 64-byte aligned. Weights are read from end to end: in small pages a token of SmolLM2-135M would wait for some
+    33,000 of their addresses."""
+    global shared, shared_used
+    cdef int64_t begin
+    if size > ALONE:
+        return np.frombuffer(Memory(size), np.int8)
+    if shared is None or shared_used + size > SHARED:
+        shared, shared_used = Memory(SHARED), 0
+    begin, shared_used = shared_used, shared_used + (size + 63) // 64 * 64
+    return np.frombuffer(shared, np.int8, size, begin) if size else np.empty(0, np.int8)
 
 
 def pack(b, zero_points=None, scales=None, int64_t group_size=0) -> Weight:

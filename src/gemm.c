@@ -6,6 +6,7 @@
 
 #define BLOCK_ROWS 144          /* rows of A kept in the second-level cache while the column tiles pass */
 #define WAITING_BYTES (512 << 10) /* of a block's float32 rows that wait for their last column: half of that cache */
+#define EVEN_BELOW 16           /* tasks of a member */
 #define ROWS_EACH 24            /* rows that a member should have, or tiles are shared out */
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
@@ -265,7 +266,9 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     int64_t most = BLOCK_ROWS;
     if (by_blocks) most = max(CQ_TILE_ROWS, min(most, WAITING_BYTES / (4 * job->n) / CQ_TILE_ROWS * CQ_TILE_ROWS));
     job->blocks = (job->m + most - 1) / most;
-    if (by_blocks) job->blocks = up(job->blocks, threads);
+    /* as many tasks for each member; where they are many that matters no longer */
+    if (by_blocks || (job->column_tiles % threads && job->blocks * job->column_tiles < threads * EVEN_BELOW))
+        job->blocks = up(job->blocks, threads);
     job->blocks = min(job->blocks, (job->m + CQ_TILE_ROWS - 1) / CQ_TILE_ROWS);
     job->block_rows = up((job->m + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
     const int64_t pairs = job->blocks * job->column_tiles;
@@ -274,7 +277,7 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
         const cq_phase phase = {blocks_member, job->blocks, job->blocks};
         status = cq_run(threads, work, job, &phase, 1);
     } else {
-        const cq_phase phases[2] = {{tiles_member, pairs, 16}, {rows_member, job->m, 1}};
+        const cq_phase phases[2] = {{tiles_member, pairs, job->m > FEW_ROWS ? 16 : 1}, {rows_member, job->m, 1}};
         if (job->whole_rows && !e->out && !(job->rows = cq_scratch(job->m * job->n * 4))) return CQ_NO_MEMORY;
         status = cq_run(threads, work, job, phases, job->whole_rows ? 2 : 1);
         free(job->rows);

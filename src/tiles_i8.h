@@ -3,19 +3,26 @@
 
 #define DOT(r, p) c##r##p = dot4(c##r##p, x, b##p)
 #define DOT_ROW(r) if (R > r) { const a_lane x = a_load(a + r * a_stride); ROW_PANELS(DOT, r) }
-/* Up to so many rows a tile waits for its weight: the next tile's comes into the second-level cache meanwhile. */
+/* Up to so many rows a tile waits for its weight, which comes into the second-level cache so many groups before it is wanted: its
+ * last ones' time is that of the next tile's first. */
 #define FETCH_ROWS 4
-#define FETCH(p) __builtin_prefetch(b + (P + p) * panel_stride, 0, 2);
+#define FETCH_GROUPS 24
+#define FETCH(p) __builtin_prefetch(b + ahead + p * panel_stride, 0, 2);
 /* The whole K: every accumulator c<row><panel> += row of a x panel. */
 #define MULTIPLY(R, P) \
-    for (const int8_t *end = b + groups * 64; b < end; b += 64, a += 4) { \
+    const int64_t waits = R <= FETCH_ROWS && groups > FETCH_GROUPS ? groups - FETCH_GROUPS : 0; \
+    MULTIPLY_PART(R, P, waits, 64 * FETCH_GROUPS) \
+    MULTIPLY_PART(R, P, groups - waits, P * panel_stride - 64 * waits)
+#define MULTIPLY_PART(R, P, count, fetch) { \
+    const int64_t ahead = fetch; \
+    for (const int8_t *end = b + (count) * 64; b < end; b += 64, a += 4) { \
         b_lanes b0 = b_load(b), b1, b2, b3; \
         if (P > 1) b1 = b_load(b + panel_stride); \
         if (P > 2) b2 = b_load(b + 2 * panel_stride); \
         if (P > 3) b3 = b_load(b + 3 * panel_stride); \
         if (R <= FETCH_ROWS) { FETCH(0) if (P > 1) FETCH(1) if (P > 2) FETCH(2) if (P > 3) FETCH(3) } \
         EVERY_ROW(DOT_ROW) \
-    }
+    } }
 
 INLINE void tile_i8(const int R, const int P, const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride,
                     int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride) {
