@@ -7,15 +7,18 @@ from ..model.deferred import Deferred
 from ..model.rope import yarn_attention
 from .strangers import brief, real_of, size_of
 
-_LLAMA = {"norm": "rms", "activation": "silu", "gated": True}
-_ARCHITECTURES = {  # general.architecture → what it alone says: entries of Config
-    "llama": {"family": "llama"} | _LLAMA, "mistral3": {"family": "mistral"} | _LLAMA, "qwen2": {"family": "qwen2"} | _LLAMA,
-    "qwen3": {"family": "qwen3", "qk_norm": True} | _LLAMA,
-    "gpt2": {"family": "gpt2", "norm": "layer", "activation": "gelu_tanh"},
+_DECODER = {"norm_first": True, "causal": True, "lm_head": True}
+_LLAMA = _DECODER | {"norm": "rms", "norm_eps": 1e-6, "activation": "silu", "gated": True, "rope_theta": 10000.0}
+_ARCHITECTURES = {  # general.architecture → what it alone says, as entries of Config; epsilon and theta: where the file does not
+    "llama": _LLAMA | {"family": "llama"}, "mistral3": _LLAMA | {"family": "mistral"}, "qwen2": _LLAMA | {"family": "qwen2"},
+    "qwen3": _LLAMA | {"family": "qwen3", "qk_norm": True},
+    "gpt2": _DECODER | {"family": "gpt2", "norm": "layer", "norm_eps": 1e-5, "activation": "gelu_tanh"},
+    "bert": {"family": "bert", "norm": "layer", "norm_eps": 1e-12, "activation": "gelu", "causal": False},
 }
-_EPSILON = {"rms": ("attention.layer_norm_rms_epsilon", 1e-6), "layer": ("attention.layer_norm_epsilon", 1e-5)}
+_EPSILON = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
 _ONLY = {  # entry of the architecture → the one value that is implemented, which it has where it is absent
-    "expert_count": 0, "attention.causal": True, "attention.temperature_scale": 0.0, "rope.scaling.yarn_ext_factor": 1.0}
+    "expert_count": 0, "attention.temperature_scale": 0.0, "rope.scaling.yarn_ext_factor": 1.0}
+_POOLINGS = {0: None, 1: "mean", 2: "cls", 3: "last"}  # of pooling_type
 _SCALINGS = ("none", "linear", "yarn")  # of rope.scaling.type
 
 
@@ -26,9 +29,12 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
     if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
         raise UnsupportedError(f"{where}: general.architecture {brief(architecture)} is not implemented; these are: "
                                + ", ".join(_ARCHITECTURES))
+    if values.get("split.count", 1) not in (0, 1):
+        raise UnsupportedError(f"{where}: one of {brief(values['split.count'])} files that a model was split into; "
+                               "merge them first: llama-gguf-split --merge")
     own = {key.removeprefix(architecture + "."): value for key, value in values.items() if key.startswith(architecture + ".")}
     at, known = f"{where}: {architecture}", _ARCHITECTURES[architecture]
-    for key, only in _ONLY.items():
+    for key, only in (_ONLY | {"attention.causal": known["causal"]}).items():
         if own.get(key, only) != only:
             raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented, only {only!r}")
     heads, hidden = size_of(own, "attention.head_count", at), size_of(own, "embedding_length", at)
@@ -41,21 +47,37 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
         raise UnsupportedError(f"{at}.attention.sliding_window {own['attention.sliding_window']} is not implemented")
     if "token_embd.weight" not in tensors:
         raise FormatError(f"{where}: no tensor token_embd.weight")
-    rotary = {}
-    if known["family"] != "gpt2":
-        rotary = {"rope_theta": real_of(own, "rope.freq_base", at, 10000.0),
-                  "rope_scaling": _scaling(own, tensors, positions, head_dim, at)}
+    entries = known | {
+        "vocab_size": tensors["token_embd.weight"].shape[0], "hidden_size": hidden,
+        "num_layers": size_of(own, "block_count", at), "num_heads": heads,
+        "num_kv_heads": size_of(own, "attention.head_count_kv", at, heads), "head_dim": head_dim,
+        "intermediate_size": size_of(own, "feed_forward_length", at), "max_positions": positions, "max_length": positions,
+        "norm_eps": real_of(own, _EPSILON[known["norm"]], at, known["norm_eps"])}
+    if "rope_theta" in known:
+        entries |= {"rope_theta": real_of(own, "rope.freq_base", at, known["rope_theta"]),
+                    "rope_scaling": _scaling(own, tensors, positions, head_dim, at)}
+    if known["causal"]:
+        entries |= {"tied": "output.weight" not in tensors, "bos_token_id": values.get("tokenizer.ggml.bos_token_id"),
+                    "eos_token_ids": _ends(values), "chat_template": values.get("tokenizer.chat_template")}
+    else:
+        entries |= _pooled(own, at) | {"type_vocab_size": _rows(tensors, "token_types.weight")}
     try:
-        return Config(
-            vocab_size=tensors["token_embd.weight"].shape[0], hidden_size=hidden,
-            num_layers=size_of(own, "block_count", at), num_heads=heads,
-            num_kv_heads=size_of(own, "attention.head_count_kv", at, heads), head_dim=head_dim,
-            intermediate_size=size_of(own, "feed_forward_length", at), max_positions=positions, max_length=positions,
-            norm_eps=real_of(own, _EPSILON[known["norm"]][0], at, _EPSILON[known["norm"]][1]), norm_first=True, causal=True,
-            lm_head=True, tied="output.weight" not in tensors, bos_token_id=values.get("tokenizer.ggml.bos_token_id"),
-            eos_token_ids=_ends(values), chat_template=values.get("tokenizer.chat_template"), **known, **rotary)
+        return Config(**entries)
     except FormatError as error:
         raise FormatError(f"{where}: {str(error).removeprefix('config: ')}") from None
+
+
+def _rows(tensors: dict[str, Deferred], name: str) -> int:
+    return tensors[name].shape[0] if name in tensors else 0
+
+
+def _pooled(own: dict, at: str) -> dict:
+    """An encoder pools by mean where the file says nothing, and embeddings are normalized, as llama.cpp's own tools do."""
+    kind = own.get("pooling_type", 1)
+    if type(kind) is not int or kind not in _POOLINGS:
+        raise UnsupportedError(f"{at}.pooling_type {brief(kind)} is not implemented; these are: "
+                               + ", ".join(f"{i} ({name or 'none'})" for i, name in _POOLINGS.items()))
+    return {"pooling": _POOLINGS[kind], "normalize": _POOLINGS[kind] is not None}
 
 
 def _ends(values: dict) -> tuple:

@@ -90,11 +90,18 @@ _GGUF_GPT2 = replace(
     inside={"attn_norm": "attention_norm", "attn_qkv": "attention.qkv", "attn_output": "attention.output", "ffn_norm": "ffn_norm",
             "ffn_up": "ffn.up", "ffn_down": "ffn.down"},
     fused="attention.qkv")
+_GGUF_BERT = replace(
+    _GGUF_QWEN2,
+    outside={"token_embd.weight": "embed.word", "position_embd.weight": "embed.position", "token_types.weight": "embed.type",
+             "token_embd_norm": "embed.norm"},
+    inside={"attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
+            "attn_output": "attention.output", "attn_output_norm": "attention_norm", "ffn_up": "ffn.up", "ffn_down": "ffn.down",
+            "layer_output_norm": "ffn_norm"})
 GGUF = {  # llama.cpp's names, by general.architecture
     "llama": _GGUF_LLAMA, "mistral3": _GGUF_LLAMA, "qwen2": _GGUF_QWEN2,
     "qwen3": replace(_GGUF_QWEN2, inside=_GGUF_QWEN2.inside | {"attn_q_norm": "attention.query_norm",
                                                                "attn_k_norm": "attention.key_norm"}),
-    "gpt2": _GGUF_GPT2,
+    "gpt2": _GGUF_GPT2, "bert": _GGUF_BERT,
 }
 _BARE = ("lm_head.", "classifier.", "pre_classifier.")  # Hugging Face's heads, which stand beside what has the prefix
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # gamma, beta: norms of TensorFlow's time

@@ -61,14 +61,14 @@ def llama(llama_saved, tmp_path):
 
 @pytest.fixture(scope="session")
 def write_gguf():
-    """write_gguf(path, model, architecture, kind, more) → path: the GGUF file that llama.cpp's converter would make of a language
-    model of transformers, matrices in `kind`; the model is given the weights that the file has. architecture: where it is not
-    the model's type. more(writer): adds to it."""
+    """write_gguf(path, model, architecture, kind, more) → path: the GGUF file that llama.cpp's converter would make of a model of
+    transformers, matrices in `kind`; the model is given the weights that the file has. architecture: where it is not the
+    model's type. more(writer): adds to it."""
     def written(path, reference, architecture: str | None = None, kind: str = "F32", more=lambda writer: None):
         c, architecture = reference.config, architecture or reference.config.model_type
         kind, writer = gguf.GGMLQuantizationType[kind], gguf.GGUFWriter(path, architecture)
         _add_sizes(writer, c)
-        if c.model_type != "gpt2":
+        if hasattr(c, "rope_parameters"):
             _add_rotary(writer, reference)
         more(writer)
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
@@ -77,6 +77,9 @@ def write_gguf():
             turned = ".c_" in name and parameter.ndim == 2  # GPT-2's are (in, out)
             weight = np.ascontiguousarray(parameter.detach().numpy().T if turned else parameter.detach().numpy())
             code = kind if parameter.ndim == 2 else gguf.GGMLQuantizationType.F32
+            if c.model_type == "roberta" and "position_embeddings" in name:
+                parameter = parameter[c.pad_token_id + 1:]
+                weight = weight[c.pad_token_id + 1:]
             codes = gguf.quantize(weight, code)
             weight = torch.from_numpy(gguf.dequantize(codes, code).copy())
             parameter.data.copy_(weight.T if turned else weight)
@@ -94,12 +97,16 @@ def write_gguf():
 
 def _add_sizes(writer: gguf.GGUFWriter, c) -> None:
     writer.add_block_count(c.num_hidden_layers)
-    writer.add_context_length(c.max_position_embeddings)
+    writer.add_context_length(c.max_position_embeddings - (c.pad_token_id + 1 if c.model_type == "roberta" else 0))
     writer.add_embedding_length(c.hidden_size)
     writer.add_head_count(c.num_attention_heads)
     if c.model_type == "gpt2":
         writer.add_feed_forward_length(c.n_inner or 4 * c.n_embd)
         writer.add_layer_norm_eps(c.layer_norm_epsilon)
+    elif c.model_type in ("bert", "distilbert", "roberta"):
+        writer.add_feed_forward_length(c.hidden_dim if c.model_type == "distilbert" else c.intermediate_size)
+        writer.add_layer_norm_eps(getattr(c, "layer_norm_eps", 1e-12))
+        writer.add_causal_attention(False)
     else:
         writer.add_feed_forward_length(c.intermediate_size)
         writer.add_head_count_kv(c.num_key_value_heads)

@@ -1,4 +1,4 @@
-"""GGUF files of small random language models, written as llama.cpp's converter would, against transformers."""
+"""GGUF files of small random models, written as llama.cpp's converter would, against transformers."""
 import dataclasses
 import sys
 
@@ -6,8 +6,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
-                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers import (BertConfig, BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, RobertaConfig, RobertaModel)
 
 import cq
 from cq.errors import CqError, FormatError, UnsupportedError
@@ -36,17 +37,28 @@ MODELS = {  # model and configuration of transformers, general.architecture wher
     "gpt2": (GPT2LMHeadModel, GPT2Config(**_GPT2), None),
     "gpt2 untied": (GPT2LMHeadModel, GPT2Config(**_GPT2, n_inner=96, tie_word_embeddings=False, layer_norm_epsilon=1e-3), None),
 }
+_ENCODER = dict(vocab_size=61, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96)
+ENCODERS = {
+    "bert": BertModel(BertConfig(**_ENCODER, max_position_embeddings=90), add_pooling_layer=False),
+    "distilbert": DistilBertModel(DistilBertConfig(vocab_size=61, dim=64, n_layers=2, n_heads=4, hidden_dim=96,
+                                                   max_position_embeddings=90)),
+    "roberta": RobertaModel(RobertaConfig(**_ENCODER, type_vocab_size=1, max_position_embeddings=92, layer_norm_eps=1e-5),
+                            add_pooling_layer=False),
+}
 
 
 def random(name: str):
     """(a model of transformers, general.architecture)"""
     kind, config, architecture = MODELS[name]
+    return randomized(kind(config)), architecture
+
+
+def randomized(model: torch.nn.Module) -> torch.nn.Module:
     torch.manual_seed(5)
-    model = kind(config).eval()
-    for key, parameter in model.named_parameters():
-        norm = key.endswith("weight") and ("norm" in key or ".ln_" in key)
+    for key, parameter in model.eval().named_parameters():
+        norm = key.endswith("weight") and ("norm" in key.lower() or ".ln_" in key)
         torch.nn.init.normal_(parameter, float(norm), 0.15)
-    return model, architecture
+    return model
 
 
 @pytest.mark.parametrize("name, kind", [*((name, "F32") for name in MODELS), *((name, kind) for kind in ("F16", "Q8_0")
@@ -60,6 +72,33 @@ def test_logits_are_those_of_transformers(tmp_path, write_gguf, name, kind):
             theirs = reference(torch.tensor(ids)[None]).logits[0].numpy()
         assert np.abs(model.logits([ids])[0] - theirs).max() < 1e-4 and np.abs(theirs).max() > 0.5
     assert model.config.tied == reference.config.tie_word_embeddings and model.tokenizer is None
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_hidden_states_are_those_of_transformers(tmp_path, write_gguf, name):
+    reference = randomized(ENCODERS[name])
+    model = cq.load(write_gguf(tmp_path / "a.gguf", reference, "bert"))
+    for n in (1, 17, 90):
+        ids = np.random.default_rng(n).integers(2, 61, n)
+        with torch.no_grad():
+            theirs = reference(torch.tensor(ids)[None])[0][0].numpy()
+        assert np.abs(model.forward([ids])[0] - theirs).max() < 1e-4
+        mean = theirs.mean(0, dtype=np.float64)
+        np.testing.assert_allclose(model.embed([ids])[0], mean / np.linalg.norm(mean), atol=1e-5)
+    assert cq.quantize(model, cq.Dynamic()).embed([ids]).shape == (1, 64)
+
+
+@pytest.mark.parametrize("number, pooling", [(0, None), (1, "mean"), (2, "cls"), (3, "last")])
+def test_pooling_is_what_the_file_says(tmp_path, write_gguf, number, pooling):
+    more = entries({"pooling_type": number}, "bert")
+    config = cq.load(write_gguf(tmp_path / "a.gguf", randomized(ENCODERS["bert"]), more=more)).config
+    assert (config.pooling, config.normalize) == (pooling, pooling is not None)
+
+
+@pytest.mark.parametrize("key, value", [("pooling_type", 4), ("attention.causal", True)])
+def test_other_encoders_are_refused(tmp_path, write_gguf, key, value):
+    with pytest.raises(UnsupportedError, match=f"bert.{key} {value} is not implemented"):
+        cq.load(write_gguf(tmp_path / "a.gguf", randomized(ENCODERS["bert"]), more=entries({key: value}, "bert")))
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2"])
@@ -155,7 +194,7 @@ def test_another_architecture(tmp_path):
         writer.write_tensors_to_file()
         writer.close()
         with pytest.raises(UnsupportedError, match=f"general.architecture '{name}' is not implemented; these are: llama, "
-                                                   "mistral3, qwen2, qwen3, gpt2"):
+                                                   "mistral3, qwen2, qwen3, gpt2, bert"):
             cq.load(tmp_path / "a.gguf")
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (GPT2Tokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen2Tokenizer)
+from transformers import (BertConfig, BertModel, BertTokenizer, GPT2Tokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer)
 from transformers.convert_slow_tokenizer import TikTokenConverter, generate_merges
 
 import cq
@@ -30,7 +30,7 @@ def _split(regex: str):
 _LLAMA3 = inspect.signature(TikTokenConverter.__init__).parameters["pattern"].default
 _QWEN2 = _LLAMA3.replace("{1,3}", "")
 CUTS = {"gpt-2": _GPT2, "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(True), _GPT2]), "llama-bpe": _split(_LLAMA3),
-        "qwen2": _split(_QWEN2)}
+        "qwen2": _split(_QWEN2), "deepseek-r1-qwen": _split(_QWEN2), "llama3": _split(_LLAMA3), "roberta-bpe": _GPT2}
 
 
 def trained(cut) -> Tokenizer:
@@ -75,6 +75,14 @@ def load(tmp_path, write_gguf):
                             num_attention_heads=2, num_key_value_heads=2, intermediate_size=8))
         return cq.load(write_gguf(tmp_path / "a.gguf", model, more=more))
     return loaded
+
+
+@pytest.fixture
+def load_bert(tmp_path, write_gguf):
+    """As `load`, of an encoder."""
+    model = BertModel(BertConfig(vocab_size=30, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=8),
+                      add_pooling_layer=False)
+    return lambda more: cq.load(write_gguf(tmp_path / "a.gguf", model, more=more))
 
 
 def same(ours: Tokenizer, theirs: Tokenizer, texts=TEXTS) -> None:
@@ -222,6 +230,54 @@ def test_no_space_before_a_text_where_the_file_says_so(load):
 def test_pieces_that_make_no_sense(load, change, words):
     with pytest.raises(FormatError, match=words):
         load(sentence_pieces(*change(*pieces())))
+
+
+# --- WordPiece ---------------------------------------------------------------------------------------------------------------
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "the", "cat", "##s", "sat", "he", "'", "ll", ",", "cafe", "1",
+         "##9", "##99", "日", "u", "##ber", "▁"]
+
+
+def word_pieces(words=WORDS, skip=(), **entries):
+    """As llama.cpp's converter writes WordPiece."""
+    def more(writer):
+        writer.add_tokenizer_model("bert")
+        writer.add_tokenizer_pre("jina-v2-en")
+        writer.add_token_list([word if i < 5 else word[2:] if word.startswith("##") else "▁" + word
+                               for i, word in enumerate(words)])
+        writer.add_token_types([3 if i < 5 else 1 for i in range(len(words))])
+        for name, i in (("bos", 2), ("seperator", 3), ("unknown", 1)):
+            if name not in skip:
+                writer.add_uint32(f"tokenizer.ggml.{name}_token_id", i)
+        for key, value in entries.items():
+            writer.add_bool("tokenizer.ggml.normalizer." + key, value)
+    return more
+
+
+@pytest.mark.parametrize("words, entries, lowercase", [
+    (WORDS, {}, True), ([*WORDS, "The", "Über", "##S"], {}, False), ([*WORDS, "The"], {"lowercase": True}, True),
+    (WORDS, {"lowercase": False}, False)])
+def test_words_are_those_of_transformers(load_bert, words, entries, lowercase):
+    model = load_bert(word_pieces(words, **entries))
+    theirs = BertTokenizer({word: i for i, word in enumerate(words)}, do_lower_case=lowercase)._tokenizer
+    texts = [*TEXTS, "The cats sat, he'll [MASK] café Über CATS 1999日日 ▁ ## x", "[CLS] the"]
+    same(model.tokenizer, theirs, texts)
+    assert model.tokenizer.encode("the", "cat").type_ids == theirs.encode("the", "cat").type_ids
+    assert list(model.tokenize("the cats")) == [2, 6, 7, 8, 3]
+
+
+def test_special_words_by_their_usual_names(load_bert):
+    ours = load_bert(word_pieces(skip=("bos", "seperator", "unknown"))).tokenizer
+    assert ours.encode("the xyz").tokens == ["[CLS]", "the", "[UNK]", "[SEP]"]
+
+
+@pytest.mark.parametrize("words, skip, message", [
+    ([*WORDS[:2], "a", *WORDS[3:]], ("bos",), r"no entry tokenizer.ggml.bos_token_id and no token \[CLS\]"),
+    (WORDS[:3], (), "seperator_token_id 3 is none of 3 tokens"),
+    ([*WORDS[:4], "the", *WORDS[5:]], (), "22 tokens, but only 21 different word pieces")])
+def test_word_pieces_that_make_no_sense(load_bert, words, skip, message):
+    with pytest.raises(FormatError, match=message):
+        load_bert(word_pieces(words, skip))
 
 
 def test_another_tokenizer_needs_a_tokenizer_json(load, tmp_path):
