@@ -1,7 +1,6 @@
 """config.json of each family as entries of Config. Must not know weights and their names."""
-import math
-
 from ..errors import FormatError, UnsupportedError
+from ..model.rope import yarn_attention
 from .generation import read_ids
 from .strangers import brief, flag_of, real_of, size_of
 
@@ -171,12 +170,10 @@ def _scaling(rope: dict, kind: str, positions: int, at: str) -> dict:
 
 def _attention_factor(rope: dict, factor: float, at: str) -> float:
     """YaRN's factor of cosines and sines, where nothing says it."""
-    def grown(by: float) -> float:
-        return 0.1 * by * math.log(factor) + 1 if factor > 1 else 1.0
-
     if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return grown(real_of(rope, "mscale", at, 1.0)) / grown(real_of(rope, "mscale_all_dim", at, 1.0))
-    return grown(1.0)
+        return (yarn_attention(factor, real_of(rope, "mscale", at, 1.0))
+                / yarn_attention(factor, real_of(rope, "mscale_all_dim", at, 1.0)))
+    return yarn_attention(factor)
 
 
 def _architectures(values: dict, where: str) -> list[str]:

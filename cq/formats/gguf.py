@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred
+from .gguf_config import read_entries
 from .gguf_tokenizer import read_vocabulary
 from .names import GGUF, canonical, check_weights
-from .strangers import as_file, brief, real_of, size_of
+from .strangers import as_file, brief
 from .tensors import MappedFile
 
 MAX_ENTRIES = 1 << 16   # of metadata, and tensors; the largest in the wild have a few thousand
@@ -24,8 +25,6 @@ _PIECE = 1 << 20        # weights dequantized at once: temporaries stay small be
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _LIST = 8, 9
-_ONLY = {  # entry of the architecture → the one value that is implemented, which it has where it is absent
-    "expert_count": 0, "rope.scaling.type": "none", "rope.scale_linear": 1.0, "attention.causal": True}
 
 
 class _Tensor(NamedTuple):
@@ -40,8 +39,8 @@ def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer
     weights (out, in), matrices Deferred), and its tokenizer, which neither pads nor truncates, or that of a
     tokenizer.json beside the file where it brings none that cq can build.
 
-    Codes are dequantized as the gguf package does; rows of queries and keys, which llama.cpp interleaves for its rotary
-    positions, are put back in halves. Every count and size is checked against the file before anything is allocated. Layout:
+    Codes are dequantized as the gguf package does; rows of queries and keys that llama.cpp interleaves for its rotary
+    positions are put back in halves. Every count and size is checked against the file before anything is allocated. Layout:
     ggml's docs/gguf.md. Raises FileNotFoundError, FormatError, UnsupportedError (also where the gguf package is missing)."""
     path = as_file(path)
     where, ggml = str(path), _package()
@@ -51,14 +50,18 @@ def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer
     data = file.part(0, size)
     values, tensors, start = _Header(data, where).parts(ggml.GGML_QUANT_SIZES)
     _check_places(tensors, len(data) - start, where)
-    config = _config(values, tensors, where)
-    named = canonical(tensors, config.family, where, GGUF)
-    _check_shapes(named, config, where)
-    weights = {}
-    for name, tensor in named.items():
-        heads = {"query": config.num_heads, "key": config.num_kv_heads}.get(name.split(".")[-2] if ".attention." in name else "")
-        decode = partial(_dequantize, tensor=tensor, ggml=ggml, where=f"{where}: {name}", heads=heads)
-        weights[name] = file.deferred(start + tensor.begin, tensor.nbytes, np.dtype(np.float32), tensor.shape, decode)
+
+    def decoded(name: str) -> np.ndarray:
+        return _dequantize(file.part(start + tensors[name].begin, tensors[name].nbytes), tensors[name], ggml, f"{where}: {name}")
+
+    arrays = {name: Deferred(tensor.shape, np.float32, partial(decoded, name)) for name, tensor in tensors.items()}
+    config = read_entries(values, arrays, where)
+    architecture = values["general.architecture"]
+    weights = canonical(arrays, architecture, where, GGUF)
+    _check_shapes(weights, config, where)
+    if GGUF[architecture].paired:
+        weights = {name: _halves(array, name, config) for name, array in weights.items()}
+    weights = {name: array if array.ndim == 2 else array.read().copy() for name, array in weights.items()}
     weights = check_weights(weights, config, where)
     return config, weights, read_vocabulary(values, config.vocab_size, Path(path).parent, where)
 
@@ -172,66 +175,23 @@ def _check_places(tensors: dict[str, _Tensor], available: int, where: str) -> No
             raise FormatError(f"{where}: truncated: tensor {brief(name)} ends at byte {end} of the data, of {max(available, 0)}")
 
 
-def _config(values: dict, tensors: dict[str, _Tensor], where: str) -> Config:
-    family = values.get("general.architecture")
-    if not isinstance(family, str) or family not in GGUF:
-        raise UnsupportedError(f"{where}: general.architecture {brief(family)} is not implemented; these are: "
-                               + ", ".join(GGUF))
-    own = {key.removeprefix(family + "."): value for key, value in values.items() if key.startswith(family + ".")}
-    at = f"{where}: {family}"
-    for key, only in _ONLY.items():
-        if own.get(key, only) != only:
-            raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented, only {only!r}")
-    heads, hidden = size_of(own, "attention.head_count", at), size_of(own, "embedding_length", at)
-    head_dim = size_of(own, "attention.key_length", at, max(hidden // heads, 1))
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if size_of(own, key, at, head_dim) != head_dim:
-            raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented, only that of the head, {head_dim}")
-    positions = size_of(own, "context_length", at)
-    if own.get("attention.sliding_window") and size_of(own, "attention.sliding_window", at) < positions:
-        raise UnsupportedError(f"{at}.attention.sliding_window {own['attention.sliding_window']} is not implemented")
-    if "rope_freqs.weight" in tensors:
-        raise UnsupportedError(f"{where}: rope_freqs.weight, rotary positions scaled by frequency, is not implemented")
-    if "token_embd.weight" not in tensors:
-        raise FormatError(f"{where}: no tensor token_embd.weight")
-    try:
-        return Config(
-            family=family, vocab_size=tensors["token_embd.weight"].shape[0], hidden_size=hidden,
-            num_layers=size_of(own, "block_count", at), num_heads=heads,
-            num_kv_heads=size_of(own, "attention.head_count_kv", at, heads), head_dim=head_dim,
-            intermediate_size=size_of(own, "feed_forward_length", at), max_positions=positions, max_length=positions,
-            norm="rms", norm_eps=real_of(own, "attention.layer_norm_rms_epsilon", at, 1e-6), norm_first=True,
-            activation="silu", gated=True, rope_theta=real_of(own, "rope.freq_base", at, 10000.0), causal=True,
-            lm_head=True, tied="output.weight" not in tensors, bos_token_id=values.get("tokenizer.ggml.bos_token_id"),
-            eos_token_ids=_ends(values), chat_template=values.get("tokenizer.chat_template"))
-    except FormatError as error:
-        raise FormatError(f"{where}: {str(error).removeprefix('config: ')}") from None
-
-
-def _ends(values: dict) -> tuple:
-    """Ids that end a text or a turn of a conversation."""
-    found = (values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
-    return tuple(dict.fromkeys(i for i in found if i is not None))
-
-
-def _check_shapes(named: dict[str, _Tensor], config: Config, where: str) -> None:
+def _check_shapes(weights: dict[str, Deferred], config: Config, where: str) -> None:
     """Before anything is dequantized; what is missing or too many shows in check_weights."""
-    if config.num_layers > len(named):
-        raise FormatError(f"{where}: {config.num_layers} layers, but only {len(named)} tensors")
+    if config.num_layers > len(weights):
+        raise FormatError(f"{where}: {config.num_layers} layers, but only {len(weights)} tensors")
     for name, shape in config.shapes().items():
-        if name in named and named[name].shape != shape:
-            raise FormatError(f"{where}: weight {name} has shape {named[name].shape}, the configuration asks for {shape}")
+        if name in weights and weights[name].shape != shape:
+            raise FormatError(f"{where}: weight {name} has shape {weights[name].shape}, the configuration asks for {shape}")
         bias = name.removesuffix("weight") + "bias"
-        if name.endswith(".weight") and bias in named and named[bias].shape != shape[:1]:
-            raise FormatError(f"{where}: weight {bias} has shape {named[bias].shape}, the configuration asks for {shape[:1]}")
+        if name.endswith(".weight") and bias in weights and weights[bias].shape != shape[:1]:
+            raise FormatError(f"{where}: weight {bias} has shape {weights[bias].shape}, the configuration asks for {shape[:1]}")
 
 
-def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str, heads: int | None) -> np.ndarray:
-    """Bytes (n,) uint8 of blocks → float32 of the tensor's shape. heads: whose rows are in pairs, to be put in halves."""
+def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str) -> np.ndarray:
+    """Bytes (n,) uint8 of blocks → float32 of the tensor's shape."""
     kind, width = ggml.GGMLQuantizationType(tensor.kind), tensor.shape[-1]
     if kind == ggml.GGMLQuantizationType.F32:
-        result = raw.view("<f4").reshape(tensor.shape)
-        return result if heads is None else _halves(result, heads)
+        return raw.view("<f4").reshape(tensor.shape)
     rows = raw.reshape(-1, tensor.nbytes // (int(np.prod(tensor.shape, dtype=np.int64)) // width))
     result, step = np.empty((len(rows), width), np.float32), max(_PIECE // width, 1)
     try:
@@ -240,11 +200,17 @@ def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str, heads: int |
                 result[at:at + step] = ggml.dequantize(rows[at:at + step], kind)
     except NotImplementedError:
         raise UnsupportedError(f"{where}: the gguf package does not dequantize {kind.name}") from None
-    result = result.reshape(tensor.shape)
-    return result if heads is None else _halves(result, heads)
+    return result.reshape(tensor.shape)
 
 
-def _halves(rows: np.ndarray, heads: int) -> np.ndarray:
-    """(heads · dim, …) with a head's rotated pairs side by side → the pairs dim / 2 apart, as Hugging Face has them."""
-    pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
+def _halves(array: Deferred, name: str, config: Config) -> Deferred:
+    """Rows of queries and keys (heads · dim, …) that turn together side by side → dim / 2 apart, as Hugging Face has them."""
+    part = name.split(".")[-2] if ".attention." in name else None
+    if part not in ("query", "key"):
+        return array
+    heads = config.num_heads if part == "query" else config.num_kv_heads
+
+    def change(rows: np.ndarray) -> np.ndarray:
+        pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
+    return array.then(array.shape, change)

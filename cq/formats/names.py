@@ -13,7 +13,7 @@ from .strangers import brief
 
 @dataclass(frozen=True)
 class Family:
-    """How Hugging Face names one family. A table's keys are modules, whose leaves are weight and bias, or whole tensors."""
+    """How Hugging Face or llama.cpp names a family. A table's keys are modules, whose leaves are weight and bias, or tensors."""
     prefix: str                       # stands before every name in checkpoints that carry a head
     layer: str                        # what stands before a layer's number
     outside: dict[str, str]           # name outside the layers → canonical
@@ -21,7 +21,9 @@ class Family:
     ignored: tuple[str, ...]          # beginnings of names, after prefix or layer, that no hidden state depends on
     biases: tuple[str, ...] | None    # canonical modules that always have a bias; None: the checkpoint's configuration says
     classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
-    fused: str | None = None          # canonical module that holds queries, keys and values; all in layers are then (in, out)
+    fused: str | None = None          # canonical module that holds queries, keys and values
+    turned: bool = False              # matrices in layers are (in, out)
+    paired: bool = False              # rows of queries and keys: what turns together side by side, not half a head apart
 
 
 _BERT = Family(
@@ -66,7 +68,7 @@ _GPT2 = Family(
     inside={"ln_1": "attention_norm", "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.output", "ln_2": "ffn_norm",
             "mlp.c_fc": "ffn.up", "mlp.c_proj": "ffn.down"},
     ignored=("attn.bias", "attn.masked_bias", "score."),
-    biases=("final_norm", "attention", "attention_norm", "ffn", "ffn_norm"), fused="attention.qkv")
+    biases=("final_norm", "attention", "attention_norm", "ffn", "ffn_norm"), fused="attention.qkv", turned=True)
 FAMILIES = {
     "bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "camembert": _ROBERTA, "distilbert": _DISTILBERT,
     "llama": _LLAMA,
@@ -74,15 +76,32 @@ FAMILIES = {
     "qwen2": replace(_LLAMA, biases=("attention.query", "attention.key", "attention.value")),
     "qwen3": _LLAMA, "gpt2": _GPT2,
 }
-GGUF = {  # llama.cpp's names, by general.architecture, which for these is the family's name
-    "llama": Family(
-        prefix="", layer="blk.",
-        outside={"token_embd.weight": "embed.word", "output_norm": "final_norm", "output": "head"},
-        inside={"attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
-                "attn_output": "attention.output", "attn_norm": "attention_norm", "ffn_norm": "ffn_norm",
-                "ffn_gate": "ffn.gate", "ffn_up": "ffn.up", "ffn_down": "ffn.down"},
-        ignored=("attn_rot_embd.",),
-        biases=None),
+_GGUF_LLAMA = Family(
+    prefix="", layer="blk.",
+    outside={"token_embd.weight": "embed.word", "output_norm": "final_norm", "output": "head"},
+    inside={"attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
+            "attn_output": "attention.output", "attn_norm": "attention_norm", "ffn_norm": "ffn_norm",
+            "ffn_gate": "ffn.gate", "ffn_up": "ffn.up", "ffn_down": "ffn.down"},
+    ignored=("attn_rot_embd.", "rope_freqs."),  # the latter is not a weight but part of the configuration
+    biases=None, paired=True)
+_GGUF_QWEN2 = replace(_GGUF_LLAMA, ignored=(), paired=False)
+_GGUF_GPT2 = replace(
+    _GGUF_QWEN2, outside=_GGUF_LLAMA.outside | {"position_embd.weight": "embed.position"},
+    inside={"attn_norm": "attention_norm", "attn_qkv": "attention.qkv", "attn_output": "attention.output", "ffn_norm": "ffn_norm",
+            "ffn_up": "ffn.up", "ffn_down": "ffn.down"},
+    fused="attention.qkv")
+_GGUF_BERT = replace(
+    _GGUF_QWEN2,
+    outside={"token_embd.weight": "embed.word", "position_embd.weight": "embed.position", "token_types.weight": "embed.type",
+             "token_embd_norm": "embed.norm"},
+    inside={"attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
+            "attn_output": "attention.output", "attn_output_norm": "attention_norm", "ffn_up": "ffn.up", "ffn_down": "ffn.down",
+            "layer_output_norm": "ffn_norm"})
+GGUF = {  # llama.cpp's names, by general.architecture
+    "llama": _GGUF_LLAMA, "mistral3": _GGUF_LLAMA, "qwen2": _GGUF_QWEN2,
+    "qwen3": replace(_GGUF_QWEN2, inside=_GGUF_QWEN2.inside | {"attn_q_norm": "attention.query_norm",
+                                                               "attn_k_norm": "attention.key_norm"}),
+    "gpt2": _GGUF_GPT2, "bert": _GGUF_BERT,
 }
 _BARE = ("lm_head.", "classifier.", "pre_classifier.")  # Hugging Face's heads, which stand beside what has the prefix
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # gamma, beta: norms of TensorFlow's time
@@ -116,7 +135,7 @@ def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] 
             raise FormatError(f"{where}: {brief(source[new])} and {brief(name)} are both the weight {new}")
         result[new], source[new] = array, name
     _refuse(unknown, f"has no place in a {family} model", where)
-    return result if table.fused is None else _split(result, table.fused, where)
+    return result if table.fused is None else _split(result, table, where)
 
 
 def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
@@ -124,7 +143,7 @@ def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray
     table, result = _family(family, "weights"), {}
     outside = table.outside | (table.classifier or {})
     if table.fused is not None:
-        weights = _fuse(weights, table.fused)
+        weights = _fuse(weights, table)
     for name, array in weights.items():
         layer = _LAYER.fullmatch(name)
         inside = {ours: theirs for theirs, ours in (table.inside if layer else outside).items()}
@@ -139,16 +158,16 @@ def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray
 _THREE = ("attention.query", "attention.key", "attention.value")
 
 
-def _split(weights: dict[str, np.ndarray | Deferred], fused: str, where: str) -> dict[str, np.ndarray | Deferred]:
-    """Weights of layers turned to (out, in), and queries, keys and values apart."""
-    result = {}
+def _split(weights: dict[str, np.ndarray | Deferred], table: Family, where: str) -> dict[str, np.ndarray | Deferred]:
+    """Weights of layers as (out, in), and queries, keys and values apart."""
+    result, fused = {}, table.fused
     for name, array in weights.items():
-        turned = _LAYER.fullmatch(name) is not None and array.ndim == 2
+        turned = table.turned and _LAYER.fullmatch(name) is not None and array.ndim == 2
         shape = array.shape[::-1] if turned else array.shape
         if _module(name) != fused:
             result[name] = _rows(array, shape, turned, 0)
         elif not shape or shape[0] % 3:
-            raise FormatError(f"{where}: weight {name}, turned to (out, in), has shape {shape}; wanted three times as many "
+            raise FormatError(f"{where}: weight {name}, as (out, in), has shape {shape}; wanted three times as many "
                               "outputs as hidden features")
         else:
             third = shape[0] // 3, *shape[1:]
@@ -159,20 +178,20 @@ def _split(weights: dict[str, np.ndarray | Deferred], fused: str, where: str) ->
 def _rows(array: np.ndarray | Deferred, shape: tuple[int, ...], turned: bool, begin: int) -> np.ndarray | Deferred:
     """`shape` of an array's rows, or of its columns turned to rows, from `begin` on."""
     def taken(whole: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(whole[:, begin:begin + shape[0]].T) if turned else whole[begin:begin + shape[0]]
+        return np.ascontiguousarray(whole[:, begin:begin + shape[0]].T) if turned else whole[begin:begin + shape[0]].copy()
     if not turned and array.shape == shape:
         return array
     return array.then(shape, taken) if isinstance(array, Deferred) else taken(array)
 
 
-def _fuse(weights: dict[str, np.ndarray], fused: str) -> dict[str, np.ndarray]:
+def _fuse(weights: dict[str, np.ndarray], table: Family) -> dict[str, np.ndarray]:
     """The inverse of `_split`."""
-    result = {}
+    result, fused = {}, table.fused
     for name, array in weights.items():
         if _module(name) == _THREE[0]:
             name, array = name.replace(_THREE[0], fused), np.concatenate([weights[name.replace(_THREE[0], p)] for p in _THREE])
         if _module(name) not in _THREE:
-            result[name] = array.T if _LAYER.fullmatch(name) and array.ndim == 2 else array
+            result[name] = array.T if table.turned and _LAYER.fullmatch(name) and array.ndim == 2 else array
     return result
 
 

@@ -67,7 +67,7 @@ class Config:
             value = getattr(self, name)
             if (value, name) != (None, "rope_theta") and not (type(value) in (int, float) and 0 < value < 1e12):
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
-        check_scaling(self.rope_scaling)
+        check_scaling(self.rope_scaling, self.head_dim)
         self._check_text()
         self._check_labels()
         if self.num_heads % self.num_kv_heads:

@@ -9,11 +9,13 @@ SCALINGS = {  # kind → the numbers that it takes
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_positions"),
     "yarn": ("factor", "original_positions", "beta_fast", "beta_slow", "attention_factor"),
+    "factors": ("factors",),
 }
 
 
-def check_scaling(scaling: dict | None) -> None:
-    """Raises FormatError unless `scaling` is None or {"kind": one of SCALINGS, and each of its numbers, positive}."""
+def check_scaling(scaling: dict | None, dim: int) -> None:
+    """Raises FormatError unless `scaling` is None or {"kind": one of SCALINGS, and each of its numbers, positive}; "factors" is a
+    list of dim / 2."""
     if scaling is None:
         return
     if not isinstance(scaling, dict) or scaling.get("kind") not in SCALINGS:
@@ -22,8 +24,12 @@ def check_scaling(scaling: dict | None) -> None:
     if set(scaling) != wanted:
         raise FormatError(f"config: rope_scaling must have the entries {sorted(wanted)}, got {sorted(scaling)!r:.200}")
     for name in SCALINGS[scaling["kind"]]:
-        if type(scaling[name]) not in (int, float) or not 1e-6 < scaling[name] < 1e12:
-            raise FormatError(f"config: rope_scaling: {name} must be a positive number, got {scaling[name]!r:.200}")
+        numbers = scaling[name] if name == "factors" else [scaling[name]]
+        if not isinstance(numbers, list) or not all(type(one) in (int, float) and 1e-6 < one < 1e12 for one in numbers):
+            wanted = "a list of positive numbers" if name == "factors" else "a positive number"
+            raise FormatError(f"config: rope_scaling: {name} must be {wanted}, got {scaling[name]!r:.200}")
+    if scaling["kind"] == "factors" and len(scaling["factors"]) != dim // 2:
+        raise FormatError(f"config: rope_scaling: factors must be {dim // 2}, half of head_dim; got {len(scaling['factors'])}")
     if scaling["kind"] == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
         raise FormatError("config: rope_scaling: low_freq_factor must be less than high_freq_factor, got "
                           f"{scaling['low_freq_factor']} and {scaling['high_freq_factor']}")
@@ -35,7 +41,7 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np
     Su et al. 2021. scaling (see check_scaling): "linear" divides all by `factor` (Chen et al. 2023); "llama3" only those that
     turn less than low_freq_factor times in original_positions, leaves those above high_freq_factor, and goes from one to the
     other in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from beta_fast to beta_slow turns,
-    with cosines and sines times attention_factor (Peng et al. 2023).
+    with cosines and sines times attention_factor (Peng et al. 2023); "factors" divides each by its own.
 
     Each step rounds to float32, as in common implementations. Powers are rounded from float64: NumPy's float32 ones differ in
     the last bit from one CPU to the next."""
@@ -43,6 +49,8 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np
     plain = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
     if scaling is None:
         return plain, 1.0
+    if scaling["kind"] == "factors":
+        return plain / np.array(scaling["factors"], np.float32), 1.0
     slow = plain / np.float32(scaling["factor"])
     if scaling["kind"] == "linear":
         return slow, 1.0
@@ -53,6 +61,11 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np
         return slow * (1 - keep) + plain * keep, 1.0
     keep = (1 - _ramp(dim, theta, scaling)).astype(np.float32)
     return slow * (1 - keep) + plain * keep, float(scaling["attention_factor"])
+
+
+def yarn_attention(factor: float, by: float = 1.0) -> float:
+    """YaRN's factor of cosines and sines for positions stretched by `factor`, where nothing else says it (Peng et al. 2023)."""
+    return 0.1 * by * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 def _ramp(dim: int, theta: float, scaling: dict) -> np.ndarray:

@@ -2,6 +2,7 @@
 import struct
 import time
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -57,6 +58,28 @@ def file(entries=None, tensors=None, magic=b"GGUF", version=3, counts=None, pad=
     return head + bytes(-len(head) % pad) + data
 
 
+def other(architecture: str, shapes: dict, linears: dict, norms: tuple, entries=None, tensors=None) -> bytes:
+    """As `file`, of another architecture, with biases everywhere. linears: name in the layer → shape."""
+    own = {key.replace("llama.", architecture + "."): value for key, value in ENTRIES.items() if key.startswith("llama.")}
+    shapes = {"token_embd.weight": (4, 8), "position_embd.weight": (16, 8)} | shapes
+    for name, shape in ({f"blk.0.{name}": shape for name, shape in linears.items()} | dict.fromkeys(norms, (8,))).items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    given = dict.fromkeys(TENSORS, ...) | {name: (shape, None, None, 4 * int(np.prod(shape))) for name, shape in shapes.items()}
+    others = dict.fromkeys((key for key in ENTRIES if key.startswith("llama.")), ...)
+    return file(others | own | {"general.architecture": architecture} | (entries or {}), given | (tensors or {}))
+
+
+gpt2 = partial(other, "gpt2", {}, {"attn_qkv": (24, 8), "attn_output": (8, 8), "ffn_up": (6, 8), "ffn_down": (8, 6)},
+               ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"))
+bert = partial(other, "bert", {"token_types.weight": (2, 8)},
+               dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (8, 8)) | {"ffn_up": (6, 8), "ffn_down": (8, 6)},
+               ("token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"))
+
+
+WORDS = {"tokenizer.ggml.model": "bert"}
+PIECES = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}
+
+
 def listed(kind: int, count: int, body: bytes = b"") -> bytes:
     return struct.pack("<IIQ", 9, kind, count) + body
 
@@ -89,6 +112,40 @@ FILES = [
     ("another size", file({"llama.feed_forward_length": 2**31 - 1}), FormatError, "asks for"),
     ("epsilon", file({"llama.attention.layer_norm_rms_epsilon": float("nan")}), FormatError, "layer_norm_rms_epsilon"),
     ("base", file({"llama.rope.freq_base": "10"}), FormatError, "rope.freq_base"),
+    ("a part of a model", file({"split.count": 3}), UnsupportedError, "one of 3 files.*--merge"),
+    ("a scaling of no kind", file({"llama.rope.scaling.type": 3}), UnsupportedError, "rope.scaling.type 3 is not implemented"),
+    ("a scaling by a word", file({"llama.rope.scaling.factor": "x"}), FormatError, "scaling.factor must be a positive number"),
+    ("a scaling below 0", file({"llama.rope.scaling.factor": -2.0}), FormatError, "scaling.factor must be a positive number"),
+    ("yarn by infinity", file({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": float("inf")}), FormatError,
+     "scaling.factor must be a positive number"),
+    ("yarn over nothing", file({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.original_context_length": 0}),
+     FormatError, "original_context_length must be a positive integer"),
+    ("factors without end", file(tensors={"rope_freqs.weight": ((2**28,), None, None, 0)}), FormatError, "truncated|inside"),
+    ("factors of another head", file(tensors={"rope_freqs.weight": ((4,), None, None, 16)}), FormatError, "rope_freqs.* shape"),
+    ("factors of 0", file(tensors={"rope_freqs.weight": ((2,), None, None, 8)}), FormatError, "rope_freqs.* must be positive"),
+    ("another architecture's entries", file({"general.architecture": "qwen2"}), FormatError, "qwen2: .*and is missing"),
+    ("a Llama's tensors as GPT-2's", gpt2(tensors={"blk.0.ffn_gate.weight": (None, None, None, None)}), UnsupportedError,
+     "has no place"),
+    ("no positions", gpt2(tensors={"position_embd.weight": ...}), FormatError, "missing weight embed.position"),
+    ("fewer positions", gpt2({"gpt2.context_length": 17}), FormatError, r"embed.position has shape \(16, 8\)"),
+    ("no bias", gpt2(tensors={"blk.0.attn_qkv.bias": ...}), FormatError, "missing weight layers.0.attention.query.bias"),
+    ("fused weights of another width", gpt2(tensors={"blk.0.attn_qkv.weight": ((23, 8), None, None, 736)}), FormatError,
+     "attention.qkv.weight.*three times"),
+    ("fused weights of too many", gpt2(tensors={"blk.0.attn_qkv.weight": ((48, 8), None, None, 1536)}), FormatError, "asks for"),
+    ("a bias of a matrix", gpt2(tensors={"blk.0.attn_qkv.bias": ((24, 8), None, None, 768)}), FormatError, "asks for"),
+    ("types in a row", bert(tensors={"token_types.weight": ((2,), None, None, 8)}), FormatError, r"embed.type has shape \(2,\)"),
+    ("a pooling of no kind", bert({"bert.pooling_type": "mean"}), UnsupportedError, "pooling_type 'mean' is not implemented"),
+    ("no layer norm", bert(tensors={"blk.0.attn_output_norm.weight": ...}), FormatError, "missing weight layers.0.attention_"),
+    ("a head on an encoder", bert(tensors={"cls.weight": ((8, 8), None, None, 256)}), UnsupportedError, "has no place"),
+    ("words without their marks", bert(WORDS | {"tokenizer.ggml.bos_token_id": 9}), FormatError, "bos_token_id 9 is none of 4"),
+    ("words that nothing begins", bert(WORDS), FormatError, "no entry tokenizer.ggml.bos_token_id"),
+    ("pieces without scores", file(PIECES), FormatError, "scores must be a list of float"),
+    ("scores that are numbers of tokens", file(PIECES | {"tokenizer.ggml.scores": [1, 2, 3, 4]}), FormatError, "list of float"),
+    ("scores without end", file(PIECES | {"tokenizer.ggml.scores": listed(6, 2**40)}), FormatError, "at most 2097152"),
+    ("fewer scores", file(PIECES | {"tokenizer.ggml.scores": listed(6, 1, bytes(4))}), FormatError, "scores must be 4 numbers"),
+    ("a piece of a book", file(PIECES | {"tokenizer.ggml.scores": listed(6, 4, bytes(16)),
+                                         "tokenizer.ggml.tokens": ["a", "b", "ab", "ab" * 100000],
+                                         "tokenizer.ggml.token_type": [1, 1, 1, 1]}), FormatError, "of 200000 characters"),
     ("no embedding", file(tensors={"token_embd.weight": ...}), FormatError, "token_embd"),
     ("no weight", file(tensors={"blk.0.ffn_up.weight": ...}), FormatError, "missing weight layers.0.ffn.up.weight"),
     ("a stranger", file(tensors={"blk.0.ssm_a": ((8,), None, None, 32)}), UnsupportedError, "has no place"),
@@ -123,6 +180,13 @@ def test_the_good_file_is_good(tmp_path):
     (tmp_path / "a.gguf").write_bytes(file())
     model = cq.load(tmp_path / "a.gguf")
     assert list(model.tokenize("abc")) == [2, 3] and model.logits([[0, 1]])[0].shape == (2, 4)
+    (tmp_path / "a.gguf").write_bytes(gpt2(PIECES | {"tokenizer.ggml.scores": listed(6, 4, bytes(16))}))
+    model = cq.load(tmp_path / "a.gguf")
+    assert list(model.tokenizer.encode("ab").ids) == [2] and model.logits([[0, 1]])[0].shape == (2, 4)
+    marks = {f"tokenizer.ggml.{name}_token_id": 3 for name in ("bos", "unknown")}
+    (tmp_path / "a.gguf").write_bytes(bert(WORDS | marks))
+    model = cq.load(tmp_path / "a.gguf")
+    assert list(model.tokenizer.encode("xx").ids) == [3, 3, 3] and model.embed([[0, 1]]).shape == (1, 8)
 
 
 @pytest.mark.parametrize("data, error, words", [row[1:] for row in FILES], ids=[row[0] for row in FILES])
