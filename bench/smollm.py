@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 import cq
+from cq.model.batch import Batch
 from cq.model.generate import Generator
 from cq.model.sampling import Sampling
 from cq.report.samples import read
@@ -39,6 +40,14 @@ def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str
             "cq dynamic, rotated": cq.quantize(rotated, cq.Dynamic()),
             "cq static, rotated": cq.quantize(rotated, cq.Static(), calibration=calibration),
             MIX: cq.quantize(rotated, mix, calibration=calibration)}
+
+
+def through_cache(model: cq.Transformer, ids: np.ndarray, kind: str) -> np.ndarray:
+    """Scores (tokens, vocabulary) of ids, each of which reads the keys and values before it, and its own, as a cache of this kind
+    keeps them: in one pass, for a pass's tokens are kept before any is read."""
+    cache = Generator(model, [ids], 1, Sampling(), kind).cache
+    cache.reserve([len(ids)])
+    return model.head(model.hidden(Batch([ids], None, cache), (model.head,)))
 
 
 def step_bytes(model: cq.Transformer) -> int:

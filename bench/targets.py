@@ -133,15 +133,24 @@ def _of_lm(lm: dict) -> list[Yardstick]:
 
 
 def _of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
-    rows = {row["name"]: row for row in contestants(lm_accuracy)}
+    every = contestants(lm_accuracy)
+    rows, texts = ({row["name"]: row for row in every if row["work"] == work} for work in ("accuracy", "greedy"))
+
+    def over(base: str) -> Callable:
+        return lambda row: 100 * (row["perplexity"] / rows[base]["perplexity"] - 1)
     found = []
     for what, percent, names in (("weight-only", 0.2, ["cq weight-only"]), ("dynamic", 0.7, ["cq dynamic", "cq dynamic, rotated"]),
                                  ("static, or a mix that is so by 90 %", 3, ["cq static", "cq static, rotated", "cq mix, rotated"])):
         best = sorted((rows[name] for name in names if name in rows), key=lambda row: row["perplexity"])[:1]
         one = _one(f"SmolLM2-135M {what}, perplexity over float32's, %", percent, best,
-                   lambda row: 100 * (row["perplexity"] / rows["cq float32"]["perplexity"] - 1), "{:.2f}", at_most=True)
-        found.append(replace(one, threads=tuple(one.met) or ("2",)))
-    return found
+                   over("cq float32"), "{:.2f}", at_most=True)
+        found.append(one)
+    cached = [rows[name] for name in ("cq weight-only, int8 cache",) if name in rows]
+    found += [_one("SmolLM2-135M int8 cache, perplexity over that of weight-only without, %", 0.2, cached, over("cq weight-only"),
+                   "{:.2f}", at_most=True),
+              _one("SmolLM2-135M weight-only: greedy texts of 200 tokens that are float32's, of 10", 8,
+                   [texts[name] for name in ("cq weight-only",) if name in texts], lambda row: row["equal"])]
+    return [replace(one, threads=tuple(one.met) or ("2",)) for one in found]
 
 
 def _memory(rows: list[dict], name: str, other: str) -> list[dict]:
