@@ -11,7 +11,7 @@ from . import greedy, smollm
 from .measure import sqnr_db
 
 WINDOWS = 32
-CACHED = "cq float32", "cq weight-only"  # dynamic's and static's attention computes with what an int8 cache keeps
+CACHED = "cq float32", "cq weight-only", "cq weight-only, compensated"  # dynamic's and static's attention computes with what an int8 cache keeps
 GROUP = 32  # weights that share a scale, in the finest weight-only
 
 
@@ -22,7 +22,7 @@ def sets(lm) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def models(lm, sets) -> dict[str, cq.Transformer]:
-    return smollm.strategies(lm, sets[1])
+    return smollm.strategies(lm, sets[1]) | smollm.compensated(lm, sets[1])
 
 
 def test_accuracy(benchmark, threads, models, lm_rivals, sets):
