@@ -148,8 +148,10 @@ def _of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
     found = [lost("weight-only, perplexity over float32's", 0.2, ("cq weight-only", "cq weight-only, compensated")),
              lost("dynamic, perplexity over float32's", 0.7, ("cq dynamic", "cq dynamic, rotated", "cq dynamic, compensated")),
              lost("static, or a mix that is so by 90 %, perplexity over float32's", 3, mixed),
-             lost("int8 cache, weight-only's perplexity over that without", 0.2, ("cq weight-only, int8 cache",), "cq weight-only"),
-             _one("SmolLM2-135M weight-only, greedy texts of 200 tokens that are float32's, of 10", 8, same, lambda row: row["equal"])]
+             lost("int8 cache, weight-only's perplexity over that without", 0.2, ("cq weight-only, int8 cache",),
+                  "cq weight-only"),
+             _one("SmolLM2-135M weight-only, greedy texts of 200 tokens that are float32's, of 10", 8, same,
+                  lambda row: row["equal"])]
     return [replace(one, threads=tuple(one.met) or ("2",)) for one in found]
 
 

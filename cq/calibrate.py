@@ -206,7 +206,7 @@ def _observe(model: Transformer, prototype: Prototype, task: list, found: Found)
 
 
 def show(model: Transformer, sample, place: int, watch: Callable[[str, np.ndarray], None]) -> None:
-    """Runs one sample, the `place`-th from 0, which what it raises names; watch(site, float32 (tokens, n)) sees what flows where."""
+    """Runs one sample, the `place`-th from 0, as errors say; watch(site, float32 (tokens, n)) sees what flows where."""
     batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
     try:
         model.observe(batch, watch)

@@ -1,12 +1,12 @@
-"""compensate(model, samples) → a float32 model whose weights lie on int8's codes, each rounded so that it takes back the errors of
-those before it, once channels that hid others from the codes were made alike. Knows no strategy."""
+"""compensate(model, samples) → a float32 model whose weights lie on int8's codes, each rounded so that it takes back the errors
+of those before it, once channels that hid others from the codes were made alike. Knows no strategy."""
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from . import affine
-from .calibrate import KEEP, Progress, check_samples, show
+from .calibrate import Progress, check_samples, show
 from .errors import CalibrationError, CqError
 from .model import Transformer
 from .model.linear import quantize_weight
@@ -15,15 +15,15 @@ from .train import weights_of
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)  # the exponent of a channel's size in what divides it
 NARROWEST = 1e-3  # a channel counts as at least this share of the largest one
-REMAINS = 0.25  # of the error that weights make when each is rounded alone, where others take it back
 DAMPING = 0.01  # of the mean of the inputs' squares, added to each: as in the paper
+KEEP = 512  # tokens of a place by which a strength is chosen
 _COLUMNS = 128  # inputs whose errors wait before all others take them back at once
 _ROWS = 4096  # outputs that are rounded at once
 
 
 class _Place(NamedTuple):
-    """Where `layers` read their inputs, `site` in calibration's names. source: the layer that the place's channels are linear in,
-    output by output, where there is one; group: so many heads of `dim` channels each that follow one another share its outputs."""
+    """Where `layers` read their inputs, `site` in calibration's names. source: the layer that the place's channels are linear
+    in, output by output, where there is one; group: so many neighbouring heads of `dim` channels each share its outputs."""
     site: str
     layers: tuple[str, ...]
     source: str | None = None
@@ -42,19 +42,20 @@ class _Place(NamedTuple):
 def compensate(model: Transformer, calibration: Iterable, progress: Progress | None = None) -> Transformer:
     """A float32 model to be quantized in the place of `model`: its int8 codes make smaller errors, at no cost at inference.
 
-    First the inputs of attention's output and, where a feed-forward is gated, of its down projection are divided by a scale for each
-    channel, which the layers on either side take in, so that no channel takes a token's codes for itself (SmoothQuant, Xiao et al.
-    2023, arXiv:2211.10438; the strength is searched for each place). Logits stay, up to float rounding. Then every linear layer's
-    weight is rounded to symmetric int8 with a scale per output channel, input by input, and the inputs that follow take back what is
-    left of the outputs' error (GPTQ, Frantar et al. 2023, arXiv:2210.17323). The weights that come back stand for those codes:
-    cq.quantize finds them again, but where a scheme's weights are others than the default's, or smoothing changes them once more.
-    The word table, a head tied to it (cq.rotate unties one) and a sequence classifier's head stay as they are.
+    First the inputs of attention's output and, where a feed-forward is gated, of its down projection are divided by a scale for
+    each channel, which the layers on either side take in, so that no channel takes a token's codes for itself (SmoothQuant, Xiao
+    et al. 2023, arXiv:2211.10438; the strength is searched for each place). Logits stay, up to float rounding. Then every linear
+    layer's weight is rounded to symmetric int8 with a scale per output channel, input by input, and the inputs that follow take
+    back what is left of the outputs' error (GPTQ, Frantar et al. 2023, arXiv:2210.17323). The weights that come back stand for
+    those codes: cq.quantize finds them again, but where a scheme's weights are others than the default's, or smoothing changes
+    them once more. The word table, a head tied to it (cq.rotate unties one) and a sequence classifier's head stay as they are.
 
     calibration: an iterable of samples, gone over once: texts, 1-D int arrays of token ids, or lists of either (batches); some
     thousand tokens or more of the kind that the model is for. progress(done, total or None) is called as samples pass, and after
     them as places are done. Memory: the float32 model twice and, for each place that layers read, a float32 matrix of its width
     squared. As in calibration, bits may differ with another number of BLAS threads or another CPU.
-    Raises CalibrationError where there are no samples; CqError for what is no float32 model, and for samples that it cannot take."""
+    Raises CalibrationError where there are no samples; CqError for what is no float32 model, and for samples that it cannot
+    take."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if model.strategy is not None:
@@ -143,15 +144,15 @@ def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, squa
 
 
 def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray) -> float:
-    """Of the outputs y of weight's layer when x / scale goes in as codes of each token's own: each token's, over its outputs'
-    size, averaged; that of rounded weights counts by what will remain of it."""
-    size = np.square(y).sum(1) + 1e-3 * np.square(y).sum(1).mean()
+    """Of the outputs y of weight's layer when x / scale goes in as codes of each token's own, and the weight is in codes too:
+    each token's over its outputs' size, averaged."""
+    size = np.square(y).sum(1)
     given, weight = x / scale, weight * scale
     lo, hi = np.minimum(given.min(1, keepdims=True), 0), np.maximum(given.max(1, keepdims=True), 0)
     step = np.maximum((hi - lo) / 255, affine.SMALLEST_SCALE)
-    from_codes = (np.rint(given / step) * step - given) @ weight.T
-    from_weights = given @ (quantize_weight(weight, True, "per_channel", None).dequantize() - weight).T
-    return float(((np.square(from_codes).sum(1) + REMAINS * np.square(from_weights).sum(1)) / np.maximum(size, 1e-30)).mean())
+    codes = np.rint(given / step) * step
+    error = codes @ quantize_weight(weight, True, "per_channel", None).dequantize().T - y
+    return float((np.square(error).sum(1) / np.maximum(size, 1e-3 * size.mean() or 1.0)).mean())
 
 
 # --- rounding ------------------------------------------------------------------------------------------------------------------
@@ -172,8 +173,8 @@ def _factor(square: np.ndarray) -> _Factor:
 
 
 def rounded(weight: np.ndarray, factor: _Factor) -> np.ndarray:
-    """weight float32 (n, k) → what the codes of the rounded weight stand for. The codes of each output's largest weight stay ±127, so
-    that rounding the result finds the same scale and codes."""
+    """weight float32 (n, k) → what the codes of the rounded weight stand for. The code of each output's largest weight stays
+    ±127, so that rounding the result finds the same scale and codes."""
     result = np.empty_like(weight)
     for at in range(0, len(weight), _ROWS):
         rows = weight[at:at + _ROWS]

@@ -1,4 +1,4 @@
-"""compensate: weights on int8's codes that make smaller errors together, and channels made alike without changing what comes out."""
+"""compensate: weights on int8's codes that make smaller errors together, and channels made alike, which changes nothing else."""
 import importlib
 from dataclasses import replace
 
