@@ -10,7 +10,7 @@ from cq.report.samples import Samples
 from . import greedy, smollm
 from .measure import sqnr_db
 
-WINDOWS = 32
+WINDOWS = 24
 CACHED = "cq float32", "cq weight-only", "cq weight-only, compensated"  # dynamic's and static's attention computes with what an int8 cache keeps
 GROUP = 32  # weights that share a scale, in the finest weight-only
 

@@ -15,6 +15,6 @@ from .system import info, set_num_threads
 from .train import train
 
 __all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "Mixed", "PackedWeight", "QAT", "QTensor", "Scheme",
-           "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "compensate", "info", "linear", "load",
-           "matmul_integer", "mix", "observers", "pack", "quantize", "quantize_tensor", "rotate", "save", "sensitivity",
+           "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "compensate", "info", "linear",
+           "load", "matmul_integer", "mix", "observers", "pack", "quantize", "quantize_tensor", "rotate", "save", "sensitivity",
            "set_num_threads", "train"]
