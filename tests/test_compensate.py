@@ -129,3 +129,8 @@ def test_what_cannot_be_compensated_is_refused(model):
         cq.compensate(model, [])
     with pytest.raises(cq.CqError, match="sample 1: .*id"):
         cq.compensate(model, [SAMPLES[0], np.array([256], np.int32)])
+    word = np.array(weights_of(model)["embed.word"])
+    word[7] = np.nan
+    broken = cq.Transformer(model.config, weights_of(model) | {"embed.word": word})
+    with pytest.raises(cq.CqError, match="sample 0: .*NaN"):
+        cq.compensate(broken, [np.array([7], np.int32)])
