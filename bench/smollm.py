@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 import cq
+from cq.model.batch import Batch
 from cq.model.generate import Generator
 from cq.model.sampling import Sampling
 from cq.report.samples import read
@@ -32,13 +33,31 @@ def windows(model: cq.Transformer) -> tuple[list[np.ndarray], list[np.ndarray]]:
 def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """Name → the float32 model, and what each strategy makes of it."""
     rotated = cq.rotate(model)
-    mix = cq.Mixed([*((f"layers.{i}.ffn.down", cq.Dynamic()) for i in DYNAMIC), ("*", cq.Static())])
     return {"cq float32": model, "cq weight-only": cq.quantize(model, cq.WeightOnly()),
             "cq dynamic": cq.quantize(model, cq.Dynamic()),
             "cq static": cq.quantize(model, cq.Static(), calibration=calibration),
             "cq dynamic, rotated": cq.quantize(rotated, cq.Dynamic()),
             "cq static, rotated": cq.quantize(rotated, cq.Static(), calibration=calibration),
-            MIX: cq.quantize(rotated, mix, calibration=calibration)}
+            MIX: cq.quantize(rotated, mix(), calibration=calibration)}
+
+
+def mix() -> cq.Mixed:
+    return cq.Mixed([*((f"layers.{i}.ffn.down", cq.Dynamic()) for i in DYNAMIC), ("*", cq.Static())])
+
+
+def compensated(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
+    """The same of the model turned and compensated, whose codes are others and whose speed is the same."""
+    made = cq.compensate(cq.rotate(model), calibration)
+    return {f"cq {name}, compensated": cq.quantize(made, strategy, calibration if name == "mix" else None)
+            for name, strategy in (("weight-only", cq.WeightOnly()), ("dynamic", cq.Dynamic()), ("mix", mix()))}
+
+
+def through_cache(model: cq.Transformer, ids: np.ndarray, kind: str) -> np.ndarray:
+    """Scores (tokens, vocabulary) of ids, each of which reads the keys and values before it, and its own, as a cache of this kind
+    keeps them: in one pass, for a pass's tokens are kept before any is read."""
+    cache = Generator(model, [ids], 1, Sampling(), kind).cache
+    cache.reserve([len(ids)])
+    return model.head(model.hidden(Batch([ids], None, cache), (model.head,)))
 
 
 def step_bytes(model: cq.Transformer) -> int:

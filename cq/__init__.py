@@ -1,6 +1,7 @@
 """cq: int8 transformers on ordinary CPUs."""
 from . import team  # isort: skip (before anything that loads the core)
 from . import observers
+from .compensate import compensate
 from .errors import CalibrationError, CqError, FormatError, UnsupportedError
 from .formats import load, save
 from .model import Config, Transformer
@@ -14,6 +15,6 @@ from .system import info, set_num_threads
 from .train import train
 
 __all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "Mixed", "PackedWeight", "QAT", "QTensor", "Scheme",
-           "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "info", "linear", "load",
-           "matmul_integer", "mix", "observers", "pack", "quantize", "quantize_tensor", "rotate", "save", "sensitivity",
+           "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "compensate", "info", "linear",
+           "load", "matmul_integer", "mix", "observers", "pack", "quantize", "quantize_tensor", "rotate", "save", "sensitivity",
            "set_num_threads", "train"]

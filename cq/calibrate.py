@@ -67,8 +67,7 @@ def calibrate(model: Transformer, samples: Iterable, observer: str | observers.O
     correct_bias, which need them; 0: none.
     Raises CalibrationError where there are no samples; CqError for a sample that the model cannot take, or that makes NaN or
     Inf, with its place, from 0, and the site; BrokenExecutor's cause as CqError. Tasks not yet begun are then cancelled."""
-    if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
-        raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
+    check_samples(samples)
     if executor is not None and not isinstance(executor, Executor):
         raise CqError(f"executor: need a concurrent.futures.Executor (Dask: client.get_executor()), got {executor!r}")
     if type(tokens) is not int or tokens < 0:
@@ -90,6 +89,12 @@ def calibrate(model: Transformer, samples: Iterable, observer: str | observers.O
     if not sites:
         raise CalibrationError("calibration: no samples came; give 100-500 typical texts or token arrays")
     return Calibration(observer, done, sites, found[:2], found[2])
+
+
+def check_samples(samples) -> None:
+    """Raises CqError for what is no iterable of samples, a single text among them."""
+    if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
+        raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
 
 
 def _prototype(observer: str | observers.Observer) -> observers.Observer:
@@ -197,14 +202,19 @@ def _observe(model: Transformer, prototype: Prototype, task: list, found: Found)
                 kept.update(x, place, came.get(site, 0))
                 came[site] = came.get(site, 0) + len(x)
 
-        batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
-        try:
-            model.observe(batch, watch)
-        except CqError as error:
-            raise type(error)(f"calibration: sample {place}: {error}") from None
-        except Exception as error:
-            error.add_note(f"calibration: sample {place}")
-            raise
+        show(model, sample, place, watch)
+
+
+def show(model: Transformer, sample, place: int, watch: Callable[[str, np.ndarray], None]) -> None:
+    """Runs one sample, the `place`-th from 0, as errors say; watch(site, float32 (tokens, n)) sees what flows where."""
+    batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
+    try:
+        model.observe(batch, watch)
+    except CqError as error:
+        raise type(error)(f"calibration: sample {place}: {error}") from None
+    except Exception as error:
+        error.add_note(f"calibration: sample {place}")
+        raise
 
 
 def _is_ids(sample: list | tuple) -> bool:

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "smooth": {"calibrate", "model", "observers", "strategies", "affine", "_core", "errors"},
     "train": {"formats", "model", "observers", "strategies", "affine", "errors"},
     "rotate": {"model", "errors"},
+    "compensate": {"train", "calibrate", "model", "observers", "affine", "errors"},
     "quantize": {"train", "smooth", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},

@@ -4,6 +4,7 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +118,35 @@ def test_yardsticks_of_the_model_take_the_faster_strategy_and_the_best_peer(tabl
     assert [row.measured["1"] for row in stream] == ["1,500 (cq dynamic)", "1.60 (cq dynamic)"]
     assert [row.verdict().split(" / ")[0] for row in stream] == ["met", "**missed**"]
     assert found["dynamic's time over static's, 8 sequences and more"].lost == {"1": ["stream of sentences"]}
+
+
+def test_yardsticks_and_tables_of_a_language_models_accuracy(tables):
+    def scored(name: str, perplexity: float, error: float) -> dict:
+        return found_row("text", "accuracy", name, 2, 1.0, perplexity=perplexity, over_error=error, kl=0.0, top1=1.0, flips=0.0,
+                         sqnr_db=None, windows=32)
+    texts = found_row("greedy text", "greedy", "cq weight-only", 2, 1.0, prompts=3, tokens=200, equal=1, first=[None, 5, 0],
+                      gaps=[None, 0.25, 0.75])
+    given = {"rows": [scored("cq float32", 20.0, 0.0), scored("cq weight-only", 20.02, 5e-4),
+                      scored("cq weight-only, int8 cache", 20.08, 1e-3), texts], "cards": result("lm_accuracy")["cards"]}
+    found = {row.work: row for row in tables.targets.yardsticks(*[NOTHING] * 5, given) if row.met}
+    assert [(row.measured, row.verdict()) for row in found.values()] == [
+        ({"2": "0.10"}, "met"), ({"2": "0.30"}, "**missed**"), ({"2": "1"}, "**missed**")]
+    assert "| cq weight-only | 20.020 | +0.10 ± 0.05 |" in tables.lm_accuracy(given)
+    assert "| cq weight-only | 1 | –, 5, 0 | 0.500 |" in tables.lm_greedy(given)
+
+
+def test_greedy_texts_are_compared_up_to_the_first_other_token():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)
+        greedy = importlib.import_module("bench.greedy")
+    asked = []
+
+    def logits(ids: np.ndarray) -> np.ndarray:
+        asked.append(ids.tolist())
+        return np.arange(6, dtype=np.float32)[None]
+    ours, theirs = [np.array([5, 4]), np.array([5, 4])], [np.array([5, 4]), np.array([5, 3])]
+    found = greedy.compared([np.array([1]), np.array([2])], ours, theirs, logits)
+    assert (found["equal"], found["first"], found["gaps"]) == (1, [None, 1], [None, 1.0]) and asked == [[2, 5]]
 
 
 def test_two_threads_over_one(tables):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import CqError
 
-_BLOCK = 2**22  # logits turned to float64 at once: 32 MiB, whatever the vocabulary
+_BLOCK = 2**20  # logits turned to float64 at once: 8 MiB, which malloc keeps; what is larger is mapped anew each time
 
 
 def spearman(x, y) -> float:

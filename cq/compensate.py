@@ -1,0 +1,199 @@
+"""compensate(model, samples) → a float32 model whose weights lie on int8's codes, each rounded so that it takes back the errors
+of those before it, once channels that hid others from the codes were made alike. Knows no strategy."""
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from . import affine
+from .calibrate import Progress, check_samples, show
+from .errors import CalibrationError, CqError
+from .model import Transformer
+from .model.linear import quantize_weight
+from .observers.tokens import Tokens
+from .train import weights_of
+
+STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)  # the exponent of a channel's size in what divides it
+NARROWEST = 1e-3  # a channel counts as at least this share of the largest one
+DAMPING = 0.01  # of the mean of the inputs' squares, added to each: as in the paper
+KEEP = 512  # tokens of a place by which a strength is chosen
+_COLUMNS = 128  # inputs whose errors wait before all others take them back at once
+_ROWS = 4096  # outputs that are rounded at once
+
+
+class _Place(NamedTuple):
+    """Where `layers` read their inputs, `site` in calibration's names. source: the layer that the place's channels are linear
+    in, output by output, where there is one; group: so many neighbouring heads of `dim` channels each share its outputs."""
+    site: str
+    layers: tuple[str, ...]
+    source: str | None = None
+    group: int = 1
+    dim: int = 1
+
+    def shared(self, scale: np.ndarray) -> np.ndarray:
+        """A scale for each of the source's outputs from one for each channel: the geometric mean of those that share it."""
+        return np.exp(np.log(scale).reshape(-1, self.group, self.dim).mean(1)).reshape(-1)
+
+    def spread(self, scale: np.ndarray) -> np.ndarray:
+        """The other way."""
+        return np.repeat(scale.reshape(-1, 1, self.dim), self.group, 1).reshape(-1)
+
+
+def compensate(model: Transformer, calibration: Iterable, progress: Progress | None = None) -> Transformer:
+    """A float32 model to be quantized in the place of `model`: its int8 codes make smaller errors, at no cost at inference.
+
+    First the inputs of attention's output and, where a feed-forward is gated, of its down projection are divided by a scale for
+    each channel, which the layers on either side take in, so that no channel takes a token's codes for itself (SmoothQuant, Xiao
+    et al. 2023, arXiv:2211.10438; the strength is searched for each place). Logits stay, up to float rounding. Then every linear
+    layer's weight is rounded to symmetric int8 with a scale per output channel, input by input, and the inputs that follow take
+    back what is left of the outputs' error (GPTQ, Frantar et al. 2023, arXiv:2210.17323). The weights that come back stand for
+    those codes: cq.quantize finds them again, but where a scheme's weights are others than the default's, or smoothing changes
+    them once more. The word table, a head tied to it (cq.rotate unties one) and a sequence classifier's head stay as they are.
+
+    calibration: an iterable of samples, gone over once: texts, 1-D int arrays of token ids, or lists of either (batches); some
+    thousand tokens or more of the kind that the model is for. progress(done, total or None) is called as samples pass, and after
+    them as places are done. Memory: the float32 model twice and, for each place that layers read, a float32 matrix of its width
+    squared. As in calibration, bits may differ with another number of BLAS threads or another CPU.
+    Raises CalibrationError where there are no samples; CqError for what is no float32 model, and for samples that it cannot
+    take."""
+    if not isinstance(model, Transformer):
+        raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
+    if model.strategy is not None:
+        raise CqError(f"model: already quantized ({model.strategy.name}); compensate the float32 model first")
+    check_samples(calibration)
+    if progress is not None and not callable(progress):
+        raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
+    places = list(_places(model))
+    squares, tokens = _seen(model, calibration, places, progress)
+    weights = weights_of(model)
+    for place in places:
+        if place.source is not None:
+            _equalize(weights, place, tokens.pop(place.site).rows, squares[place.site])
+    for done, place in enumerate(places, 1):
+        factor = _factor(squares.pop(place.site))
+        for name in place.layers:
+            weights[f"{name}.weight"] = rounded(weights[f"{name}.weight"], factor)
+        if progress is not None:
+            progress(done, len(places))
+    return Transformer(model.config, weights, model.tokenizer)
+
+
+def _places(model: Transformer) -> Iterator[_Place]:
+    for block in model.blocks:
+        attention, gated = block.attention, block.ffn.gate is not None
+        name, group = f"{block.name}.attention.", block.attention.heads // block.attention.kv_heads
+        yield _Place(name + "input", (name + "query", name + "key", name + "value"))
+        yield _Place(name + "context", (name + "output",), name + "value", group, attention.dim)
+        name = f"{block.name}.ffn."
+        yield _Place(name + "input", (name + "gate", name + "up") if gated else (name + "up",))
+        yield _Place(name + "hidden", (name + "down",), name + "up" if gated else None)
+    if model.head is not None and not model.config.tied:
+        yield _Place("head.input", ("head",))
+
+
+def _seen(model: Transformer, samples: Iterable, places: list[_Place], progress: Progress | None) -> tuple[dict, dict]:
+    """For each site: the sum over tokens of x xᵀ, float32 (k, k); and, where there is a source, some of the tokens."""
+    wanted = {place.site: place for place in places}
+    squares: dict[str, np.ndarray] = {}
+    tokens = {place.site: Tokens(KEEP) for place in places if place.source is not None}
+    total, done = len(samples) if hasattr(samples, "__len__") else None, 0
+    came: dict[str, int] = {}
+
+    def watch(site: str, x: np.ndarray) -> None:
+        if site not in wanted:
+            return
+        affine.check_finite(x, site)
+        x = np.ascontiguousarray(x)
+        squares[site] = squares.get(site, 0) + x.T @ x
+        if site in tokens:
+            tokens[site].update(x, done, came.get(site, 0))
+            came[site] = came.get(site, 0) + len(x)
+    for sample in samples:
+        came.clear()
+        show(model, sample, done, watch)
+        done += 1
+        if progress is not None:
+            progress(done, total)
+    if not squares:
+        raise CalibrationError("calibration: no samples came; give some thousand tokens of typical texts or token arrays")
+    return squares, tokens
+
+
+# --- channels ------------------------------------------------------------------------------------------------------------------
+
+def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, square: np.ndarray) -> None:
+    """Moves scales from the place's channels into the layers on either side, in `weights`, and takes them out of `square`."""
+    (name,) = place.layers
+    weight = weights[f"{name}.weight"]
+    size = np.sqrt(np.square(x, dtype=np.float64).mean(0))
+    reach = np.abs(weight).max(0).astype(np.float64)
+    size, reach = (np.maximum(a, NARROWEST * a.max() or 1.0) for a in (size, reach))
+    scales = [np.ones(len(size) // place.group)]
+    for strength in STRENGTHS:
+        for other in dict.fromkeys((0.0, 1 - strength)):
+            scale = place.shared(size ** strength * reach ** -other)
+            scales.append(scale / np.exp(np.log(scale).mean()))
+    y = x @ weight.T
+    best = min(scales, key=lambda scale: _error(x, weight, y, place.spread(scale).astype(np.float32)))
+    spread = place.spread(best)
+    weights[f"{name}.weight"] = (weight * spread).astype(np.float32)
+    square /= np.outer(spread, spread).astype(np.float32)
+    for part in (f"{place.source}.weight", f"{place.source}.bias"):
+        if part in weights:
+            weights[part] = (weights[part].T / best).T.astype(np.float32)
+
+
+def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray) -> float:
+    """Of the outputs y of weight's layer when x / scale goes in as codes of each token's own, and the weight is in codes too:
+    each token's over its outputs' size, averaged."""
+    size = np.square(y).sum(1)
+    given, weight = x / scale, weight * scale
+    lo, hi = np.minimum(given.min(1, keepdims=True), 0), np.maximum(given.max(1, keepdims=True), 0)
+    step = np.maximum((hi - lo) / 255, affine.SMALLEST_SCALE)
+    codes = np.rint(given / step) * step
+    error = codes @ quantize_weight(weight, True, "per_channel", None).dequantize().T - y
+    return float((np.square(error).sum(1) / np.maximum(size, 1e-3 * size.mean() or 1.0)).mean())
+
+
+# --- rounding ------------------------------------------------------------------------------------------------------------------
+
+class _Factor(NamedTuple):
+    """order: the inputs, those of the largest squares first. upper: float32 (k, k), the Cholesky factor U of the inverse UᵀU of
+    their damped squares."""
+    order: np.ndarray
+    upper: np.ndarray
+
+
+def _factor(square: np.ndarray) -> _Factor:
+    damped = square.astype(np.float64)
+    diagonal = damped.diagonal()
+    damped[np.diag_indices_from(damped)] += DAMPING * diagonal.mean() or 1.0
+    order = np.argsort(-diagonal, kind="stable")
+    return _Factor(order, np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T.astype(np.float32))
+
+
+def rounded(weight: np.ndarray, factor: _Factor) -> np.ndarray:
+    """weight float32 (n, k) → what the codes of the rounded weight stand for. The code of each output's largest weight stays
+    ±127, so that rounding the result finds the same scale and codes."""
+    result = np.empty_like(weight)
+    for at in range(0, len(weight), _ROWS):
+        rows = weight[at:at + _ROWS]
+        scale = quantize_weight(rows, True, "per_channel", None).scale
+        result[at:at + _ROWS, factor.order] = (_codes(rows[:, factor.order].T.copy(), scale, factor.upper) * scale).T
+    return result
+
+
+def _codes(left: np.ndarray, scale: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """left (k, n), of which errors are taken back as they arise: changed. → codes (k, n) float32."""
+    k, largest = len(left), np.abs(left).argmax(0)
+    fixed = np.copysign(np.float32(127), left[largest, np.arange(left.shape[1])])
+    codes = np.empty_like(left)
+    for start in range(0, k, _COLUMNS):
+        end = min(start + _COLUMNS, k)
+        errors = np.empty((end - start, left.shape[1]), np.float32)
+        for i in range(start, end):
+            codes[i] = np.where(largest == i, fixed, np.clip(np.rint(left[i] / scale), -127, 127))
+            errors[i - start] = error = (left[i] - codes[i] * scale) / upper[i, i]
+            left[i + 1:end] -= upper[i, i + 1:end, None] * error
+        left[end:] -= upper[start:end, end:].T @ errors
+    return codes
