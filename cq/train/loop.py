@@ -14,6 +14,7 @@ from .data import Shuffled, Windows
 from .network import Network
 from .objectives import OBJECTIVES
 from .optimizer import AdamW, learning_rate
+from .ranges import narrow
 from .recipe import Recipe
 
 SAVE_EVERY = 100  # steps between two checkpoints
@@ -59,6 +60,10 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
         source = data
     else:
         source = Shuffled(objective.samples(data), training.seed)
+    if learned is not None:
+        first = source.batch(0, training.batch_size)
+        targets = objective.targets(first)
+        narrow(network, lambda: objective.loss(first, targets)[0])
     if checkpoint is not None:
         checkpoint = checked(checkpoint)
         restore(checkpoint, network, optimizer, training)

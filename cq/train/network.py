@@ -1,5 +1,7 @@
 """The whole model, forward and in reverse over a packed batch, with fake quantization at the places that its recipe names.
 Knows no losses and no optimizer."""
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from .. import affine, observers
@@ -133,6 +135,15 @@ class Network:
     def scales(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Linear layer → learned scale and zero point of its weight, where they are learned."""
         return {name: linear.fake.params() for name, linear in self.linears.items() if isinstance(linear.fake, LearnedWeight)}
+
+    def learned_ranges(self) -> Iterator[tuple[Learned | LearnedWeight, Callable[[], None]]]:
+        """What has a learned range, block by block, and what to call when that was changed."""
+        for i in (*range(self.config.num_layers), None):
+            block = "head" if i is None else f"layers.{i}."
+            yield from ((site, lambda: None) for name, site in self.sites.items()
+                        if name.startswith(block) and isinstance(site, Learned))
+            yield from ((linear.fake, linear.refresh) for name, linear in self.linears.items()
+                        if name.startswith(block) and isinstance(linear.fake, LearnedWeight))
 
     # --- running -------------------------------------------------------------------------------------------------------------
 
