@@ -1,9 +1,9 @@
-"""Outlier channel splitting (Zhao et al. 2019, arXiv:1901.09504) of feed-forward layers whose weight has one scale: a hidden unit
-with a large weight is halved between itself and a copy, which computes the same and halves the range. Runs no model.
+"""Outlier channel splitting (Zhao et al. 2019, arXiv:1901.09504) of feed-forward layers whose weight has one scale: a hidden
+unit with a large weight is halved between itself and a copy, which computes the same and halves the range. Runs no model.
 
 The paper adds units; here the copy takes the place of the unit that matters least, so the shape stays. Models like BERT need it:
-a few hidden units drive one outlier feature (Kovaleva et al. 2021, arXiv:2105.06990), by weights so large that a range which holds
-them leaves the others a handful of codes. What a unit gave that leaves, training makes up for."""
+a few hidden units drive one outlier feature (Kovaleva et al. 2021, arXiv:2105.06990), by weights so large that a range which
+holds them leaves the others a handful of codes. What a unit gave that leaves, training makes up for."""
 import numpy as np
 
 from .observers.tokens import Tokens
