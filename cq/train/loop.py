@@ -47,8 +47,8 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
         checkpoint: str | os.PathLike | None = None, progress: Progress | None = None,
         folded: dict[str, np.ndarray] | None = None, smoothed: dict[str, Smoothed] = {}) -> Network:
     """What `train` does, and QAT: with fake quantization for `training.target`. learned: place → (scale, zero point) to begin
-    learning from. folded, smoothed: weights to begin from instead of the model's, and the forms folded into them (Network). Gives
-    the trained network, from which the model is converted."""
+    learning from, clipped where the loss on the first batch gains (ranges.py). folded, smoothed: weights to begin from instead of
+    the model's, and the forms folded into them (Network). Gives the trained network, from which the model is converted."""
     target = training.target if isinstance(training, QAT) else None
     weights = folded or weights_of(model)
     network = Network(Recipe(model.config, target), weights, learned, smoothed)
