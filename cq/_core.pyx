@@ -133,6 +133,9 @@ PANEL = CQ_PANEL
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH, "silu": CQ_SILU}
 cdef dict KINDS = {"f": "float32", "i": "int32", "B": "uint8", "b": "int8"}
 cdef int threads = 1
+# NumPy's own objects, looked up once: a small product is done in the time that some look-ups take.
+cdef object new_array = np.empty, INT8 = np.dtype(np.int8), FLOAT32 = np.dtype(np.float32), INT32 = np.dtype(np.int32)
+cdef dict DTYPES = {"int8": INT8, "uint8": np.dtype(np.uint8)}
 
 
 # --- the machine -------------------------------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ cdef object empty(int64_t rows, columns, dtype):
     """A new array (rows, columns), or (rows,), with room for as many rows as a recording tape asks for."""
     tape = tapes.get(PyThread_get_thread_ident()) if tapes else None
     cdef int64_t room = rows if tape is None else max(rows, (<Tape>tape).capacity)
-    found = np.empty(room if columns is None else (room, columns), dtype)
+    found = new_array(room if columns is None else (room, columns), dtype)
     return found if room == rows else found[:rows]
 
 
@@ -298,20 +301,20 @@ cdef class Coded:
     cdef readonly int64_t rows, columns
 
     def __init__(self, codes, scale, zero_point, decode=None):
-        cdef bint is_signed = codes.dtype == np.int8
+        cdef bint is_signed = codes.dtype == INT8
         self.decode = decode
         self.rows, self.columns = codes.shape
         self.codes, self.scale, self.zero_point = codes, scale, zero_point
         self.c.codes = pointer(codes, "codes", "b" if is_signed else "B", 2, self.rows, self.columns)
         self.c.stride = self.columns
         self.c.is_signed = is_signed
-        if not isinstance(scale, np.ndarray):
+        if type(scale) is float or not isinstance(scale, np.ndarray):
             self.c.scale = scale
         elif scale.ndim == 1:
             self.c.scales = <const float *>pointer(scale, "scale", "f", 1, self.rows, -1)
         else:
             pointer(scale, "scale", "f", 2, -1, -1)
-        if not isinstance(zero_point, np.ndarray):
+        if type(zero_point) is int or not isinstance(zero_point, np.ndarray):
             self.c.zero_point = zero_point
         elif zero_point.ndim == 1:
             self.c.zero_points = <const int32_t *>pointer(zero_point, "zero_point", "i", 1, self.rows, -1)
@@ -320,7 +323,7 @@ cdef class Coded:
 
     cdef bint by_rows(self):
         """Whether there is one scale for all, or one per row."""
-        return not isinstance(self.scale, np.ndarray) or self.scale.ndim == 1
+        return type(self.scale) is float or not isinstance(self.scale, np.ndarray) or self.scale.ndim == 1
 
     @property
     def shape(self):
@@ -461,13 +464,13 @@ cdef class Target:
 
     def __init__(self, int64_t rows, int64_t columns, form):
         if form is None:
-            self.result = empty(rows, columns, np.float32)
+            self.result = empty(rows, columns, FLOAT32)
             self.floats = <float *>pointer(self.result, "out", "f", 2, rows, columns, True)
             return
         cdef int64_t groups
         dtype, self.codes.symmetric = form[0], form[1]
         self.codes.is_signed = dtype == "int8"
-        codes = empty(rows, columns, dtype)
+        codes = empty(rows, columns, DTYPES[dtype])
         self.codes.stride = columns
         self.coded = &self.codes
         decode = None
@@ -542,7 +545,7 @@ def matmul_integer(Coded a not None, Weight w not None):
         raise CqError(f"a: {a.columns} columns do not match the {w.k} rows of the packed weight")
     if not a.by_rows():
         raise CqError("a: products take one zero point, or one per row")
-    c = np.empty((a.rows, w.n), np.int32)
+    c = new_array((a.rows, w.n), INT32)
     cdef int32_t *out = <int32_t *>pointer(c, "c", "i", 2, a.rows, w.n, True)
     cdef cq_weight *weight = w.ready()
     cdef cq_status status

@@ -1,5 +1,6 @@
 """int8 building blocks for use without a model: pack a weight, multiply, apply a linear layer. Arguments are checked here."""
 import reprlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from .model.sums import check_layer
 from .qtensor import QTensor
 
 PackedWeight = _core.Weight
+INT8, UINT8, FLOAT32 = np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.float32)
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # normal float32
 
 
@@ -29,7 +31,7 @@ def pack(b: np.ndarray | QTensor, zero_point: int | np.ndarray = 0) -> PackedWei
             raise CqError("zero_point: the QTensor has its own; leave this argument out")
         flip = None if b.axis is None else 0
         return pack_weight(QTensor(b.data.T, b.scale.T, b.zero_point.T, flip, b.group_size))
-    b = _matrix(b, "b", ("int8",))
+    b = _matrix(b, "b", (INT8,))
     if b.shape[0] > _core.MAX_K:
         raise CqError(f"b: K = {b.shape[0]:,} is above {_core.MAX_K:,}, where int32 sums may overflow; split K and add")
     zero_points = _zero_points(zero_point, "zero_point", (b.shape[1],), -128, 127)
@@ -41,9 +43,9 @@ def matmul_integer(a: np.ndarray, w: PackedWeight, a_zero_point: int | np.ndarra
 
     a: uint8 or int8 (M, K); a_zero_point: an integer of a's range, or one per row (M,); w: what `pack` made of b.
     Raises CqError; also where a sum does not fit int32, possible only with a weight zero point and K above 33,025."""
-    a = _matrix(a, "a", ("uint8", "int8"))
+    a = _matrix(a, "a", (UINT8, INT8))
     _packed(w)
-    low, high = (-128, 127) if a.dtype == np.int8 else (0, 255)
+    low, high = (-128, 127) if a.dtype == INT8 else (0, 255)
     one = type(a_zero_point) is int and low <= a_zero_point <= high
     zero_points = a_zero_point if one else _zero_points(a_zero_point, "a_zero_point", (a.shape[0],), low, high)
     return _core.matmul_integer(_core.Coded(np.ascontiguousarray(a), 1.0, zero_points), w)
@@ -63,24 +65,37 @@ def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = N
     if out_scale is not None:
         if out_dtype not in ("int8", "uint8"):
             raise CqError(f"out_dtype: need 'int8' or 'uint8', got {out_dtype!r}")
-        scale = _scale(out_scale)
         low, high = (-128, 127) if out_dtype == "int8" else (0, 255)
-        form = Fixed(out_dtype, False, scale, int(_zero_points(out_zero_point, "out_zero_point", (), low, high)))
+        zero = int(_zero_points(out_zero_point, "out_zero_point", (), low, high))
+        form, scale, zero_point = _result(out_dtype, _scale(out_scale), zero)
     if isinstance(x, QTensor):
         if w.group_size != w.k:
             raise CqError("w: int8 products take one scale per column; this weight has groups, so give x in float32")
-        check_layer(w, PerToken("uint8", False))
+        if w.zero_points is not None:  # without, no K that packs can overflow
+            check_layer(w, PerToken("uint8", False))
         x = _coded(x, "x")
     else:
         x = _floats(x, "x", 2)
     residual = _coded(residual, "residual") if isinstance(residual, QTensor) else _floats(residual, "residual", 2)
-    if form is not None:
-        _check_reach(x, w)
+    stays = (form is not None or isinstance(x, _core.Coded)) and _stays_finite(x, w)
+    if form is not None and not stays:  # as a code, Inf or NaN could not be told from a number
+        raise CqError("x: with this weight, sums may pass the largest float32; scale the inputs down")
     y = _core.linear(x, w, _floats(bias, "bias", 1), None, activation, residual, form)
-    if form is None:
+    if form is not None:
+        return QTensor.known(y.codes, scale, zero_point)
+    if not stays or bias is not None or residual is not None:
         _check_finite(y, "the result of linear")
-        return y
-    return QTensor.known(y.codes, np.array(form.scale, np.float32), np.array(form.zero_point, np.int32))
+    return y
+
+
+@lru_cache(256)
+def _result(dtype: str, scale: float, zero_point: int) -> tuple[Fixed, np.ndarray, np.ndarray]:
+    """The form of codes, and its parameters as a QTensor holds them: shared by results, hence not to be written. Kept, as making
+    them takes longer than a small product."""
+    parts = np.array(scale, np.float32), np.array(zero_point, np.int32)
+    for part in parts:
+        part.flags.writeable = False
+    return Fixed(dtype, False, float(parts[0]), zero_point), *parts
 
 
 def _check_finite(x: np.ndarray, name: str) -> None:
@@ -92,14 +107,14 @@ def _check_finite(x: np.ndarray, name: str) -> None:
         check_finite(x, name)
 
 
-def _check_reach(x: np.ndarray | _core.Coded, w: PackedWeight) -> None:
-    """Raises where a product might leave float32: as a code, Inf or NaN could not be told from a number."""
+def _stays_finite(x: np.ndarray | _core.Coded, w: PackedWeight) -> bool:
+    """Whether no product can leave float32, whatever the codes."""
     if isinstance(x, _core.Coded):
-        largest = 255 * (float(x.scale.max(initial=0)) if isinstance(x.scale, np.ndarray) else x.scale)
+        scale = x.scale
+        largest = 255 * (scale if type(scale) is float else float(scale.max(initial=0)))
     else:
         largest = float(np.abs(x).max(initial=0))
-    if w.scales is not None and largest * 255 * w.largest_scale * w.k > LARGEST:
-        raise CqError("x: with this weight, sums may pass the largest float32; scale the inputs down")
+    return w.scales is None or largest * 255 * w.largest_scale * w.k <= LARGEST
 
 
 def _packed(w) -> None:
@@ -107,17 +122,17 @@ def _packed(w) -> None:
         raise CqError(f"w: need a packed weight (cq.pack gives one), got {type(w).__name__}")
 
 
-def _matrix(x, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
-    if not isinstance(x, np.ndarray) or x.dtype.name not in dtypes or x.ndim != 2:
+def _matrix(x, name: str, dtypes: tuple[np.dtype, ...]) -> np.ndarray:
+    if not isinstance(x, np.ndarray) or x.dtype not in dtypes or x.ndim != 2:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise CqError(f"{name}: need a two-dimensional array of {' or '.join(dtypes)}, got {what}")
+        raise CqError(f"{name}: need a two-dimensional array of {' or '.join(map(str, dtypes))}, got {what}")
     return x
 
 
 def _floats(x, name: str, ndim: int) -> np.ndarray | None:
     if x is None:
         return None
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != ndim:
+    if not isinstance(x, np.ndarray) or x.dtype != FLOAT32 or x.ndim != ndim:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise CqError(f"{name}: need a float32 array of {ndim} dimension{'s' * (ndim > 1)}, got {what}")
     x = np.ascontiguousarray(x)
@@ -126,9 +141,11 @@ def _floats(x, name: str, ndim: int) -> np.ndarray | None:
 
 
 def _scale(value) -> float:
+    if type(value) is float and SMALLEST <= value <= LARGEST:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not SMALLEST <= value <= LARGEST:
         raise CqError(f"out_scale: need a positive normal float32, got {reprlib.repr(value)}")
-    return float(np.float32(value))
+    return float(value)
 
 
 def _zero_points(value, name: str, shape: tuple[int, ...], low: int, high: int) -> int | np.ndarray:

@@ -54,8 +54,9 @@ class QTensor:
     def known(cls, data: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> "QTensor":
         """Per-tensor codes whose parts are known to fit: without the checks, which take longer than a small product."""
         self = object.__new__(cls)
-        for field, value in (("data", data), ("scale", scale), ("zero_point", zero_point), ("axis", None), ("group_size", None)):
-            object.__setattr__(self, field, value)
+        fields = vars(self)
+        fields["data"], fields["scale"], fields["zero_point"] = data, scale, zero_point
+        fields["axis"] = fields["group_size"] = None
         return self
 
     @property
