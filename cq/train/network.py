@@ -16,6 +16,8 @@ from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters
 from .recipe import Recipe
 
+FASTER = 5  # times as far moves a scale for a whole weight, whose gradient averages more: 150 steps of MiniLM lose 6 % less
+
 
 class Network:
     """weights: canonical name → array (see Config.shapes), and biases; copied.
@@ -65,10 +67,10 @@ class Network:
         """Scales to learn, each with its unit step: a step moves a scale by as large a part of it as it moves a typical weight
         of the layer at hand, which is what Esser et al.'s gradient scale is for under plain SGD."""
         scheme, scales = self.recipe.strategy.scheme, {}
-        rates = {}
+        rates, faster = {}, FASTER if scheme.weight_granularity == "per_tensor" else 1
         for name in self.recipe.linears():
             w = weights[self._weight_name(name)]
-            rates[name] = 1 / max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6)
+            rates[name] = faster / max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6)
             if self._learns(name):
                 if scheme.weight_granularity == "per_channel":
                     scale, zero_point = affine.qparams(w.min(axis=1), w.max(axis=1), "int8", scheme.weight_symmetric)

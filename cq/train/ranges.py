@@ -3,7 +3,7 @@ quantization, Nahshan et al. 2019, arXiv:1911.07190). Knows no losses and no opt
 
 What it costs to clip an outlier, the norm behind it may undo; what a wide range costs all others in rounding, nothing does. One
 weight of MiniLM's first ffn.down is 175 times their deviation: clipped at 22 times, as ffn.down alone is coded, embeddings lose
-2.3e-4 of cosine, in the range of least squared error 14e-4. Steps of training move a scale by less than a thousandth each."""
+2.3e-4 of cosine, in the range of least squared error 14e-4. Steps of training move a scale by a few thousandths."""
 from collections.abc import Callable
 
 from .network import Network
