@@ -19,6 +19,7 @@ from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, q
 from .model.sums import check_attention
 from .qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
+from .split import split_outliers
 from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
 from .train import fit, weights_of
 
@@ -91,10 +92,16 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
         raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
     target, samples, ranges, folded, smoothed = strategy.target, list(samples), {}, None, {}
     texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-    if isinstance(target, Static) and (strategy.ranges == "learned" or wanted(target)):
-        found = calibrate(model, texts[:_FIRST_RANGES], target.observer, tokens=KEEP if wanted(target) else 0)
-        ranges = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
-        folded, smoothed = _folded(model, target, found, ranges)
+    coarse = target.scheme.weight_granularity == "per_tensor"
+    smooths = isinstance(target, Static) and wanted(target)
+    if coarse or smooths or (isinstance(target, Static) and strategy.ranges == "learned"):
+        kind = target.observer if isinstance(target, Static) else "minmax"
+        found = calibrate(model, texts[:_FIRST_RANGES], kind, tokens=KEEP if coarse or smooths else 0)
+        if isinstance(target, Static):
+            ranges = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
+            folded, smoothed = _folded(model, target, found, ranges)
+        if coarse:
+            folded = _split(folded or weights_of(model), target, found)
     network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
                   progress=progress and (lambda done, total, loss: progress(done, total)), folded=folded, smoothed=smoothed)
     trained = Transformer(model.config, network.weights(), model.tokenizer)
@@ -120,6 +127,15 @@ def _folded(model: Transformer, target: Static, calibration: Calibration,
         else:
             ranges[site] = fold.form.scale, fold.form.zero_point
     return weights, smoothed | {f"{name}.attention.value": form for name, form in folds.values.items()}
+
+
+def _split(weights: dict[str, np.ndarray], target: WeightOnly | Dynamic | Static,
+           calibration: Calibration) -> dict[str, np.ndarray]:
+    """Weights by canonical name, with the outliers split of feed-forward layers that will have one scale."""
+    blocks = [name.removesuffix(".ffn.down.weight") for name in weights if name.endswith(".ffn.down.weight")]
+    changed = [split_outliers(weights, block, calibration.tokens[f"{block}.ffn.hidden"]) for block in blocks
+               if not _chosen(f"{block}.ffn.down", target)]
+    return weights | {name: array for part in changed for name, array in part.items()}
 
 
 def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibration | None, progress: Progress | None,

@@ -179,9 +179,12 @@ class QAT(Training):
 
     target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
     ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's observer
-    and the weights' extremes put them (LSQ, Esser et al. 2020); or "moving_average" of each batch's extremes, at rest from
-    step `freeze` on (None: half of the steps). Where the target smooths, features' own scales and shifts come from calibration
-    on the first 500 samples and rest. A residual stream in int8 cannot be trained: Static(residual="int8") is refused."""
+    and the weights' extremes put them (LSQ, Esser et al. 2020), and with one scale for each weight from where the loss on the
+    first batch is least, which takes a hundred steps' time for a small model (LAPQ, Nahshan et al. 2019); or "moving_average" of
+    each batch's extremes, at rest from step `freeze` on (None: half of the steps). Where the target smooths, features' own scales
+    and shifts come from calibration on the first 500 samples and rest; where its scheme has one scale for each weight, outliers
+    in feed-forward layers are split first, between hidden units of which some are given up (cq/split.py). A residual stream in
+    int8 cannot be trained: Static(residual="int8") is refused."""
     target: WeightOnly | Dynamic | Static = Static()
     ranges: str = "learned"
     freeze: int | None = None

@@ -150,6 +150,16 @@ class Learned(Ranged):
     def params(self) -> tuple[float, int]:
         return float(np.float32(self.scale[0])), self.zero_point
 
+    def ends(self) -> tuple[float, float]:
+        """The range, as numbers."""
+        codes = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
+        return tuple(float(self.scale[0]) * (code - self.zero_point) for code in codes)
+
+    def span(self, lo: float, hi: float) -> None:
+        """Sets scale and zero point to the range lo … hi."""
+        scale, zero_point = affine.qparams(lo, hi, self.scheme.activation_dtype, self.scheme.activation_symmetric)
+        self.scale[...], self.zero_point = scale, int(zero_point)
+
     def __call__(self, x: np.ndarray) -> Codes:
         self._x, self._codes = x, self._encode(x, *extremes(x, self.name), *self.params())
         return self._codes
@@ -197,11 +207,14 @@ class WeightRange:
     def __init__(self, name: str, scheme: Scheme, granularity: str):
         self.name, self.scheme, self.granularity = name, scheme, granularity
 
-    def __call__(self, w: np.ndarray) -> Codes:
+    def __call__(self, w: np.ndarray, whole: np.ndarray | None = None) -> Codes:
+        """whole: the weight of which `w` are some outputs."""
         if self.granularity == "per_group":
             return Codes(self._grouped(w))
-        axis = 1 if self.granularity == "per_channel" else None
-        lo, hi = w.min(axis=axis), w.max(axis=axis)
+        if self.granularity == "per_channel":
+            lo, hi = w.min(axis=1), w.max(axis=1)
+        else:
+            lo, hi = (end(w if whole is None else whole) for end in (np.min, np.max))
         affine.check_finite(np.array((lo, hi)), self.name)
         scale, zero_point = affine.qparams(lo, hi, "int8", self.scheme.weight_symmetric)
         return self._encode(w, scale.astype(w.dtype), zero_point)[0]
@@ -235,6 +248,15 @@ class LearnedWeight(WeightRange):
     def params(self) -> tuple[np.ndarray, np.ndarray]:
         """float32 scale and int32 zero point, of the scale's shape."""
         return self.scale.astype(np.float32), self.zero_point
+
+    def ends(self) -> tuple[float, float]:
+        """The range of a weight with one scale, as numbers."""
+        return tuple(float(self.scale) * (code - int(self.zero_point)) for code in
+                     affine.code_range("int8", self.scheme.weight_symmetric))
+
+    def span(self, lo: float, hi: float) -> None:
+        """Sets its scale and zero point to the range lo … hi."""
+        self.scale[...], self.zero_point = affine.qparams(lo, hi, "int8", self.scheme.weight_symmetric)
 
     def __call__(self, w: np.ndarray) -> Codes:
         self._codes, self._outside = self._encode(w, self.params()[0].astype(w.dtype), self.zero_point)

@@ -158,13 +158,10 @@ class Embedding:
         if isinstance(self.fake, Linear):
             codes = self.fake.codes
             rows, scale = codes.values[ids], codes.scale
-        elif self.fake.granularity == "per_channel":  # the words at hand are enough
-            codes = self.fake(table[ids])
-            return codes.values * codes.scale[:, None]
-        else:
-            codes = self.fake(table)
-            rows, scale = codes.values[ids], codes.scale
-        rows *= scale[ids][:, None] if scale.ndim else scale
+            rows *= scale[ids][:, None] if scale.ndim else scale
+            return rows
+        rows, scale = self.fake(table[ids], table)  # the words at hand, in the whole table's range where that is one
+        rows *= scale[:, None] if scale.ndim else scale
         return rows
 
     def backward(self, g: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from .data import Shuffled, Windows
 from .network import Network
 from .objectives import OBJECTIVES
 from .optimizer import AdamW, learning_rate
+from .ranges import narrow
 from .recipe import Recipe
 
 SAVE_EVERY = 100  # steps between two checkpoints
@@ -46,8 +47,8 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
         checkpoint: str | os.PathLike | None = None, progress: Progress | None = None,
         folded: dict[str, np.ndarray] | None = None, smoothed: dict[str, Smoothed] = {}) -> Network:
     """What `train` does, and QAT: with fake quantization for `training.target`. learned: place → (scale, zero point) to begin
-    learning from. folded, smoothed: weights to begin from instead of the model's, and the forms folded into them (Network). Gives
-    the trained network, from which the model is converted."""
+    learning from, clipped where the loss on the first batch gains (ranges.py). folded, smoothed: weights to begin from instead of
+    the model's, and the forms folded into them (Network). Gives the trained network, from which the model is converted."""
     target = training.target if isinstance(training, QAT) else None
     weights = folded or weights_of(model)
     network = Network(Recipe(model.config, target), weights, learned, smoothed)
@@ -59,6 +60,10 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
         source = data
     else:
         source = Shuffled(objective.samples(data), training.seed)
+    if learned is not None:
+        first = source.batch(0, training.batch_size)
+        targets = objective.targets(first)
+        narrow(network, lambda: objective.loss(first, targets)[0])
     if checkpoint is not None:
         checkpoint = checked(checkpoint)
         restore(checkpoint, network, optimizer, training)

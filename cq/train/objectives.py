@@ -12,64 +12,80 @@ from .batch import Packed
 from .network import Network
 
 
-class NextToken:
-    """The text itself. Called with samples it runs the network forward and in reverse, and gives the loss."""
+class Objective:
+    """Called with samples it runs the network forward and in reverse, and gives the loss."""
+
+    def __init__(self, model: Transformer, network: Network):
+        self.model, self.network = model, network
+
+    def samples(self, data: Iterable) -> list:
+        """What batches are drawn from. Raises CqError for data that do not fit."""
+        return _listed(self.model, data)
+
+    def targets(self, samples: list):
+        """What the float32 model says of them, where that is asked."""
+
+    def loss(self, samples: list, targets) -> tuple[float, dict[str, np.ndarray]]:
+        """Forward alone: the loss, and the gradients that the network's reverse takes."""
+        raise NotImplementedError
+
+    def __call__(self, samples: list) -> float:
+        loss, gradients = self.loss(samples, self.targets(samples))
+        self.network.backward(**gradients)
+        return loss
+
+
+class NextToken(Objective):
+    """The text itself."""
 
     def __init__(self, model: Transformer, network: Network):
         if model.head is None or not model.config.causal:
             raise UnsupportedError(f"loss: next_token needs a causal language model, this {model.config.family} model is none")
-        self.model, self.network = model, network
+        super().__init__(model, network)
 
     def samples(self, data: Iterable) -> list[np.ndarray]:
-        samples = _listed(self.model, data)
+        samples = super().samples(data)
         if not any(len(ids) > 1 for ids in samples):
             raise CqError("data: next_token needs sequences of at least two tokens")
         return samples
 
-    def __call__(self, samples: list[np.ndarray]) -> float:
+    def loss(self, samples: list[np.ndarray], targets: None) -> tuple[float, dict[str, np.ndarray]]:
         batch = Packed(samples)
         logits = self.network.logits(self.network.forward(batch))
         loss, gradients = losses.next_token(batch.split(logits), samples)
-        self.network.backward(logits=batch.join(gradients))
-        return loss
+        return loss, {"logits": batch.join(gradients)}
 
 
-class Distillation:
+class Distillation(Objective):
     """The outputs of the float32 model as it was given: logits where it has a language-model head; else final states and, where
     it pools, embeddings as well. States say of every token what is missing, embeddings what it comes to."""
 
-    def __init__(self, model: Transformer, network: Network):
-        self.model, self.network = model, network
+    def targets(self, samples: list[np.ndarray]) -> list[np.ndarray]:
+        return self.model.logits(samples) if self.model.config.lm_head else self.model.forward(samples)
 
-    def samples(self, data: Iterable) -> list[np.ndarray]:
-        return _listed(self.model, data)
-
-    def __call__(self, samples: list[np.ndarray]) -> float:
+    def loss(self, samples: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         batch, config = Packed(samples), self.model.config
         hidden = self.network.forward(batch)
         if config.lm_head:
-            logits = batch.split(self.network.logits(hidden))
-            loss, gradients = losses.logit_distillation(logits, self.model.logits(samples))
-            self.network.backward(logits=batch.join(gradients))
-            return loss
-        hidden, targets = batch.split(hidden), self.model.forward(samples)
+            loss, gradients = losses.logit_distillation(batch.split(self.network.logits(hidden)), targets)
+            return loss, {"logits": batch.join(gradients)}
+        hidden = batch.split(hidden)
         loss, gradients = losses.hidden_distillation(hidden, targets)
         if config.pooling is not None:
             more, gradient = losses.embedding_distillation(losses.pool(hidden, config), losses.pool(targets, config))
             loss += more
             for g, pooled in zip(gradients, losses.pool_back(gradient, hidden, config)):
                 g += pooled
-        self.network.backward(hidden=batch.join(gradients))
-        return loss
+        return loss, {"hidden": batch.join(gradients)}
 
 
-class Pairs:
-    """The same, against scores of pairs."""
+class Pairs(Objective):
+    """The cosine of two texts' embeddings, against scores."""
 
     def __init__(self, model: Transformer, network: Network):
         if model.config.pooling is None:
             raise UnsupportedError(f"loss: pairs needs a model that pools, this {model.config.family} model says no pooling")
-        self.model, self.network = model, network
+        super().__init__(model, network)
 
     def samples(self, data: Iterable) -> list[tuple]:
         try:
@@ -83,13 +99,12 @@ class Pairs:
         flat = _listed(self.model, [text for row in rows for text in row[:2]])
         return list(zip(flat[::2], flat[1::2], (row[2] for row in rows)))
 
-    def __call__(self, samples: list[tuple]) -> float:
+    def loss(self, samples: list[tuple], targets: None) -> tuple[float, dict[str, np.ndarray]]:
         sequences = [ids for first, second, _ in samples for ids in (first, second)]
         batch, config = Packed(sequences), self.model.config
         hidden = batch.split(self.network.forward(batch))
         loss, gradient = losses.pair_similarity(losses.pool(hidden, config), np.array([score for *_, score in samples]))
-        self.network.backward(hidden=batch.join(losses.pool_back(gradient, hidden, config)))
-        return loss
+        return loss, {"hidden": batch.join(losses.pool_back(gradient, hidden, config))}
 
 
 OBJECTIVES = {"next_token": NextToken, "distillation": Distillation, "pairs": Pairs}
