@@ -18,7 +18,7 @@ REPORTED = ("2014", "2013")
 LENGTHS = range(20, 301)  # characters of a sentence of the text
 SCHEMES = {"default": cq.Static(), "textbook": cq.Static(cq.Scheme.textbook())}
 pytestmark = pytest.mark.timeout(0)  # pytest's own limit is for tests
-TRAINING = {"ranges": "learned", "steps": 1600, "batch_size": 16}
+TRAINING = {"ranges": "learned", "steps": 1200, "batch_size": 16}
 
 
 @pytest.fixture(scope="module")
