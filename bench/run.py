@@ -25,6 +25,7 @@ ONCE = ("lm_accuracy", "large", "qat")  # suites that compare no times: with the
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 QAT_STEPS = 30  # of 32 windows each, of the shipped model: some four minutes with one thread
+MIX_BUDGET = 0.1  # of Spearman ×100
 LOW_PEAK = 0.9  # of the best one of a run
 
 
@@ -47,7 +48,10 @@ def main() -> int:
     if "compare" in options.only:
         report = run_cq(["compare", "--qat", QAT_STEPS], options.threads[0], "shakespeare")
         save(out / "compare_shakespeare.json", {"command": command} | report)
-        report = run_cq(["compare", minilm.folder(), "--data", minilm.EVALUATION, *calibration], options.threads[0])
+        with tempfile.TemporaryDirectory() as folder:
+            record = mixed(Path(folder), calibration, options.threads[0])
+            report = run_cq(["compare", minilm.folder(), "--data", minilm.EVALUATION, *calibration, "--mix", record],
+                            options.threads[0])
         save(out / "compare_minilm.json", {"command": command} | report)
     if "profile" in options.only:
         report = run_cq(["bench", minilm.folder(), "--profile", *PROFILED, *calibration], options.threads[0])
@@ -81,6 +85,15 @@ def warn_of_disturbance(rows: list[dict]) -> None:
         print(f"run: busy machine, measure again: the peak was below {best:,.0f} GOPS in {', '.join(low)}", file=sys.stderr)
 
 
+def mixed(folder: Path, calibration: list[str], threads: int) -> Path:
+    """The record of a mix of strategies, chosen on other data than what is reported."""
+    record = folder / "mix.json"
+    arguments = ["quantize", minilm.folder(), folder / "mixed.safetensors", "--strategy", "mixed", "--data", minilm.DEVELOPMENT,
+                 *calibration, "--budget", MIX_BUDGET, "--record", record]
+    subprocess.run([sys.executable, "-c", "from cq.cli import main; main()", *map(str, arguments)], env=environment(threads), check=True)
+    return record
+
+
 def run_cq(arguments: list, threads: int, model: str = "all-MiniLM-L6-v2") -> dict:
     """The report of a command of cq, under the name of its model."""
     with tempfile.TemporaryDirectory() as folder:
@@ -89,10 +102,11 @@ def run_cq(arguments: list, threads: int, model: str = "all-MiniLM-L6-v2") -> di
         subprocess.run([*cq, "--json", str(found)], env=environment(threads), check=True)
         report = json.loads(found.read_text())
     report["model"] = model
-    shown = [model if isinstance(argument, Path) else str(argument) for argument in arguments]
+    shown = [argument if not isinstance(argument, Path) else model if argument.is_dir() else argument.name
+             for argument in arguments]
     card = json.loads(subprocess.run([sys.executable, "bench/card.py"], env=environment(threads), check=True,
                                      stdout=subprocess.PIPE, text=True).stdout)
-    return {"cq": shlex.join(["cq", *shown]), "cards": {str(threads): card}, "report": report}
+    return {"cq": shlex.join(["cq", *map(str, shown)]), "cards": {str(threads): card}, "report": report}
 
 
 def save(path: Path, result: dict) -> None:

@@ -12,7 +12,7 @@ from products import large, sizes
 from render import ahead, best_of, by_threads, contestants, is_cq, machine, markdown
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SOURCES = ("gemm", "model", "scaling", "avx2", "lm", "lm_accuracy")
+SOURCES = ("gemm", "model", "scaling", "avx2", "lm", "lm_accuracy", "compare_minilm", "compare_shakespeare", "qat")
 INT8 = ("codes → int32", "codes → float32", "codes → codes", "float32, int8 inside")
 PRODUCT, WEIGHT_ONLY = INT8[0], "float32"
 INT8_STREAM = "cq static, int8 stream"
@@ -37,8 +37,9 @@ class Yardstick:
         return words[0] if len(set(words)) == 1 else " / ".join(words)
 
 
-def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict, lm: dict, lm_accuracy: dict) -> list[Yardstick]:
-    """All rows, from the results of the six suites."""
+def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict, lm: dict, lm_accuracy: dict, minilm: dict, shipped: dict,
+               qat: dict) -> list[Yardstick]:
+    """All rows, from the results that SOURCES name."""
     products = [row for row in contestants(gemm) if is_cq(row)]
     many = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] >= 128]
     single = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] == 1]
@@ -56,7 +57,7 @@ def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict, lm: dict, lm_
         _every("weight-only, 128 rows and more: float32 BLAS's time over cq's", "≥ 1 on every shape",
                [row for row in floats if sizes(row)[0] >= 128], ahead, 1, "{:.2f}")]
     return rows + _of_model(model) + _of_two_threads(gemm, model) + _of_scaling(scaling) + _of_avx2(avx2) \
-        + _of_lm(lm) + _of_lm_accuracy(lm_accuracy)
+        + _of_lm(lm) + _of_lm_accuracy(lm_accuracy) + _of_minilm(minilm) + _of_qat(qat) + _of_shipped(shipped)
 
 
 def _of_model(model: dict) -> list[Yardstick]:
@@ -152,7 +153,69 @@ def _of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
                   "cq weight-only"),
              _one("SmolLM2-135M weight-only, greedy texts of 200 tokens that are float32's, of 10", 8, same,
                   lambda row: row["equal"])]
-    return [replace(one, threads=tuple(one.met) or ("2",)) for one in found]
+    return [_as_measured(row) for row in found]
+
+
+def _compared(result: dict) -> tuple[dict[str, dict], Callable[[str, str], float]]:
+    """Rows of a `cq compare` by name, and a function (name, metric) → how far its value lies from float32's."""
+    threads = int(next(iter(result.get("cards", {})), 1))
+    rows = {row["name"]: row | {"threads": threads} for row in result.get("report", {"rows": []})["rows"]}
+    return rows, lambda name, metric: rows[name]["accuracy"][metric] - rows["float32"]["accuracy"][metric]
+
+
+def _of_minilm(compared: dict) -> list[Yardstick]:
+    rows, off = _compared(compared)
+    found = []
+    for name, lost, least in (("weight-only", 0.05, 0.9995), ("dynamic", 0.1, 0.999), ("static", 0.2, 0.995)):
+        there = [rows[name]] if name in rows else []
+        found += [_one(f"MiniLM-L6 {name}, STS 2014, Spearman ×100 below float32's", lost, there,
+                       lambda row: -off(row["name"], "spearman"), "{:.3f}", at_most=True),
+                  _one(f"MiniLM-L6 {name}, STS 2014, cosine with float32's embeddings", least, there,
+                       lambda row: row["accuracy"]["cosine"], "{:.5f}")]
+    mix = [rows["mixed"]] if "mixed" in rows else []
+    found += [_one("MiniLM-L6 automatic mix, STS 2014, Spearman ×100 below float32's", 0.1, mix,
+                   lambda row: -off("mixed", "spearman"), "{:.3f}", at_most=True),
+              _one("MiniLM-L6 automatic mix, sentences, static's time over its", 0.95, mix,
+                   lambda row: row["tokens_per_s"] / rows["static"]["tokens_per_s"], "{:.2f}")]
+    return [_as_measured(row) for row in found]
+
+
+def _of_qat(qat: dict) -> list[Yardstick]:
+    """Static as calibration alone has it is the best of its rows."""
+    found = []
+    for scheme in ("default", "textbook"):
+        rows = [row for row in qat["rows"] if row["scheme"] == scheme]
+        trained = [row for row in rows if row["name"].startswith("QAT")]
+        static = max((row["STS 2014"]["cosine"] for row in rows if row["name"].startswith("static")), default=0.0)
+        if scheme == "default":
+            exact = next((row["STS 2014"]["spearman"] for row in rows if row["name"] == "float32"), 0.0)
+            found += [_one("MiniLM-L6 QAT → static, STS 2014, Spearman ×100 below float32's", 0.1, trained,
+                           lambda row: exact - row["STS 2014"]["spearman"], "{:.3f}", at_most=True),
+                      _one("MiniLM-L6 QAT → static, STS 2014, cosine with float32's embeddings", max(0.997, round(static, 5)),
+                           trained, lambda row: row["STS 2014"]["cosine"], "{:.5f}")]
+        else:
+            found.append(_one("MiniLM-L6 textbook QAT → static, STS 2014, percent recovered of the cosine that static loses", 80,
+                              trained, lambda row: 100 * (row["STS 2014"]["cosine"] - static) / (1 - static), "{:.1f}"))
+    return [_as_measured(row) for row in found]
+
+
+def _of_shipped(compared: dict) -> list[Yardstick]:
+    rows, off = _compared(compared)
+    there = [rows["qat"]] if {"qat", "dynamic", "static"} <= set(rows) else []
+    return [_as_measured(row) for row in (
+        _one("The model in the wheel, QAT → static, perplexity over float32's, %", 0.5, there,
+             lambda row: 100 * off("qat", "perplexity") / rows["float32"]["accuracy"]["perplexity"], "{:.3f}", at_most=True),
+        _one("The model in the wheel, QAT → static, perplexity over dynamic's, %", 0, there,
+             lambda row: 100 * (row["accuracy"]["perplexity"] / rows["dynamic"]["accuracy"]["perplexity"] - 1), "{:.3f}",
+             at_most=True),
+        _one("The model in the wheel, dynamic, perplexity over static's, %", 0, there,
+             lambda row: 100 * (rows["dynamic"]["accuracy"]["perplexity"] / rows["static"]["accuracy"]["perplexity"] - 1), "{:.3f}",
+             at_most=True))]
+
+
+def _as_measured(row: Yardstick) -> Yardstick:
+    """About the number of threads that was measured: accuracy knows none."""
+    return replace(row, threads=tuple(row.met) or row.threads[:1])
 
 
 def _memory(rows: list[dict], name: str, other: str) -> list[dict]:

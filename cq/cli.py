@@ -13,6 +13,7 @@ from rich.text import Text
 from . import terminal
 from .calibrate import Calibration, calibrate
 from .cli_generate import generate_command
+from .compensate import compensate
 from .errors import CqError
 from .formats import load, save
 from .model import Coverage
@@ -166,10 +167,12 @@ def _strategies(model, names, calibration, progress) -> dict:
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
 @_rotated
+@click.option("--compensate", "compensated", is_flag=True, help="Round weights so that they take back each other's errors on the "
+              "samples of --calibration; for weight-only, dynamic and static.")
 @click.option("--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 def quantize_command(model, out, strategy, target, steps, textbook, calibration, data, budget, metric, record, observer, include,
-                     exclude, rotated, strict, force) -> None:
+                     exclude, rotated, compensated, strict, force) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_target(out)
     if out.suffix != ".safetensors":
@@ -183,13 +186,19 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
         raise click.UsageError("mixed needs --data to judge by, and a --budget")
     if strategy != "mixed" and (data or metric or record or budget is not None):
         raise click.UsageError(f"--data, --budget, --metric and --record are for mixed, not for {strategy}")
-    strategy = _strategy(strategy, target, steps, textbook, calibration, observer, include, exclude)
+    if compensated and (not calibration or strategy not in STRATEGIES):
+        raise click.UsageError("--compensate needs --calibration, and one of " + ", ".join(STRATEGIES))
+    seen = () if compensated and strategy != "static" else calibration
+    strategy = _strategy(strategy, target, steps, textbook, seen, observer, include, exclude)
     record = record or out.with_suffix(".mix.json")
     _check_target(record)
     before, found = _size(Path(model)), None
     model = _opened(model, rotated)
     with terminal.progress() as progress:
         given = _calibration(calibration, model, None if isinstance(strategy, QAT) else _CALIBRATION_SAMPLES)
+        if compensated:
+            model = compensate(model, given, lambda done, total: progress("compensate", done, total))
+            given = given if strategy.name == "static" else None
         if isinstance(strategy, list):
             found = mix(model, samples.read([Path(path) for path in data], model), budget, strategy, given, metric, record,
                         progress=progress)

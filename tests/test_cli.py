@@ -172,6 +172,23 @@ def test_rotate_is_what_the_library_does(run, tiny_lm, tiny_encoder, prose, tmp_
     assert "rotation" in run("quantize", tiny_encoder, tmp_path / "c.safetensors", "--strategy", "dynamic", "--rotate", code=1)
 
 
+@pytest.mark.parametrize("strategy", ["weight-only", "dynamic", "static"])
+def test_compensate_is_what_the_library_does(run, tiny_lm, prose, tmp_path, strategy):
+    options = ["--strategy", strategy, "--calibration", prose, "--rotate", "--compensate"]
+    run("quantize", tiny_lm, tmp_path / "a.safetensors", *options)
+    model = cq.rotate(cq.load(tiny_lm))
+    texts = read([prose], model).limit(500)
+    chosen = {"weight-only": cq.WeightOnly, "dynamic": cq.Dynamic, "static": cq.Static}[strategy]()
+    q = cq.quantize(cq.compensate(model, texts), chosen, texts if strategy == "static" else None)
+    for ours, theirs in zip(cq.load(tmp_path / "a.safetensors").logits(texts.tokens[:3]), q.logits(texts.tokens[:3]), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+
+
+def test_compensate_without_samples_is_refused(run, tiny_lm, tmp_path):
+    for options in (["--strategy", "dynamic"], ["--strategy", "qat", "--calibration", "a.txt"]):
+        assert "--compensate needs --calibration" in run("quantize", tiny_lm, tmp_path / "a.safetensors", "--compensate", *options, code=2)
+
+
 def test_quantize_static_by_an_observer(run, tiny_encoder, prose, tmp_path):
     """The choice is kept in the checkpoint, and the user hears whether the samples were enough."""
     out = tmp_path / "static.safetensors"

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "quantize": {"train", "smooth", "split", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},
-    "cli": {"cli_generate", "report", "rotate", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
+    "cli": {"cli_generate", "report", "rotate", "compensate", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
     "cli_generate": {"quantize", "formats", "strategies"}, "terminal": {"errors"},
 }
 
