@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 
 import cq
+from cq.report import metrics
 from cq.report.samples import Samples, files, read
 
 from . import minilm
 
 CALIBRATION_SENTENCES = 200
 BATCH, OF_EACH_FILE = 32, 96  # of the stream
+REPORTED = {"STS 2014": minilm.EVALUATION, "STS 2013": minilm.DEVELOPMENT}
 
 
 def calibration(model: cq.Transformer) -> list[np.ndarray]:
@@ -53,3 +55,20 @@ def padded(tokens: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     for i, sequence in enumerate(tokens):
         ids[i, :len(sequence)], mask[i, :len(sequence)] = sequence, 1
     return ids, mask
+
+
+def reported(model: cq.Transformer) -> dict[str, tuple]:
+    """Name of a set → its pairs, and the model's embeddings of them, from which others' distance is taken."""
+    found = {name: read(files, model) for name, files in REPORTED.items()}
+    return {name: (pairs, model.embed(pairs.tokens)) for name, pairs in found.items()}
+
+
+def accuracy(model: cq.Transformer, reported: dict[str, tuple]) -> dict[str, dict[str, float]]:
+    """Spearman (×100) and mean cosine to float32's embeddings for each set of pairs."""
+    found = {}
+    for name, (pairs, exact) in reported.items():
+        embeddings, scored = model.embed(pairs.tokens), np.isfinite(pairs.scores)
+        alike = metrics.cosine(embeddings[::2], embeddings[1::2])
+        found[name] = {"spearman": 100 * metrics.spearman(alike[scored], pairs.scores[scored]),
+                       "cosine": float(metrics.cosine(exact, embeddings).mean())}
+    return found

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 import cq
-from cq.report import metrics, samples
+from cq.report import samples
 from cq.strategies import OBSERVERS
 
-from . import minilm
+from . import encoder, minilm
 
 TEXT = minilm.DATA.parent / "text" / "wikitext2.valid.txt"
-REPORTED = ("2014", "2013")
 LENGTHS = range(20, 301)  # characters of a sentence of the text
 SCHEMES = {"default": cq.Static(), "textbook": cq.Static(cq.Scheme.textbook())}
 pytestmark = pytest.mark.timeout(0)  # pytest's own limit is for tests
@@ -35,20 +34,7 @@ def unlabeled(float_model) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def reported(float_model) -> dict[str, tuple]:
-    """Year → pairs, and float32's embeddings of them."""
-    read = {year: samples.read(str(minilm.DATA / f"{year}.*.tsv"), float_model) for year in REPORTED}
-    return {f"STS {year}": (pairs, float_model.embed(pairs.tokens)) for year, pairs in read.items()}
-
-
-def accuracy(model: cq.Transformer, reported: dict) -> dict[str, dict[str, float]]:
-    """Spearman (×100) and mean cosine to float32's embeddings for each set of pairs."""
-    found = {}
-    for name, (pairs, exact) in reported.items():
-        embeddings, scored = model.embed(pairs.tokens), np.isfinite(pairs.scores)
-        alike = metrics.cosine(embeddings[::2], embeddings[1::2])
-        found[name] = {"spearman": 100 * metrics.spearman(alike[scored], pairs.scores[scored]),
-                       "cosine": float(metrics.cosine(exact, embeddings).mean())}
-    return found
+    return encoder.reported(float_model)
 
 
 def trained(benchmark, model: cq.Transformer, strategy: cq.QAT, data: list) -> tuple[cq.Transformer, dict]:
@@ -70,7 +56,7 @@ def test_minilm(benchmark, threads, float_model, calibration, unlabeled, reporte
         for observer in OBSERVERS:
             static = cq.Static(target.scheme, observer=observer, smooth=smooth)
             others[f"static, {observer}{', smooth' * smooth}"] = cq.quantize(float_model, static, calibration)
-    rows = [{"name": name} | accuracy(model, reported) for name, model in others.items()]
-    rows.append({"name": "QAT → static"} | accuracy(q, reported) | cost)
+    rows = [{"name": name} | encoder.accuracy(model, reported) for name, model in others.items()]
+    rows.append({"name": "QAT → static"} | encoder.accuracy(q, reported) | cost)
     benchmark.extra_info["rows"] = [{"case": "all-MiniLM-L6-v2", "work": "accuracy", "scheme": scheme, "threads": threads} | row
                                     for row in rows]
