@@ -453,8 +453,8 @@ cdef int64_t shared_used = 0, SHARED = 1 << 23, ALONE = 1 << 21
 
 
 def aligned(int64_t size) -> np.ndarray:
-    """int8 (size,), 64-byte aligned. Weights are read from end to end: in small pages a token of SmolLM2-135M would wait for some
-    33,000 of their addresses."""
+    """int8 (size,), 64-byte aligned. Weights are read from end to end: those of SmolLM2-135M fill some 33,000 small pages,
+    or 70 huge ones."""
     global shared, shared_used
     cdef int64_t begin
     if size > ALONE:

@@ -141,9 +141,7 @@ def _floats(x, name: str, ndim: int) -> np.ndarray | None:
 
 
 def _scale(value) -> float:
-    if type(value) is float and SMALLEST <= value <= LARGEST:
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not SMALLEST <= value <= LARGEST:
+    if isinstance(value, bool) or not isinstance(value, (float, int, np.floating)) or not SMALLEST <= value <= LARGEST:
         raise CqError(f"out_scale: need a positive normal float32, got {reprlib.repr(value)}")
     return float(value)
 
