@@ -129,6 +129,29 @@ cdef extern from "cq.h" nogil:
                                float *, int64_t)
     cq_status cq_attention_i8(int, const cq_attention_args *, const cq_coded *, const cq_coded *, const cq_coded *, int64_t,
                               float *, const cq_codes *)
+    enum: CQ_BY_ONE, CQ_BY_ROW, CQ_BY_COLUMN
+    ctypedef struct cq_rounding:
+        int by
+        const float *scales
+        const float *lows
+        const float *highs
+        const float *shifts
+    ctypedef struct cq_adamw:
+        float beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep
+    void cq_slope(int, const float *, int64_t, cq_activation, float *, float *)
+    void cq_round(int, const float *, int64_t, int64_t, const cq_rounding *, float *, uint8_t *)
+    void cq_exponents(int, float *, int64_t, int64_t, float, int, float *)
+    void cq_softmax_back(int, float *, const float *, int64_t, int64_t, const float *, float)
+    ctypedef struct cq_rescaling:
+        const float *before
+        const float *scales
+        const float *row_scales
+        const float *after
+    void cq_rescale(int, const float *, int64_t, int64_t, const cq_rescaling *, float *)
+    void cq_norm_kept(int, const cq_norm *, const float *, int64_t, int64_t, float *, float *, float *)
+    void cq_norm_back(int, const cq_norm *, const float *, const float *, const float *, int64_t, int64_t, float *, float *)
+    void cq_keep_freed(int)
+    void cq_adamw_step(int, const cq_adamw *, const float *, int64_t, const float *, float *, float *, float *)
 
 MAX_K = CQ_MAX_K
 COMPILER = "gcc " + COMPILER_VERSION.decode()
@@ -1038,3 +1061,138 @@ def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=
 
 
 _start()
+
+
+# --- training ----------------------------------------------------------------------------------------------------------------
+
+def slope(x, activation):
+    """act(x) and its derivative, of float32 x (rows, n)."""
+    cdef int64_t rows = x.shape[0], n = x.shape[1]
+    cdef const float *data = <const float *>pointer(x, "x", "f", 2, rows, n)
+    cdef cq_activation kind = activation_of(activation)
+    y, its_slope = new_array((rows, n), FLOAT32), new_array((rows, n), FLOAT32)
+    cdef float *to = <float *>pointer(y, "y", "f", 2, rows, n, True)
+    cdef float *to_slope = <float *>pointer(its_slope, "slope", "f", 2, rows, n, True)
+    with nogil:
+        cq_slope(threads, data, rows * n, kind, to, to_slope)
+    return y, its_slope
+
+
+def round_codes(x, scales, lows, highs, shifts=None):
+    """clip(rint(x / scales), lows, highs) + shifts, whole numbers in float32, of finite float32 x (rows, n); and which rows were
+    clipped, bool (rows,). scales, lows, highs, shifts: float32, all (1,), (rows,) or (1, n)."""
+    cdef int64_t rows = x.shape[0], n = x.shape[1], first = scales.shape[0], second = scales.shape[1] if scales.ndim == 2 else -1
+    cdef int ndim = scales.ndim
+    cdef cq_rounding r
+    if not ((ndim == 1 and first in (1, rows)) or (ndim == 2 and first == 1 and second == n)):
+        raise CqError(f"scales: need one, one per row or one per column of x {tuple(x.shape)}, got {describe(scales)}")
+    r.by = CQ_BY_COLUMN if ndim == 2 else CQ_BY_ROW if first == rows else CQ_BY_ONE
+    r.scales = <const float *>pointer(scales, "scales", "f", ndim, first, second)
+    r.lows = <const float *>pointer(lows, "lows", "f", ndim, first, second)
+    r.highs = <const float *>pointer(highs, "highs", "f", ndim, first, second)
+    r.shifts = <const float *>optional(shifts, "shifts", "f", ndim, first, second)
+    cdef const float *data = <const float *>pointer(x, "x", "f", 2, rows, n)
+    y, clipped = new_array((rows, n), FLOAT32), new_array(rows, np.bool_)
+    cdef float *to = <float *>pointer(y, "y", "f", 2, rows, n, True)
+    marks = clipped.view(np.uint8)
+    cdef uint8_t *mark = <uint8_t *>pointer(marks, "clipped", "B", 1, rows, -1, True)
+    with nogil:
+        cq_round(threads, data, rows, n, &r, to, mark)
+    return y, clipped
+
+
+def exponents(x, float factor, bint coded):
+    """Each row of float32 x (..., n) to exp(factor * (x - max)) or, coded, rint(255 * 2^(factor * (x - max))) as int8 attention
+    has it, in place; -Inf to 0. Gives the rows' sums, float32 (..., 1)."""
+    cdef int64_t n = x.shape[x.ndim - 1], rows = x.size // n if n else 0
+    cdef float *data = <float *>pointer(x, "x", "f", x.ndim, -1, -1, True)
+    sums = new_array((*x.shape[:-1], 1), FLOAT32)
+    all_sums = sums.reshape(-1)
+    cdef float *to = <float *>pointer(all_sums, "sums", "f", 1, rows, -1, True)
+    with nogil:
+        cq_exponents(threads, data, rows, n, factor, coded, to)
+    return sums
+
+
+def softmax_back(g, p, inverses, float factor) -> None:
+    """The reverse of softmax along the last axis: g = factor * (g - sum(g * w)) * w in place, w = p * inverses. float32 g and p
+    (..., n), inverses (..., 1)."""
+    if g.shape != p.shape or inverses.shape != (*g.shape[:-1], 1):
+        raise CqError(f"softmax_back: shapes do not match: g {g.shape}, p {p.shape}, inverses {inverses.shape}")
+    cdef int64_t n = g.shape[g.ndim - 1], rows = g.size // n if n else 0
+    cdef float *to = <float *>pointer(g, "g", "f", g.ndim, -1, -1, True)
+    cdef const float *weights = <const float *>pointer(p, "p", "f", p.ndim, -1, -1)
+    cdef const float *inverse = <const float *>pointer(inverses, "inverses", "f", inverses.ndim, -1, -1)
+    with nogil:
+        cq_softmax_back(threads, to, weights, rows, n, inverse, factor)
+
+
+def rescale(x, scales, before=None, row_scales=None, after=None, out=None):
+    """(x + before) * row_scales[:, None] * scales + after, of float32 x (rows, n): scales, before, after (n,), row_scales (rows,).
+    out: an array for it, which may be x."""
+    cdef int64_t rows = x.shape[0], n = x.shape[1]
+    cdef cq_rescaling r
+    r.scales = <const float *>pointer(scales, "scales", "f", 1, n, -1)
+    r.before = <const float *>optional(before, "before", "f", 1, n, -1)
+    r.row_scales = <const float *>optional(row_scales, "row_scales", "f", 1, rows, -1)
+    r.after = <const float *>optional(after, "after", "f", 1, n, -1)
+    out = new_array((rows, n), FLOAT32) if out is None else out
+    cdef const float *data = <const float *>pointer(x, "x", "f", 2, rows, n)
+    cdef float *to = <float *>pointer(out, "out", "f", 2, rows, n, True)
+    with nogil:
+        cq_rescale(threads, data, rows, n, &r, to)
+    return out
+
+
+def norm_kept(x, weight, bias, float eps, bint rms):
+    """Layer or RMS norm of float32 x (rows, n), with weight and optional bias (n,): the result; what weight and bias follow; and
+    the inverse (rows,) of what each row was divided by."""
+    cdef int64_t rows = x.shape[0], n = x.shape[1]
+    cdef cq_norm how
+    how.weight = <const float *>pointer(weight, "weight", "f", 1, n, -1)
+    how.bias = <const float *>optional(bias, "bias", "f", 1, n, -1)
+    how.eps, how.rms = eps, rms
+    cdef const float *data = <const float *>pointer(x, "x", "f", 2, rows, n)
+    y, kept, factors = new_array((rows, n), FLOAT32), new_array((rows, n), FLOAT32), new_array(rows, FLOAT32)
+    cdef float *to = <float *>pointer(y, "y", "f", 2, rows, n, True)
+    cdef float *to_kept = <float *>pointer(kept, "kept", "f", 2, rows, n, True)
+    cdef float *to_factors = <float *>pointer(factors, "factors", "f", 1, rows, -1, True)
+    with nogil:
+        cq_norm_kept(threads, &how, data, rows, n, to_kept, to_factors, to)
+    return y, kept, factors
+
+
+def norm_back(g, weight, kept, factors, bint rms):
+    """From g, the gradient of what norm_kept gave: that of x, and g * kept, whose column sums are the weight's."""
+    cdef int64_t rows = g.shape[0], n = g.shape[1]
+    cdef cq_norm how
+    how.weight, how.bias, how.eps, how.rms = <const float *>pointer(weight, "weight", "f", 1, n, -1), NULL, 0, rms
+    cdef const float *gradient = <const float *>pointer(g, "g", "f", 2, rows, n)
+    cdef const float *given = <const float *>pointer(kept, "kept", "f", 2, rows, n)
+    cdef const float *inverse = <const float *>pointer(factors, "factors", "f", 1, rows, -1)
+    dx, of_weight = new_array((rows, n), FLOAT32), new_array((rows, n), FLOAT32)
+    cdef float *to = <float *>pointer(dx, "dx", "f", 2, rows, n, True)
+    cdef float *to_weight = <float *>pointer(of_weight, "of_weight", "f", 2, rows, n, True)
+    with nogil:
+        cq_norm_back(threads, &how, given, inverse, gradient, rows, n, to_weight, to)
+    return dx, of_weight
+
+
+def keep_freed(bint on) -> None:
+    """Whether malloc keeps what is freed, for the whole process (see cq_keep_freed)."""
+    cq_keep_freed(on)
+
+
+def adamw(p, g, mean, square, units, choices) -> None:
+    """A step of AdamW over flat float32 arrays (n,), of which p, mean and square change; units (n,) or None. choices: beta1, beta2,
+    gradient, gradient_square, root, epsilon, rate, keep (see cq_adamw)."""
+    cdef int64_t n = p.shape[0]
+    cdef cq_adamw a
+    a.beta1, a.beta2, a.gradient, a.gradient_square, a.root, a.epsilon, a.rate, a.keep = choices
+    cdef float *to = <float *>pointer(p, "p", "f", 1, n, -1, True)
+    cdef float *to_mean = <float *>pointer(mean, "mean", "f", 1, n, -1, True)
+    cdef float *to_square = <float *>pointer(square, "square", "f", 1, n, -1, True)
+    cdef const float *gradient = <const float *>pointer(g, "g", "f", 1, n, -1)
+    cdef const float *unit = <const float *>optional(units, "units", "f", 1, n, -1)
+    with nogil:
+        cq_adamw_step(threads, &a, gradient, n, unit, to_mean, to_square, to)

@@ -229,4 +229,50 @@ typedef struct {
     cq_coded q, k, v;
 } cq_kept_args;
 cq_status cq_attention_kept(int threads, const cq_kept_args *a, float *qkv, float *y, int64_t *bad);
+
+/* --- training: passes over float32 that BLAS does not do --------------------------------------------------------------- */
+
+/* y = act(x) and slope = act'(x), of n numbers; GELU to 2e-7. */
+void cq_slope(int threads, const float *x, int64_t n, cq_activation activation, float *y, float *slope);
+
+/* y = clip(rint(x / scale), low, high) + shift, whole numbers that stay floats; clipped[row] = 1 where the row was. Parameters
+ * are one for all, one per row or one per column; low <= 0 <= high but per column; shifts are optional. x must be finite. */
+typedef struct {
+    enum { CQ_BY_ONE, CQ_BY_ROW, CQ_BY_COLUMN } by;
+    const float *scales, *lows, *highs, *shifts;
+} cq_rounding;
+void cq_round(int threads, const float *x, int64_t rows, int64_t columns, const cq_rounding *r, float *y, uint8_t *clipped);
+
+/* Each row of x to exp(factor * (x - max)) or, coded, rint(255 * 2^(factor * (x - max))) as int8 attention has it, in place, and
+ * its sum. -Inf becomes 0. */
+void cq_exponents(int threads, float *x, int64_t rows, int64_t columns, float factor, int coded, float *sums);
+/* The reverse of softmax: g = factor * (g - sum(g * w)) * w of each row, in place, w = p * inverse. */
+void cq_softmax_back(int threads, float *g, const float *p, int64_t rows, int64_t columns, const float *inverses, float factor);
+
+/* y = (x + before) * row_scales * scales + after, y may be x: before, scales, after (columns), row_scales (rows); all but scales
+ * optional. */
+typedef struct {
+    const float *before, *scales, *row_scales, *after;
+} cq_rescaling;
+void cq_rescale(int threads, const float *x, int64_t rows, int64_t columns, const cq_rescaling *r, float *y);
+
+/* y = norm(x) of each row, as cq_norm_rows; kept = what weight and bias follow, factors = what it was divided by, inverted. */
+void cq_norm_kept(int threads, const cq_norm *norm, const float *x, int64_t rows, int64_t columns, float *kept, float *factors,
+                  float *y);
+/* From g, the gradient of y: dx, and of_weight = g * kept, whose column sums are the weight's. */
+void cq_norm_back(int threads, const cq_norm *norm, const float *kept, const float *factors, const float *g, int64_t rows,
+                  int64_t columns, float *of_weight, float *dx);
+
+/* A step of AdamW (Loshchilov, Hutter 2019) over flat arrays of n: mean = beta1 mean + gradient g, square = beta2 square +
+ * gradient_square g^2, p = keep p - rate mean / (root sqrt(square) + epsilon). units: the difference is multiplied by them and
+ * by p, and half of p at most; or NULL. */
+typedef struct {
+    float beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep;
+} cq_adamw;
+void cq_adamw_step(int threads, const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square,
+                   float *p);
+
+/* Whether malloc keeps what is freed, for the whole process: a step of training makes and frees arrays of hundreds of MB, and
+ * pages that went back to the system come anew one by one, zeroed. Off: they go back but for 64 MB, glibc's own most. */
+void cq_keep_freed(int on);
 #endif

@@ -88,6 +88,17 @@ typedef struct {
      * The room of scores is worked in. */
     void (*softmax_scaled)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded,
                            const float *factors, const cq_key_scales *scales, uint8_t *codes, float *sums);
+    /* Training: see the functions of cq.h that are named alike. `round` returns whether anything was clipped, `exponents` the
+     * row's sum. */
+    void (*slope)(const float *x, cq_activation activation, int64_t n, float *y, float *slope);
+    int (*round)(const float *x, int64_t n, const cq_rounding *r, int64_t row, float *y);
+    float (*exponents)(float *x, int64_t n, float factor, int coded);
+    void (*softmax_back)(float *g, const float *p, int64_t n, float inverse, float factor);
+    void (*rescale)(const float *x, int64_t n, const cq_rescaling *r, int64_t row, float *y);
+    float (*norm_kept)(const cq_norm *norm, const float *x, int64_t n, float *kept, float *y); /* returns the factor */
+    void (*norm_back)(const cq_norm *norm, const float *kept, float factor, const float *g, int64_t n, float *of_weight,
+                      float *dx);
+    void (*adamw)(const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square, float *p);
     /* out (n, 4) = n codes of each of 4 rows, xor `flip`; bytes that `keep` leaves out are 0. */
     void (*interleave)(const uint8_t *const rows[4], int64_t n, uint8_t flip, uint32_t keep, int8_t *out);
 

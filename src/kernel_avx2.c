@@ -37,6 +37,7 @@ INLINE f32x16 f32_add(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_add_ps, a,
 INLINE f32x16 f32_sub(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_sub_ps, a, b); }
 INLINE f32x16 f32_mul(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_mul_ps, a, b); }
 INLINE f32x16 f32_div(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_div_ps, a, b); }
+INLINE f32x16 f32_sqrt(f32x16 a) { return OP1(f32x16, _mm256_sqrt_ps, a); }
 INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) {
     return (f32x16){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
@@ -198,6 +199,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 
 #include "rows.h"
 #include "softmax.h"
+#include "training.h"
 #include "epilogue.h"
 #include "tiles_i16.h"
 #include "tiles_i8.h"

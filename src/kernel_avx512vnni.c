@@ -26,6 +26,7 @@ INLINE f32x16 f32_add(f32x16 a, f32x16 b) { return _mm512_add_ps(a, b); }
 INLINE f32x16 f32_sub(f32x16 a, f32x16 b) { return _mm512_sub_ps(a, b); }
 INLINE f32x16 f32_mul(f32x16 a, f32x16 b) { return _mm512_mul_ps(a, b); }
 INLINE f32x16 f32_div(f32x16 a, f32x16 b) { return _mm512_div_ps(a, b); }
+INLINE f32x16 f32_sqrt(f32x16 a) { return _mm512_sqrt_ps(a); }
 INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE f32x16 f32_min(f32x16 a, f32x16 b) { return _mm512_min_ps(a, b); } /* a < b ? a : b */
 INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); } /* a > b ? a : b */
@@ -112,6 +113,7 @@ INLINE i32x16 i32_byte(i32x16 w, const int j) {
 
 #include "rows.h"
 #include "softmax.h"
+#include "training.h"
 #include "epilogue.h"
 #include "tiles_i8.h"
 #include "tiles_f32.h"

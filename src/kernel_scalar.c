@@ -26,6 +26,7 @@ INLINE f32x16 f32_add(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] + b.v[i]
 INLINE f32x16 f32_sub(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] - b.v[i]); }
 INLINE f32x16 f32_mul(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] * b.v[i]); }
 INLINE f32x16 f32_div(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] / b.v[i]); }
+INLINE f32x16 f32_sqrt(f32x16 a) { return LANES(f32x16, sqrtf(a.v[i])); }
 INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return LANES(f32x16, fmaf(a.v[i], b.v[i], c.v[i])); }
 INLINE f32x16 f32_min(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return LANES(f32x16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
@@ -122,6 +123,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 
 #include "rows.h"
 #include "softmax.h"
+#include "training.h"
 #include "epilogue.h"
 #include "tiles_i8.h"
 #include "tiles_f32.h"

@@ -322,8 +322,69 @@ def attend(rng) -> Iterator[Call]:
             lengths += new
 
 
+def slope(rng) -> Iterator[Call]:
+    for n, act in product((*TAILS, 513), ACTIVATIONS):
+        yield Call(f"{n} {act}", _core.slope, (12 * floats(rng, 3, n), act))
+    for act in ACTIVATIONS:
+        yield Call(f"magnitudes {act}", _core.slope, (magnitudes(rng, 100, 100), act))
+
+
+def round_codes(rng) -> Iterator[Call]:
+    for n, by, shifted in product((*TAILS, 513), ("one", "row", "column"), (False, True)):
+        rows = 40 if n == 513 else 3
+        shape = {"one": 1, "row": rows, "column": (1, n)}[by]
+        scales = np.exp(rng.uniform(-4, 0, shape)).astype(np.float32)
+        lows, highs = (np.full(shape, end, np.float32) - (rng.integers(-9, 9, shape)).astype(np.float32) for end in (-100, 100))
+        x = floats(rng, rows, n) * np.float32(2)
+        yield Call(f"{n} {by} {shifted}", _core.round_codes, (x, scales, lows, highs, -lows if shifted else None))
+    yield Call("magnitudes", _core.round_codes, (magnitudes(rng, 200, 50), *(np.float32([end]) for end in (1e-3, -128, 127))))
+
+
+def exponents(rng) -> Iterator[Call]:
+    for n, coded_ in product((*TAILS, 300), (False, True)):
+        x = floats(rng, 2, 3, n) * np.float32(30)
+        x[1] = np.rint(x[1])
+        x[0, 0, 1:] = -np.inf
+        yield Call(f"{n} {coded_}", _core.exponents, (x, 0.37, coded_), writes=(x,))
+
+
+def softmax_back(rng) -> Iterator[Call]:
+    for n in (*TAILS, 300):
+        g, p = floats(rng, 2, 40, n), np.abs(floats(rng, 2, 40, n))
+        yield Call(f"{n}", _core.softmax_back, (g, p, 1 / p.sum(axis=2, keepdims=True), 0.125), writes=(g,))
+
+
+def rescale(rng) -> Iterator[Call]:
+    for n, before, after, by_row in product((*TAILS, 513), (False, True), (False, True), (False, True)):
+        own = [floats(rng, n) if given else None for given in (before, after)]
+        x, row_scales, inside = floats(rng, 40, n), floats(rng, 40) if by_row else None, n % 2 == 1
+        yield Call(f"{n} {before} {after} {by_row}", _core.rescale, (x, floats(rng, n), own[0], row_scales, own[1]),
+                   dict(out=x) if inside else {}, (x,) if inside else ())
+
+
+def norm_kept(rng) -> Iterator[Call]:
+    for n, rms, biased in product((*TAILS, 513), (False, True), (False, True)):
+        yield Call(f"{n} {rms} {biased}", _core.norm_kept, (floats(rng, 20, n) + np.float32(7), floats(rng, n),
+                                                            floats(rng, n) if biased else None, 1e-5, rms))
+
+
+def norm_back(rng) -> Iterator[Call]:
+    for n, rms in product((*TAILS, 513), (False, True)):
+        yield Call(f"{n} {rms}", _core.norm_back, (floats(rng, 20, n), floats(rng, n), floats(rng, 20, n), floats(rng, 20), rms))
+
+
+def adamw(rng) -> Iterator[Call]:
+    choices = (0.9, 0.999, 0.1, 0.001, 1.5, 1e-8, 1e-3)
+    for n, units, keep in product((*TAILS, 10_000), (False, True), (1.0, 0.99)):
+        p, g, mean = floats(rng, n), floats(rng, n), floats(rng, n)
+        square, unit = np.abs(floats(rng, n)), np.abs(floats(rng, n)) * np.float32(300) if units else None
+        yield Call(f"{n} {units} {keep}", _core.adamw, (p, g, mean, square, unit, (*choices, keep)), writes=(p, mean, square))
+
+
 FAMILIES = (quantize, dequantize, min_max, pack, matmul_integer, linear_i8, linear_f32, linear_rows, linear_coding, finish,
-            finish_rows, norm, gate, rope, embed, attention_f32, attention_static, attention_dynamic, linear_gated, attend)
+            finish_rows, norm, gate, rope, embed, attention_f32, attention_static, attention_dynamic, linear_gated, attend,
+            slope, round_codes, exponents, softmax_back, rescale, norm_kept, norm_back,
+            adamw)
 
 
 def calls() -> Iterator[Call]:

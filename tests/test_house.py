@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "ops": {"model", "qtensor", "affine", "_core", "errors"},
     "calibrate": {"model", "observers", "errors"},
     "smooth": {"calibrate", "model", "observers", "strategies", "affine", "_core", "errors"},
-    "train": {"formats", "model", "observers", "strategies", "affine", "errors"},
+    "train": {"formats", "model", "observers", "strategies", "affine", "_core", "errors"},
     "split": {"observers"},
     "rotate": {"model", "errors"},
     "compensate": {"train", "calibrate", "model", "observers", "affine", "errors"},

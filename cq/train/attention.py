@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .activations import exp2
 from .batch import Packed
 from .fake import Codes
+from .passes import exp2, exponents, softmax_back
 
 SCORES = 1 << 18  # scores worked on at a time: one megabyte, which stays in cache through softmax's passes
 LOG2_E = 1.4426950408889634
@@ -29,45 +29,44 @@ class Attention:
     def forward(self, q: Codes, k: Codes, v: Codes, batch: Packed) -> np.ndarray:
         """q (tokens, heads * dim), k, v (tokens, kv_heads * dim) → (tokens, heads * dim)."""
         self.q, self.k, self.v, self.batch = q, k, v, batch
-        result, self.probabilities = np.empty_like(q.values), []
+        result, self.weights = np.empty_like(q.values), []
         for rows, length in self._blocks(batch):
-            scores = self._heads(q.values, rows, length) @ self._heads(k.values, rows, length, True).swapaxes(-1, -2)
+            scores = self._products(q.values, k.values, rows, length)
             if self.causal and length > 1:
                 scores += np.triu(np.full((length, length), -np.inf, scores.dtype), 1)
-            self.probabilities.append(self._attend(scores, self._heads(result, rows, length), rows, length))
+            self.weights.append(self._attend(scores, self._heads(result, rows, length), rows, length))
         return result
 
-    def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> np.ndarray:
-        """Writes what the scores of some sequences make of their values; gives the probabilities."""
-        scores -= scores.max(axis=-1, keepdims=True)
-        self._exponents(scores)
-        np.matmul(scores, self._heads(self.v.values, rows, length, True), out=context)
-        inverse = 1 / scores.sum(axis=-1, keepdims=True)
-        context *= inverse if self.v.scale is None else inverse * self.v.scale
-        scores *= inverse
-        return scores
+    def _products(self, a: np.ndarray, b: np.ndarray, rows: slice, length: int) -> np.ndarray:
+        """Of each head's queries with its keys, or the like: (sequences, kv_heads, query heads of each, length, length)."""
+        a, b = self._heads(a, rows, length), self._heads(b, rows, length, True)
+        return np.matmul(a, b.swapaxes(-1, -2), out=np.empty((*a.shape[:4], length), a.dtype))
 
-    def _exponents(self, scores: np.ndarray) -> None:
-        scores *= self.factor
-        np.exp(scores, out=scores)
+    def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Writes what the scores of some sequences make of their values; gives weights, and what they are to be multiplied by
+        to add up to 1."""
+        inverse = 1 / self._exponents(scores)
+        np.matmul(scores, self._heads(self.v.values, rows, length, True), out=context)
+        context *= inverse if self.v.scale is None else inverse * self.v.scale
+        return scores, inverse
+
+    def _exponents(self, scores: np.ndarray) -> np.ndarray:
+        return exponents(scores, self.factor, False)
 
     def backward(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gradients of q, k and v (their rounded values, where they are codes)."""
         q, k, v = self.q, self.k, self.v
         dq, dk, dv = np.empty_like(q.values), np.empty_like(k.values), np.empty_like(v.values)
-        for (rows, length), weights in zip(self._blocks(self.batch), self.probabilities):
-            gh = self._heads(g, rows, length)
-            self._over_groups(weights.swapaxes(-1, -2), gh, dv, rows, length)
-            scores = gh @ self._heads(v.values, rows, length, True).swapaxes(-1, -2)
-            scores -= np.einsum("...i,...i->...", scores, weights)[..., None]
-            scores *= weights
-            scores *= (v.scale or 1) * self.factor
+        for (rows, length), (weights, inverse) in zip(self._blocks(self.batch), self.weights):
+            self._over_groups(weights.swapaxes(-1, -2), self._heads(g, rows, length) * inverse, dv, rows, length)
+            scores = self._products(g, v.values, rows, length)
+            softmax_back(scores, weights, inverse, (v.scale or 1) * self.factor)
             np.matmul(scores, self._heads(k.values, rows, length, True), out=self._heads(dq, rows, length))
             self._over_groups(scores.swapaxes(-1, -2), self._heads(q.values, rows, length), dk, rows, length)
         for gradient, other in ((dq, k), (dk, q)):
             if other.scale is not None:
                 gradient *= other.scale
-        self.q = self.k = self.v = self.probabilities = None
+        self.q = self.k = self.v = self.weights = None
         return dq, dk, dv
 
     def _heads(self, x: np.ndarray, rows: slice, length: int, keys: bool = False) -> np.ndarray:
@@ -87,11 +86,8 @@ class Attention:
 class CodedAttention(Attention):
     """Static: of codes with one scale for each of q, k and v; weights are 255ths of the largest."""
 
-    def _exponents(self, scores: np.ndarray) -> None:
-        scores *= self.factor * LOG2_E * self.q.scale * self.k.scale
-        exp2(scores)
-        scores *= 255
-        np.rint(scores, out=scores)
+    def _exponents(self, scores: np.ndarray) -> np.ndarray:
+        return exponents(scores, self.factor * LOG2_E * self.q.scale * self.k.scale, True)
 
 
 class ScaledAttention(Attention):
@@ -103,7 +99,7 @@ class ScaledAttention(Attention):
         self.v_scale = np.where(some, v.scale, 0)  # a value of zeros takes no room in its query's codes
         return super().forward(q, k, v, batch)
 
-    def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> np.ndarray:
+    def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> tuple[np.ndarray, np.ndarray]:
         k_scale, v_scale = (self._heads(s, rows, length, True).swapaxes(-1, -2) for s in (self.k.scale, self.v_scale))
         scores *= k_scale
         scores *= self._heads(self.q.scale, rows, length) * (self.factor * LOG2_E)
@@ -114,8 +110,7 @@ class ScaledAttention(Attention):
         np.minimum(np.rint(codes, out=codes), 255, out=codes)
         np.matmul(codes, self._heads(self.v.values, rows, length, True), out=context)
         context *= inverse / 255
-        scores *= inverse
-        return scores
+        return scores, inverse
 
     def backward(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self.q, self.k, self.v = (Codes(x.values * np.repeat(x.scale, self.dim, axis=1)) for x in (self.q, self.k, self.v))

@@ -26,4 +26,5 @@ class Packed:
 
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
         """The inverse of `split`: a new array (tokens, n)."""
-        return np.concatenate([parts[i] for i in self.order])
+        joined = np.empty((int(self.starts[-1]), parts[0].shape[1]), parts[0].dtype)
+        return np.concatenate([parts[i] for i in self.order], out=joined)  # which would lie by columns where parts repeat one row

@@ -3,16 +3,15 @@ but not outside the range (Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 201
 
 Codes stay centered, q - z, in floats. Products of such codes are whole numbers, which float32 holds exactly up to 2**24: the
 sums of the integer kernels, so that scale and bias after them give the integer model's own bits."""
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from .. import affine
+from .. import _core, affine
+from ..errors import CqError
 from ..model.activation import Smoothed
 from ..strategies import Scheme
-
-CHUNK = 1 << 15  # elements worked on at a time, which stay in the level-2 cache from one pass to the next
+from .passes import to_codes
 
 
 class Codes(NamedTuple):
@@ -26,35 +25,25 @@ class Codes(NamedTuple):
         return self.values if self.scale is None else self.values * self.scale
 
 
-def chunks(x: np.ndarray) -> Iterator[slice]:
-    """Slices of rows that hold about CHUNK elements each."""
-    step = max(1, CHUNK * len(x) // max(1, x.size))
-    return (slice(start, start + step) for start in range(0, len(x), step))
-
-
-def to_codes(x: np.ndarray, scale, low, high, clips: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Centered codes clip(rint(x / scale), low, high) of x (rows, n), and the flat indices of what was clipped, None where
-    `clips` says that nothing can be. scale, low and high: numbers, (rows, 1) or (1, n)."""
-    codes, outside = np.empty_like(x), []
-    for rows in chunks(x):
-        part = codes[rows]
-        bounds = [b[rows] if np.ndim(b) and len(b) == len(x) else b for b in (scale, low, high)]
-        np.divide(x[rows], bounds[0], out=part)
-        np.rint(part, out=part)
-        if clips:
-            beyond = np.flatnonzero((part < bounds[1]) | (part > bounds[2]))
-            if beyond.size:
-                outside.append(beyond + rows.start * x.shape[1])
-                np.clip(part, *bounds[1:], out=part)
-    return codes, np.concatenate(outside) if outside else None
+def find_outside(x: np.ndarray, clipped: np.ndarray, scale, low, high) -> np.ndarray:
+    """Flat indices of what `to_codes` clipped; the same parameters."""
+    rows = np.flatnonzero(clipped)
+    scale, low, high = (p[rows] if np.ndim(p) and len(p) == len(x) else p for p in (scale, low, high))
+    codes = np.rint(x[rows] / scale)
+    at, columns = np.nonzero((codes < low) | (codes > high))
+    return rows[at] * x.shape[1] + columns
 
 
 def extremes(x: np.ndarray, name: str) -> tuple[float, float]:
     """Smallest and largest element. Raises CqError naming `name` for NaN and Inf."""
-    lo, hi = float(x.min()), float(x.max())
-    if not np.isfinite(lo) or not np.isfinite(hi):
-        affine.check_finite(x, name)
-    return lo, hi
+    if x.dtype == np.float32:
+        try:
+            return _core.min_max(x)
+        except CqError:
+            affine.check_finite(x, name)
+            raise
+    affine.check_finite(x, name)
+    return float(x.min()), float(x.max())
 
 
 class Exact:
@@ -74,7 +63,7 @@ class Exact:
         scale, zero_point = affine.dynamic_qparams(lo, hi, dtype, symmetric)
         qmin, qmax = affine.code_range(dtype, symmetric)
         scale, low, high = (np.asarray(p).astype(x.dtype)[()] for p in (scale, qmin - zero_point, qmax - zero_point))
-        return Codes(to_codes(x, scale, low, high, not symmetric)[0], scale if per_token else float(scale))
+        return Codes(to_codes(x, scale, low, high)[0], scale if per_token else float(scale))
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         return g
@@ -92,7 +81,7 @@ class ExactHeads(Exact):
         extremes(x, self.name)
         scale, _ = affine.dynamic_qparams(rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True), "int8", True)
         scale = scale.astype(x.dtype)
-        return Codes(to_codes(rows, scale, -127, 127, False)[0].reshape(x.shape), scale.reshape(len(x), -1))
+        return Codes(to_codes(rows, scale, -127, 127)[0].reshape(x.shape), scale.reshape(len(x), -1))
 
 
 class Ranged:
@@ -122,20 +111,18 @@ class Ranged:
             weight = self.momentum if self.state[2] else 1.0
             self.state[:2] += weight * (np.array((lo, hi)) - self.state[:2])
             self.state[2] += 1
-        return self._encode(x, lo, hi, *self.params())
+        return self._encode(x, *self.params())
 
-    def _encode(self, x: np.ndarray, lo: float, hi: float, scale: float, zero_point: int) -> Codes:
+    def _encode(self, x: np.ndarray, scale: float, zero_point: int) -> Codes:
         qmin, qmax = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
-        low, high = qmin - zero_point, qmax - zero_point
-        step = x.dtype.type(scale)
-        clips = bool(np.rint(x.dtype.type(lo) / step) < low or np.rint(x.dtype.type(hi) / step) > high)
-        codes, self._outside = to_codes(x, step, low, high, clips)
+        form = x.dtype.type(scale), qmin - zero_point, qmax - zero_point
+        codes, clipped = to_codes(x, *form)
+        self._outside = find_outside(x, clipped, *form)
         return Codes(codes, scale)
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         """The gradient of what was coded from that of the codes' values, in place: none outside the range."""
-        if self._outside is not None:
-            g.reshape(-1)[self._outside] = 0
+        g.reshape(-1)[self._outside] = 0
         return g
 
 
@@ -161,7 +148,8 @@ class Learned(Ranged):
         self.scale[...], self.zero_point = scale, int(zero_point)
 
     def __call__(self, x: np.ndarray) -> Codes:
-        self._x, self._codes = x, self._encode(x, *extremes(x, self.name), *self.params())
+        extremes(x, self.name)
+        self._x, self._codes = x, self._encode(x, *self.params())
         return self._codes
 
     def backward(self, g: np.ndarray) -> np.ndarray:
@@ -189,8 +177,9 @@ class Resting(Ranged):
         extremes(x, self.name)
         qmin, qmax = affine.code_range(self.form.dtype, self.form.symmetric)
         own, zero_points = (p.astype(x.dtype) for p in (self.form.columns.scale, self.form.columns.zero_point))
-        codes, self._outside = to_codes(x, own, qmin - zero_points, qmax - zero_points, True)
-        codes += zero_points - self.form.zero_point
+        form = own, qmin - zero_points, qmax - zero_points
+        codes, clipped = to_codes(x, *form, zero_points - self.form.zero_point)
+        self._outside = find_outside(x, clipped, *form)
         return Codes(codes, self.form.scale)
 
     def backward(self, g: np.ndarray) -> np.ndarray:
@@ -202,7 +191,6 @@ class Resting(Ranged):
 class WeightRange:
     """Codes of a weight (outputs, inputs) by its own smallest and largest elements, as the conversion makes them: per tensor,
     per output, or per group of inputs. Nothing is clipped (affine, the two ends' half steps are), so gradients pass unchanged."""
-    clips = False
 
     def __init__(self, name: str, scheme: Scheme, granularity: str):
         self.name, self.scheme, self.granularity = name, scheme, granularity
@@ -217,15 +205,14 @@ class WeightRange:
             lo, hi = (end(w if whole is None else whole) for end in (np.min, np.max))
         affine.check_finite(np.array((lo, hi)), self.name)
         scale, zero_point = affine.qparams(lo, hi, "int8", self.scheme.weight_symmetric)
-        return self._encode(w, scale.astype(w.dtype), zero_point)[0]
+        scale = scale.astype(w.dtype)
+        return Codes(to_codes(w, *self._form(scale, zero_point))[0], scale)
 
-    def _encode(self, w: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> tuple[Codes, np.ndarray | None]:
+    def _form(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As to_codes takes it."""
         qmin, qmax = affine.code_range("int8", self.scheme.weight_symmetric)
-        step, low, high = scale, qmin - zero_point, qmax - zero_point
-        if scale.ndim:
-            step, low, high = (np.asarray(p, w.dtype)[:, None] for p in (step, low, high))
-        codes, outside = to_codes(w, step, low, high, self.clips or not self.scheme.weight_symmetric)
-        return Codes(codes, scale), outside
+        form = scale, qmin - zero_point, qmax - zero_point
+        return tuple(np.asarray(p)[:, None] for p in form) if scale.ndim else form
 
     def _grouped(self, w: np.ndarray) -> np.ndarray:
         """The weight dequantized: with several scales to a row, sums are no whole numbers anyway."""
@@ -239,7 +226,6 @@ class WeightRange:
 
 class LearnedWeight(WeightRange):
     """A weight's codes at learned scales, () or one per output (outputs,); zero points rest."""
-    clips = True
 
     def __init__(self, name: str, scheme: Scheme, scale: np.ndarray, zero_point: np.ndarray):
         super().__init__(name, scheme, "per_channel" if scale.ndim else "per_tensor")
@@ -259,7 +245,10 @@ class LearnedWeight(WeightRange):
         self.scale[...], self.zero_point = affine.qparams(lo, hi, "int8", self.scheme.weight_symmetric)
 
     def __call__(self, w: np.ndarray) -> Codes:
-        self._codes, self._outside = self._encode(w, self.params()[0].astype(w.dtype), self.zero_point)
+        scale = self.params()[0].astype(w.dtype)
+        form = self._form(scale, self.zero_point)
+        codes, clipped = to_codes(w, *form)
+        self._codes, self._outside = Codes(codes, scale), find_outside(w, clipped, *form)
         return self._codes
 
     def backward(self, w: np.ndarray, g: np.ndarray) -> np.ndarray:
@@ -268,8 +257,7 @@ class LearnedWeight(WeightRange):
         largest = 127 if self.scheme.weight_symmetric else np.maximum(128 + self.zero_point, 127 - self.zero_point)
         over = "ij,ij->i" if self.scale.ndim else "ij,ij->"
         total = np.einsum(over, g, self._codes.values)
-        if self._outside is not None:
-            g.reshape(-1)[self._outside] = 0
+        g.reshape(-1)[self._outside] = 0
         total -= np.einsum(over, g, w) / self.params()[0]
         return total / np.sqrt(w.size // self.scale.size * largest)
 

@@ -1,4 +1,4 @@
-"""The layers of the transformer but attention, forward and in reverse, in NumPy over BLAS. A layer keeps what its reverse
+"""The layers of the transformer but attention, forward and in reverse, over BLAS. A layer keeps what its reverse
 needs from one forward to the next. It works in its inputs' precision: float32 to train, float64 to check gradients. Knows no
 whole model.
 
@@ -7,8 +7,9 @@ import numpy as np
 
 from ..model.rope import frequencies
 from .batch import Packed
-from .fake import Codes, WeightRange, chunks, fake_bias
+from .fake import Codes, WeightRange, fake_bias
 from .parameters import Parameters
+from .passes import norm, norm_back, rescale
 
 
 class Linear:
@@ -31,47 +32,34 @@ class Linear:
         """(tokens, outputs)."""
         self.x = x
         y = x.values @ self.codes.values.T
-        per_token = isinstance(x.scale, np.ndarray)
-        scale = None if per_token else _product(x.scale, self.codes.scale)
         before = after = None
         if self.bias is not None:
             bias = self.parameters.values[self.bias]
             before, after = (None, bias) if self.fake is None else \
                 fake_bias(bias, self.bias_kind, self.fixed, x.scale, self.codes.scale)
-        for rows in chunks(y):
-            part = y[rows]
-            if before is not None:
-                part += before
-            if per_token or scale is not None:
-                part *= _product(x.scale[rows], self.codes.scale) if per_token else scale
-            if after is not None:
-                part += after
-        return y
+        per_token = isinstance(x.scale, np.ndarray)
+        scale = self.codes.scale if per_token or x.scale is None else x.scale if self.codes.scale is None else \
+            x.scale * self.codes.scale
+        if scale is None and after is None:
+            return y
+        return rescale(y, 1 if scale is None else scale, before, x.scale[:, 0] if per_token else None, after, out=y)
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         """(tokens, inputs). g is left as it is. Of the rounded values of x and w, not of their codes."""
         x, w = self.x, self.codes
         if self.bias is not None:
             self.parameters.add(self.bias, column_sums(g))
-        dx = (g if w.scale is None else g * w.scale) @ w.values
+        dx = (g if w.scale is None else rescale(g, w.scale)) @ w.values
         per_token = isinstance(x.scale, np.ndarray)
-        self.parameters.add_product(self.name, (g * x.scale if per_token else g).T, x.values, None if per_token else x.scale)
+        scaled = rescale(g, 1, row_scales=x.scale[:, 0]) if per_token else g
+        self.parameters.add_product(self.name, scaled.T, x.values, None if per_token else x.scale)
         self.x = None
         return dx
-
-
-def _product(a, b):
-    return b if a is None else a if b is None else a * b
 
 
 def column_sums(g: np.ndarray) -> np.ndarray:
     """(rows, n) → (n,), by BLAS, which neither runs along columns nor loses digits as one running sum would."""
     return np.ones(len(g), g.dtype) @ g
-
-
-def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Sum of products in each row: (rows, n), (rows, n) → (rows, 1)."""
-    return np.einsum("ij,ij->i", a, b)[:, None]
 
 
 class Norm:
@@ -83,29 +71,16 @@ class Norm:
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(tokens, hidden) → the same."""
-        xhat = x.copy() if self.rms else x - x.mean(axis=1, keepdims=True)
-        self.factor = 1 / np.sqrt(_dots(xhat, xhat) / x.dtype.type(x.shape[1]) + x.dtype.type(self.eps))
-        xhat *= self.factor
-        self.xhat = xhat
-        y = xhat * self.parameters.values[self.name]
-        if self.bias is not None:
-            y += self.parameters.values[self.bias]
+        y, self.kept, self.factor = norm(x, self.parameters.values[self.name], self.parameters.values.get(self.bias), self.eps,
+                                         self.rms)
         return y
 
     def backward(self, g: np.ndarray) -> np.ndarray:
-        xhat, n = self.xhat, g.dtype.type(g.shape[1])
-        dx = g * xhat
-        self.parameters.add(self.name, column_sums(dx))
+        dx, of_weight = norm_back(g, self.parameters.values[self.name], self.kept, self.factor, self.rms)
+        self.parameters.add(self.name, column_sums(of_weight))
         if self.bias is not None:
             self.parameters.add(self.bias, column_sums(g))
-        np.multiply(g, self.parameters.values[self.name], out=dx)
-        along = _dots(dx, xhat) / n
-        if not self.rms:
-            dx -= dx.mean(axis=1, keepdims=True)
-        xhat *= along
-        dx -= xhat
-        dx *= self.factor
-        self.xhat = None
+        self.kept = self.factor = None
         return dx
 
 

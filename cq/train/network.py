@@ -8,12 +8,12 @@ from .. import affine, observers
 from ..errors import CqError
 from ..model import Config
 from ..model.activation import Fixed, Smoothed
-from .activations import activate
 from .attention import Attention, CodedAttention, ScaledAttention
 from .batch import Packed
 from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, WeightRange
 from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters
+from .passes import activate
 from .recipe import Recipe
 
 FASTER = 5  # times as far moves a scale for a whole weight, whose gradient averages more: 150 steps of MiniLM lose 6 % less

@@ -3,9 +3,9 @@ import math
 
 import numpy as np
 
+from .. import _core
 from .parameters import Parameters
 
-CHUNK = 1 << 14  # elements of each of four arrays at a time, which stay in the level-2 cache from one pass to the next
 EPSILON = 1e-8
 
 
@@ -37,33 +37,11 @@ class AdamW:
         clip = min(1.0, clip_norm / max(norm, 1e-30)) / passes
         self.steps += 1
         first, second = (1 - beta ** self.steps for beta in self.betas)
-        scratch = np.empty(min(CHUNK, p.size), p.dtype)
-        edges = (0, self.parameters.decayed, self.parameters.plain, p.size)
-        for kind, (start, end) in enumerate(zip(edges[:-1], edges[1:])):
-            for at in range(start, end, CHUNK):
-                part = slice(at, min(at + CHUNK, end))
-                update = self._update(g[part], self.mean[part], self.square[part], scratch[:part.stop - at], clip, second)
-                update *= rate / first
-                if kind == 0 and self.weight_decay:
-                    p[part] *= 1 - rate * self.weight_decay
-                if kind == 2:
-                    update *= self.parameters.units[at - start:part.stop - start]
-                    update *= p[part]
-                    np.clip(update, -0.5 * p[part], 0.5 * p[part], out=update)
-                p[part] -= update
-        return norm
-
-    def _update(self, g, mean, square, out, clip: float, second: float) -> np.ndarray:
-        """mean / (sqrt(square / second) + EPSILON), both averages moved on first, written to `out`."""
         b1, b2 = self.betas
-        np.multiply(g, clip * (1 - b1), out=out)
-        mean *= b1
-        mean += out
-        np.multiply(g, g, out=out)
-        out *= clip * clip * (1 - b2)
-        square *= b2
-        square += out
-        np.sqrt(square, out=out)
-        out *= 1 / math.sqrt(second)
-        out += EPSILON
-        return np.divide(mean, out, out=out)
+        moves = b1, b2, clip * (1 - b1), clip * clip * (1 - b2), 1 / math.sqrt(second), EPSILON, rate / first
+        decayed, plain = self.parameters.decayed, self.parameters.plain
+        for start, end, units, keep in ((0, decayed, None, 1 - rate * self.weight_decay), (decayed, plain, None, 1.0),
+                                        (plain, p.size, self.parameters.units, 1.0)):
+            arrays = (array[start:end] for array in (p, g, self.mean, self.square))
+            _core.adamw(*arrays, units, (*moves, keep))
+        return norm

@@ -2,6 +2,8 @@
 and no optimizer."""
 import numpy as np
 
+from .passes import rescale
+
 
 class Parameters:
     """values, gradients: name → view. Flat order: what decays (matrices and tables), norms and biases, learned scales.
@@ -46,7 +48,7 @@ class Parameters:
         first = name not in self._written
         product = np.matmul(a, b, out=self.gradients[name] if first else None)
         if factor is not None:
-            product *= factor
+            rescale(product, factor, out=product)
         if not first:
             self.gradients[name] += product
         self._written.add(name)

@@ -9,9 +9,9 @@ import torch
 import cq
 from cq import affine
 from cq.model.activation import Columns, Smoothed
-from cq.train.activations import activate
 from cq.train.batch import Packed
 from cq.train.network import Network
+from cq.train.passes import activate
 from cq.train.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,10 +10,10 @@ from cq.train.parameters import Parameters
 
 
 def test_adamw_is_torchs():
-    """Matrices decay, vectors do not; the gradient's norm is clipped; more elements than one chunk."""
+    """Matrices decay, vectors do not; the gradient's norm is clipped; more elements than one task. Ours in float32."""
     rng = np.random.default_rng(0)
     weights = {"b": rng.normal(size=7), "w": rng.normal(size=(130, 300))}
-    ours = Parameters(weights, dtype=np.float64)
+    ours = Parameters(weights)
     leaves = {name: torch.tensor(array, requires_grad=True) for name, array in weights.items()}
     theirs = torch.optim.AdamW([dict(params=[leaves["w"]], weight_decay=0.1), dict(params=[leaves["b"]], weight_decay=0.0)],
                                betas=(0.9, 0.95))
@@ -30,7 +30,7 @@ def test_adamw_is_torchs():
         theirs.step()
         assert optimizer.step(rate, 1.0, 2) == pytest.approx(float(norm))
     for name, leaf in leaves.items():
-        np.testing.assert_allclose(ours.values[name], leaf.detach(), rtol=1e-6, atol=1e-7)  # torch adds 1e-6 to the norm
+        np.testing.assert_allclose(ours.values[name], leaf.detach(), rtol=2e-6, atol=2e-7)  # torch adds 1e-6 to the norm
 
 
 def test_learned_scales_stay_positive():

@@ -1,0 +1,150 @@
+"""What training does to arrays beside BLAS's products: in C for float32, which trains (src/training.h), and by plain formulas for
+float64, in which gradients are checked. Knows no layers."""
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from .. import _core
+
+# erfc(x) = exp(-x * x) * (a1 t + ... + a5 t**5), t = 1 / (1 + p x), x >= 0, to 1.5e-7: Abramowitz, Stegun 1964, 7.1.26
+_P, _A = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """What is freed stays at hand for the next step, which makes the same arrays: with pages new from the system a step of MiniLM
+    takes a sixth longer."""
+    _core.keep_freed(True)
+    try:
+        yield
+    finally:
+        _core.keep_freed(False)
+
+
+def activate(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(act(x), its derivative) of x (rows, n): "gelu" (by erf, to 2e-7), "gelu_tanh", "silu" or "relu"."""
+    if x.dtype == np.float32:
+        return _core.slope(x, name)
+    return _BY_NAME[name](x)
+
+
+def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
+    """Scores (..., n) to exp(factor * (x - max)) or, `coded`, rint(255 * 2**(factor * (x - max))) as static int8 attention has
+    it, in place. Gives the sums (..., 1)."""
+    if x.dtype == np.float32:
+        return _core.exponents(x, factor, coded)
+    x -= x.max(axis=-1, keepdims=True)
+    x *= factor
+    if coded:
+        exp2(x)
+        x *= 255
+        np.rint(x, out=x)
+    else:
+        np.exp(x, out=x)
+    return x.sum(axis=-1, keepdims=True)
+
+
+def softmax_back(g: np.ndarray, p: np.ndarray, inverse: np.ndarray, factor: float) -> None:
+    """g (..., n), the gradient of the weights p * inverse (..., 1), to that of the scores times `factor`, in place."""
+    if g.dtype == np.float32:
+        _core.softmax_back(g, p, inverse, factor)
+        return
+    p = p * inverse
+    g -= np.einsum("...i,...i->...", g, p)[..., None]
+    g *= p
+    g *= factor
+
+
+def to_codes(x: np.ndarray, scale, low, high, shift=None) -> tuple[np.ndarray, np.ndarray]:
+    """Centered codes clip(rint(x / scale), low, high) + shift of finite x (rows, n), and which rows hold something clipped, bool
+    (rows,). Parameters: numbers, (rows, 1) or (1, n)."""
+    shape = np.broadcast_shapes(*(np.shape(p) for p in (scale, low, high, shift) if p is not None))
+    scale, low, high, shift = (None if p is None else np.array(np.broadcast_to(p, shape), x.dtype)
+                               for p in (scale, low, high, shift))
+    if x.dtype == np.float32:
+        flat = shape if shape == (1, x.shape[1]) else -1
+        return _core.round_codes(x, *(None if p is None else p.reshape(flat) for p in (scale, low, high, shift)))
+    codes = np.rint(x / scale)
+    clipped = ((codes < low) | (codes > high)).any(axis=1)
+    return np.clip(codes, low, high) + (0 if shift is None else shift), clipped
+
+
+def rescale(x: np.ndarray, scales, before=None, row_scales=None, after=None, out: np.ndarray | None = None) -> np.ndarray:
+    """(x + before) * row_scales * scales + after of x (rows, n): scales a number or (n,), before and after (n,), row_scales
+    (rows,). out may be x."""
+    if x.dtype == np.float32:
+        return _core.rescale(x, np.array(np.broadcast_to(scales, x.shape[1]), np.float32), before, row_scales, after, out)
+    y = x if before is None else x + before
+    y = y * (scales if row_scales is None else row_scales[:, None] * scales)
+    return np.add(y, 0 if after is None else after, out=out)
+
+
+def norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float,
+         rms: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Layer or RMS norm of x (rows, n); what weight and bias follow; and the inverse (rows,) of what rows were divided by."""
+    if x.dtype == np.float32:
+        return _core.norm_kept(x, weight, bias, eps, rms)
+    centered = x if rms else x - x.mean(axis=1, keepdims=True)
+    factor = 1 / np.sqrt(np.square(centered).mean(axis=1) + eps)
+    kept = centered * factor[:, None]
+    return kept * weight + (0 if bias is None else bias), kept, factor
+
+
+def norm_back(g: np.ndarray, weight: np.ndarray, kept: np.ndarray, factor: np.ndarray,
+              rms: bool) -> tuple[np.ndarray, np.ndarray]:
+    """From g, the gradient of a norm: that of x, and g * kept, whose column sums are the weight's."""
+    if g.dtype == np.float32:
+        return _core.norm_back(g, weight, kept, factor, rms)
+    d = g * weight
+    dx = d - (0 if rms else d.mean(axis=1, keepdims=True)) - kept * (d * kept).mean(axis=1, keepdims=True)
+    return dx * factor[:, None], g * kept
+
+
+def _gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x * P(x), with slope P(x) + x p(x), P the normal distribution and p its density (Hendrycks, Gimpel 2016)."""
+    bell = np.exp(-0.5 * x * x)
+    tail = 0.5 * bell * np.polyval((*_A[::-1], 0), 1 / (1 + _P * 0.5 ** 0.5 * np.abs(x)))  # P(-|x|)
+    p = np.where(x < 0, tail, 1 - tail)
+    return x * p, p + x * bell * (2 * np.pi) ** -0.5
+
+
+def _gelu_tanh(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x * s, s the logistic function of 2 u, u = sqrt(2 / pi) (x + 0.044715 x**3); slope s + 2 x s (1 - s) u'."""
+    c = (2 / np.pi) ** 0.5
+    s = _logistic(2 * c * (x + 0.044715 * x ** 3))
+    return x * s, s + 2 * x * s * (1 - s) * c * (1 + 3 * 0.044715 * x * x)
+
+
+def _silu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x * s, s the logistic function of x; slope s (1 + x (1 - s))."""
+    s = _logistic(x)
+    return x * s, s * (1 + x * (1 - s))
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # then 1 / inf is 0, as it should be
+        return 1 / (1 + np.exp(-x))
+
+
+def _relu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.maximum(x, 0), (x > 0).astype(x.dtype)
+
+
+def exp2(t: np.ndarray) -> None:
+    """t → 2**t for t up to 127, in place: the polynomial of int8 attention (src/rows.h), to 1.1e-4, exact at whole t."""
+    np.maximum(t, -125, out=t)
+    whole = np.rint(t)
+    t -= whole
+    p = np.multiply(t, 0.0550090745)
+    for c in (0.242210984, 0.693282902):
+        p += c
+        p *= t
+    kind = np.finfo(t.dtype)
+    bits = whole.astype(f"i{t.itemsize}")  # 2**whole: an exponent's bits and no others
+    bits += kind.maxexp - 1
+    bits <<= kind.nmant
+    np.multiply(np.add(p, 1, out=p), bits.view(t.dtype), out=t)
+
+
+_BY_NAME: dict[str, Callable] = {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "silu": _silu, "relu": _relu}
