@@ -10,6 +10,7 @@ import numpy as np
 from . import _core, affine
 from .affine import check_finite
 from .calibrate import KEEP, Calibration, Progress, calibrate
+from .channels import equalize_values, split_outliers
 from .errors import CalibrationError, CqError, UnsupportedError
 from .model import Transformer
 from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
@@ -19,7 +20,6 @@ from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, q
 from .model.sums import check_attention
 from .qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
-from .split import split_outliers
 from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
 from .train import fit, weights_of
 
@@ -93,6 +93,7 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
     target, samples, ranges, folded, smoothed = strategy.target, list(samples), {}, None, {}
     texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
     coarse = target.scheme.weight_granularity == "per_tensor"
+    model = _equalized(model, target) if coarse else model
     smooths = isinstance(target, Static) and wanted(target)
     if coarse or smooths or (isinstance(target, Static) and strategy.ranges == "learned"):
         kind = target.observer if isinstance(target, Static) else "minmax"
@@ -127,6 +128,15 @@ def _folded(model: Transformer, target: Static, calibration: Calibration,
         else:
             ranges[site] = fold.form.scale, fold.form.zero_point
     return weights, smoothed | {f"{name}.attention.value": form for name, form in folds.values.items()}
+
+
+def _equalized(model: Transformer, target: WeightOnly | Dynamic | Static) -> Transformer:
+    """The same function, with values and what reads them in one range where both will have one scale."""
+    weights = weights_of(model)
+    for block in model.blocks:
+        if not any(_chosen(f"{block.name}.attention.{part}", target) for part in ("value", "output")):
+            weights |= equalize_values(weights, block.name, model.config)
+    return Transformer(model.config, weights, model.tokenizer)
 
 
 def _split(weights: dict[str, np.ndarray], target: WeightOnly | Dynamic | Static,

@@ -182,9 +182,9 @@ class QAT(Training):
     and the weights' extremes put them (LSQ, Esser et al. 2020), and with one scale for each weight from where the loss on the
     first batch is least, which takes a hundred steps' time for a small model (LAPQ, Nahshan et al. 2019); or "moving_average" of
     each batch's extremes, at rest from step `freeze` on (None: half of the steps). Where the target smooths, features' own scales
-    and shifts come from calibration on the first 500 samples and rest; where its scheme has one scale for each weight, outliers
-    in feed-forward layers are split first, between hidden units of which some are given up (cq/split.py). A residual stream in
-    int8 cannot be trained: Static(residual="int8") is refused."""
+    and shifts come from calibration on the first 500 samples and rest; where its scheme has one scale for each weight, channels
+    are made alike first: values with what reads them, and outliers in feed-forward layers are split between hidden units of
+    which some are given up (cq/channels.py). A residual stream in int8 cannot be trained: Static(residual="int8") is refused."""
     target: WeightOnly | Dynamic | Static = Static()
     ranges: str = "learned"
     freeze: int | None = None

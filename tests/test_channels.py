@@ -1,11 +1,11 @@
-"""Splitting outliers: the same function with a narrower weight, at the price of the units that matter least."""
+"""Channels made alike: the same function with narrower weights; splitting at the price of the units that matter least."""
 import numpy as np
 import pytest
 
 import cq
 from cq.calibrate import calibrate
+from cq.channels import OUTLIER, SHARE, equalize_values, split_outliers
 from cq.quantize import weights_of
-from cq.split import OUTLIER, SHARE, split_outliers
 
 UNITS = 3 * SHARE  # three of which may give up their places
 
@@ -54,6 +54,37 @@ def test_a_unit_that_is_given_up_leaves_its_mean(data):
     weights, changed = split(before, data)
     kept = calibrate(before, data, "minmax").tokens["layers.0.ffn.hidden"].rows[:, 7]
     np.testing.assert_allclose(changed["layers.0.ffn.down.bias"] - weights["layers.0.ffn.down.bias"], 1e-3 * kept.mean(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("family, kv_heads", [("bert", 4), ("llama", 2)])
+def test_values_are_equalized_with_what_reads_them(family, kv_heads, data):
+    config = cq.Config(family=family, vocab_size=19, hidden_size=16, num_layers=1, num_heads=4, num_kv_heads=kv_heads, head_dim=4,
+                       intermediate_size=9, max_positions=16, type_vocab_size=1 if family == "bert" else 0,
+                       **dict(norm="rms", norm_first=True, rope_theta=1e4, causal=True, lm_head=True) if family == "llama" else {})
+    rng = np.random.default_rng(3)
+    shapes = config.shapes() | ({"layers.0.attention.value.bias": (4 * kv_heads,)} if family == "bert" else {})
+    weights = {name: rng.normal(name.endswith("norm.weight"), 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
+    value, output = (weights[f"layers.0.attention.{part}.weight"] for part in ("value", "output"))
+    value[2] *= 50
+    output[:, -1] *= 30
+    before = [w.copy() for w in (value, output)]
+    changed = equalize_values(weights, "layers.0", config)
+    assert (value == before[0]).all() and (output == before[1]).all()
+    after = [changed[f"layers.0.attention.{part}.weight"] for part in ("value", "output")]
+    for wide, narrow in zip(before, after):
+        assert np.abs(narrow).max() / narrow.std() < 0.85 * np.abs(wide).max() / wide.std()
+    given, taken = np.abs(after[0]).max(1), np.abs(after[1]).reshape(16, kv_heads, -1, 4).max((0, 2)).reshape(-1)
+    assert np.ptp(np.log(given / taken)) < 1e-5
+    for a, b in zip(cq.Transformer(config, weights).forward(data), cq.Transformer(config, weights | changed).forward(data)):
+        np.testing.assert_allclose(a, b, atol=3e-6 * np.abs(a).max())
+
+
+def test_a_feature_without_values_stays(data):
+    given = model("bert", 1.0)
+    weights = weights_of(given)
+    weights["layers.0.attention.value.weight"][3] = 0
+    weights["layers.0.attention.output.weight"][:, 5] = 0
+    assert all(np.isfinite(array).all() for array in equalize_values(weights, "layers.0", given.config).values())
 
 
 def test_nothing_stands_out(data):
