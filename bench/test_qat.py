@@ -15,9 +15,9 @@ from . import encoder, minilm
 
 TEXT = minilm.DATA.parent / "text" / "wikitext2.valid.txt"
 LENGTHS = range(20, 301)  # characters of a sentence of the text
-SCHEMES = {"default": cq.Static(), "textbook": cq.Static(cq.Scheme.textbook())}
+SCHEMES = {"textbook": cq.Static(cq.Scheme.textbook()), "default": cq.Static()}
 pytestmark = pytest.mark.timeout(0)  # pytest's own limit is for tests
-TRAINING = {"ranges": "learned", "steps": 1200, "batch_size": 16}
+TRAINING = {"ranges": "learned", "steps": 3000, "batch_size": 16}
 
 
 @pytest.fixture(scope="module")

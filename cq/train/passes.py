@@ -132,7 +132,7 @@ def _relu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exp2(t: np.ndarray) -> None:
-    """t → 2**t for t up to 127, in place: the polynomial of int8 attention (src/rows.h), to 1.1e-4, exact at whole t."""
+    """t → 2**t for t up to 127, in place: the polynomial of int8 attention (src/softmax.h), to 1.1e-4, exact at whole t."""
     np.maximum(t, -125, out=t)
     whole = np.rint(t)
     t -= whole
