@@ -6,9 +6,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from . import terminal
 from .calibrate import Calibration, calibrate
@@ -16,7 +13,6 @@ from .cli_generate import generate_command
 from .compensate import compensate
 from .errors import CqError
 from .formats import load, save
-from .model import Coverage
 from .quantize import quantize
 from .report import samples
 from .report.bench import bench
@@ -39,6 +35,8 @@ _EMBED_AT_ONCE = 256  # texts between two moves of the progress bar
 
 _rotated = click.option("--rotate", "rotated", is_flag=True, help="Turn the hidden features of a Llama-type model first, so that "
                         "none stands out: less is lost in int8.")
+_learning_rate = click.option("--learning-rate", type=float, help="For qat: at its peak; without it, "
+                              f"{QAT.learning_rate:g}, which suits models of some 20 million parameters; smaller ones want more.")
 
 
 @click.group(cls=terminal.Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,6 +59,7 @@ main.add_command(generate_command)
 @click.option("--strategy", "names", multiple=True, type=click.Choice(list(STRATEGIES)), help="Only these; may be repeated.")
 @click.option("--qat", type=click.IntRange(min=1), metavar="STEPS", help="Also train behind static int8, for so many steps "
               "on the calibration samples: minutes rather than seconds.")
+@_learning_rate
 @click.option("--mix", "mix_file", metavar="FILE", help="Also the mix in the record that `cq quantize --strategy mixed` wrote.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples of the data, evenly spread.")
 @click.option("--layers", is_flag=True, help="Also quantize each layer alone: what it costs, why, and what would help.")
@@ -71,8 +70,8 @@ main.add_command(generate_command)
 @_rotated
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
-def compare_command(model, data, calibration, metric, names, qat, mix_file, limit, layers, plot_file, ordered, rotated,
-                    json_file, markdown_file) -> None:
+def compare_command(model, data, calibration, metric, names, qat, learning_rate, mix_file, limit, layers, plot_file, ordered,
+                    rotated, json_file, markdown_file) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
     MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint; without it, the small model in the wheel."""
@@ -87,7 +86,10 @@ def compare_command(model, data, calibration, metric, names, qat, mix_file, limi
         calibration = calibration or [samples.shipped_model() / "calibration.txt"]
     data = data or [samples.shipped_model() / "evaluation.txt"]
     model = _opened(model or samples.shipped_model(), rotated)
-    chosen = [s for s in default_strategies(qat) if not names or s.name in names or isinstance(s, QAT)]
+    if learning_rate is not None and not qat:
+        raise click.UsageError("--learning-rate is for --qat")
+    chosen = [s for s in default_strategies(qat, QAT.learning_rate if learning_rate is None else learning_rate)
+              if not names or s.name in names or isinstance(s, QAT)]
     chosen += [best_of(mix_file)] if mix_file else []
     with terminal.progress() as progress:
         data = samples.read([Path(path) for path in data], model)
@@ -153,6 +155,7 @@ def _strategies(model, names, calibration, progress) -> dict:
               "fastest that keeps to --budget, found by measuring.")
 @click.option("--target", type=click.Choice(list(STRATEGIES)), help="For qat: what it is converted to; without it, static.")
 @click.option("--steps", type=click.IntRange(min=1), help=f"For qat: of the optimizer; without it, {QAT.steps}.")
+@_learning_rate
 @click.option("--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges.")
 @click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs; at "
               f"most {_CALIBRATION_SAMPLES} samples are taken, evenly spread. For qat: such files to train on, all samples.")
@@ -171,8 +174,8 @@ def _strategies(model, names, calibration, progress) -> dict:
               "samples of --calibration; for weight-only, dynamic and static.")
 @click.option("--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-def quantize_command(model, out, strategy, target, steps, textbook, calibration, data, budget, metric, record, observer, include,
-                     exclude, rotated, compensated, strict, force) -> None:
+def quantize_command(model, out, strategy, target, steps, learning_rate, textbook, calibration, data, budget, metric, record,
+                     observer, include, exclude, rotated, compensated, strict, force) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_target(out)
     if out.suffix != ".safetensors":
@@ -189,7 +192,8 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
     if compensated and (not calibration or strategy not in STRATEGIES):
         raise click.UsageError("--compensate needs --calibration, and one of " + ", ".join(STRATEGIES))
     seen = () if compensated and strategy != "static" else calibration
-    strategy = _strategy(strategy, target, steps, textbook, seen, observer, include, exclude)
+    training = {name: value for name, value in (("steps", steps), ("learning_rate", learning_rate)) if value is not None}
+    strategy = _strategy(strategy, target, training, textbook, seen, observer, include, exclude)
     record = record or out.with_suffix(".mix.json")
     _check_target(record)
     before, found = _size(Path(model)), None
@@ -210,7 +214,7 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
     save(quantized, out)
     console = terminal.console()
     coverage = quantized.coverage()
-    console.print(_placements(coverage))
+    console.print(terminal.placements(coverage))
     console.print(coverage.summary)
     if found:
         console.print(found.table())
@@ -220,16 +224,16 @@ def quantize_command(model, out, strategy, target, steps, textbook, calibration,
     console.print(f"{out}: {before / 1e6:.2f} MB → {_size(out) / 1e6:.2f} MB")
 
 
-def _strategy(name, target, steps, textbook, calibration, observer, include, exclude):
+def _strategy(name, target, training, textbook, calibration, observer, include, exclude):
     """The strategy that the options of `cq quantize` ask for, or the list of those that a mix is made of."""
     if name == "mixed":
         if include or exclude:
             raise click.UsageError("--include and --exclude are not for mixed, which chooses for every layer")
         static = {"static": (calibration, observer)} if calibration else {}
-        return [_strategy(kind, target, steps, textbook, *static.get(kind, ((), None)), (), ())
+        return [_strategy(kind, target, training, textbook, *static.get(kind, ((), None)), (), ())
                 for kind in STRATEGIES if kind != "static" or static]
-    if name != "qat" and (target or steps):
-        raise click.UsageError(f"--target and --steps are for qat, not for {name}")
+    if name != "qat" and (target or training):
+        raise click.UsageError(f"--target, --learning-rate and --steps are for qat, not for {name}")
     becomes = (target or "static") if name == "qat" else name
     if (observer and becomes != "static") or (calibration and name not in ("static", "qat")):
         raise click.UsageError(f"--calibration or --observer is for static; {becomes} needs no samples")
@@ -239,7 +243,7 @@ def _strategy(name, target, steps, textbook, calibration, observer, include, exc
     if observer or (textbook and becomes == "static"):
         choices["observer"] = observer or "minmax"
     strategy = STRATEGIES[becomes](**choices)
-    return QAT(target=strategy, steps=steps or QAT.steps) if name == "qat" else strategy
+    return QAT(target=strategy, **training) if name == "qat" else strategy
 
 
 @main.command()
@@ -258,7 +262,7 @@ def inspect(model, tokens) -> None:
         choices = model.strategy.to_dict()
         choices |= choices.pop("scheme")
         console.print("\n".join(f"  {key}: {_listing(value)}" for key, value in choices.items() if key != "name"))
-    console.print(_placements(coverage, model.headroom()))
+    console.print(terminal.placements(coverage, model.headroom()))
     console.print(coverage.summary)
     console.print(f"weights in memory: {model.nbytes / 1e6:.2f} MB")
 
@@ -355,22 +359,6 @@ def _movement(calibration: Calibration, scheme: Scheme) -> str:
     advice = "stable" if median <= _STABLE else "not stable yet: more samples would help"
     return (f"calibrated on {calibration.samples} samples: half of them give ranges that differ by {median:.1%} in the median "
             f"and by {moved[site]:.1%} at {site}; {advice}")
-
-
-def _placements(coverage: Coverage, headroom: dict[str, float] | None = None) -> Table:
-    """Where each part runs: shape (in, out), bytes, share of the multiply-adds, bits by which int32 is larger than any of its
-    sums, and why one stayed in float32."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    names = ["layer", "runs in", "shape", "bytes", "mult-adds"] + ["headroom"] * bool(headroom) + ["why"]
-    for name in names:
-        table.add_column(name, justify="left" if name in ("layer", "runs in", "why") else "right", overflow="fold")
-    for place in coverage:
-        cells = [place.name, place.runs_in, " × ".join(map(str, place.shape or ())), f"{place.nbytes:,}" * bool(place.nbytes),
-                 f"{place.multiply_adds / coverage.multiply_adds:.2%}" * bool(place.multiply_adds)]
-        if headroom:
-            cells.append(f"{headroom[place.name]:.1f} bits" if place.name in headroom else "")
-        table.add_row(*map(Text, (*cells, place.reason)))
-    return table
 
 
 def _listing(value) -> str:

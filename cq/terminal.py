@@ -1,5 +1,5 @@
-"""What the command line needs of a terminal: every failure as one sentence, progress, a shape as an argument. Knows no
-command."""
+"""What the command line needs of a terminal: every failure as one sentence, progress, a shape as an argument, a table of
+layers. Knows no command."""
 import contextlib
 import signal
 import sys
@@ -7,10 +7,14 @@ import threading
 from collections.abc import Callable, Iterator
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from .errors import CqError
+from .model import Coverage
 
 
 class Group(click.Group):
@@ -75,3 +79,19 @@ def progress(hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
         yield show
+
+
+def placements(coverage: Coverage, headroom: dict[str, float] | None = None) -> Table:
+    """Where each part runs: shape (in, out), bytes, share of the multiply-adds, bits by which int32 is larger than any of its
+    sums, and why one stayed in float32."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    names = ["layer", "runs in", "shape", "bytes", "mult-adds"] + ["headroom"] * bool(headroom) + ["why"]
+    for name in names:
+        table.add_column(name, justify="left" if name in ("layer", "runs in", "why") else "right", overflow="fold")
+    for place in coverage:
+        cells = [place.name, place.runs_in, " × ".join(map(str, place.shape or ())), f"{place.nbytes:,}" * bool(place.nbytes),
+                 f"{place.multiply_adds / coverage.multiply_adds:.2%}" * bool(place.multiply_adds)]
+        if headroom:
+            cells.append(f"{headroom[place.name]:.1f} bits" if place.name in headroom else "")
+        table.add_row(*map(Text, (*cells, place.reason)))
+    return table

@@ -46,9 +46,10 @@ def test_compare_shows_a_table(run, tiny_encoder, pairs, prose):
 
 def test_compare_trains_where_asked_to(run, tiny_encoder, pairs, prose):
     found = json.loads(run("compare", tiny_encoder, "--data", pairs, "--calibration", prose, "--strategy", "static", "--qat", 2,
-                           "--json", "-"))
+                           "--learning-rate", 1e-4, "--json", "-"))
     assert [row["name"] for row in found["rows"]] == ["float32", "static", "qat", "static textbook", "qat textbook"]
     assert found["rows"][2]["strategy"] == "qat" and "steps=2" in found["rows"][2]["choices"]
+    assert all("learning_rate=0.0001" in found["rows"][i]["choices"] for i in (2, 4))
 
 
 def test_compare_writes_pure_json_and_markdown(run, tiny_lm, prose, tmp_path):
@@ -301,6 +302,10 @@ def test_embed_reads_lines_and_writes_npy(run, tiny_encoder, tmp_path):
     (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--observer", "mse"], 2, "--observer is for static"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--steps", "3"], 2, "--steps are for qat"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--learning-rate", "1e-4"], 2, "are for qat, not for dynamic"),
+    (["quantize", "MODEL", "out.safetensors", "--strategy", "qat", "--calibration", "PAIRS", "--learning-rate", "0"], 1,
+     "learning_rate must be a positive number"),
+    (["compare", "MODEL", "--data", "PAIRS", "--learning-rate", "1e-4"], 2, "--learning-rate is for --qat"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "qat"], 1, "QAT trains on samples"),
     (["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--qat", "2"], 1, "qat needs samples to calibrate on"),
     (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--observer", "best"], 1, "minmax, moving_average"),

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "report": {"quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},
     "cli": {"cli_generate", "report", "rotate", "compensate", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
-    "cli_generate": {"quantize", "formats", "strategies"}, "terminal": {"errors"},
+    "cli_generate": {"quantize", "formats", "strategies"}, "terminal": {"model", "errors"},
 }
 
 

@@ -20,14 +20,14 @@ from .sensitivity import sensitivity
 from .timing import timed
 
 
-def default_strategies(qat: int | None = None) -> tuple:
-    """Weight-only, dynamic and static, and with `qat` steps of training QAT for static, each with the production default and with
-    the textbook scheme."""
+def default_strategies(qat: int | None = None, learning_rate: float = QAT.learning_rate) -> tuple:
+    """Weight-only, dynamic and static, and with `qat` steps of training, at this rate, QAT for static, each with the production
+    default and with the textbook scheme."""
     found = []
     for scheme, observer in ((Scheme(), Static.observer), (Scheme.textbook(), "minmax")):
         static = Static(scheme=scheme, observer=observer)
         found += [WeightOnly(scheme=scheme), Dynamic(scheme=scheme), static]
-        found += [QAT(target=Static(scheme=scheme), steps=qat)] if qat else []
+        found += [QAT(target=Static(scheme=scheme), steps=qat, learning_rate=learning_rate)] if qat else []
     return tuple(found)
 
 
