@@ -97,7 +97,7 @@ def test_qat_beats_calibration(learnt, stream, scheme, ranges):
         p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (exact, np.concatenate(model.logits(data[200:]))))
         return (p * np.log(p / q)).sum(1).mean()
     plain = cq.quantize(learnt, target, data[:100])
-    trained = cq.quantize(learnt, cq.QAT(target=target, steps=120, learning_rate=1e-3, batch_size=16, ranges=ranges), data[:200])
+    trained = cq.quantize(learnt, cq.QAT(target=target, steps=120, learning_rate=5e-4, batch_size=16, ranges=ranges), data[:200])
     assert trained.strategy == target and all(row.runs_in == "static" for row in trained.coverage() if row.shape and
                                               row.name.startswith("layers"))
     assert off(trained) < 0.8 * off(plain)
