@@ -1060,9 +1060,6 @@ def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=
     return step.to.result
 
 
-_start()
-
-
 # --- training ----------------------------------------------------------------------------------------------------------------
 
 def slope(x, activation):
@@ -1196,3 +1193,6 @@ def adamw(p, g, mean, square, units, choices) -> None:
     cdef const float *unit = <const float *>optional(units, "units", "f", 1, n, -1)
     with nogil:
         cq_adamw_step(threads, &a, gradient, n, unit, to_mean, to_square, to)
+
+
+_start()

@@ -36,7 +36,7 @@ _EMBED_AT_ONCE = 256  # texts between two moves of the progress bar
 _rotated = click.option("--rotate", "rotated", is_flag=True, help="Turn the hidden features of a Llama-type model first, so that "
                         "none stands out: less is lost in int8.")
 _learning_rate = click.option("--learning-rate", type=float, help="For qat: at its peak; without it, "
-                              f"{QAT.learning_rate:g}, which suits models of some 20 million parameters; smaller ones want more.")
+                              f"{QAT.learning_rate:g}, as found on MiniLM.")
 
 
 @click.group(cls=terminal.Group, context_settings={"help_option_names": ["-h", "--help"]})

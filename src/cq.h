@@ -273,6 +273,7 @@ void cq_adamw_step(int threads, const cq_adamw *a, const float *g, int64_t n, co
                    float *p);
 
 /* Whether malloc keeps what is freed, for the whole process: a step of training makes and frees arrays of hundreds of MB, and
- * pages that went back to the system come anew one by one, zeroed. Off: they go back but for 64 MB, glibc's own most. */
+ * pages that went back to the system come anew one by one, zeroed. Off: they go back but for 64 MB, glibc's own most.
+ * Does nothing with another C library. */
 void cq_keep_freed(int on);
 #endif

@@ -1,5 +1,8 @@
 /* Drivers of training's passes over float32: rows, or spans of flat arrays, shared out to the team. */
+#include <stdlib.h>
+#ifdef __GLIBC__
 #include <malloc.h>
+#endif
 
 #include "kernel.h"
 #include "threads.h"
@@ -122,8 +125,12 @@ void cq_norm_back(int threads, const cq_norm *norm, const float *kept, const flo
 }
 
 void cq_keep_freed(int on) {
+#ifdef __GLIBC__
     enum { MOST = 1 << 25, USUAL = 1 << 26, ALL = INT32_MAX }; /* MOST: glibc's own limit on what it may not map anew */
     mallopt(M_MMAP_THRESHOLD, MOST);
     mallopt(M_TRIM_THRESHOLD, on ? ALL : USUAL);
     if (!on) malloc_trim(USUAL);
+#else
+    (void)on;
+#endif
 }
