@@ -24,7 +24,6 @@ LONG = ("qat",)
 ONCE = ("encoder_accuracy", "lm_accuracy", "large", "qat")  # suites that compare no times: with the most threads only
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
-QAT = ("--qat", 30, "--learning-rate", 1e-4)  # of the shipped model, at the rate of `cq train`: a minute for each scheme
 MIX_BUDGET = 0.1  # of Spearman ×100
 LOW_PEAK = 0.9  # of the best one of a run
 
@@ -46,7 +45,7 @@ def main() -> int:
             save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
     calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in options.only:
-        report = run_cq(["compare", *QAT], options.threads[0], "shakespeare")
+        report = run_cq(["compare"], options.threads[0], "shakespeare")
         save(out / "compare_shakespeare.json", {"command": command} | report)
         with tempfile.TemporaryDirectory() as folder:
             record = mixed(Path(folder), calibration, options.threads[0])

@@ -139,7 +139,7 @@ cdef extern from "cq.h" nogil:
     ctypedef struct cq_adamw:
         float beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep
     void cq_slope(int, const float *, int64_t, cq_activation, float *, float *)
-    void cq_round(int, const float *, int64_t, int64_t, const cq_rounding *, float *, uint8_t *)
+    void cq_round(int, const float *, int64_t, int64_t, const cq_rounding *, float *, uint8_t *, uint8_t *)
     void cq_exponents(int, float *, int64_t, int64_t, float, int, float *)
     void cq_softmax_back(int, float *, const float *, int64_t, int64_t, const float *, float)
     ctypedef struct cq_rescaling:
@@ -158,7 +158,7 @@ COMPILER = "gcc " + COMPILER_VERSION.decode()
 PANEL = CQ_PANEL
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH, "silu": CQ_SILU}
 cdef dict KINDS = {"f": "float32", "i": "int32", "B": "uint8", "b": "int8"}
-cdef int threads = 1
+cdef int chosen = 1, trainings = 0, threads = 1  # the last is what kernels run with
 # NumPy's own objects, looked up once: a small product is done in the time that some look-ups take.
 cdef object new_array = np.empty, INT8 = np.dtype(np.int8), FLOAT32 = np.dtype(np.float32), INT32 = np.dtype(np.int32)
 cdef dict DTYPES = {"int8": INT8, "uint8": np.dtype(np.uint8)}
@@ -189,12 +189,22 @@ def isa_available() -> list[str]:
 
 
 def get_threads() -> int:
-    return threads
+    return chosen
 
 
 def set_threads(int n) -> None:
-    global threads
-    threads = n
+    global chosen, threads
+    chosen = n
+    threads = 1 if trainings else n
+
+
+def training(bint on) -> None:
+    """Begins or ends a training: while there is one, kernels run on one thread, beside BLAS's (see cq/train/passes.py), and what
+    is freed stays with malloc for the whole process (see cq_keep_freed)."""
+    global trainings, threads
+    trainings += 1 if on else -1
+    threads = 1 if trainings else chosen
+    cq_keep_freed(trainings > 0)
 
 
 def peak(kind: str, int64_t repeats) -> float:
@@ -1076,8 +1086,8 @@ def slope(x, activation):
 
 
 def round_codes(x, scales, lows, highs, shifts=None):
-    """clip(rint(x / scales), lows, highs) + shifts, whole numbers in float32, of finite float32 x (rows, n); and which rows were
-    clipped, bool (rows,). scales, lows, highs, shifts: float32, all (1,), (rows,) or (1, n)."""
+    """clip(rint(x / scales), lows, highs) + shifts, whole numbers in float32, of finite float32 x (rows, n); the same from lows on
+    as uint8; and which rows were clipped, bool (rows,). scales, lows, highs, shifts: float32, all (1,), (rows,) or (1, n)."""
     cdef int64_t rows = x.shape[0], n = x.shape[1], first = scales.shape[0], second = scales.shape[1] if scales.ndim == 2 else -1
     cdef int ndim = scales.ndim
     cdef cq_rounding r
@@ -1089,13 +1099,14 @@ def round_codes(x, scales, lows, highs, shifts=None):
     r.highs = <const float *>pointer(highs, "highs", "f", ndim, first, second)
     r.shifts = <const float *>optional(shifts, "shifts", "f", ndim, first, second)
     cdef const float *data = <const float *>pointer(x, "x", "f", 2, rows, n)
-    y, clipped = new_array((rows, n), FLOAT32), new_array(rows, np.bool_)
+    y, stored, clipped = new_array((rows, n), FLOAT32), new_array((rows, n), np.uint8), new_array(rows, np.bool_)
     cdef float *to = <float *>pointer(y, "y", "f", 2, rows, n, True)
+    cdef uint8_t *bytes = <uint8_t *>pointer(stored, "stored", "B", 2, rows, n, True)
     marks = clipped.view(np.uint8)
     cdef uint8_t *mark = <uint8_t *>pointer(marks, "clipped", "B", 1, rows, -1, True)
     with nogil:
-        cq_round(threads, data, rows, n, &r, to, mark)
-    return y, clipped
+        cq_round(threads, data, rows, n, &r, to, bytes, mark)
+    return y, stored, clipped
 
 
 def exponents(x, float factor, bint coded):
@@ -1173,11 +1184,6 @@ def norm_back(g, weight, kept, factors, bint rms):
     with nogil:
         cq_norm_back(threads, &how, given, inverse, gradient, rows, n, to_weight, to)
     return dx, of_weight
-
-
-def keep_freed(bint on) -> None:
-    """Whether malloc keeps what is freed, for the whole process (see cq_keep_freed)."""
-    cq_keep_freed(on)
 
 
 def adamw(p, g, mean, square, units, choices) -> None:

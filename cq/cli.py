@@ -61,6 +61,8 @@ main.add_command(generate_command)
               "on the calibration samples: minutes rather than seconds.")
 @_learning_rate
 @click.option("--mix", "mix_file", metavar="FILE", help="Also the mix in the record that `cq quantize --strategy mixed` wrote.")
+@click.option("--with", "ready", multiple=True, metavar="FILE", help="Also this checkpoint, which `cq quantize` made of MODEL; "
+              "may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples of the data, evenly spread.")
 @click.option("--layers", is_flag=True, help="Also quantize each layer alone: what it costs, why, and what would help.")
 @click.option("--plot", "plot_file", metavar="FILE", help="Draw accuracy against speed and memory, and the layers, as .svg, .png "
@@ -70,11 +72,12 @@ main.add_command(generate_command)
 @_rotated
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
-def compare_command(model, data, calibration, metric, names, qat, learning_rate, mix_file, limit, layers, plot_file, ordered,
-                    rotated, json_file, markdown_file) -> None:
+def compare_command(model, data, calibration, metric, names, qat, learning_rate, mix_file, ready, limit, layers, plot_file,
+                    ordered, rotated, json_file, markdown_file) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
-    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint; without it, the small model in the wheel."""
+    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint; without it, the small model in the
+    wheel, beside which lies what quantization-aware training made of it."""
     if json_file == markdown_file == "-":
         raise click.UsageError("only one of --json and --markdown can go to stdout")
     for target in (json_file, markdown_file, plot_file):
@@ -85,12 +88,15 @@ def compare_command(model, data, calibration, metric, names, qat, learning_rate,
     if model is None or not data:
         calibration = calibration or [samples.shipped_model() / "calibration.txt"]
     data = data or [samples.shipped_model() / "evaluation.txt"]
+    if model is None and not (names or qat or rotated):
+        ready = (samples.shipped_model() / "qat.safetensors", *ready)
     model = _opened(model or samples.shipped_model(), rotated)
     if learning_rate is not None and not qat:
         raise click.UsageError("--learning-rate is for --qat")
     chosen = [s for s in default_strategies(qat, QAT.learning_rate if learning_rate is None else learning_rate)
               if not names or s.name in names or isinstance(s, QAT)]
     chosen += [best_of(mix_file)] if mix_file else []
+    chosen += map(Path, ready)
     with terminal.progress() as progress:
         data = samples.read([Path(path) for path in data], model)
         data = data.limit(limit) if limit else data
@@ -278,7 +284,7 @@ def inspect(model, tokens) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store float16, half the size.")
 @click.option("--qat", type=click.IntRange(min=1), metavar="STEPS", help="Then train behind int8 for so many steps, against the "
-              "float32 model's own logits, and save OUT/static.safetensors.")
+              "float32 model's own logits, and save OUT/qat.safetensors.")
 @click.option("--checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="A .safetensors file to save the training "
               "to on the way, and to go on from where it exists.")
 @click.option("--force", is_flag=True, help="Overwrite what OUT holds.")

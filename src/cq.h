@@ -235,13 +235,15 @@ cq_status cq_attention_kept(int threads, const cq_kept_args *a, float *qkv, floa
 /* y = act(x) and slope = act'(x), of n numbers; GELU to 2e-7. */
 void cq_slope(int threads, const float *x, int64_t n, cq_activation activation, float *y, float *slope);
 
-/* y = clip(rint(x / scale), low, high) + shift, whole numbers that stay floats; clipped[row] = 1 where the row was. Parameters
- * are one for all, one per row or one per column; low <= 0 <= high but per column; shifts are optional. x must be finite. */
+/* y = clip(rint(x / scale), low, high) + shift, whole numbers that stay floats; bytes = the same from low on; clipped[row] = 1
+ * where the row was. Parameters are one for all, one per row or one per column; high - low <= 255; low <= 0 <= high but per
+ * column; shifts are optional. x must be finite. */
 typedef struct {
     enum { CQ_BY_ONE, CQ_BY_ROW, CQ_BY_COLUMN } by;
     const float *scales, *lows, *highs, *shifts;
 } cq_rounding;
-void cq_round(int threads, const float *x, int64_t rows, int64_t columns, const cq_rounding *r, float *y, uint8_t *clipped);
+void cq_round(int threads, const float *x, int64_t rows, int64_t columns, const cq_rounding *r, float *y, uint8_t *bytes,
+              uint8_t *clipped);
 
 /* Each row of x to exp(factor * (x - max)) or, coded, rint(255 * 2^(factor * (x - max))) as int8 attention has it, in place, and
  * its sum. -Inf becomes 0. */

@@ -91,7 +91,7 @@ typedef struct {
     /* Training: see the functions of cq.h that are named alike. `round` returns whether anything was clipped, `exponents` the
      * row's sum. */
     void (*slope)(const float *x, cq_activation activation, int64_t n, float *y, float *slope);
-    int (*round)(const float *x, int64_t n, const cq_rounding *r, int64_t row, float *y);
+    int (*round)(const float *x, int64_t n, const cq_rounding *r, int64_t row, float *y, uint8_t *bytes);
     float (*exponents)(float *x, int64_t n, float factor, int coded);
     void (*softmax_back)(float *g, const float *p, int64_t n, float inverse, float factor);
     void (*rescale)(const float *x, int64_t n, const cq_rescaling *r, int64_t row, float *y);

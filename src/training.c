@@ -20,7 +20,7 @@ typedef struct {
     const cq_rescaling *rescaling;
     const cq_norm *norm;
     const cq_adamw *adamw;
-    uint8_t *marks;
+    uint8_t *marks, *bytes;
     float *sums;
 } training_job;
 
@@ -44,11 +44,15 @@ void cq_slope(int threads, const float *x, int64_t n, cq_activation activation, 
 
 static void round_rows(void *context, cq_queue *queue) {
     const training_job *job = context;
-    EACH_ROW(r) job->marks[r] = (uint8_t)cq_active->round(job->from + r * job->n, job->n, job->rounding, r, job->y + r * job->n);
+    EACH_ROW(r) {
+        const int64_t at = r * job->n;
+        job->marks[r] = (uint8_t)cq_active->round(job->from + at, job->n, job->rounding, r, job->y + at, job->bytes + at);
+    }
 }
 
-void cq_round(int threads, const float *x, int64_t rows, int64_t columns, const cq_rounding *r, float *y, uint8_t *clipped) {
-    training_job job = {.from = x, .n = columns, .rounding = r, .y = y, .marks = clipped};
+void cq_round(int threads, const float *x, int64_t rows, int64_t columns, const cq_rounding *r, float *y, uint8_t *bytes,
+              uint8_t *clipped) {
+    training_job job = {.from = x, .n = columns, .rounding = r, .y = y, .bytes = bytes, .marks = clipped};
     cq_run(threads, (double)rows * (double)columns * 4, &job, &(cq_phase){round_rows, rows, 2}, 1);
 }
 

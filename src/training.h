@@ -63,24 +63,26 @@ static void ISA(slope)(const float *x, cq_activation activation, int64_t n, floa
 }
 
 INLINE int round_row(const int by_column, const float *x, int64_t n, const float *scales, const float *lows, const float *highs,
-                     const float *shifts, float *y) {
+                     const float *shifts, float *y, uint8_t *bytes) {
 #define OF(array) (by_column ? load_some(array + i, width) : f32_set(*array))
     f32x16 beyond = f32_set(0.0f);
     EACH_16(i, n, width, {
-        const f32x16 q = f32_round(f32_div(load_some(x + i, width), OF(scales))), kept = f32_min(f32_max(q, OF(lows)), OF(highs));
+        const f32x16 q = f32_round(f32_div(load_some(x + i, width), OF(scales))), low = OF(lows);
+        const f32x16 kept = f32_min(f32_max(q, low), OF(highs));
         beyond = f32_max(f32_abs(f32_sub(kept, q)), beyond); /* lanes beside the row may be NaN, which does not pass */
         store_some(y + i, shifts ? f32_add(kept, OF(shifts)) : kept, width);
+        i32_store_8(bytes + i, i32_from_f32(f32_sub(kept, low)), width);
     });
 #undef OF
     return f32_max_across(beyond) > 0.0f;
 }
 
-static int ISA(round)(const float *x, int64_t n, const cq_rounding *r, int64_t row, float *y) {
+static int ISA(round)(const float *x, int64_t n, const cq_rounding *r, int64_t row, float *y, uint8_t *bytes) {
     const int64_t at = r->by == CQ_BY_ROW ? row : 0;
     const float *scales = r->scales + at, *lows = r->lows + at, *highs = r->highs + at;
     const float *shifts = r->shifts ? r->shifts + at : NULL;
-    return r->by == CQ_BY_COLUMN ? round_row(1, x, n, scales, lows, highs, shifts, y)
-                                 : round_row(0, x, n, scales, lows, highs, shifts, y);
+    return r->by == CQ_BY_COLUMN ? round_row(1, x, n, scales, lows, highs, shifts, y, bytes)
+                                 : round_row(0, x, n, scales, lows, highs, shifts, y, bytes);
 }
 
 INLINE float exponents_row(const int coded, float *x, int64_t n, float factor) {

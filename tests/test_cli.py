@@ -52,6 +52,16 @@ def test_compare_trains_where_asked_to(run, tiny_encoder, pairs, prose):
     assert all("learning_rate=0.0001" in found["rows"][i]["choices"] for i in (2, 4))
 
 
+def test_compare_takes_what_was_quantized_before(run, tiny_encoder, pairs, prose, tmp_path):
+    out = tmp_path / "trained.safetensors"
+    run("quantize", tiny_encoder, out, "--strategy", "qat", "--steps", 2, "--calibration", prose)
+    shown = run("compare", tiny_encoder, "--data", pairs, "--strategy", "dynamic", "--strategy", "weight-only", "--with", out,
+                "--check-order", "--json", tmp_path / "report.json")
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert [row["name"] for row in found["rows"]][-1] == "trained" and found["rows"][-1]["strategy"] == "static"
+    assert "trained" in shown and "in all 2 pairs" in shown
+
+
 def test_compare_writes_pure_json_and_markdown(run, tiny_lm, prose, tmp_path):
     file = tmp_path / "report.md"
     found = json.loads(run("compare", tiny_lm, "--data", prose, "--strategy", "dynamic", "--strategy", "weight-only",
@@ -104,12 +114,12 @@ def test_quantize_finds_a_mix_that_compare_and_inspect_show(run, tiny_encoder, p
 @pytest.mark.skipif(not shipped_model().is_dir(), reason="the shipped model is not built in yet")
 def test_compare_without_a_model_or_without_data_uses_what_ships(run, tiny_encoder, prose):
     found = json.loads(run("compare", "--limit", 4, "--json", "-"))
-    assert found["model"] == "shakespeare" and len(found["rows"]) == 7
+    assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]][-2:] == ["static textbook", "qat"]
     assert found["metrics"] == ["perplexity", "bits_per_token"] and found["data"]["samples"] == 4
     assert found["calibration"]["files"] == ["calibration.txt"]
     found = json.loads(run("compare", "--data", prose, "--strategy", "static", "--json", "-"))
     assert found["calibration"]["files"] == ["calibration.txt"]
-    assert found["data"]["files"] == [prose.name]
+    assert found["data"]["files"] == [prose.name] and len(found["rows"]) == 3
     found = json.loads(run("compare", tiny_encoder, "--limit", 20, "--json", "-"))
     assert found["metrics"] == ["cosine"] and found["data"]["files"] == ["evaluation.txt"]
 

@@ -13,7 +13,7 @@ from ..quantize import quantize
 from ..strategies import QAT, STRATEGIES, Dynamic, Mixed, Scheme, Static, WeightOnly
 from ..system import info
 from .evaluate import Evaluation, metric_names
-from .inputs import calibration_for, checked, needs_samples, opened
+from .inputs import Ready, calibration_for, checked, needs_samples, opened
 from .record import Report, Row
 from .samples import Samples, listed, read
 from .sensitivity import sensitivity
@@ -38,7 +38,8 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
 
     model: a float32 Transformer, or a path to load one from.
     data: what accuracy is reported on and calls are timed with; all that `samples.read` takes.
-    strategies: strategy objects; None is `default_strategies()`.
+    strategies: strategy objects, and paths of checkpoints that were quantized from the model before, which go by their files'
+    names; None is `default_strategies()`.
     calibration: samples for static strategies, and for QAT to train on, never those of `data`; None takes the shipped model's own
     slice, for that model.
     metric: "perplexity", "bits_per_token", "top1", "kl" or "flips" for a causal language model, "spearman" (×100, on scored
@@ -55,7 +56,7 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     if type(repeats) is not int or repeats < 1:
         raise CqError(f"repeats must be a positive integer, got {repeats!r}")
     name, model, own_calibration = opened(model, "compare")
-    strategies = default_strategies() if strategies is None else checked(strategies)
+    strategies = default_strategies() if strategies is None else checked(strategies, model)
     data = data if isinstance(data, (str, os.PathLike, Samples)) else listed(data)
     samples = read(data, model)
     names = metric_names(metric, model, samples)
@@ -65,6 +66,9 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
     models = [model]
     for i, strategy in enumerate(strategies):
         progress("quantize", i, len(strategies))
+        if isinstance(strategy, Ready):
+            models.append(strategy.model)
+            continue
         kind = f"train {_labels(strategy)[0]}" if isinstance(strategy, QAT) else "calibrate"
         models.append(quantize(model, strategy, calibration.tokens if needs_samples(strategy) else None,
                                lambda done, total: progress(kind, done, total)))
@@ -88,7 +92,7 @@ def compare(model, data, strategies: Iterable | None = None, calibration=None, m
 
 def _first_of_each(strategies) -> tuple:
     """Of the strategies that a layer alone can have."""
-    found = {strategy.name: strategy for strategy in reversed(strategies) if strategy.name in STRATEGIES}
+    found = {strategy.name: strategy for strategy in reversed(strategies) if isinstance(strategy, tuple(STRATEGIES.values()))}
     if not found:
         raise CqError("layers: none of the strategies is WeightOnly, Dynamic or Static, which a layer alone can have; add one")
     return tuple(found.values())
@@ -106,6 +110,8 @@ def _labels(strategy) -> tuple[str, str, str, str]:
     """Row.name, .strategy, .scheme, .choices"""
     if strategy is None:
         return "float32", "float32", "", ""
+    if isinstance(strategy, Ready):
+        return strategy.name, *_labels(strategy.model.strategy)[1:]
     if isinstance(strategy, Mixed):
         return strategy.name, strategy.name, "custom", repr(strategy)
     target = strategy.target if isinstance(strategy, QAT) else strategy

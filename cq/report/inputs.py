@@ -1,12 +1,21 @@
 """What a measurement is given, checked at the door: a float32 model, strategies, samples to calibrate on. Measures nothing."""
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CalibrationError, CqError
 from ..formats import load
+from ..model import Transformer
 from ..strategies import QAT, STRATEGIES, Mixed, Static, parts
 from .samples import Samples, read, shipped_model
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A model that was quantized before, by the name of its file."""
+    name: str
+    model: Transformer
 
 
 def opened(model, what: str) -> tuple[str, object, Path | None]:
@@ -22,16 +31,30 @@ def opened(model, what: str) -> tuple[str, object, Path | None]:
     return name, model, calibration
 
 
-def checked(strategies) -> tuple:
-    """Strategy objects of any kind, one or several."""
-    strategies = tuple(strategies) if isinstance(strategies, Iterable) else (strategies,)
-    for strategy in strategies:
-        if not isinstance(strategy, (*STRATEGIES.values(), Mixed, QAT)):
-            raise CqError(f"strategies must be WeightOnly, Dynamic, Static, Mixed or QAT objects, got {strategy!r}")
-    return strategies
+def checked(strategies, original: Transformer | None = None) -> tuple:
+    """Strategy objects of any kind, one or several; beside a model also paths of what was quantized from it before, loaded."""
+    several = isinstance(strategies, Iterable) and not isinstance(strategies, str)
+    return tuple(_checked(strategy, original) for strategy in (strategies if several else (strategies,)))
+
+
+def _checked(strategy, original: Transformer | None):
+    if isinstance(strategy, (*STRATEGIES.values(), Mixed, QAT)):
+        return strategy
+    path = isinstance(strategy, os.PathLike) or (isinstance(strategy, str) and strategy.endswith(".safetensors"))
+    if original is None or not path:
+        more = "" if original is None else ", or paths of models quantized before"
+        raise CqError(f"strategies must be WeightOnly, Dynamic, Static, Mixed or QAT objects{more}, got {strategy!r}")
+    model = load(strategy)
+    if model.strategy is None:
+        raise CqError(f"strategies: {strategy} is a float32 model; give one that cq.quantize made of the model compared")
+    if model.config != original.config:
+        raise CqError(f"strategies: {strategy} was made of a model with another configuration than the one compared")
+    return Ready(Path(strategy).stem, model)
 
 
 def needs_samples(strategy) -> bool:
+    if isinstance(strategy, Ready):
+        return False
     return isinstance(strategy, QAT) or any(isinstance(part, Static) for part in parts(strategy))
 
 

@@ -5,6 +5,7 @@ weights, static with ranges that were fixed without having seen them. So accurac
 output value has a part in: the SQNR. Metrics of a task are no judges here: Spearman looks at ranks of a few thousand pairs, and
 moves by 0.1 to either side with noise that the SQNR resolves easily. Quantization-aware training must beat the same target
 without training, in what it trains for: a language model's predictions (perplexity), an encoder's outputs (SQNR)."""
+import os
 from collections.abc import Iterable
 
 from ..errors import CqError
@@ -17,9 +18,11 @@ _TOLERANCE = 0.001         # of a perplexity
 
 
 def check_order(report: Report, strategies: Iterable) -> str:
-    """In a sentence, that `report` has the order that theory predicts. strategies: those that cq.compare was given. Raises
-    CqError, which names every pair of rows that breaks it, and where there are no two rows to compare."""
-    rows = list(zip(strategies, report.rows[1:], strict=True))
+    """In a sentence, that `report` has the order that theory predicts. strategies: those that cq.compare was given; of models
+    quantized before, given by their paths, it says nothing. Raises CqError, which names every pair of rows that breaks it, and
+    where there are no two rows to compare."""
+    rows = [(strategy, row) for strategy, row in zip(strategies, report.rows[1:], strict=True)
+            if not isinstance(strategy, (str, os.PathLike))]
     pairs, broken = 0, []
     for one, worse in rows:
         for other, better in rows:

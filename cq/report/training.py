@@ -20,7 +20,7 @@ def train_folder(text: Path, out: Path, like: Path, training: Training, half: bo
                  checkpoint: Path | None = None, progress: Callable[[str, int, int], None] | None = None) -> dict:
     """Trains on the first 90 % of `text` what the folder `like` describes, and writes it as the folder `out`, in float16 if
     `half`, with the rest of the text as calibration.txt and evaluation.txt. qat: steps of quantization-aware training after it,
-    for static.safetensors. Gives the record that training.json holds; progress is called with (what, done, total).
+    for qat.safetensors. Gives the record that training.json holds; progress is called with (what, done, total).
     Raises what cq.train raises, FormatError where `like` or the text is no such thing, OSError."""
     progress = progress or (lambda what, done, total: None)
     config, tokenizer = read_settings(like).config, read_tokenizer(like, False)
@@ -40,8 +40,8 @@ def train_folder(text: Path, out: Path, like: Path, training: Training, half: bo
     if qat:
         choices = QAT(steps=qat, batch_size=training.batch_size, learning_rate=training.learning_rate / 30, seed=training.seed)
         model = quantize(model, choices, windows.consecutive(), lambda done, total: progress("quantization-aware", done, total))
-        save(model, out / "static.safetensors")
-        record |= {f"static_{name}": value for name, value in _bits(model, out).items()}
+        save(model, out / "qat.safetensors")
+        record |= {f"qat_{name}": value for name, value in _bits(model, out).items()}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
 

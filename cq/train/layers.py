@@ -1,15 +1,20 @@
-"""The layers of the transformer but attention, forward and in reverse, over BLAS. A layer keeps what its reverse
-needs from one forward to the next. It works in its inputs' precision: float32 to train, float64 to check gradients. Knows no
-whole model.
+"""The layers of the transformer but attention, forward and in reverse, over BLAS, and codes by codes over the integer kernels. A
+layer keeps what its reverse needs from one forward to the next. It works in its inputs' precision: float32 to train, float64 to
+check gradients. Knows no whole model.
 
 backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
 import numpy as np
 
+from .. import _core
 from ..model.rope import frequencies
 from .batch import Packed
 from .fake import Codes, WeightRange, fake_bias
 from .parameters import Parameters
 from .passes import norm, norm_back, rescale
+
+
+# So many products of codes, which reach 255 * 255, add up to half of int32's end at most; the rest is for a bias.
+INTEGER_K, INTEGER_BIAS = 2**30 // 255**2, 2**30 - 1
 
 
 class Linear:
@@ -27,16 +32,22 @@ class Linear:
     def refresh(self) -> None:
         """Codes the weight anew; to be called whenever it has changed."""
         self.codes = Codes(self.weight) if self.fake is None else self.fake(self.weight)
+        stored = self.codes.stored
+        self.packed = None if stored is None or stored.columns > INTEGER_K else packed(stored)
 
     def forward(self, x: Codes) -> np.ndarray:
         """(tokens, outputs)."""
         self.x = x
-        y = x.values @ self.codes.values.T
         before = after = None
         if self.bias is not None:
             bias = self.parameters.values[self.bias]
             before, after = (None, bias) if self.fake is None else \
                 fake_bias(bias, self.bias_kind, self.fixed, x.scale, self.codes.scale)
+        if x.stored is not None and self.packed is not None:
+            before = None if before is None else before.clip(-INTEGER_BIAS, INTEGER_BIAS).astype(np.int32)
+            return _core.linear(x.stored, self.packed, after, before)
+        y = x.values @ self.codes.values.T
+        before = None if before is None else before.astype(y.dtype)
         per_token = isinstance(x.scale, np.ndarray)
         scale = self.codes.scale if per_token or x.scale is None else x.scale if self.codes.scale is None else \
             x.scale * self.codes.scale
@@ -55,6 +66,14 @@ class Linear:
         self.parameters.add_product(self.name, scaled.T, x.values, None if per_token else x.scale)
         self.x = None
         return dx
+
+
+def packed(stored: _core.Coded) -> _core.Weight:
+    """A weight (outputs, inputs) in bytes as integer products take it."""
+    scales, zero_points = (np.array(np.broadcast_to(p, (1, stored.rows)), kind)
+                           for p, kind in ((stored.scale, np.float32), (stored.zero_point, np.int32)))
+    zero_points -= 128
+    return _core.pack((stored.codes ^ 128).view(np.int8).T, zero_points if zero_points.any() else None, scales)
 
 
 def column_sums(g: np.ndarray) -> np.ndarray:
@@ -135,7 +154,7 @@ class Embedding:
             rows, scale = codes.values[ids], codes.scale
             rows *= scale[ids][:, None] if scale.ndim else scale
             return rows
-        rows, scale = self.fake(table[ids], table)  # the words at hand, in the whole table's range where that is one
+        rows, scale, _ = self.fake(table[ids], table)  # the words at hand, in the whole table's range where that is one
         rows *= scale[:, None] if scale.ndim else scale
         return rows
 

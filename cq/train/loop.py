@@ -14,7 +14,7 @@ from .data import Shuffled, Windows
 from .network import Network
 from .objectives import OBJECTIVES
 from .optimizer import AdamW, learning_rate
-from .passes import reused_memory
+from .passes import beside_blas
 from .ranges import narrow
 from .recipe import Recipe
 
@@ -44,7 +44,7 @@ def train(model: Transformer | Config, data: Iterable | Windows, training: Train
     return Transformer(model.config, network.weights(), model.tokenizer)
 
 
-@reused_memory()
+@beside_blas()
 def fit(model: Transformer, data: Iterable | Windows, training: Training, learned: dict[str, tuple[float, int]] | None = None,
         checkpoint: str | os.PathLike | None = None, progress: Progress | None = None,
         folded: dict[str, np.ndarray] | None = None, smoothed: dict[str, Smoothed] = {}) -> Network:

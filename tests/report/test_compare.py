@@ -125,7 +125,8 @@ def test_static_needs_calibration_other_than_the_data(encoder, pairs, prose, tmp
 
 @pytest.mark.parametrize("arguments, message", [
     (dict(metric="perplexity"), "metric 'perplexity': the metric does not fit; for this model and data: cosine"),
-    (dict(strategies=["dynamic"]), "strategies must be WeightOnly, Dynamic, Static, Mixed or QAT objects, got 'dynamic'"),
+    (dict(strategies=["dynamic"]), "strategies must be .* or paths of models quantized before, got 'dynamic'"),
+    (dict(strategies=[7]), "strategies must be .* Mixed or QAT objects, or paths of models quantized before, got 7"),
     (dict(repeats=0), "repeats must be a positive integer, got 0"),
     (dict(data=[]), "no samples"),
     (dict(data=7), "data must be a path or an iterable of samples, got int"),
@@ -140,6 +141,26 @@ def test_training_for_each_strategy_has_a_row(encoder, pairs, prose):
     rows = cq.compare(encoder, pairs, strategies, prose, repeats=1).rows
     assert [row.name for row in rows] == ["float32", "qat", "qat dynamic", "qat weight-only textbook"]
     assert {row.strategy for row in rows[1:]} == {"qat"} and rows[1].weight_bytes < rows[0].weight_bytes / 2
+
+
+def test_a_model_quantized_before_is_measured_as_it_is(tiny_encoder, tiny_lm, pairs, tmp_path):
+    """Beside the strategy that made it: the same accuracy and bytes, under the name of its file."""
+    file = tmp_path / "made before.safetensors"
+    cq.save(cq.quantize(cq.load(tiny_encoder), Dynamic()), file)
+    report = cq.compare(tiny_encoder, pairs, [Dynamic(), file, str(file)], repeats=1)
+    _, made, *before = report.rows
+    assert [row.name for row in before] == ["made before"] * 2
+    for row in before:
+        assert (row.strategy, row.scheme, row.choices) == (made.strategy, made.scheme, made.choices)
+        assert (row.accuracy, row.sqnr_db, row.file_bytes) == (made.accuracy, made.sqnr_db, made.file_bytes)
+    with pytest.raises(CqError, match="encoder.* is a float32 model"):
+        cq.compare(tiny_encoder, pairs, [tiny_encoder])
+    with pytest.raises(CqError, match="made before.safetensors was made of a model with another configuration"):
+        cq.compare(tiny_lm, pairs, [file])
+    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+        cq.compare(tiny_encoder, pairs, [tmp_path / "none.safetensors"])
+    with pytest.raises(CqError, match="Mixed or QAT objects, got"):
+        cq.sensitivity(cq.load(tiny_encoder), pairs, strategies=[file])
 
 
 def test_a_quantized_model_cannot_be_the_original(encoder):

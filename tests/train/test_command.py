@@ -40,10 +40,10 @@ def test_what_it_writes(run, like, text, tmp_path):
     shown = run(text, out, "--like", like, "--steps", 30, "--learning-rate", 0.02, "--qat", 5, "--half")
     record = json.loads((out / "training.json").read_text())
     assert record["steps"] == 30 and "evaluation_bits_per_token" in shown
-    model, static = cq.load(out), cq.load(out / "static.safetensors")
+    model, static = cq.load(out), cq.load(out / "qat.safetensors")
     assert model.strategy is None and static.strategy == cq.Static()
     assert record["evaluation_bits_per_token"] < 6 and abs(
-        record["evaluation_bits_per_token"] - record["static_evaluation_bits_per_token"]) < 0.5
+        record["evaluation_bits_per_token"] - record["qat_evaluation_bits_per_token"]) < 0.5
     parts = [(out / f"{name}.txt").read_text() for name in ("calibration", "evaluation")]
     assert text.read_text().endswith("".join(parts)) and [len(part) for part in parts] == [84, 84]
     assert (out / "model.safetensors").stat().st_size < 2.5 * record["parameters"] + 4096

@@ -25,14 +25,15 @@ def test_codes(rng, shape):
     scale = np.exp2(rng.integers(-4, 2, shape)).astype(np.float32)[()]
     low, high, shift = (rng.integers(*ends, shape) for ends in ((-9, -3), (3, 9), (-5, 5)))
     x = (np.rint(rng.normal(size=(7, 45)) * 20) / 8).astype(np.float32)
-    codes, clipped = to_codes(x, scale, low, high, shift)
+    codes, stored, clipped = to_codes(x, scale, low, high, shift)
     whole = np.rint(x.astype(np.float64) / scale)
     assert codes.dtype == np.float32 and (codes == np.clip(whole, low, high) + shift).all()
+    assert stored.dtype == np.uint8 and (stored == np.clip(whole, low, high) - low).all()
     outside = np.flatnonzero((whole < low) | (whole > high))
     assert outside.size and (clipped == ((whole < low) | (whole > high)).any(axis=1)).all()
     np.testing.assert_array_equal(find_outside(x, clipped, scale, low, high), outside)
     wide = to_codes(x.astype(np.float64), scale, low, high, shift)
-    assert (wide[0] == codes).all() and (wide[1] == clipped).all()
+    assert (wide[0] == codes).all() and wide[1] is None and (wide[2] == clipped).all()
 
 
 def test_one_row_has_one_scale_or_one_for_each_column(rng):

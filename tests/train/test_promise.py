@@ -8,8 +8,10 @@ import pytest
 import cq
 from cq import _core
 from cq.model.batch import Batch
+from cq.train import layers
 from cq.train.batch import Packed
 from cq.train.loop import fit
+from cq.train.network import Network
 from cq.train.recipe import Recipe
 
 TEXTBOOK = cq.Scheme.textbook()
@@ -92,7 +94,7 @@ def test_codes_and_outputs(small, ragged, monkeypatch, family, target, learned):
     actual = np.concatenate(q.logits(ordered)) if config.lm_head else q.hidden(Batch(ordered)).floats()  # not replayed
     assert set(network.sites) <= set(seen)
     for site in [site for site in promised if site in network.sites]:  # in the order of work
-        (values, scale), x = promised[site]
+        (values, scale, _), x = promised[site]
         scale = wide(scale, x.shape)
         for codes, their_scale in seen[site]:
             np.testing.assert_allclose(scale, their_scale, rtol=1e-5 if target.name == "dynamic" else 0)
@@ -102,3 +104,17 @@ def test_codes_and_outputs(small, ragged, monkeypatch, family, target, learned):
                 assert np.abs(exact % 1 - 0.5).max() < 1e-3 and np.abs(codes - values).max() == 1, site
                 return
     np.testing.assert_allclose(outputs, actual, atol=1e-5 * max(1, np.abs(actual).max()))
+
+
+@pytest.mark.parametrize("target", [target for name, target in TARGETS.items() if name != "groups"],
+                         ids=[name for name in TARGETS if name != "groups"])
+def test_products_of_bytes_are_those_of_floats(small, ragged, monkeypatch, target):
+    """Layers deeper than int32 allows multiply their codes as floats."""
+    config, weights = small("llama")
+    outputs, batch = [], Packed(ragged(config.vocab_size))
+    for depth in (layers.INTEGER_K, 0):
+        monkeypatch.setattr(layers, "INTEGER_K", depth)
+        network = Network(Recipe(config, target), weights)
+        outputs.append(network.logits(network.forward(batch)))
+        assert any(linear.packed is not None for linear in network.linears.values()) == (depth > 0)
+    np.testing.assert_allclose(*outputs, atol=1e-5 * np.abs(outputs[0]).max())
