@@ -41,7 +41,7 @@ def train_folder(text: Path, out: Path, like: Path, training: Training, half: bo
         choices = QAT(steps=qat, batch_size=training.batch_size, learning_rate=training.learning_rate / 30, seed=training.seed)
         model = quantize(model, choices, windows.consecutive(), lambda done, total: progress("quantization-aware", done, total))
         save(model, out / "qat.safetensors")
-        record |= {f"qat_{name}": value for name, value in _bits(model, out).items()}
+        record |= {"qat_steps": qat} | {f"qat_{name}": value for name, value in _bits(model, out).items()}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
 

@@ -1,4 +1,4 @@
-"""The model in the wheel: its size, and that it has learnt."""
+"""The model in the wheel: its size, that it has learnt, and what quantization-aware training made of it."""
 import json
 
 import numpy as np
@@ -6,14 +6,31 @@ import numpy as np
 import cq
 from cq.report import metrics, samples
 
+FOLDER = samples.shipped_model()
+
+
+def evaluated(model: cq.Transformer) -> float:
+    """Bits per token, which is a byte, of the evaluation slice."""
+    tokens = samples.read(FOLDER / "evaluation.txt", model).tokens
+    return metrics.bits_per_token(np.concatenate([metrics.token_nll(*each) for each in zip(model.logits(tokens), tokens)]))
+
+
+def stated(name: str) -> float:
+    return json.loads((FOLDER / "training.json").read_text())[f"{name}_bits_per_token"]
+
 
 def test_it_has_learnt_and_is_small():
-    folder = samples.shipped_model()
-    model = cq.load(folder)
+    model = cq.load(FOLDER)
     parameters = sum(int(np.prod(shape)) for shape in model.config.shapes().values())
-    assert 1.5e6 <= parameters <= 2e6 and (folder / "model.safetensors").stat().st_size <= 4e6
-    data = samples.read(folder / "evaluation.txt", model)
-    nll = np.concatenate([metrics.token_nll(*each) for each in zip(model.logits(data.tokens), data.tokens)])
-    bits = metrics.bits_per_token(nll)  # a token is a byte
-    stated = json.loads((folder / "training.json").read_text())["evaluation_bits_per_token"]
-    assert bits <= 2.4 and abs(bits - stated) < 0.001
+    assert 1.5e6 <= parameters <= 2e6 and (FOLDER / "model.safetensors").stat().st_size <= 4e6
+    bits = evaluated(model)
+    assert bits <= 2.4 and abs(bits - stated("evaluation")) < 0.001
+
+
+def test_trained_behind_int8_it_predicts_better_than_calibrated():
+    model, trained = cq.load(FOLDER), cq.load(FOLDER / "qat.safetensors")
+    static = cq.quantize(model, cq.Static(), samples.read(FOLDER / "calibration.txt", model).tokens)
+    assert trained.strategy == cq.Static() and trained.config == model.config
+    bits = evaluated(trained)
+    assert abs(bits - stated("qat_evaluation")) < 0.001 and bits < evaluated(cq.quantize(model, cq.Dynamic()))
+    assert bits < evaluated(static)
