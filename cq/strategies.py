@@ -190,7 +190,7 @@ class QAT(Training):
     freeze: int | None = None
     steps: int = 300
     batch_size: int = 32
-    learning_rate: float = 2e-5
+    learning_rate: float = 4e-5
     warmup: int = 10
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)

@@ -16,7 +16,9 @@ from .parameters import Parameters
 from .passes import activate
 from .recipe import Recipe
 
-FASTER = 20  # times as far moves a scale for a whole weight, whose gradient averages more: 100 steps lose 6 % less than by 5
+# With one scale for each weight: how many times as far as elsewhere scales move, and norms and biases, whose gradients average more.
+# MiniLM loses 6 % less after 100 steps than with 5 for scales, 3 % less after 600 than with 1 for the others (10: 1 %, 30: 2 %).
+FASTER, VECTORS = 20, 100
 
 
 class Network:
@@ -33,7 +35,8 @@ class Network:
         self._learned, self._zero_points, scales = learned, {}, {}
         if learned is not None and recipe.strategy is not None:
             scales = self._first_scales(weights, learned)
-        self.parameters = Parameters(weights, scales, dtype)
+        coarse = scales and recipe.strategy.scheme.weight_granularity == "per_tensor"
+        self.parameters = Parameters(weights, scales, VECTORS if coarse else 1.0, dtype)
         c = self.config
         self.sites = {site: self._site(site) for site in recipe.sites()}
         self.linears = {name: self._linear(name) for name in recipe.linears()}

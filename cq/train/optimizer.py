@@ -18,7 +18,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov, Hutter 2019); matrices and tables decay, norms, biases and scales do not.
+    """Adam with decoupled weight decay (Loshchilov, Hutter 2019); matrices and tables decay, norms, biases and scales do not, and
+    norms and biases may move faster (Parameters.vectors).
     A learned scale moves by its unit step and in proportion to itself, so that it stays above 0.
 
     mean, square: the moving averages, flat like the parameters; steps: taken so far."""
@@ -38,10 +39,11 @@ class AdamW:
         self.steps += 1
         first, second = (1 - beta ** self.steps for beta in self.betas)
         b1, b2 = self.betas
-        moves = b1, b2, clip * (1 - b1), clip * clip * (1 - b2), 1 / math.sqrt(second), EPSILON, rate / first
+        moves = b1, b2, clip * (1 - b1), clip * clip * (1 - b2), 1 / math.sqrt(second), EPSILON
+        rate, keep = rate / first, 1 - rate * self.weight_decay
         decayed, plain = self.parameters.decayed, self.parameters.plain
-        for start, end, units, keep in ((0, decayed, None, 1 - rate * self.weight_decay), (decayed, plain, None, 1.0),
-                                        (plain, p.size, self.parameters.units, 1.0)):
+        for start, end, units, *ends in ((0, decayed, None, rate, keep), (decayed, plain, None, rate * self.parameters.vectors, 1.0),
+                                         (plain, p.size, self.parameters.units, rate, 1.0)):
             arrays = (array[start:end] for array in (p, g, self.mean, self.square))
-            _core.adamw(*arrays, units, (*moves, keep))
+            _core.adamw(*arrays, units, (*moves, *ends))
         return norm

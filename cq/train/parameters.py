@@ -9,11 +9,12 @@ class Parameters:
     """values, gradients: name → view. Flat order: what decays (matrices and tables), norms and biases, learned scales.
 
     weights: canonical name → array, copied. scales: name → (initial scales, unit step: the part of itself by which a learning
-    rate of 1 moves each). dtype: float32, or float64 for checks of gradients."""
+    rate of 1 moves each). vectors: how many times as far as matrices norms and biases move. dtype: float32, or float64 for checks
+    of gradients."""
 
     def __init__(self, weights: dict[str, np.ndarray], scales: dict[str, tuple[np.ndarray, float]] | None = None,
-                 dtype: type = np.float32):
-        scales = scales or {}
+                 vectors: float = 1.0, dtype: type = np.float32):
+        self.vectors, scales = vectors, scales or {}
         arrays = [item for wanted in (True, False) for item in weights.items() if (item[1].ndim > 1) == wanted]
         arrays += [(name, scale) for name, (scale, _) in scales.items()]
         sizes = [array.size for _, array in arrays]

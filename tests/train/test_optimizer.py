@@ -42,6 +42,15 @@ def test_learned_scales_stay_positive():
     assert (parameters.values["s"] > 0).all() and (parameters.values["s"] < 1e-3).all()
 
 
+def test_norms_and_biases_may_move_faster():
+    parameters = Parameters({"w": np.ones((2, 2)), "b": np.ones(3)}, {"s": (np.array([1.0]), 1.0)}, vectors=5.0)
+    for gradient in parameters.gradients.values():
+        gradient[...] = 2.0
+    AdamW(parameters, 0.0, (0.9, 0.999)).step(0.01, 1e9)
+    for name, moved in (("w", 0.01), ("b", 0.05), ("s", 0.01)):
+        np.testing.assert_allclose(1 - parameters.values[name], moved, rtol=1e-5)
+
+
 def test_the_schedule():
     rates = [learning_rate(step, 100, 2.0, 10) for step in range(100)]
     assert rates[0] == 0.2 and rates[9] == rates[10] == 2.0 and np.argmax(rates) == 9
