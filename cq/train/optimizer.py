@@ -40,9 +40,9 @@ class AdamW:
         first, second = (1 - beta ** self.steps for beta in self.betas)
         b1, b2 = self.betas
         moves = b1, b2, clip * (1 - b1), clip * clip * (1 - b2), 1 / math.sqrt(second), EPSILON
-        rate, keep = rate / first, 1 - rate * self.weight_decay
+        rate, keep, faster = rate / first, 1 - rate * self.weight_decay, rate / first * self.parameters.vectors
         decayed, plain = self.parameters.decayed, self.parameters.plain
-        for start, end, units, *ends in ((0, decayed, None, rate, keep), (decayed, plain, None, rate * self.parameters.vectors, 1.0),
+        for start, end, units, *ends in ((0, decayed, None, rate, keep), (decayed, plain, None, faster, 1.0),
                                          (plain, p.size, self.parameters.units, rate, 1.0)):
             arrays = (array[start:end] for array in (p, g, self.mean, self.square))
             _core.adamw(*arrays, units, (*moves, *ends))
