@@ -17,7 +17,7 @@ TEXT = minilm.DATA.parent / "text" / "wikitext2.valid.txt"
 LENGTHS = range(20, 301)  # characters of a sentence of the text
 SCHEMES = {"textbook": cq.Static(cq.Scheme.textbook()), "default": cq.Static()}
 pytestmark = pytest.mark.timeout(0)  # pytest's own limit is for tests
-TRAINING = {"steps": 1500, "batch_size": 64}
+TRAINING = {"steps": 1000, "batch_size": 64}
 
 
 @pytest.fixture(scope="module")
