@@ -3,8 +3,8 @@
     python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model lm lm_accuracy …]
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
-the STS data for models; some 40 minutes on two cores, which should have nothing else to do. qat trains for the better part of an
-hour, with the last number of threads, and only where it is named. Then `python bench/tables.py`.
+the STS data for models; some 40 minutes on two cores, which should have nothing else to do. qat trains for half an hour,
+with the last number of threads, and only where it is named. Then `python bench/tables.py`.
 """
 import argparse
 import json
