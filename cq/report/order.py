@@ -27,7 +27,7 @@ def check_order(report: Report, strategies: Iterable) -> str:
     for one, worse in rows:
         for other, better in rows:
             trained = isinstance(one, QAT) or isinstance(other, QAT)
-            if isinstance(other, QAT) and other.target == one:
+            if isinstance(other, QAT) and type(other.target) is type(one) and _comparable(other.target, one):
                 pairs, complaint = pairs + 1, _trained(better, worse)
             elif not trained and _comparable(other, one) and _ORDER.index(one.name) == _ORDER.index(other.name) + 1:
                 pairs, complaint = pairs + 1, _above(worse, better)

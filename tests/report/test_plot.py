@@ -61,6 +61,8 @@ def test_the_order_that_theory_predicts():
     assert "as theory predicts in all 4 pairs" in checked(*plain, *textbook)
     trained = cq.QAT(target=cq.Static())
     assert "all 3 pairs" in checked(*plain, (trained, 33.0, {}))
+    extremes = cq.Static(scheme=cq.Scheme.textbook(), observer="minmax")  # beside it training begins from ranges of its own
+    assert "all 1 pairs" in checked((extremes, 5.0, {}), (cq.QAT(target=cq.Static(scheme=cq.Scheme.textbook())), 13.0, {}))
     assert "all 1 pairs" in checked((cq.Static(), 30.0, {"perplexity": 5.0}), (trained, 29.0, {"perplexity": 4.9}))
 
 
