@@ -214,10 +214,11 @@ def _of_qat(qat: dict) -> list[Yardstick]:
 
 def _of_shipped(compared: dict) -> list[Yardstick]:
     rows, off = _compared(compared)
-    there = [rows["qat"]] if {"qat", "dynamic", "static"} <= set(rows) else []
+    trained = "qat.safetensors"
+    there = [rows[trained]] if {trained, "dynamic", "static"} <= set(rows) else []
     return [_as_measured(row) for row in (
         _one("The model in the wheel, QAT → static, perplexity over float32's, %", 0.5, there,
-             lambda row: 100 * off("qat", "perplexity") / rows["float32"]["accuracy"]["perplexity"], "{:.3f}", at_most=True),
+             lambda row: 100 * off(trained, "perplexity") / rows["float32"]["accuracy"]["perplexity"], "{:.3f}", at_most=True),
         _one("The model in the wheel, QAT → static, perplexity over dynamic's, %", 0, there,
              lambda row: 100 * (row["accuracy"]["perplexity"] / rows["dynamic"]["accuracy"]["perplexity"] - 1), "{:.3f}",
              at_most=True),

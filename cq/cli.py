@@ -80,6 +80,8 @@ def compare_command(model, data, calibration, metric, names, qat, learning_rate,
     wheel, beside which lies what quantization-aware training made of it."""
     if json_file == markdown_file == "-":
         raise click.UsageError("only one of --json and --markdown can go to stdout")
+    if learning_rate is not None and not qat:
+        raise click.UsageError("--learning-rate is for --qat")
     for target in (json_file, markdown_file, plot_file):
         _check_target(target)
     if plot_file:
@@ -91,8 +93,6 @@ def compare_command(model, data, calibration, metric, names, qat, learning_rate,
     if model is None and not (names or qat or rotated):
         ready = (samples.shipped_model() / "qat.safetensors", *ready)
     model = _opened(model or samples.shipped_model(), rotated)
-    if learning_rate is not None and not qat:
-        raise click.UsageError("--learning-rate is for --qat")
     chosen = [s for s in default_strategies(qat, QAT.learning_rate if learning_rate is None else learning_rate)
               if not names or s.name in names or isinstance(s, QAT)]
     chosen += [best_of(mix_file)] if mix_file else []

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import cq
 from cq.cli import main
-from cq.report.samples import read, shipped_model
+from cq.report.samples import read
 from cq.report.trials import best_of
 
 
@@ -58,7 +58,7 @@ def test_compare_takes_what_was_quantized_before(run, tiny_encoder, pairs, prose
     shown = run("compare", tiny_encoder, "--data", pairs, "--strategy", "dynamic", "--strategy", "weight-only", "--with", out,
                 "--check-order", "--json", tmp_path / "report.json")
     found = json.loads((tmp_path / "report.json").read_text())
-    assert [row["name"] for row in found["rows"]][-1] == "trained" and found["rows"][-1]["strategy"] == "static"
+    assert [row["name"] for row in found["rows"]][-1] == "trained.safetensors" and found["rows"][-1]["strategy"] == "file"
     assert "trained" in shown and "in all 2 pairs" in shown
 
 
@@ -111,10 +111,9 @@ def test_quantize_finds_a_mix_that_compare_and_inspect_show(run, tiny_encoder, p
     assert [row["name"] for row in found["rows"]] == ["float32", "dynamic", "dynamic textbook", "mixed"]
 
 
-@pytest.mark.skipif(not shipped_model().is_dir(), reason="the shipped model is not built in yet")
 def test_compare_without_a_model_or_without_data_uses_what_ships(run, tiny_encoder, prose):
     found = json.loads(run("compare", "--limit", 4, "--json", "-"))
-    assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]][-2:] == ["static textbook", "qat"]
+    assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]][-2:] == ["static textbook", "qat.safetensors"]
     assert found["metrics"] == ["perplexity", "bits_per_token"] and found["data"]["samples"] == 4
     assert found["calibration"]["files"] == ["calibration.txt"]
     found = json.loads(run("compare", "--data", prose, "--strategy", "static", "--json", "-"))
@@ -153,7 +152,6 @@ def test_bench_times_a_quantized_model_as_it_is(run, quick_bench, tiny_encoder, 
     assert "already quantized" in run("bench", out, "--calibration", prose, code=2)
 
 
-@pytest.mark.skipif(not shipped_model().is_dir(), reason="the shipped model is not built in yet")
 def test_bench_without_a_model_times_what_ships(run, quick_bench):
     found = json.loads(run("bench", "--shape", "1x16", "--json", "-"))
     assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]] == ["float32", "weight-only", "dynamic",

@@ -111,7 +111,7 @@ def _labels(strategy) -> tuple[str, str, str, str]:
     if strategy is None:
         return "float32", "float32", "", ""
     if isinstance(strategy, Ready):
-        return strategy.name, *_labels(strategy.model.strategy)[1:]
+        return strategy.name, "file", *_labels(strategy.model.strategy)[2:]
     if isinstance(strategy, Mixed):
         return strategy.name, strategy.name, "custom", repr(strategy)
     target = strategy.target if isinstance(strategy, QAT) else strategy

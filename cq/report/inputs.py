@@ -49,7 +49,7 @@ def _checked(strategy, original: Transformer | None):
         raise CqError(f"strategies: {strategy} is a float32 model; give one that cq.quantize made of the model compared")
     if model.config != original.config:
         raise CqError(f"strategies: {strategy} was made of a model with another configuration than the one compared")
-    return Ready(Path(strategy).stem, model)
+    return Ready(Path(strategy).name, model)
 
 
 def needs_samples(strategy) -> bool:

@@ -8,7 +8,7 @@ from .record import METRICS, Report
 
 _SUFFIXES = (".svg", ".png", ".pdf")
 _COLOURS = {"float32": "black", "weight-only": "tab:blue", "dynamic": "tab:orange", "static": "tab:green", "qat": "tab:red",
-            "mixed": "tab:purple"}
+            "mixed": "tab:purple", "file": "tab:brown"}
 _MARKERS = {"": "*", "default": "o", "textbook": "s", "custom": "D"}
 _PER_LAYER_INCHES, _NARROWEST_INCHES = 0.2, 9.0
 
@@ -36,12 +36,12 @@ def plot(report: Report, path) -> None:
     grid = figure.add_gridspec(2 if layers else 1, 2)
     speed, memory = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     title, values = _accuracy(report)
-    for row in report.rows:
-        if not math.isfinite(values[row.name]):
+    for row, value in zip(report.rows, values, strict=True):
+        if not math.isfinite(value):
             continue
         look = {"color": _COLOURS[row.strategy], "marker": _MARKERS[row.scheme], "linestyle": "none", "label": row.name}
-        speed.plot(row.throughput_speedup, values[row.name], **look)
-        memory.plot(row.weight_bytes / 1e6, values[row.name], **look)
+        speed.plot(row.throughput_speedup, value, **look)
+        memory.plot(row.weight_bytes / 1e6, value, **look)
     for axes, label in ((speed, "speed-up over float32, tokens per second"), (memory, "weights in memory, MB")):
         axes.set_xlabel(label)
         axes.set_ylabel(title)
@@ -57,12 +57,12 @@ def plot(report: Report, path) -> None:
         figure.savefig(path)
 
 
-def _accuracy(report: Report) -> tuple[str, dict[str, float]]:
+def _accuracy(report: Report) -> tuple[str, list[float]]:
     """What the rows are judged by, and each row's value."""
     if not report.metrics:
-        return "SQNR dB ↑", {row.name: row.sqnr_db for row in report.rows}
+        return "SQNR dB ↑", [row.sqnr_db for row in report.rows]
     name = report.metrics[0]
-    return METRICS.get(name, (name, ""))[0].replace("\n", " "), {row.name: row.accuracy[name] for row in report.rows}
+    return METRICS.get(name, (name, ""))[0].replace("\n", " "), [row.accuracy[name] for row in report.rows]
 
 
 def _draw_layers(axes, sensitivity) -> None:

@@ -29,11 +29,11 @@ METRICS = {
 class Row:
     """One model of a comparison: float32 or a strategy.
 
-    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static", "qat" or "mixed"; scheme:
-    "default", "textbook", "custom" or "" (float32); choices: the strategy in full. file_bytes: its saved checkpoint;
-    weight_bytes: resident weights; latency_s: median seconds for one sequence; tokens_per_s: median over a batch; the speed-ups
-    are over float32. accuracy: metric name → value; sqnr_db: mean decibels of the outputs against float32's, infinite where
-    they are equal."""
+    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static", "qat", "mixed", or "file" for
+    a model quantized before; scheme: "default", "textbook", "custom" or "" (float32); choices: the strategy in full. file_bytes:
+    its saved checkpoint; weight_bytes: resident weights; latency_s: median seconds for one sequence; tokens_per_s: median over a
+    batch; the speed-ups are over float32. accuracy: metric name → value; sqnr_db: mean decibels of the outputs against float32's,
+    infinite where they are equal."""
     name: str
     strategy: str
     scheme: str

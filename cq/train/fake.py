@@ -213,11 +213,12 @@ class WeightRange:
             return Codes(self._grouped(w))
         if self.granularity == "per_channel":
             lo, hi = w.min(axis=1), w.max(axis=1)
+            affine.check_finite(np.array((lo, hi)), self.name)
         else:
             lo, hi = extremes(w if whole is None else whole, self.name)
-        affine.check_finite(np.array((lo, hi)), self.name)
         scale, zero_point = affine.qparams(lo, hi, "int8", self.scheme.weight_symmetric)
-        scale, form = scale.astype(w.dtype), self._form(scale.astype(w.dtype), zero_point)
+        scale = scale.astype(w.dtype)
+        form = self._form(scale, zero_point)
         codes, stored, _ = to_codes(w, *form)
         return Codes(codes, scale, in_bytes(stored, scale, form[1]))
 

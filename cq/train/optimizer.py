@@ -19,8 +19,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov, Hutter 2019); matrices and tables decay, norms, biases and scales do not, and
-    norms and biases may move faster (Parameters.vectors).
-    A learned scale moves by its unit step and in proportion to itself, so that it stays above 0.
+    norms and biases may move faster (Parameters.vectors). A learned scale moves by its unit step and in proportion to itself, so
+    that it stays above 0.
 
     mean, square: the moving averages, flat like the parameters; steps: taken so far."""
 

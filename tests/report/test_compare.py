@@ -149,9 +149,9 @@ def test_a_model_quantized_before_is_measured_as_it_is(tiny_encoder, tiny_lm, pa
     cq.save(cq.quantize(cq.load(tiny_encoder), Dynamic()), file)
     report = cq.compare(tiny_encoder, pairs, [Dynamic(), file, str(file)], repeats=1)
     _, made, *before = report.rows
-    assert [row.name for row in before] == ["made before"] * 2
+    assert [row.name for row in before] == [file.name] * 2
     for row in before:
-        assert (row.strategy, row.scheme, row.choices) == (made.strategy, made.scheme, made.choices)
+        assert (row.strategy, row.scheme, row.choices) == ("file", made.scheme, made.choices)
         assert (row.accuracy, row.sqnr_db, row.file_bytes) == (made.accuracy, made.sqnr_db, made.file_bytes)
     with pytest.raises(CqError, match="encoder.* is a float32 model"):
         cq.compare(tiny_encoder, pairs, [tiny_encoder])
@@ -197,7 +197,6 @@ def test_chunks_and_the_timed_batch_are_bounded():
     assert len(batch) == 1
 
 
-@pytest.mark.skipif(not samples.shipped_model().is_dir(), reason="the shipped model is not built in yet")
 def test_the_shipped_model_brings_its_own_calibration():
     folder = samples.shipped_model()
     data = samples.read(folder / "evaluation.txt", cq.load(folder)).limit(8)

@@ -31,7 +31,7 @@ LAYERS = Sensitivity("a model", ("spearman",), {"spearman": 75.6}, {"dynamic": "
 
 def test_a_plot_names_its_rows(tmp_path):
     whole = report(FLOAT32, row("dynamic", "default", 30.0), row("static", "textbook", 20.0), row("mixed", "custom", 25.0),
-                   layers=LAYERS)
+                   row("file", "default", 28.0), layers=LAYERS)
     plot(whole, tmp_path / "plot.svg")
     text = (tmp_path / "plot.svg").read_text()
     for words in (">float32<", ">dynamic<", ">static textbook<", ">mixed custom<", ">layers.1.ffn.down<", ">a model<", "Spearman",
