@@ -9,7 +9,7 @@ from cq.train.batch import Packed
 from cq.train.loop import weights_of
 from cq.train.network import Network
 from cq.train.optimizer import AdamW
-from cq.train.passes import beside_blas
+from cq.train.passes import freed_memory_kept
 from cq.train.recipe import Recipe
 
 from . import encoder
@@ -19,7 +19,7 @@ from .test_model import RAGGED, SENTENCES, SHAPES
 torch_qat = pytest.importorskip("bench.torch_qat")
 
 
-@beside_blas()
+@freed_memory_kept()
 @pytest.mark.parametrize("case", ["8×128", RAGGED], ids=["8x128", "32-sentences"])
 def test_step(benchmark, threads, float_model, case):
     model = float_model

@@ -6,7 +6,7 @@ packed int8 matrix; both are checked once, when they are made.
 """
 import os
 import numpy as np
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, \
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, \
     PyObject_GetBuffer, Py_buffer
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdlib cimport calloc, free
@@ -54,6 +54,7 @@ cdef extern from "cq.h" nogil:
         const int32_t *zero_points
         const float *scales
         int64_t k, n, group_size
+        const float *floats
     ctypedef struct cq_norm:
         const float *weight, *bias
         float eps
@@ -115,12 +116,29 @@ cdef extern from "cq.h" nogil:
     void cq_weight_free(void *, int64_t)
     void cq_pack(const int8_t *, int64_t, int64_t, int64_t, int64_t, const int32_t *, int8_t *, int32_t *)
     void cq_unpack(const cq_weight *, int8_t *)
+    void cq_pack_f32(int, const float *, int64_t, int64_t, int64_t, int64_t, float *)
     cq_status cq_matmul_i8(int, const cq_coded *, int64_t, const cq_weight *, int32_t *, int64_t)
     cq_status cq_linear_i8(int, const cq_coded *, int64_t, const cq_weight *, const cq_epilogue *, int64_t *)
     cq_status cq_linear_coding(int, const float *, int64_t, int64_t, const cq_codes *, const cq_weight *, const cq_epilogue *,
                                int64_t *)
     cq_status cq_linear_f32(int, const float *, int64_t, int64_t, const cq_weight *, const cq_epilogue *, int64_t *)
-    cq_status cq_finish_f32(int, const float *, int64_t, int64_t, int64_t, const cq_epilogue *, int64_t *)
+    ctypedef struct cq_products_f32:
+        const float *a
+        const float *b
+        float *c
+        int64_t a_row, a_column, b_row, b_column, c_row, m, n, k, count
+        const int64_t *a_at
+        const int64_t *b_at
+        const int64_t *c_at
+        int add
+    ctypedef struct cq_product_f64:
+        const double *a
+        const double *b
+        double *c
+        int64_t a_row, a_column, b_row, b_column, c_row, m, n, k
+        int add
+    cq_status cq_multiply_f32(int, const cq_products_f32 *)
+    cq_status cq_multiply_f64(int, const cq_product_f64 *)
     cq_status cq_norm_rows(int, const cq_norm_args *, int64_t, int64_t, int64_t *)
     cq_status cq_gate(int, const float *, const float *, cq_activation, int64_t, int64_t, float *, const cq_codes *, int64_t *)
     void cq_rope(int, float *, int64_t, int64_t, int64_t, int64_t, const float *, const float *, const int32_t *)
@@ -138,6 +156,8 @@ cdef extern from "cq.h" nogil:
         const float *shifts
     ctypedef struct cq_adamw:
         float beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep
+    void cq_dot_rows(int, const float *, const float *, int64_t, int64_t, float *)
+    void cq_column_sums(int, const float *, int64_t, int64_t, float *)
     void cq_slope(int, const float *, int64_t, cq_activation, float *, float *)
     void cq_round(int, const float *, int64_t, int64_t, const cq_rounding *, float *, uint8_t *, uint8_t *)
     void cq_exponents(int, float *, int64_t, int64_t, float, int, float *)
@@ -158,7 +178,7 @@ COMPILER = "gcc " + COMPILER_VERSION.decode()
 PANEL = CQ_PANEL
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH, "silu": CQ_SILU}
 cdef dict KINDS = {"f": "float32", "i": "int32", "B": "uint8", "b": "int8"}
-cdef int chosen = 1, trainings = 0, threads = 1  # the last is what kernels run with
+cdef int threads = 1, trainings = 0
 # NumPy's own objects, looked up once: a small product is done in the time that some look-ups take.
 cdef object new_array = np.empty, INT8 = np.dtype(np.int8), FLOAT32 = np.dtype(np.float32), INT32 = np.dtype(np.int32)
 cdef dict DTYPES = {"int8": INT8, "uint8": np.dtype(np.uint8)}
@@ -189,21 +209,18 @@ def isa_available() -> list[str]:
 
 
 def get_threads() -> int:
-    return chosen
+    return threads
 
 
 def set_threads(int n) -> None:
-    global chosen, threads
-    chosen = n
-    threads = 1 if trainings else n
+    global threads
+    threads = n
 
 
-def training(bint on) -> None:
-    """Begins or ends a training: while there is one, kernels run on one thread, beside BLAS's (see cq/train/passes.py), and what
-    is freed stays with malloc for the whole process (see cq_keep_freed)."""
-    global trainings, threads
+def keep_freed(bint on) -> None:
+    """Begins or ends a training. While there is one, freed memory stays with malloc for the whole process (see cq_keep_freed)."""
+    global trainings
     trainings += 1 if on else -1
-    threads = 1 if trainings else chosen
     cq_keep_freed(trainings > 0)
 
 
@@ -392,14 +409,66 @@ cdef class Decoding(Step):
         return 0
 
 
-cdef class Weight:
+cdef class Packed:
+    """A weight (k, n) packed in panels of 16 columns."""
+    cdef cq_weight w
+    cdef readonly int64_t k, n, group_size
+
+    cdef cq_weight *ready(self) except NULL:
+        """For kernels: packed by now."""
+        return &self.w
+
+    @property
+    def shape(self):
+        return self.k, self.n
+
+
+cdef class FloatWeight(Packed):
+    """float32 (k, n). panels: float32 (ceil(n / 16) * k * 16,), 64-byte aligned; see cq_pack_f32."""
+    cdef readonly object panels
+
+    def __init__(self, panels, int64_t k, int64_t n):
+        self.panels, self.k, self.n, self.group_size = panels, k, n, k
+        self.w.floats = <const float *>pointer(panels, "panels", "f", 1, (n + CQ_PANEL - 1) // CQ_PANEL * CQ_PANEL * k, -1)
+        self.w.k, self.w.n, self.w.group_size = k, n, k
+
+    @property
+    def nbytes(self):
+        return self.panels.nbytes
+
+    def columns(self, int64_t first, int64_t last) -> FloatWeight:
+        """Some columns as a weight that shares this one's memory. first: a multiple of 16."""
+        return FloatWeight(self.panels[first * self.k:(last + CQ_PANEL - 1) // CQ_PANEL * CQ_PANEL * self.k], self.k, last - first)
+
+    def unpack(self):
+        """float32 (k, n), laid out by columns: as (n, k) it is contiguous."""
+        whole = self.panels.reshape(-1, self.k, CQ_PANEL).transpose(0, 2, 1)
+        return np.ascontiguousarray(whole).reshape(-1, self.k)[:self.n].T
+
+
+def pack_floats(b) -> FloatWeight:
+    """b float32 (k, n), of which one axis is contiguous."""
+    if b.dtype != np.float32 or b.ndim != 2:
+        raise CqError(f"b: need a float32 array of two dimensions, got {describe(b)}")
+    cdef Py_buffer view
+    cdef int64_t k = b.shape[0], n = b.shape[1]
+    panels = aligned((n + CQ_PANEL - 1) // CQ_PANEL * CQ_PANEL * k * 4).view(np.float32)
+    cdef float *to = <float *>pointer(panels, "panels", "f", 1, -1, -1, True)
+    operand(b, "b", &view, False)
+    try:
+        with nogil:
+            cq_pack_f32(threads, <const float *>view.buf, view.strides[0] // 4, view.strides[1] // 4, k, n, to)
+    finally:
+        PyBuffer_Release(&view)
+    return FloatWeight(panels, k, n)
+
+
+cdef class Weight(Packed):
     """int8 (k, n) packed in panels, with what its products need: column sums, zero points (n,) or None, scales
     (groups, n) float32 or None. Panels are 64-byte aligned. source: in place of panels and sums, has a method `read` that gives the
     codes to pack when they are wanted."""
-    cdef cq_weight w
     cdef object source, ready_panels, ready_sums
     cdef readonly object zero_points, scales
-    cdef readonly int64_t k, n, group_size
     cdef readonly float largest_scale
 
     def __init__(self, panels, column_sums, zero_points, scales, int64_t k, int64_t n, int64_t group_size, source=None):
@@ -439,10 +508,6 @@ cdef class Weight:
     def column_sums(self):
         self.ready()
         return self.ready_sums
-
-    @property
-    def shape(self):
-        return self.k, self.n
 
     @property
     def nbytes(self):
@@ -631,11 +696,11 @@ cdef class Epilogue:
     cdef Target floats, sums, coded
     cdef object arrays
 
-    def __init__(self, int64_t rows, int64_t columns, bias, bias_i32, activation, residual, form, norm, str keep, sum_form, out,
-                 bint gated=False):
+    def __init__(self, int64_t rows, int64_t columns, bias, bias_i32, activation, residual, form, norm, str keep, sum_form,
+                 bint gated):
         cdef bint wants_sum = keep == "sum", both = keep == "both"
         cdef int64_t width = columns // 2 if gated else columns
-        if gated and (columns % 2 or keep != "result" or norm is not None or residual is not None or out is not None):
+        if gated and (columns % 2 or keep != "result" or norm is not None or residual is not None):
             raise CqError("gated: takes an even number of columns, and no norm, residual or other results")
         if not (wants_sum or both or keep == "result") or (wants_sum and norm is None):
             raise CqError(f"keep: {keep!r} is not 'result', 'both', or, with a norm, 'sum'")
@@ -654,11 +719,7 @@ cdef class Epilogue:
             self.coded = Target(rows, width, form)
             self.e.codes = self.coded.coded
         if form is None or both:
-            if out is None:
-                self.floats = Target(rows, width, None)
-            else:
-                self.floats = Target.__new__(Target)
-                self.floats.result, self.floats.floats = out, <float *>pointer(out, "x", "f", 2, rows, columns, True)
+            self.floats = Target(rows, width, None)
         if wants_sum:
             self.sums = Target(rows, columns, sum_form)
             if sum_form is None:
@@ -690,7 +751,7 @@ cdef class Epilogue:
 cdef class Product(Step):
     cdef object x
     cdef Coded coded
-    cdef Weight w
+    cdef Packed w
     cdef Epilogue to
     cdef const float *floats
     cdef cq_codes inside
@@ -710,10 +771,10 @@ cdef class Product(Step):
         return check_rows(status, bad, "linear")
 
 
-def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, residual=None, form=None, norm=None,
+def linear(x, Packed w not None, bias=None, bias_i32=None, activation=None, residual=None, form=None, norm=None,
            str keep="result", sum_form=None, coding=None, bint gated=False):
     """norm(act(x w + bias) + residual) in `form` (see Target and Epilogue). x Coded (integer products) or float32 (m, k)
-    (weight-only; or with `coding`, the form of one row's or given parameters, coded on the way in). bias float32 (n,), bias_i32
+    (weight-only, or a FloatWeight; or with `coding`, the form of one row's or given parameters, coded on the way in). bias float32 (n,), bias_i32
     int32 (n,) at scale x.scale * w.scale; residual float32 (m, n) or Coded. gated: act(gate) * up (m, n / 2) of the halves of
     x w + bias."""
     cdef Product step = Product()
@@ -722,12 +783,14 @@ def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, resi
     step.x, step.w, step.rows, step.k = x, w, m, k
     if k != w.k:
         raise CqError(f"x: {k} columns do not match the {w.k} rows of the weight")
-    if w.scales is None:
+    if w.ready().floats != NULL:
+        if coding is not None or step.coded is not None:
+            raise CqError("x: a float32 weight multiplies float32")
+    elif w.w.scales == NULL:
         raise CqError("w: the packed weight has no scales; pack a QTensor")
-    w.ready()
     if step.coded is not None and not step.coded.by_rows():
         raise CqError("x: products take one scale, or one per row")
-    step.to = Epilogue(m, w.n, bias, bias_i32, activation, residual, form, norm, keep, sum_form, None, gated)
+    step.to = Epilogue(m, w.n, bias, bias_i32, activation, residual, form, norm, keep, sum_form, gated)
     step.codes_inside = coding is not None
     if step.coded is None:
         step.floats = <const float *>pointer(x, "x", "f", 2, m, k)
@@ -741,16 +804,122 @@ def linear(x, Weight w not None, bias=None, bias_i32=None, activation=None, resi
     return step.to.results(keep)
 
 
-def finish(x, bias=None, activation=None, residual=None, form=None, norm=None, str keep="result", sum_form=None):
-    """norm(act(x + bias) + residual) in `form`: what follows a float32 product x (m, n), whose memory may become a result's."""
-    cdef int64_t m = x.shape[0], n = x.shape[1], bad = 0
-    cdef const float *data = <const float *>pointer(x, "x", "f", 2, m, n, form is None)
-    cdef Epilogue to = Epilogue(m, n, bias, None, activation, residual, form, norm, keep, sum_form, None if form is not None else x)
+cdef int operand(array, str name, Py_buffer *view, bint writable) except -1:
+    """Opens a float32 or float64 array of which one of the last two axes is contiguous; a result's last one is."""
+    try:
+        PyObject_GetBuffer(array, view, PyBUF_STRIDED_RO | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
+    except (TypeError, ValueError, BufferError) as error:
+        raise CqError(f"{name}: need an array of floats, got {describe(array)} ({error})") from None
+    cdef int last = view.ndim - 1
+    cdef bint good = view.ndim >= 2 and view.format[0] in b"fd" and view.format[1] == 0
+    if good:
+        rows, columns = view.strides[last - 1], view.strides[last]
+        good = columns == view.itemsize or view.shape[last] == 1 or \
+            (not writable and (rows == view.itemsize or view.shape[last - 1] == 1))
+    if not good:
+        PyBuffer_Release(view)
+        raise CqError(f"{name}: need a float32 or float64 matrix with a contiguous axis, got {describe(array)}")
+    return 0
+
+
+cdef int find_pairs(Py_buffer *view, Py_buffer *whole, int64_t *at) except -1:
+    """Where each pair's matrix begins, in elements; leading axes of 1, and those that are missing, serve all."""
+    cdef int64_t pairs = 1, rest, place, index
+    cdef int axis, own
+    for axis in range(whole.ndim - 2):
+        pairs *= whole.shape[axis]
+    for index in range(pairs):
+        rest, place = index, 0
+        for axis in range(whole.ndim - 3, -1, -1):
+            own = axis - (whole.ndim - view.ndim)
+            if own >= 0 and view.shape[own] > 1:
+                place += rest % whole.shape[axis] * (view.strides[own] // view.itemsize)
+            rest //= whole.shape[axis]
+        at[index] = place
+    return 0
+
+
+cdef int64_t stride(Py_buffer *view, int axis):
+    """Of the last (1) or the last axis but one (2), in elements; of an axis of one element that which reads best."""
+    if view.shape[view.ndim - axis] > 1:
+        return view.strides[view.ndim - axis] // view.itemsize
+    return 1 if axis == 1 else view.shape[view.ndim - 1]
+
+
+def matmul(a, b, out=None, bint add=False):
+    """The product of float32 or float64 matrices a (..., m, k) and b (..., k, n), summed in order of k on every CPU: float32 by fused
+    multiply-adds, float64 with each product rounded. Leading axes of float32 arrays broadcast as NumPy's do; float64 arrays have
+    none. out: an array for the result, which shares no memory with a or b; add: the product is added to what it holds."""
+    a, b = (x if x.ndim < 2 or x.itemsize in x.strides[-2:] else np.ascontiguousarray(x) for x in (a, b))
+    if a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise CqError(f"a, b: need matrices that fit, got {describe(a)} and {describe(b)}")
+    shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    if out is None:
+        if add:
+            raise CqError("add: is for a result that is given")
+        out = new_array(shape, a.dtype)
+    elif out.shape != shape or out.dtype != a.dtype:
+        raise CqError(f"out: need {a.dtype} of shape {shape}, got {describe(out)}")
+    cdef Py_buffer views[3]
+    cdef int opened = 0, i
+    cdef int64_t *places = NULL
+    cdef int64_t count = out.size // (shape[-1] * shape[-2]) if out.size else 0
+    cdef cq_products_f32 p
+    cdef cq_product_f64 d
     cdef cq_status status
+    try:
+        for array, name in ((a, "a"), (b, "b"), (out, "out")):
+            operand(array, name, &views[opened], opened == 2)
+            opened += 1
+        if a.dtype == np.float64:
+            if out.ndim > 2:
+                raise CqError("a, b: float64 products are of one pair of matrices")
+            d.a, d.b, d.c, d.add = <const double *>views[0].buf, <const double *>views[1].buf, <double *>views[2].buf, add
+            d.a_row, d.a_column, d.b_row, d.b_column = stride(&views[0], 2), stride(&views[0], 1), stride(&views[1], 2), stride(&views[1], 1)
+            d.c_row, d.m, d.n, d.k = stride(&views[2], 2), shape[-2], shape[-1], a.shape[1]
+            with nogil:
+                status = cq_multiply_f64(threads, &d)
+        else:
+            places = <int64_t *>calloc(3 * count + 1, sizeof(int64_t))
+            if places == NULL:
+                raise MemoryError("matmul: no memory for the places of pairs")
+            for i in range(3 if count else 0):
+                find_pairs(&views[i], &views[2], places + i * count)
+            p.a, p.b, p.c, p.add = <const float *>views[0].buf, <const float *>views[1].buf, <float *>views[2].buf, add
+            p.a_row, p.a_column, p.b_row, p.b_column = stride(&views[0], 2), stride(&views[0], 1), stride(&views[1], 2), stride(&views[1], 1)
+            p.c_row, p.m, p.n, p.k, p.count = stride(&views[2], 2), shape[-2], shape[-1], a.shape[a.ndim - 1], count
+            p.a_at, p.b_at, p.c_at = places, places + count, places + 2 * count
+            with nogil:
+                status = cq_multiply_f32(threads, &p)
+    finally:
+        free(places)
+        for i in range(opened):
+            PyBuffer_Release(&views[i])
+    check(status, "matmul")
+    return out
+
+
+def dot_rows(x, y):
+    """Of float32 x and y (rows, n) each row's sum of products, float32 (rows,)."""
+    cdef int64_t rows = x.shape[0], n = x.shape[1]
+    cdef const float *first = <const float *>pointer(x, "x", "f", 2, rows, n)
+    cdef const float *second = <const float *>pointer(y, "y", "f", 2, rows, n)
+    sums = new_array(rows, FLOAT32)
+    cdef float *to = <float *>pointer(sums, "sums", "f", 1, rows, -1, True)
     with nogil:
-        status = cq_finish_f32(threads, data, m, n, n, &to.e, &bad)
-    check_rows(status, bad, "finish")
-    return to.results(keep)
+        cq_dot_rows(threads, first, second, rows, n, to)
+    return sums
+
+
+def column_sums(x):
+    """Of float32 x (rows, n) the sums over rows, float32 (n,)."""
+    cdef int64_t rows = x.shape[0], n = x.shape[1]
+    cdef const float *data = <const float *>pointer(x, "x", "f", 2, rows, n)
+    sums = new_array(n, FLOAT32)
+    cdef float *to = <float *>pointer(sums, "sums", "f", 1, n, -1, True)
+    with nogil:
+        cq_column_sums(threads, data, rows, n, to)
+    return sums
 
 
 # --- the rest of a transformer -----------------------------------------------------------------------------------------------
@@ -865,8 +1034,12 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
     cdef Embedding step = Embedding()
     cdef int64_t tokens = id.shape[0], columns
     cdef Weight packed
+    cdef FloatWeight floats
     step.a.panel = 1
-    if isinstance(word, Weight):
+    if isinstance(word, FloatWeight):
+        floats = word
+        columns, step.a.word_f32, step.a.panel = floats.k, floats.w.floats, CQ_PANEL
+    elif isinstance(word, Weight):
         packed = word
         packed.ready()
         columns = packed.k

@@ -1,14 +1,14 @@
 """Runs a float32 model over samples and lets one observer watch each place where static int8 needs a range. Knows no schemes.
 
-Each sample goes through the model alone, here or in a worker, and observers merge without loss, so the result does not
-depend on who ran what. One thing does: NumPy's BLAS may sum in another order with another number of threads or on another
-CPU. Where bits must be equal, give workers this process's OMP_NUM_THREADS (or OPENBLAS_NUM_THREADS) and the same kind of CPU.
+Samples run in batches, here or in a worker. A token's result does not depend on its batch, the number of threads or the CPU,
+and observers see one sample at a time and merge without loss: the result does not depend on who ran what.
 """
 import copy
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +28,7 @@ KEEP = 256  # tokens of each place, for choices that look at layers' outputs
 _READ = (".input", ".context", ".hidden")  # places that layers read, where tokens are kept
 _MIXED = ".value"  # where only each channel's extremes are
 _TASK = 8  # samples: their observers come back together, up to 128 KiB a site
+_BATCH = 2048  # tokens of samples that run together: their layers' weights are read once
 _IN_FLIGHT = 64  # tasks; each holds its samples and its result
 _models: dict[str, Transformer] = {}  # in a worker: the model of the last run that it took part in
 
@@ -124,9 +125,8 @@ def _merge(mine: dict, theirs: dict) -> None:
 
 def _in_turn(model: Transformer, prototype: Prototype, places: Iterator, found: Found) -> Iterator[int]:
     """Fills `found`; yields after each sample."""
-    for place in places:
-        _observe(model, prototype, [place], found)
-        yield 1
+    for count in show(model, places, lambda *seen: _watch(prototype, found, *seen)):
+        yield from [1] * count
 
 
 def _spread(model: Transformer, prototype: Prototype, places: Iterator, found: Found, executor: Executor) -> Iterator[int]:
@@ -179,39 +179,81 @@ def _work(run: str, model: Transformer | None, prototype: Prototype, task: list)
     elif run not in _models:
         return None
     found = {}, {}, {}
-    _observe(_models[run], prototype, task, found)
+    for _ in show(_models[run], iter(task), lambda *seen: _watch(prototype, found, *seen)):
+        pass
     return found
 
 
-def _observe(model: Transformer, prototype: Prototype, task: list, found: Found) -> None:
-    """Runs (place, sample) pairs; those at even and at odd places are seen by observers of their own."""
+def _watch(prototype: Prototype, found: Found, site: str, x: np.ndarray, place: int, start: int) -> None:
+    """Shows part of a sample to its observer; samples at even and at odd places have observers of their own."""
     observer, keep = prototype
-    for place, sample in task:
-        came = {}
-
-        def watch(site: str, x: np.ndarray) -> None:
-            seen = found[place % 2]
-            if site not in seen:
-                seen[site] = copy.deepcopy(observer)
-            try:
-                seen[site].update(x, order=place)
-            except CqError as error:
-                raise CqError(f"{site}: {error}") from None
-            if keep and site.endswith((*_READ, _MIXED)):
-                kept = found[2].setdefault(site, Tokens(0 if site.endswith(_MIXED) else keep))
-                kept.update(x, place, came.get(site, 0))
-                came[site] = came.get(site, 0) + len(x)
-
-        show(model, sample, place, watch)
+    seen = found[place % 2]
+    if site not in seen:
+        seen[site] = copy.deepcopy(observer)
+    seen[site].update(x, order=place)
+    if keep and site.endswith((*_READ, _MIXED)):
+        found[2].setdefault(site, Tokens(0 if site.endswith(_MIXED) else keep)).update(x, place, start)
 
 
-def show(model: Transformer, sample, place: int, watch: Callable[[str, np.ndarray], None]) -> None:
-    """Runs one sample, the `place`-th from 0, as errors say; watch(site, float32 (tokens, n)) sees what flows where."""
-    batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
+Watch = Callable[[str, np.ndarray, int, int], None]  # (site, float32 (rows, n), place of the sample, its first row's number)
+
+
+def show(model: Transformer, places: Iterator[tuple[int, object]], watch: Watch) -> Iterator[int]:
+    """Runs (place, sample) pairs in batches of some 2,000 tokens; yields the number of samples of each. `watch` sees what flows
+    where, one sample at a time; a place is what errors call the sample by."""
+    waiting: list[tuple[int, list[np.ndarray]]] = []
+    tokens = 0
+    for place, sample in places:
+        batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
+        with _sample(place):
+            sequences = model.tokens_of(batch)
+        size = sum(map(len, sequences))
+        if waiting and tokens + size > _BATCH:
+            yield _show_batch(model, waiting, watch)
+            waiting, tokens = [], 0
+        waiting.append((place, sequences))
+        tokens += size
+    if waiting:
+        yield _show_batch(model, waiting, watch)
+
+
+def _show_batch(model: Transformer, batch: list[tuple[int, list[np.ndarray]]], watch: Watch) -> int:
+    """Runs one sample, or several that fit one pass of the model."""
+    sizes = [[sum(map(len, sequences)) for _, sequences in batch], [len(sequences) for _, sequences in batch]]
+    rows_of = {sum(each): each for each in reversed(sizes)}  # rows of all → rows of each: tokens, or a classifier's sequences
+    came: dict[str, int] = {}
+    watched = True
+
+    def split(site: str, x: np.ndarray) -> None:
+        """x has the rows of all samples; those of one alone may come in parts."""
+        nonlocal watched
+        first = came.get(site, 0)
+        came[site], begin = first + len(x), 0
+        for (place, _), rows in zip(batch, rows_of[len(x)] if len(batch) > 1 else [len(x)]):
+            watched = False
+            if rows:
+                with _sample(place, site):
+                    watch(site, x[begin:begin + rows], place, first)
+            watched, begin = True, begin + rows
+
     try:
-        model.observe(batch, watch)
+        model.observe([ids for _, sequences in batch for ids in sequences], split)
+    except Exception:
+        if watched:  # the model failed, and not what watches it: find the sample
+            for place, sequences in batch:
+                with _sample(place):
+                    model.observe(sequences, lambda site, x: None)
+        raise
+    return len(batch)
+
+
+@contextmanager
+def _sample(place: int, site: str | None = None) -> Iterator[None]:
+    """Errors inside name the sample, and the site."""
+    try:
+        yield
     except CqError as error:
-        raise type(error)(f"calibration: sample {place}: {error}") from None
+        raise type(error)(f"calibration: sample {place}: {'' if site is None else site + ': '}{error}") from None
     except Exception as error:
         error.add_note(f"calibration: sample {place}")
         raise

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import affine
+from . import _core, affine
 from .calibrate import Progress, check_samples, show
+from .cholesky import inverse_factor
 from .errors import CalibrationError, CqError
 from .model import Transformer
 from .model.linear import quantize_weight
@@ -53,7 +54,7 @@ def compensate(model: Transformer, calibration: Iterable, progress: Progress | N
     calibration: an iterable of samples, gone over once: texts, 1-D int arrays of token ids, or lists of either (batches); some
     thousand tokens or more of the kind that the model is for. progress(done, total or None) is called as samples pass, and after
     them as places are done. Memory: the float32 model twice and, for each place that layers read, a float32 matrix of its width
-    squared. As in calibration, bits may differ with another number of BLAS threads or another CPU.
+    squared.
     Raises CalibrationError where there are no samples; CqError for what is no float32 model, and for samples that it cannot
     take."""
     if not isinstance(model, Transformer):
@@ -97,23 +98,20 @@ def _seen(model: Transformer, samples: Iterable, places: list[_Place], progress:
     squares: dict[str, np.ndarray] = {}
     tokens = {place.site: Tokens(KEEP) for place in places if place.source is not None}
     total, done = len(samples) if hasattr(samples, "__len__") else None, 0
-    came: dict[str, int] = {}
 
-    def watch(site: str, x: np.ndarray) -> None:
+    def watch(site: str, x: np.ndarray, place: int, start: int) -> None:
         if site not in wanted:
             return
-        affine.check_finite(x, site)
-        x = np.ascontiguousarray(x)
-        squares[site] = squares.get(site, 0) + x.T @ x
+        affine.check_finite(x, "x")
+        if site not in squares:
+            squares[site] = np.zeros((x.shape[1],) * 2, np.float32)
+        _core.matmul(x.T, x, squares[site], add=True)
         if site in tokens:
-            tokens[site].update(x, done, came.get(site, 0))
-            came[site] = came.get(site, 0) + len(x)
-    for sample in samples:
-        came.clear()
-        show(model, sample, done, watch)
-        done += 1
-        if progress is not None:
-            progress(done, total)
+            tokens[site].update(x, place, start)
+    for count in show(model, enumerate(samples), watch):
+        for done in range(done + 1, done + count + 1):
+            if progress is not None:
+                progress(done, total)
     if not squares:
         raise CalibrationError("calibration: no samples came; give some thousand tokens of typical texts or token arrays")
     return squares, tokens
@@ -133,7 +131,7 @@ def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, squa
         for other in dict.fromkeys((0.0, 1 - strength)):
             scale = place.shared(size ** strength * reach ** -other)
             scales.append(scale / np.exp(np.log(scale).mean()))
-    y = x @ weight.T
+    y = _core.matmul(x, weight.T)
     best = min(scales, key=lambda scale: _error(x, weight, y, place.spread(scale).astype(np.float32)))
     spread = place.spread(best)
     weights[f"{name}.weight"] = (weight * spread).astype(np.float32)
@@ -151,7 +149,7 @@ def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray) 
     lo, hi = np.minimum(given.min(1, keepdims=True), 0), np.maximum(given.max(1, keepdims=True), 0)
     step = np.maximum((hi - lo) / 255, affine.SMALLEST_SCALE)
     codes = np.rint(given / step) * step
-    error = codes @ quantize_weight(weight, True, "per_channel", None).dequantize().T - y
+    error = _core.matmul(codes, quantize_weight(weight, True, "per_channel", None).dequantize().T) - y
     return float((np.square(error).sum(1) / np.maximum(size, 1e-3 * size.mean() or 1.0)).mean())
 
 
@@ -169,7 +167,7 @@ def _factor(square: np.ndarray) -> _Factor:
     diagonal = damped.diagonal()
     damped[np.diag_indices_from(damped)] += DAMPING * diagonal.mean() or 1.0
     order = np.argsort(-diagonal, kind="stable")
-    return _Factor(order, np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T.astype(np.float32))
+    return _Factor(order, inverse_factor(damped[np.ix_(order, order)]).astype(np.float32))
 
 
 def rounded(weight: np.ndarray, factor: _Factor) -> np.ndarray:
@@ -195,5 +193,5 @@ def _codes(left: np.ndarray, scale: np.ndarray, upper: np.ndarray) -> np.ndarray
             codes[i] = np.where(largest == i, fixed, np.clip(np.rint(left[i] / scale), -127, 127))
             errors[i - start] = error = (left[i] - codes[i] * scale) / upper[i, i]
             left[i + 1:end] -= upper[i, i + 1:end, None] * error
-        left[end:] -= upper[start:end, end:].T @ errors
+        left[end:] -= _core.matmul(upper[start:end, end:].T, errors)
     return codes

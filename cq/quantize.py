@@ -255,7 +255,7 @@ def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], l
     if reason:
         return _left(layer, reason)
     scheme = strategy.scheme
-    weight = _packed(name, scaled(read(layer.source), fold and fold.factor), scheme, scheme.weight_granularity, learned)
+    weight = _packed(name, scaled(layer.weight, fold and fold.factor), scheme, scheme.weight_granularity, learned)
     if isinstance(weight, str):
         return _left(layer, weight)
     if layer.bias is not None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from . import _core
 from .errors import CqError, UnsupportedError
 from .model import Transformer
 from .model.deferred import Deferred, read
@@ -28,26 +29,26 @@ def rotate(model: Transformer) -> Transformer:
     if config.norm != "rms" or not config.norm_first or not config.lm_head:
         raise UnsupportedError(f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
                                "RMS norms before each part and a language-model head, such as Llama's")
-    turn, head_turn = _rotation(config.hidden_size), _rotation(config.head_dim)
+    turn, head_turn = _Rotation(config.hidden_size), _Rotation(config.head_dim)
     weights = {f"{name}.weight": norm.weight if name.endswith(("query_norm", "key_norm")) else np.ones_like(norm.weight)
                for name, norm in model.norms()}
-    weights["embed.word"] = _deferred(model.embedding.source, lambda table: _turned(table, turn))
+    weights["embed.word"] = _deferred(model.embedding.source, lambda table: turn(table))
     tables = {"embed.position": model.embedding.position, "embed.type": model.embedding.type}
-    weights |= {name: _turned(table, turn) for name, table in tables.items() if table is not None}
+    weights |= {name: turn(table) for name, table in tables.items() if table is not None}
     norms = {name: norm.weight for name, norm in model.norms()}
     for name, layer in model.linears():
         weight, bias, part, before = layer.source, layer.bias, name.rpartition(".")[2], _norm_before(name)
         if before is not None:
             norm = norms[before]
-            weight = _deferred(weight, lambda w, norm=norm: _turned(w * norm, turn))
+            weight = _deferred(weight, lambda w, norm=norm: turn(w * norm))
         if part == "value":
             weight = _deferred(weight, lambda w: _heads_turned(w.T, head_turn).T)
             bias = None if bias is None else _heads_turned(bias[None], head_turn)[0]
         if part == "output":
             weight = _deferred(weight, lambda w: _heads_turned(w, head_turn))
         if part in ("output", "down"):
-            weight = _deferred(weight, lambda w: _turned(w.T, turn).T)
-            bias = None if bias is None else _turned(bias[None], turn)[0]
+            weight = _deferred(weight, lambda w: turn(w.T).T)
+            bias = None if bias is None else turn(bias[None])[0]
         weights |= {f"{name}.weight": weight} | ({} if bias is None else {f"{name}.bias": bias})
     return Transformer(replace(config, tied=False), weights, model.tokenizer)
 
@@ -63,26 +64,32 @@ def _deferred(source: np.ndarray | Deferred, change: Callable[[np.ndarray], np.n
     return Deferred(source.shape, np.float32, lambda: np.ascontiguousarray(change(read(source))))
 
 
-def _rotation(size: int) -> np.ndarray:
-    """An orthogonal float64 (size, size) that spreads each feature over all: a Hadamard matrix times, for what is left of a size
-    that is no power of two, a cosine transform's, with random signs."""
-    odd = size // (size & -size)
-    row, column = np.ogrid[:odd, :odd]
-    cosines = np.cos(np.pi * row * (2 * column + 1) / (2 * odd)) * np.sqrt(np.where(row, 2, 1) / odd)
-    result = cosines
-    while len(result) < size:
-        result = np.block([[result, result], [result, -result]]) / np.sqrt(2)
-    return result * np.where(np.random.default_rng(0).random(size) < 0.5, -1, 1)[:, None]
+class _Rotation:
+    """An orthogonal map of `size` features that spreads each over all: random signs, then a cosine transform of as many features
+    as the largest odd divisor has, then a Hadamard transform of the rest, whose sums and differences are n log n (Fino, Algazi
+    1976). All in float64, one rounding at the end."""
+
+    def __init__(self, size: int):
+        self.size, self.odd = size, size // (size & -size)
+        row, column = np.ogrid[:self.odd, :self.odd]
+        self.cosines = np.cos(np.pi * row * (2 * column + 1) / (2 * self.odd)) * np.sqrt(np.where(row, 2, 1) / size)
+        self.signs = np.where(np.random.default_rng(0).random(size) < 0.5, -1.0, 1.0)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """rows (n, size) float32 → turned, float32."""
+        result = np.empty(rows.shape, np.float32)
+        for at in range(0, len(rows), _ROWS):
+            x = (rows[at:at + _ROWS] * self.signs).reshape(-1, self.odd)
+            x = _core.matmul(x, self.cosines).reshape(-1, self.size)
+            width = self.odd
+            while width < self.size:
+                first, second = np.moveaxis(x.reshape(len(x), -1, 2, width), 2, 0)
+                x = np.stack((first + second, first - second), axis=2).reshape(len(x), self.size)
+                width *= 2
+            result[at:at + _ROWS] = x
+        return result
 
 
-def _turned(rows: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """rows (n, k) float32 times turn (k, k)."""
-    result = np.empty(rows.shape, np.float32)
-    for at in range(0, len(rows), _ROWS):
-        result[at:at + _ROWS] = rows[at:at + _ROWS].astype(np.float64) @ turn
-    return result
-
-
-def _heads_turned(rows: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """rows (n, heads * dim), each head's columns times turn (dim, dim)."""
-    return _turned(rows.reshape(-1, len(turn)), turn).reshape(rows.shape)
+def _heads_turned(rows: np.ndarray, turn: _Rotation) -> np.ndarray:
+    """rows (n, heads * dim), each head's columns turned."""
+    return turn(np.ascontiguousarray(rows).reshape(-1, turn.size)).reshape(rows.shape)

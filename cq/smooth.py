@@ -23,7 +23,7 @@ from .strategies import Static
 STRENGTHS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # the exponent of a feature's range in its scale; the rest is its weights'
 NARROWEST = 0.01  # a feature's half range is at least this share of the widest one's: what calibration saw at rest may move
 _OUTPUTS = 1024  # evenly spread over a place's layers: the error of these decides
-_ROWS = 4096  # of a weight, worked on at once
+_ROWS = 1024  # of a weight, worked on at once
 
 
 class Fold(NamedTuple):
@@ -121,7 +121,7 @@ class _Search:
         self.form = plain
         step = -(-sum(map(len, weights)) // _OUTPUTS)
         self.weight = np.concatenate([weight[::step] for weight in weights])
-        self.y = self.x @ self.weight.T
+        self.y = _core.matmul(self.x, self.weight.T)
         reach = np.max([np.maximum(weight.max(0), -weight.min(0)) for weight in weights], 0).astype(np.float64)
         self.reach = np.maximum(reach, 1e-3 * reach.max() or 1.0)
 
@@ -168,7 +168,7 @@ class _Search:
 
     def error(self, candidate: _Candidate) -> float:
         """Of the layers' outputs: what a bias cannot take back, summed over outputs and averaged over tokens."""
-        errors = self._codes(candidate) @ rounded(self.weight, candidate.factor).T - self.y
+        errors = _core.matmul(self._codes(candidate), rounded(self.weight, candidate.factor).T) - self.y
         return float(errors.var(0, dtype=np.float64).sum())
 
     def offset(self, candidate: _Candidate, weight: np.ndarray, correct: bool) -> np.ndarray:
@@ -179,7 +179,7 @@ class _Search:
         else:
             mean, coded = 0.0 * candidate.shift, -candidate.shift / (1.0 if candidate.factor is None else candidate.factor)
         parts = [weight[at:at + _ROWS] for at in range(0, len(weight), _ROWS)]
-        return np.concatenate([part @ mean - rounded(part, candidate.factor) @ coded for part in parts])
+        return np.concatenate([_times(part, mean) - _times(rounded(part, candidate.factor), coded) for part in parts])
 
     def _codes(self, candidate: _Candidate) -> np.ndarray:
         """What products see of the kept tokens, (tokens, k) float32."""
@@ -191,6 +191,11 @@ class _Search:
             x = ((x - candidate.shift) / candidate.factor).astype(np.float32)
         codes = np.clip(np.rint(x / scale) + np.float32(zero_point), *affine.code_range(form.dtype, form.symmetric))
         return (codes - np.float32(form.zero_point)) * np.float32(form.scale)
+
+
+def _times(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """weight (n, k) float32 times x (k,) float64, each row's products summed in float64."""
+    return (weight * x).sum(axis=1)
 
 
 def scaled(weight: np.ndarray, factor: np.ndarray | None) -> np.ndarray:

@@ -50,8 +50,9 @@ static void multiply(const float *x, int64_t x_stride, int64_t rows, const float
     const int width = cq_active->panels * CQ_PANEL, step = cq_active->rows_f32;
     for (int64_t i = 0; i < rows; i += step)
         for (int64_t j = 0; j < n; j += width)
-            cq_active->tile_f32(x + i * x_stride, x_stride, (int)min(step, rows - i), b + j, b_stride,
-                                (int)(min(width, n - j) / CQ_PANEL), k, 0, c + i * c_stride + j, c_stride);
+            cq_active->tile_f32(&(cq_operands){x + i * x_stride, x_stride, 1, b + j, b_stride, CQ_PANEL},
+                                (int)min(step, rows - i), (int)(min(width, n - j) / CQ_PANEL), k, 0, c + i * c_stride + j,
+                                c_stride);
 }
 
 /* What a member of the team works in; all for the longest sequence. */

@@ -128,7 +128,7 @@ static void multiply(const float *x, int64_t x_stride, int rows, const float *b,
                      int64_t n, int64_t k, float *c, int64_t c_stride) {
     const int64_t width = cq_active->panels * CQ_PANEL;
     for (int64_t j = 0; j < n; j += width)
-        cq_active->tile_f32(x, x_stride, rows, b + j / 64 * block_stride + j % 64, b_stride,
+        cq_active->tile_f32(&(cq_operands){x, x_stride, 1, b + j / 64 * block_stride + j % 64, b_stride, CQ_PANEL}, rows,
                             (int)(min(width, n - j) / CQ_PANEL), k, 0, c + j, c_stride);
 }
 

@@ -86,6 +86,7 @@ typedef struct {
     const int32_t *zero_points;
     const float *scales;
     int64_t k, n, group_size;
+    const float *floats; /* of a float32 weight, in place of all the above: panels of 16 columns, (n / 16, k, 16), padded with zeros */
 } cq_weight;
 
 int64_t cq_packed_bytes(int64_t k, int64_t n);
@@ -97,6 +98,8 @@ void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t
              int8_t *panels, int32_t *column_sums);
 /* The inverse: b (k, n), row-major. */
 void cq_unpack(const cq_weight *w, int8_t *b);
+/* Of float32: panels of 16 columns, (n / 16, k, 16), padded with zeros, 64-byte aligned. row_stride or column_stride is 1. */
+void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, float *panels);
 
 /* --- matrix products ----------------------------------------------------------------------------------------------------- */
 
@@ -137,11 +140,32 @@ cq_status cq_linear_i8(int threads, const cq_coded *a, int64_t m, const cq_weigh
 /* The same of float32 x (m, k) with row stride x_stride, coded on the way in: `form` says how, its arrays are not used. */
 cq_status cq_linear_coding(int threads, const float *x, int64_t m, int64_t x_stride, const cq_codes *form, const cq_weight *w,
                            const cq_epilogue *e, int64_t *bad);
-/* y = epilogue(sum over groups of w_scale * sum over k of a * (w - zero_point)), float32 in order of k, fused multiply-adds. */
+/* y = epilogue(sum over groups of w_scale * sum over k of a * (w - zero_point)), float32 in order of k, fused multiply-adds; or
+ * y = epilogue(a w) of a float32 weight. */
 cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e,
                         int64_t *bad);
-/* y = epilogue(x), x (m, n) float32 with row stride `stride`; out may be x itself. bias_i32 is not read. */
-cq_status cq_finish_f32(int threads, const float *x, int64_t m, int64_t n, int64_t stride, const cq_epilogue *e, int64_t *bad);
+
+/* Products of float32 matrices as they lie, for training and analysis: of each of `count` pairs, c (m, n) = a (m, k) b (k, n), or
+ * c + a b where `add`, by fused multiply-adds in order of k. Element (i, j) of pair p's a is a[a_at[p] + i * a_row + j * a_column],
+ * and so for b; a_column or a_row is 1, and so for b. Rows of c are c_row apart. No c overlaps another, nor any a or b. */
+typedef struct {
+    const float *a, *b;
+    float *c;
+    int64_t a_row, a_column, b_row, b_column, c_row;
+    int64_t m, n, k, count;
+    const int64_t *a_at, *b_at, *c_at;
+    int add;
+} cq_products_f32;
+cq_status cq_multiply_f32(int threads, const cq_products_f32 *p);
+/* The same of one pair in float64: each product and each sum is rounded. Any strides. */
+typedef struct {
+    const double *a, *b;
+    double *c;
+    int64_t a_row, a_column, b_row, b_column, c_row;
+    int64_t m, n, k;
+    int add;
+} cq_product_f64;
+cq_status cq_multiply_f64(int threads, const cq_product_f64 *p);
 
 /* --- the rest of a transformer ------------------------------------------------------------------------------------------- */
 
@@ -164,7 +188,8 @@ void cq_rope(int threads, float *x, int64_t tokens, int64_t heads, int64_t dim, 
              const float *sine, const int32_t *position);
 
 /* y[t] = word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional, type too: all 0. The word
- * table is float32 (vocabulary, columns), or int8 in panels of `panel` columns (panel 1: rows of ceil(columns/4)*4 codes; panel
+ * table is float32 (vocabulary, columns) or, in panels of 16, a
+ * packed weight (columns, vocabulary); or int8 in panels of `panel` columns (panel 1: rows of ceil(columns/4)*4 codes; panel
  * 16: a packed weight (columns, vocabulary)) with one scale and optional zero point per word. */
 typedef struct {
     const float *word_f32;
@@ -230,7 +255,12 @@ typedef struct {
 } cq_kept_args;
 cq_status cq_attention_kept(int threads, const cq_kept_args *a, float *qkv, float *y, int64_t *bad);
 
-/* --- training: passes over float32 that BLAS does not do --------------------------------------------------------------- */
+/* --- training: passes over float32 ------------------------------------------------------------------------------------- */
+
+/* sums[row] = sum over columns of x * y, in 64 virtual lanes. */
+void cq_dot_rows(int threads, const float *x, const float *y, int64_t rows, int64_t columns, float *sums);
+/* y (columns) = sums over the rows of x: runs of 64 rows are summed, and then these sums. */
+void cq_column_sums(int threads, const float *x, int64_t rows, int64_t columns, float *y);
 
 /* y = act(x) and slope = act'(x), of n numbers; GELU to 2e-7. */
 void cq_slope(int threads, const float *x, int64_t n, cq_activation activation, float *y, float *slope);

@@ -15,8 +15,13 @@ typedef struct {
 } tokens_job;
 
 static void word_row(const cq_embed_args *a, int64_t id, int64_t columns, float *y) {
-    if (a->word_f32) {
+    if (a->word_f32 && a->panel == 1) {
         memcpy(y, a->word_f32 + id * columns, (size_t)columns * 4);
+        return;
+    }
+    if (a->word_f32) {
+        const float *lane = a->word_f32 + id / a->panel * columns * a->panel + id % a->panel;
+        for (int64_t c = 0; c < columns; c++) y[c] = lane[c * a->panel];
         return;
     }
     const int64_t groups = (columns + 3) / 4, line = 4 * a->panel;

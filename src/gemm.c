@@ -85,7 +85,7 @@ static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t
     }
 }
 
-/* --- the three products of a strip --------------------------------------------------------------------------------------- */
+/* --- the products of a strip -------------------------------------------------------------------------------------------- */
 
 /* store for results that may not fit: 64-bit sums, CQ_OVERFLOW where one does not. */
 static void store_checked(const gemm_job *job, cq_queue *queue, const int32_t *acc, const cq_strip *s, int64_t row, int rows,
@@ -124,13 +124,34 @@ static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq
     }
 }
 
+/* acc (rows, CQ_TILE) += a strip's rows of o's x b's tile. A few columns' rows of b stay in the first-level cache while all rows
+ * pass. */
+static void multiply_tiles(const cq_strip *s, cq_operands o, int64_t k, float *acc) {
+    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, width = cq_active->panels;
+    const float *a = o.a, *b = o.b;
+    for (int p = 0; p < panels; p += width) {
+        o.b = b + p * o.panel_stride;
+        for (int64_t i = 0; i < s->rows; i += cq_active->rows_f32) {
+            o.a = a + i * o.a_row;
+            cq_active->tile_f32(&o, (int)min(cq_active->rows_f32, s->rows - i), (int)min(width, panels - p), k, 1,
+                                acc + i * CQ_TILE + p * CQ_PANEL, CQ_TILE);
+        }
+    }
+}
+
 /* acc (rows, CQ_TILE) += x rows x weight rows k0 .. k0 + count - 1 of the tile. */
 static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, int64_t column, int64_t k0, int64_t count,
                          const int32_t *zero, float *wide, float *acc) {
+    const float *x = job->x + row * job->x_stride + k0;
+    if (job->w->floats) {
+        const int64_t float_stride = job->w->k * CQ_PANEL;
+        const float *floats = job->w->floats + column / CQ_PANEL * float_stride + k0 * CQ_PANEL;
+        multiply_tiles(s, (cq_operands){x, job->x_stride, 1, floats, CQ_PANEL, float_stride}, count, acc);
+        return;
+    }
     const int64_t panel_stride = job->k4 * CQ_PANEL;
     const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, width = cq_active->panels;
     const int8_t *b = job->w->panels + column / CQ_PANEL * panel_stride + k0 * CQ_PANEL;
-    const float *x = job->x + row * job->x_stride + k0;
     if (s->rows <= FEW_ROWS) {
         for (int p = 0; p < panels; p += width)
             cq_active->tile_f32_i8(x, job->x_stride, (int)s->rows, b + p * panel_stride, panel_stride,
@@ -138,12 +159,8 @@ static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, in
         return;
     }
     for (int p = 0; p < panels; p++)
-        cq_active->widen(b + p * panel_stride, count, zero ? zero + p * CQ_PANEL : NULL, wide + p * CQ_PANEL);
-    for (int64_t i = 0; i < s->rows; i += cq_active->rows_f32)
-        for (int p = 0; p < panels; p += width)
-            cq_active->tile_f32(x + i * job->x_stride, job->x_stride, (int)min(cq_active->rows_f32, s->rows - i),
-                                wide + p * CQ_PANEL, CQ_TILE, (int)min(width, panels - p), count, 1,
-                                acc + i * CQ_TILE + p * CQ_PANEL, CQ_TILE);
+        cq_active->widen(b + p * panel_stride, count, zero ? zero + p * CQ_PANEL : NULL, wide + p * WIDEN_ROWS * CQ_PANEL);
+    multiply_tiles(s, (cq_operands){x, job->x_stride, 1, wide, CQ_PANEL, WIDEN_ROWS * CQ_PANEL}, count, acc);
 }
 
 static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
@@ -165,11 +182,6 @@ static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, c
     cq_active->store_f32(total, CQ_TILE, (int)s->rows, s, 0);
 }
 
-static void product_given(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
-    (void)work, (void)queue;
-    cq_active->store_f32(job->x + row * job->x_stride + column, job->x_stride, (int)s->rows, s, 0);
-}
-
 /* --- the team ------------------------------------------------------------------------------------------------------------ */
 
 static void close_work(gemm_work *work) {
@@ -179,7 +191,7 @@ static void close_work(gemm_work *work) {
 
 /* Returns 0, and says so to the queue, where there is no memory. */
 static int open_work(const gemm_job *job, gemm_work *work, cq_queue *queue) {
-    const int64_t rows = job->block_rows, coded = job->a || job->form, floats = job->w && !coded;
+    const int64_t rows = job->block_rows, coded = job->a || job->form, floats = !coded;
     const int is_signed = job->form ? job->form->is_signed : job->a && job->a->is_signed;
     int lacking = 0;
     *work = (gemm_work){.block = -1};
@@ -256,7 +268,7 @@ static void rows_member(void *context, cq_queue *queue) {
 static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     const cq_epilogue *e = job->e;
     if (!job->m || !job->n) return CQ_OK;
-    const int64_t k = job->w ? job->w->k : 8;
+    const int64_t k = job->w->k;
     const double work = (double)job->m * (double)job->n * (double)k;
     job->k4 = up(k, 4);
     job->column_tiles = (job->n + CQ_TILE - 1) / CQ_TILE;
@@ -305,10 +317,5 @@ cq_status cq_linear_coding(int threads, const float *x, int64_t m, int64_t x_str
 cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e,
                         int64_t *bad) {
     gemm_job job = {.m = m, .n = w->n, .w = w, .e = e, .product = product_f32, .x = a, .x_stride = a_stride};
-    return run_gemm(threads, &job, bad);
-}
-
-cq_status cq_finish_f32(int threads, const float *x, int64_t m, int64_t n, int64_t stride, const cq_epilogue *e, int64_t *bad) {
-    gemm_job job = {.m = m, .n = n, .e = e, .product = product_given, .x = x, .x_stride = stride};
     return run_gemm(threads, &job, bad);
 }

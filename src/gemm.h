@@ -68,7 +68,7 @@ static void set_columns(const gemm_job *job, cq_strip *s, int64_t column) {
                 s->start[j] = (int32_t)((uint32_t)s->start[j] - (uint32_t)zero * (uint32_t)s->column_sums[j]);
     }
     if (!e) return;
-    if (w && w->scales && w->group_size >= w->k) memcpy(s->scales, w->scales + column, (size_t)n * 4);
+    if (w->scales && w->group_size >= w->k) memcpy(s->scales, w->scales + column, (size_t)n * 4);
     else
         for (int j = 0; j < n; j++) s->scales[j] = 1.0f;
     if (job->a && !job->a->scales)

@@ -40,6 +40,15 @@ typedef struct {
     float *keys, *values_255, *logs;
 } cq_key_scales;
 
+/* Where a float32 tile finds its operands: element (row, i) of a is a[row * a_row + i * a_step]; element (i, column) of b is
+ * b[i * b_step + column / 16 * panel_stride + column % 16]. */
+typedef struct {
+    const float *a;
+    int64_t a_row, a_step;
+    const float *b;
+    int64_t b_step, panel_stride;
+} cq_operands;
+
 typedef struct {
     const char *name;
     int rows_f32, panels; /* shape of the tiles that this set is fastest with */
@@ -56,12 +65,11 @@ typedef struct {
     void (*store_f32)(const float *acc, int64_t acc_stride, int rows, const cq_strip *s, int64_t row);
 
     /* c (rows, 16 * panels) = a (rows, k) x b (k, 16 * panels), or added to what c holds; fused multiply-adds in order of k. */
-    void (*tile_f32)(const float *a, int64_t a_stride, int rows, const float *b, int64_t b_stride, int panels, int64_t k, int add,
-                     float *c, int64_t c_stride);
+    void (*tile_f32)(const cq_operands *o, int rows, int panels, int64_t k, int add, float *c, int64_t c_stride);
     /* The same from packed int8 for few rows: acc += a (rows, k) x (w - zero_points); zero_points (16 * panels) or NULL. */
     void (*tile_f32_i8)(const float *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
                         int64_t k, const int32_t *zero_points, float *acc);
-    /* out (k, 16) float32 with row stride CQ_TILE = panel - zero_points (16, or NULL). Writes whole groups of 4 rows. */
+    /* out (k, 16) float32 = panel - zero_points (16, or NULL). Writes whole groups of 4 rows. */
     void (*widen)(const int8_t *panel, int64_t k, const int32_t *zero_points, float *out);
     /* total (rows, CQ_TILE) += scales * acc, and acc = 0. */
     void (*add_group)(float *total, float *acc, int rows, int columns, const float *scales);
@@ -98,6 +106,9 @@ typedef struct {
     float (*norm_kept)(const cq_norm *norm, const float *x, int64_t n, float *kept, float *y); /* returns the factor */
     void (*norm_back)(const cq_norm *norm, const float *kept, float factor, const float *g, int64_t n, float *of_weight,
                       float *dx);
+    float (*dot)(const float *x, const float *y, int64_t n);
+    /* y (n) = column sums of x (rows, n) with row stride `stride`. */
+    void (*column_sums)(const float *x, int64_t stride, int64_t rows, int64_t n, float *y);
     void (*adamw)(const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square, float *p);
     /* out (n, 4) = n codes of each of 4 rows, xor `flip`; bytes that `keep` leaves out are 0. */
     void (*interleave)(const uint8_t *const rows[4], int64_t n, uint8_t flip, uint32_t keep, int8_t *out);

@@ -1,17 +1,18 @@
 /* float32 micro-kernels, from float32 and from packed int8. Included by kernel_*.c, which define the lanes. */
 #include "tiles.h"
 
-INLINE void tile_f32(const int R, const int P, const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t k,
-                     int add, float *c, int64_t c_stride) {
+INLINE void tile_f32(const int R, const int P, const cq_operands *o, int64_t k, int add, float *c, int64_t c_stride) {
+    const float *a = o->a, *b = o->b;
+    const int64_t a_row = o->a_row, a_step = o->a_step, b_step = o->b_step, panel_stride = o->panel_stride;
 #define GET(r, p) f32x16 c##r##p = R > r && P > p && add ? f32_load(c + r * c_stride + 16 * p) : f32_set(0.0f);
     EVERY_ACC(GET)
-    for (const float *end = a + k; a < end; a++, b += b_stride) {
+    for (int64_t i = 0; i < k; i++, a += a_step, b += b_step) {
         f32x16 b0 = f32_load(b), b1, b2, b3;
-        if (P > 1) b1 = f32_load(b + 16);
-        if (P > 2) b2 = f32_load(b + 32);
-        if (P > 3) b3 = f32_load(b + 48);
+        if (P > 1) b1 = f32_load(b + panel_stride);
+        if (P > 2) b2 = f32_load(b + 2 * panel_stride);
+        if (P > 3) b3 = f32_load(b + 3 * panel_stride);
 #define FMA(r, p) c##r##p = f32_fma(x, b##p, c##r##p)
-#define ROW(r) if (R > r) { const f32x16 x = f32_set(a[r * a_stride]); ROW_PANELS(FMA, r) }
+#define ROW(r) if (R > r) { const f32x16 x = f32_set(a[r * a_row]); ROW_PANELS(FMA, r) }
         EVERY_ROW(ROW)
 #undef ROW
     }
@@ -76,9 +77,8 @@ INLINE void tile_f32_i8(const int R, const int P, const int has_zeros, const flo
 #undef STEP
 }
 
-static void ISA(tile_f32)(const float *a, int64_t a_stride, int rows, const float *b, int64_t b_stride, int panels, int64_t k,
-                          int add, float *c, int64_t c_stride) {
-    CHOOSE(tile_f32, a, a_stride, b, b_stride, k, add, c, c_stride)
+static void ISA(tile_f32)(const cq_operands *o, int rows, int panels, int64_t k, int add, float *c, int64_t c_stride) {
+    CHOOSE(tile_f32, o, k, add, c, c_stride)
 }
 
 #define FEW_ROWS(f, ...) \
@@ -99,10 +99,10 @@ static void ISA(tile_f32_i8)(const float *a, int64_t a_stride, int rows, const i
 
 static void ISA(widen)(const int8_t *panel, int64_t k, const int32_t *zero_points, float *out) {
     const i32x16 z = zero_points ? i32_load(zero_points) : i32_set(0);
-    for (; k > 0; k -= 4, panel += 64, out += 4 * CQ_TILE) {
+    for (; k > 0; k -= 4, panel += 64, out += 64) {
         const i32x16 q = i32_load((const int32_t *)panel);
-        f32_store(out, byte_of(1, q, 0, 1, z)), f32_store(out + CQ_TILE, byte_of(1, q, 1, 1, z));
-        f32_store(out + 2 * CQ_TILE, byte_of(1, q, 2, 1, z)), f32_store(out + 3 * CQ_TILE, byte_of(1, q, 3, 1, z));
+        f32_store(out, byte_of(1, q, 0, 1, z)), f32_store(out + 16, byte_of(1, q, 1, 1, z));
+        f32_store(out + 32, byte_of(1, q, 2, 1, z)), f32_store(out + 48, byte_of(1, q, 3, 1, z));
     }
 }
 

@@ -12,7 +12,7 @@ enum { SPAN = 4096 }; /* elements of a flat array that are one task */
 typedef struct {
     float *x, *y, *mean, *square, *kept;
     const float *from, *with, *units, *before;
-    int64_t n;
+    int64_t n, rows;
     float factor;
     int coded;
     cq_activation activation;
@@ -126,6 +126,32 @@ void cq_norm_back(int threads, const cq_norm *norm, const float *kept, const flo
                   int64_t columns, float *of_weight, float *dx) {
     training_job job = {.norm = norm, .before = kept, .with = factors, .from = g, .n = columns, .x = of_weight, .y = dx};
     cq_run(threads, (double)rows * (double)columns * 8, &job, &(cq_phase){norm_back_rows, rows, 2}, 1);
+}
+
+static void dot_rows(void *context, cq_queue *queue) {
+    const training_job *job = context;
+    EACH_ROW(r) job->sums[r] = cq_active->dot(job->from + r * job->n, job->with + r * job->n, job->n);
+}
+
+void cq_dot_rows(int threads, const float *x, const float *y, int64_t rows, int64_t columns, float *sums) {
+    training_job job = {.from = x, .with = y, .n = columns, .sums = sums};
+    cq_run(threads, (double)rows * (double)columns, &job, &(cq_phase){dot_rows, rows, 2}, 1);
+}
+
+enum { SPAN_COLUMNS = 64 }; /* columns that are one task: neighbours share no line of cache */
+
+static void column_sums(void *context, cq_queue *queue) {
+    const training_job *job = context;
+    EACH_ROW(span) {
+        const int64_t at = span * SPAN_COLUMNS, left = job->n - at, n = left < SPAN_COLUMNS ? left : SPAN_COLUMNS;
+        cq_active->column_sums(job->from + at, job->n, job->rows, n, job->y + at);
+    }
+}
+
+void cq_column_sums(int threads, const float *x, int64_t rows, int64_t columns, float *y) {
+    training_job job = {.from = x, .n = columns, .rows = rows, .y = y};
+    const int64_t spans = (columns + SPAN_COLUMNS - 1) / SPAN_COLUMNS;
+    cq_run(threads, (double)rows * (double)columns, &job, &(cq_phase){column_sums, spans, 2}, 1);
 }
 
 void cq_keep_freed(int on) {

@@ -195,3 +195,24 @@ static void ISA(norm_back)(const cq_norm *norm, const float *kept, float factor,
         store_some(dx + i, f32_mul(f32_sub(d, f32_mul(v, along)), f32_set(factor)), width);
     });
 }
+
+static float ISA(dot)(const float *x, const float *y, int64_t n) {
+    const f32x16 nothing = f32_set(0.0f);
+    f32x16 sums[4] = {nothing, nothing, nothing, nothing};
+    SUM_4(i, n, { sums[slot] = f32_fma(load_some(x + i, width), load_some(y + i, width), sums[slot]); });
+    return sum_of_4(sums);
+}
+
+/* Runs of rows are summed before they are added, as one running sum would lose digits. */
+static void ISA(column_sums)(const float *x, int64_t stride, int64_t rows, int64_t n, float *y) {
+    enum { RUN = 64 };
+    EACH_16(j, n, width, {
+        f32x16 total = f32_set(0.0f);
+        for (int64_t r = 0; r < rows; r += RUN) {
+            f32x16 run = f32_set(0.0f);
+            for (int64_t i = r; i < r + RUN && i < rows; i++) run = f32_add(run, load_some(x + i * stride + j, width));
+            total = f32_add(total, run);
+        }
+        store_some(y + j, total, width);
+    });
+}

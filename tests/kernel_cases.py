@@ -185,22 +185,62 @@ def linear_coding(rng) -> Iterator[Call]:
                    dict(bias=floats(rng, n), activation=ACTIVATIONS[i % 5], form=form, coding=coding))
 
 
-def finish_rows(rng) -> Iterator[Call]:
-    for i, (m, n, _) in enumerate(ROW_WISE * 3):
-        x, after = floats(rng, m, n), row_wise(rng, i, n)
-        yield Call(f"{i} {m}x{n}", _core.finish, (x,), after | dict(
-            bias=floats(rng, n), activation=ACTIVATIONS[i % 5], residual=residual(rng, (None, "float32", "uint8")[i % 3], m, n)),
-            (x,) if after["form"] is None else ())
+def float_weight(rng, k: int, n: int) -> _core.FloatWeight:
+    """Its panels are a copy of exactly their size, as weight's are."""
+    return _core.FloatWeight(_core.pack_floats(floats(rng, n, k).T).panels.copy(), k, n)
 
 
-def finish(rng) -> Iterator[Call]:
-    shapes = cycle([*product((1, 3), TAILS), (20, 600)])
-    variants = [*product(ACTIVATIONS, (None, "float32", "int8"), (None, *FIXED))] * 2
-    for (act, kind, form), (m, n) in zip(variants, shapes):
-        x = floats(rng, m, n)
-        yield Call(f"{m}x{n} {act} {kind} {form}", _core.finish, (x,),
-                   dict(bias=floats(rng, n), activation=act, residual=residual(rng, kind, m, n), form=form),
-                   (x,) if form is None else ())
+def linear_floats(rng) -> Iterator[Call]:
+    """A float32 weight: every tail, and what follows, by columns and by rows."""
+    shapes = cycle([*product((1, 3, 6, 13), TAILS, (1, 5, 33)), (20, 600, 300), (150, 70, 260)])
+    variants = [*product(ACTIVATIONS, (None, "float32", "int8"), (None, *FIXED))] * 4
+    for i, ((act, kind, form), (m, n, k)) in enumerate(zip(variants, shapes)):
+        yield Call(f"{i} {m}x{n}x{k} {act} {kind} {form}", _core.linear, (floats(rng, m, k), float_weight(rng, k, n)),
+                   dict(bias=floats(rng, n), activation=act, residual=residual(rng, kind, m, n), form=form))
+    for i, (m, n, k) in enumerate(ROW_WISE * 3):
+        yield Call(f"rows {i} {m}x{n}x{k}", _core.linear, (floats(rng, m, k), float_weight(rng, k, n)), row_wise(rng, i, n) | dict(
+            bias=floats(rng, n), activation=ACTIVATIONS[i % 5], residual=residual(rng, (None, "float32", "uint8")[i % 3], m, n)))
+
+
+def pack_floats(rng) -> Iterator[Call]:
+    def there_and_back(b):
+        with patch.object(_core, "aligned", lambda size: np.full(size, 7, np.int8)):
+            w = _core.pack_floats(b)
+        return w.panels, np.ascontiguousarray(w.unpack())
+    for k, n in product((1, 3, 4, 5, 17, 33), (1, 15, 16, 17, 33, 65)):
+        yield Call(f"{k}x{n}", there_and_back, (floats(rng, k, n),))
+        yield Call(f"{k}x{n} transposed", there_and_back, (floats(rng, n, k).T,))
+
+
+def matmul(rng) -> Iterator[Call]:
+    """Matrices as they lie, by rows and by columns, alone and in pairs, over blocks and tails of each size."""
+    shapes = [*product((1, 2, 5, 6, 7, 13), (1, 15, 16, 17, 33, 64, 65), (1, 3, 33)), (150, 70, 260), (300, 20, 10), (20, 1100, 30)]
+    for i, (m, n, k) in enumerate(shapes):
+        a = floats(rng, m, k) if i % 2 else floats(rng, k, m).T
+        b = floats(rng, k, n) if i % 3 else floats(rng, n, k).T
+        yield Call(f"{m}x{n}x{k} {i % 2} {i % 3}", _core.matmul, (a, b))
+        out = floats(rng, m, n)
+        yield Call(f"{m}x{n}x{k} {i % 2} {i % 3} added", _core.matmul, (a, b), dict(out=out, add=True), (out,))
+        if i % 5 == 0:
+            yield Call(f"{m}x{n}x{k} float64", _core.matmul, (a.astype(np.float64), b.astype(np.float64)))
+    for s, g, length, dim in ((1, 1, 5, 3), (3, 2, 17, 8), (2, 3, 40, 32)):
+        x, y = floats(rng, s * length, g * dim), floats(rng, s, g, length, length)
+        heads = x.reshape(s, length, g, dim).transpose(0, 2, 1, 3)
+        yield Call(f"heads {s} {g} {length} {dim}", _core.matmul, (heads, heads.swapaxes(-1, -2)))
+        out = floats(rng, s * length, g * dim)
+        yield Call(f"heads {s} {g} {length} {dim} back", _core.matmul, (y.swapaxes(-1, -2), heads),
+                   dict(out=out.reshape(s, length, g, dim).transpose(0, 2, 1, 3)), (out,))
+        yield Call(f"heads {s} {g} {length} {dim} shared", _core.matmul, (y, heads[:, :1]))
+
+
+def dot_rows(rng) -> Iterator[Call]:
+    for n in (*TAILS, 300):
+        yield Call(f"{n}", _core.dot_rows, (floats(rng, 20, n), floats(rng, 20, n)))
+
+
+def column_sums(rng) -> Iterator[Call]:
+    for rows, n in product((1, 3, 64, 65, 200), (*TAILS, 300)):
+        yield Call(f"{rows} {n}", _core.column_sums, (floats(rng, rows, n),))
 
 
 def norm(rng) -> Iterator[Call]:
@@ -381,8 +421,8 @@ def adamw(rng) -> Iterator[Call]:
         yield Call(f"{n} {units} {keep}", _core.adamw, (p, g, mean, square, unit, (*choices, keep)), writes=(p, mean, square))
 
 
-FAMILIES = (quantize, dequantize, min_max, pack, matmul_integer, linear_i8, linear_f32, linear_rows, linear_coding, finish,
-            finish_rows, norm, gate, rope, embed, attention_f32, attention_static, attention_dynamic, linear_gated, attend,
+FAMILIES = (quantize, dequantize, min_max, pack, matmul_integer, linear_i8, linear_f32, linear_rows, linear_coding,
+            linear_floats, pack_floats, matmul, dot_rows, column_sums, norm, gate, rope, embed, attention_f32, attention_static, attention_dynamic, linear_gated, attend,
             slope, round_codes, exponents, softmax_back, rescale, norm_kept, norm_back,
             adamw)
 

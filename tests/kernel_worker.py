@@ -28,6 +28,8 @@ def arrays(value) -> list[np.ndarray]:
         return [array for item in value for array in arrays(item)]
     if isinstance(value, _core.Coded):
         return arrays((value.codes, value.scale, value.zero_point))
+    if isinstance(value, _core.FloatWeight):
+        return arrays((value.panels,))
     if isinstance(value, _core.Weight):
         return arrays((value.panels, value.column_sums, value.zero_points, value.scales))
     return [np.asarray(value)] if isinstance(value, (np.ndarray, int, float)) else []

@@ -60,7 +60,7 @@ def in_form(x, form):
 
 
 def composed(y, after):
-    """What `linear` or `finish` should give, from y = act(product + bias) + residual and separate calls."""
+    """What `linear` should give, from y = act(product + bias) + residual and separate calls."""
     norm, form, keep = after["norm"], after["form"], after["keep"]
     z = y if norm is None else _core.norm(y, *norm)[0]
     if keep == "result":
@@ -137,20 +137,16 @@ def test_int32_bias_in_every_pass(rng):
         assert_same(lambda: _core.linear(_core.quantize(x, fixed), w, bias_i32=bias, form=form), bits(expected))
 
 
-def test_finish(rng):
-    """x may become the result: it is given anew each time."""
+def test_what_follows_a_product_with_a_float_weight(rng):
     plans = {}
     for i, (m, n) in enumerate([*product(ROWS, (1, 17, 65)), *product((1, 13), COLUMNS), (100, 384), (300, 1000)]):
-        x, bias, kept = rng.standard_normal((m, n), F), rng.standard_normal(n, F), (None, "float32", "static", "per token")[i % 4]
+        x, bias, kept = rng.standard_normal((m, 40), F), rng.standard_normal(n, F), (None, "float32", "static", "per token")[i % 4]
+        w = _core.pack_floats(rng.standard_normal((40, n), F))
         common = dict(bias=bias, activation=ACTIVATIONS[i % 5], residual=residual(rng, kept, m, n))
         after = next(plans.setdefault(n, ways(rng, n)))
         _core.set_threads(1)
-        y = _core.finish(x.copy(), **common)
-        before = x.copy()
-        assert_same(lambda: _core.finish(before.copy(), **common, **after), bits(composed(y, after)))
-        if after["form"] is not None:
-            _core.finish(x, **common, **after)
-            assert x.tobytes() == before.tobytes()
+        y = _core.linear(x, w, **common)
+        assert_same(lambda: _core.linear(x, w, **common, **after), bits(composed(y, after)))
 
 
 def test_no_rows(rng):
@@ -196,7 +192,8 @@ def test_bad_rows_after_a_product_name_the_first(where, value, rng):
             assert_names(row, lambda: _core.linear(x, w, residual=added, **after))
             if where == "residual":
                 assert_names(row, lambda: _core.linear(_core.quantize(x, ("uint8", False)), w, residual=added, **after))
-                assert_names(row, lambda: _core.finish(added.copy(), **after))
+                floats = _core.pack_floats(rng.standard_normal((40, n), F))
+                assert_names(row, lambda: _core.linear(x, floats, residual=added, **after))
 
 
 def test_a_norm_whose_squares_overflow_names_its_row(rng):

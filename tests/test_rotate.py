@@ -5,7 +5,7 @@ import torch
 import transformers
 
 import cq
-from cq.rotate import _rotation as rotation
+from cq.rotate import _Rotation as Rotation
 from cq.train import weights_of
 
 TOKENS = [np.arange(9, dtype=np.int32), np.array([5, 1], np.int32)]
@@ -45,9 +45,19 @@ def test_logits_stay(model):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 12, 40, 45, 64, 576])
 def test_rotations_are_orthogonal_and_spread(size):
-    turn = rotation(size)
-    np.testing.assert_allclose(turn @ turn.T, np.eye(size), atol=1e-12)
-    assert np.abs(turn).max() <= np.sqrt(2 / size) + 1e-12
+    turn = Rotation(size)(np.eye(size, dtype=np.float32)).astype(np.float64)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(size), atol=1e-6)
+    assert np.abs(turn).max() <= np.sqrt(2 / size) + 1e-6
+
+
+def test_rotations_are_the_product_of_signs_cosines_and_hadamard():
+    """12 features: 4 of a Hadamard matrix by 3 of a cosine transform, as matrices."""
+    hadamard = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    row, column = np.ogrid[:3, :3]
+    cosines = np.cos(np.pi * row * (2 * column + 1) / 6) * np.sqrt(np.where(row, 2, 1) / 3)
+    signs = np.where(np.random.default_rng(0).random(12) < 0.5, -1, 1)
+    x = np.random.default_rng(1).standard_normal((5, 12), np.float32)
+    np.testing.assert_allclose(Rotation(12)(x), (x * signs) @ np.kron(hadamard, cosines), atol=1e-6)
 
 
 def test_outliers_cost_less(tmp_path):

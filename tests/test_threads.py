@@ -131,27 +131,6 @@ def test_the_size_of_the_team_may_change_meanwhile(team):
         assert all(result.result() == expected for result in results)
 
 
-def test_while_anything_trains_there_is_no_team():
-    """Which BLAS's would wait beside. What was chosen stays, and comes back when the last training ends, however it ends."""
-    assert output(WORK + """
-from cq.train.passes import beside_blas
-cq.set_num_threads(3)
-threads = lambda: len(os.listdir("/proc/self/task"))
-before, seen = threads(), []
-try:
-    with beside_blas():
-        with beside_blas():
-            pass
-        alone = work()
-        seen += [threads() - before, cq.info()["threads"]]
-        cq.set_num_threads(4)
-        raise KeyboardInterrupt
-except KeyboardInterrupt:
-    assert work() == alone
-print(*seen, threads() - before)
-""") == "0 3 3"
-
-
 def test_the_lock_of_python_is_free_during_a_call(team):
     """A thread that ticks goes on ticking while another is inside one call of some 0.2 seconds."""
     team(1)

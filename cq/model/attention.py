@@ -47,6 +47,10 @@ class Attention:
         self.key_norm: Norm | None = None
         self._derived: tuple = (None,) * 5
 
+    def __getstate__(self) -> dict:
+        """Of a copy, pickled or not: it joins its own layers."""
+        return self.__dict__ | {"_derived": (None,) * 5}
+
     def _joined(self) -> tuple:
         """(the three layers as one, or None; the form of all three), made again where a layer or the forms were replaced."""
         query, key, value, forms, result = self._derived

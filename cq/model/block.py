@@ -16,10 +16,12 @@ class FeedForward:
         self.activation = activation
         self._derived: tuple = (None,) * 3
 
-    def _joined(self) -> QuantizedLinear | None:
-        """Gate and up as one product, gated in its own pass, where both are in codes and of one kind."""
-        if not isinstance(self.gate, QuantizedLinear) or not isinstance(self.up, QuantizedLinear):
-            return None
+    def __getstate__(self) -> dict:
+        """Of a copy, pickled or not: it joins its own layers."""
+        return self.__dict__ | {"_derived": (None,) * 3}
+
+    def _joined(self) -> Linear | QuantizedLinear | None:
+        """Gate and up as one product, gated in its own pass, where both are of one kind."""
         gate, up, joint = self._derived
         if gate is not self.gate or up is not self.up:
             joint = joined((self.gate, self.up))

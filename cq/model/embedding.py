@@ -4,6 +4,7 @@ import numpy as np
 from .. import _core
 from .activation import Activation, Fixed
 from .deferred import Deferred, keep
+from .linear import Linear
 from .norm import Norm
 
 
@@ -16,11 +17,6 @@ class Embedding:
         self.source, self.position, self.type, self.norm, self.offset = word, position, type, norm, offset
         self.reason = ""
         self.stream: Fixed | None = None  # the form in which the residual stream begins; None: float32
-
-    @property
-    def word(self) -> np.ndarray | _core.Weight:
-        """The table, kept from now on; read(source) is for those who need it once."""
-        return keep(self.source)
 
     @property
     def runs_in(self) -> str:
@@ -41,8 +37,16 @@ class Embedding:
         tables = [a for a in (self.position, self.type) if a is not None]
         return self.word_arrays() + tables + (self.norm.arrays() if self.norm else [])
 
-    def __call__(self, ids: np.ndarray, positions: np.ndarray, readers: tuple) -> Activation:
-        """ids, positions int32 (tokens,) → (tokens, hidden). All tokens are of type 0."""
+    def word(self, head: Linear | None = None) -> np.ndarray | _core.Weight | _core.FloatWeight:
+        """The table as tokens read it. head: a float32 head that shares it, whose packed weight serves both."""
+        if head is None:
+            return keep(self.source)
+        packed = head.packed
+        self.source = head.source
+        return packed
+
+    def __call__(self, ids: np.ndarray, positions: np.ndarray, readers: tuple, head: Linear | None = None) -> Activation:
+        """ids, positions int32 (tokens,) → (tokens, hidden). All tokens are of type 0. head: as for `word`."""
         table = self.position[self.offset:] if self.offset else self.position
-        x = _core.embed(ids, self.word, positions, table, None, self.type)
+        x = _core.embed(ids, self.word(head), positions, table, None, self.type)
         return self.norm(x, readers, keep_float=self.stream is None) if self.norm else Activation(x)

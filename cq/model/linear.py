@@ -8,7 +8,7 @@ from .. import _core, affine
 from ..errors import CqError, UnsupportedError
 from ..qtensor import QTensor, quantize_tensor
 from .activation import Activation, Fixed, Form, Smoothed
-from .deferred import Deferred, keep, read
+from .deferred import Deferred, read
 from .sums import INT32_MAX, check_layer
 
 if TYPE_CHECKING:
@@ -19,18 +19,37 @@ _BLOCK = 1 << 20  # weights quantized at once
 
 
 class Linear:
-    """y = act(x weight.T + bias) in float32 through NumPy's BLAS; weight (out, in)."""
+    """y = act(x weight.T + bias) in float32; weight (out, in).
+
+    source: the weight as it was given, perhaps still in its file; once products have packed it, what they read, unpacked for those
+    who ask, so that the weight lies in memory once."""
     runs_in = "float32"
     input_form: Form = None
 
     def __init__(self, weight: np.ndarray | Deferred, bias: np.ndarray | None = None, activation: str | None = None,
                  reason: str = ""):
-        self.source, self.bias, self.activation, self.reason = weight, bias, activation, reason  # source: perhaps not read yet
+        self.source, self.bias, self.activation, self.reason = weight, bias, activation, reason
+        self._packed: _core.FloatWeight | None = None
+
+    def __getstate__(self) -> dict:
+        """Of a copy, pickled or not: it packs for itself."""
+        return self.__dict__ | {"_packed": None}
 
     @property
     def weight(self) -> np.ndarray:
-        """(out, in), kept from now on; read(source) is for those who need it once."""
-        return keep(self.source)
+        """(out, in), for those who look at it once; must not be written to."""
+        return read(self.source)
+
+    @property
+    def packed(self) -> _core.FloatWeight:
+        """The weight as products read it, (inputs, outputs); packed when it is first wanted."""
+        if self._packed is None:
+            self._take(_core.pack_floats(self.weight.T))
+        return self._packed
+
+    def _take(self, packed: _core.FloatWeight) -> None:
+        self.source = Deferred(self.source.shape, np.float32, lambda: packed.unpack().T)
+        self._packed = packed
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -40,21 +59,27 @@ class Linear:
     def arrays(self) -> list[np.ndarray | Deferred]:
         return [a for a in (self.source, self.bias) if a is not None]
 
+    def gated(self, x: Activation, activation: str, form=None) -> np.ndarray | _core.Coded:
+        """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
+        return _core.linear(x.floats(), self.packed, self.bias, None, activation, None, form, gated=True)
+
     def __call__(self, x: Activation, form=None, then: "Then | None" = None):
         """(tokens, out) in `form`: float32 or _core.Coded; or what `then` makes of it."""
-        y = x.floats() @ self.weight.T
-        if then is not None:
-            return then.unpacked(_core.finish(y, self.bias, self.activation, *then.arguments()))
-        if self.bias is None and self.activation is None and form is None:
-            return y
-        return _core.finish(y, self.bias, self.activation, None, form)
+        residual, *rest = (None, form) if then is None else then.arguments()
+        y = _core.linear(x.floats(), self.packed, self.bias, None, self.activation, residual, *rest)
+        return y if then is None else then.unpacked(y)
 
     @classmethod
     def joined(cls, layers: tuple["Linear", ...]) -> "Linear":
-        """One layer that gives the layers' outputs side by side; they share its weight from now on."""
-        joint = cls(np.concatenate([read(layer.source) for layer in layers]), _side_by_side(layers, "bias"), layers[0].activation)
-        for layer, part in zip(layers, _parts(joint.weight.T, [layer.shape[1] for layer in layers])):
-            layer.source = part.T
+        """One layer that gives the layers' outputs side by side; they share its packed weight where they fill whole panels."""
+        widths = [layer.shape[1] for layer in layers]
+        rows = Deferred((sum(widths), layers[0].shape[0]), np.float32, lambda: np.concatenate([layer.weight for layer in layers]))
+        joint, first = cls(rows, _side_by_side(layers, "bias"), layers[0].activation), 0
+        packed = joint.packed
+        for layer, width in zip(layers, widths):
+            if first % _core.PANEL == 0:
+                layer._take(packed.columns(first, first + width))
+            first += width
         return joint
 
 
@@ -169,7 +194,7 @@ class Then:
         self.form = norm.form_for(readers)
 
     def arguments(self) -> tuple:
-        """Of _core.linear and _core.finish, from residual on."""
+        """Of _core.linear, from residual on."""
         if self.keep == "sum":
             return self.residual, self.form, self.norm.arguments, "sum", self.stream
         keep = "result" if self.form is None or self.form == self.stream else "both"

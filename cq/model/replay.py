@@ -17,10 +17,10 @@ MOST_TOKENS = 64  # of a batch: on MiniLM Python takes 20 % of the time of 16 to
 
 
 def recordable(blocks: list[Block], *layers) -> bool:
-    """Whether a tape records all work of these blocks and layers: NumPy has no part in products of codes, unless a range is that
-    of all tokens of a call; it norms heads, and lays queries, keys and values that could not be joined side by side."""
+    """Whether a tape records all work of these blocks and layers: NumPy has no part in products, unless a range is that of all
+    tokens of a call; it norms heads, and lays queries, keys and values that could not be joined side by side."""
     every = [*layers, *(part for block in blocks for part in block.parts() if isinstance(part, (Linear, QuantizedLinear)))]
-    return (all(isinstance(layer, QuantizedLinear) and not isinstance(layer.input_form, PerTensor) for layer in every)
+    return (all(not isinstance(layer.input_form, PerTensor) for layer in every)
             and all(len(block.attention.readers()) == 1 and block.attention.query_norm is None for block in blocks))
 
 

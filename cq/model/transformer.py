@@ -110,7 +110,7 @@ class Transformer:
         if self.config.pooling is None:
             raise UnsupportedError(f"embed: this {self.config.family} model says no pooling; use forward or logits")
         _check_batch_size(batch_size)
-        tokens = self._as_tokens(texts_or_tokens)
+        tokens = self.tokens_of(texts_or_tokens)
         rows = [self.pool(h) for i in range(0, len(tokens), batch_size) for h in self.forward(tokens[i:i + batch_size])]
         return np.stack(rows) if rows else np.empty((0, self.config.hidden_size), np.float32)
 
@@ -122,7 +122,7 @@ class Transformer:
             raise UnsupportedError(f"classify: this {self.config.family} model has no sequence classifier's head; use forward or "
                                    "embed")
         _check_batch_size(batch_size)
-        tokens = self._as_tokens(texts_or_tokens)
+        tokens = self.tokens_of(texts_or_tokens)
         parts = [self._classes(batch) for i in range(0, len(tokens), batch_size) for batch in _batches(tokens[i:i + batch_size])]
         return np.concatenate(parts) if parts else np.empty((0, len(self.config.labels)), np.float32)
 
@@ -183,21 +183,13 @@ class Transformer:
                 raise CqError(f"text: character {error.start} is half of a surrogate pair, not a character") from None
         return np.array((self._cutter or self.tokenizer).encode(text, add_special_tokens=special_tokens).ids, np.int32)
 
-    def _as_tokens(self, samples) -> list[np.ndarray]:
-        """Texts or ids, or one text → checked ids."""
-        if isinstance(samples, str):
-            samples = [samples]
-        if not isinstance(samples, np.ndarray) and isinstance(samples, Iterable):
-            samples = [self.tokenize(s) if isinstance(s, str) else s for s in samples]
-        return check_tokens(samples, self.config.vocab_size, self.config.max_positions)
-
     def _run(self, tokens: Iterable, work: Callable[[Batch], np.ndarray]) -> list[np.ndarray]:
         sequences = check_tokens(tokens, self.config.vocab_size, self.config.max_positions)
         return [rows for batch in _batches(sequences) for rows in batch.split(work(batch))]
 
     def _replayed(self, batch: Batch) -> np.ndarray:
         """Final states (tokens, hidden) float32."""
-        others = self.embedding.word, self.embedding.stream, self.final_norm
+        others = self.embedding.word(self._sharing_head()), self.embedding.stream, self.final_norm
         return self._replay(batch, lambda given: self.hidden(given).floats(), self.blocks, *others)
 
     def _classes(self, batch: Batch) -> np.ndarray:
@@ -221,10 +213,10 @@ class Transformer:
         beside them, or after it (BERT), where their result does."""
         steps = self._steps(readers)
         if self.config.norm_first:
-            stream = self.embedding(batch.ids, batch.positions, ()).values
+            stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head()).values
             x = self.blocks[0].attention_norm(stream, steps[0].part.readers(), keep_float=batch.observe is not None)
         else:
-            x = self.embedding(batch.ids, batch.positions, steps[0].part.readers())
+            x = self.embedding(batch.ids, batch.positions, steps[0].part.readers(), self._sharing_head())
             stream = x.values if self.embedding.stream is None else x.take(self.embedding.stream)
         for step in steps:
             batch.tap(step.site + "input", x.values)
@@ -233,6 +225,11 @@ class Transformer:
                 batch.tap(step.site + "sum", stream)
         batch.tap("head.input", x.values)
         return x
+
+    def _sharing_head(self) -> Linear | None:
+        """The head where it shares the word table in float32."""
+        shares = self.config.tied and isinstance(self.head, Linear) and self.embedding.runs_in == "float32"
+        return self.head if shares else None
 
     def _steps(self, last_readers: tuple) -> list["_Step"]:
         """Every attention and feed-forward part in the order of work, with the norm that follows it."""
@@ -245,9 +242,18 @@ class Transformer:
         return [_Step(getattr(block, name), norm, reading, kept, f"{block.name}.{name}.", block.streams[name == "ffn"])
                 for (block, name), norm, reading, kept in zip(parts, norms, readers, keep)]
 
+    def tokens_of(self, samples) -> list[np.ndarray]:
+        """Texts or ids, or one text → checked ids, one array for each."""
+        if isinstance(samples, str):
+            samples = [samples]
+        if not isinstance(samples, np.ndarray) and isinstance(samples, Iterable):
+            samples = [self.tokenize(s) if isinstance(s, str) else s for s in samples]
+        return check_tokens(samples, self.config.vocab_size, self.config.max_positions)
+
     def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
-        """Runs one batch (a list of texts or ids) and shows `observe(site, float32 (tokens, n))` what flows where."""
-        for batch in _batches(self._as_tokens(samples), observe):
+        """Runs texts or ids and shows `observe(site, float32 (rows, n))` what flows where: a row for each token, or for each
+        sequence in a classifier's head. At most MAX_TOKENS go through together; more come in parts."""
+        for batch in _batches(self.tokens_of(samples), observe):
             self.hidden(batch) if self.classifier is None else self._classes(batch)
 
     def pool(self, hidden: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from .batch import Packed
 from .fake import Codes
-from .passes import exp2, exponents, softmax_back
+from .passes import exp2, exponents, matmul, softmax_back
 
 SCORES = 1 << 18  # scores worked on at a time: one megabyte, which stays in cache through softmax's passes
 LOG2_E = 1.4426950408889634
@@ -40,13 +40,13 @@ class Attention:
     def _products(self, a: np.ndarray, b: np.ndarray, rows: slice, length: int) -> np.ndarray:
         """Of each head's queries with its keys, or the like: (sequences, kv_heads, query heads of each, length, length)."""
         a, b = self._heads(a, rows, length), self._heads(b, rows, length, True)
-        return np.matmul(a, b.swapaxes(-1, -2), out=np.empty((*a.shape[:4], length), a.dtype))
+        return matmul(a, b.swapaxes(-1, -2), np.empty((*a.shape[:4], length), a.dtype))
 
     def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Writes what the scores of some sequences make of their values; gives weights, and what they are to be multiplied by
         to add up to 1."""
         inverse = 1 / self._exponents(scores)
-        np.matmul(scores, self._heads(self.v.values, rows, length, True), out=context)
+        matmul(scores, self._heads(self.v.values, rows, length, True), context)
         context *= inverse if self.v.scale is None else inverse * self.v.scale
         return scores, inverse
 
@@ -61,7 +61,7 @@ class Attention:
             self._over_groups(weights.swapaxes(-1, -2), self._heads(g, rows, length) * inverse, dv, rows, length)
             scores = self._products(g, v.values, rows, length)
             softmax_back(scores, weights, inverse, (v.scale or 1) * self.factor)
-            np.matmul(scores, self._heads(k.values, rows, length, True), out=self._heads(dq, rows, length))
+            matmul(scores, self._heads(k.values, rows, length, True), self._heads(dq, rows, length))
             self._over_groups(scores.swapaxes(-1, -2), self._heads(q.values, rows, length), dk, rows, length)
         for gradient, other in ((dq, k), (dk, q)):
             if other.scale is not None:
@@ -77,10 +77,8 @@ class Attention:
     def _over_groups(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, rows: slice, length: int) -> None:
         """out of keys or values: products of all query heads that read the same one, summed."""
         target = self._heads(out, rows, length, True)
-        if self.heads == self.kv_heads:
-            np.matmul(a, b, out=target)
-        else:
-            np.sum(a @ b, axis=2, keepdims=True, out=target)
+        for head in range(self.heads // self.kv_heads):
+            matmul(a[:, :, head:head + 1], b[:, :, head:head + 1], target, head > 0)
 
 
 class CodedAttention(Attention):
@@ -108,7 +106,7 @@ class ScaledAttention(Attention):
         inverse = 1 / scores.sum(axis=-1, keepdims=True)
         codes = scores * (255 * v_scale)
         np.minimum(np.rint(codes, out=codes), 255, out=codes)
-        np.matmul(codes, self._heads(self.v.values, rows, length, True), out=context)
+        matmul(codes, self._heads(self.v.values, rows, length, True), context)
         context *= inverse / 255
         return scores, inverse
 

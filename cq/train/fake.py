@@ -11,7 +11,7 @@ from .. import _core, affine
 from ..errors import CqError
 from ..model.activation import Smoothed
 from ..strategies import Scheme
-from .passes import to_codes
+from .passes import dot, dot_rows, to_codes
 
 
 class Codes(NamedTuple):
@@ -169,9 +169,9 @@ class Learned(Ranged):
         n features, which balances its steps with those of the weights."""
         qmin, qmax = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
         largest = max(self.zero_point - qmin, qmax - self.zero_point)
-        total = np.vdot(g, self._codes.values)
+        total = dot(g, self._codes.values)
         super().backward(g)
-        total -= np.vdot(g, self._x) / self.params()[0]
+        total -= dot(g, self._x) / self.params()[0]
         self.add_gradient(np.array([total / np.sqrt(g.shape[1] * largest)]))
         self._x = self._codes = None
         return g
@@ -269,10 +269,10 @@ class LearnedWeight(WeightRange):
         """g: the gradient of the weight's rounded values, made in place that of the weight. Returns the scales' gradient, as in
         Learned, n being the number of weights that share a scale."""
         largest = 127 if self.scheme.weight_symmetric else np.maximum(128 + self.zero_point, 127 - self.zero_point)
-        over = "ij,ij->i" if self.scale.ndim else "ij,ij->"
-        total = np.einsum(over, g, self._codes.values)
+        over = dot_rows if self.scale.ndim else dot
+        total = over(g, self._codes.values)
         g.reshape(-1)[self._outside] = 0
-        total -= np.einsum(over, g, w) / self.params()[0]
+        total -= over(g, w) / self.params()[0]
         return total / np.sqrt(w.size // self.scale.size * largest)
 
 

@@ -1,5 +1,4 @@
-"""The layers of the transformer but attention, forward and in reverse, over BLAS, and codes by codes over the integer kernels. A
-layer keeps what its reverse needs from one forward to the next. It works in its inputs' precision: float32 to train, float64 to
+"""The layers of the transformer but attention, forward and in reverse; codes by codes run on the integer kernels. A layer keeps what its reverse needs from one forward to the next. It works in its inputs' precision: float32 to train, float64 to
 check gradients. Knows no whole model.
 
 backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
@@ -10,7 +9,7 @@ from ..model.rope import frequencies
 from .batch import Packed
 from .fake import Codes, WeightRange, fake_bias
 from .parameters import Parameters
-from .passes import norm, norm_back, rescale
+from .passes import column_sums, matmul, norm, norm_back, rescale
 
 
 # So many products of codes, which reach 255 * 255, add up to half of int32's end at most; the rest is for a bias.
@@ -46,7 +45,7 @@ class Linear:
         if x.stored is not None and self.packed is not None:
             before = None if before is None else before.clip(-INTEGER_BIAS, INTEGER_BIAS).astype(np.int32)
             return _core.linear(x.stored, self.packed, after, before)
-        y = x.values @ self.codes.values.T
+        y = matmul(x.values, self.codes.values.T)
         before = None if before is None else before.astype(y.dtype)
         per_token = isinstance(x.scale, np.ndarray)
         scale = self.codes.scale if per_token or x.scale is None else x.scale if self.codes.scale is None else \
@@ -60,7 +59,7 @@ class Linear:
         x, w = self.x, self.codes
         if self.bias is not None:
             self.parameters.add(self.bias, column_sums(g))
-        dx = (g if w.scale is None else rescale(g, w.scale)) @ w.values
+        dx = matmul(g if w.scale is None else rescale(g, w.scale), w.values)
         per_token = isinstance(x.scale, np.ndarray)
         scaled = rescale(g, 1, row_scales=x.scale[:, 0]) if per_token else g
         self.parameters.add_product(self.name, scaled.T, x.values, None if per_token else x.scale)
@@ -74,11 +73,6 @@ def packed(stored: _core.Coded) -> _core.Weight:
                            for p, kind in ((stored.scale, np.float32), (stored.zero_point, np.int32)))
     zero_points -= 128
     return _core.pack((stored.codes ^ 128).view(np.int8).T, zero_points if zero_points.any() else None, scales)
-
-
-def column_sums(g: np.ndarray) -> np.ndarray:
-    """(rows, n) → (n,), by BLAS, which neither runs along columns nor loses digits as one running sum would."""
-    return np.ones(len(g), g.dtype) @ g
 
 
 class Norm:

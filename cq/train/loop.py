@@ -8,13 +8,14 @@ from ..errors import CqError
 from ..model import Config, Transformer
 from ..model.activation import Smoothed
 from ..model.batch import check_tokens
+from ..model.deferred import read
 from ..strategies import QAT, Training
 from .checkpoint import checked, restore, store
 from .data import Shuffled, Windows
 from .network import Network
 from .objectives import OBJECTIVES
 from .optimizer import AdamW, learning_rate
-from .passes import beside_blas
+from .passes import freed_memory_kept
 from .ranges import narrow
 from .recipe import Recipe
 
@@ -44,7 +45,7 @@ def train(model: Transformer | Config, data: Iterable | Windows, training: Train
     return Transformer(model.config, network.weights(), model.tokenizer)
 
 
-@beside_blas()
+@freed_memory_kept()
 def fit(model: Transformer, data: Iterable | Windows, training: Training, learned: dict[str, tuple[float, int]] | None = None,
         checkpoint: str | os.PathLike | None = None, progress: Progress | None = None,
         folded: dict[str, np.ndarray] | None = None, smoothed: dict[str, Smoothed] = {}) -> Network:
@@ -94,9 +95,9 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
 
 
 def weights_of(model: Transformer) -> dict[str, np.ndarray]:
-    """A float32 model's weights by canonical name, views."""
+    """A float32 model's weights by canonical name; must not be written to."""
     embedding = model.embedding
-    named = {"embed.word": embedding.word, "embed.position": embedding.position, "embed.type": embedding.type}
+    named = {"embed.word": read(embedding.source), "embed.position": embedding.position, "embed.type": embedding.type}
     parts = [*model.norms(), *model.linears()]
     named |= {f"{name}.{leaf}": getattr(part, leaf) for name, part in parts for leaf in ("weight", "bias")}
     if model.config.tied:

@@ -2,6 +2,7 @@
 import numpy as np
 
 from ..model import Config
+from .passes import dot, dot_rows
 
 
 def next_token(logits: list[np.ndarray], ids: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
@@ -27,7 +28,7 @@ def logit_distillation(logits: list[np.ndarray], targets: list[np.ndarray]) -> t
     total, gradients = 0.0, []
     for rows, wanted in zip(logits, targets):
         (p, log_sum), (t, target_sum) = _softmax(rows), _softmax(wanted)
-        total += float(np.einsum("ij,ij->", t, (wanted - target_sum[:, None]) - (rows - log_sum[:, None]), dtype=np.float64))
+        total += dot(t, (wanted - target_sum[:, None]) - (rows - log_sum[:, None]))
         p -= t
         p /= tokens
         gradients.append(p)
@@ -37,9 +38,9 @@ def logit_distillation(logits: list[np.ndarray], targets: list[np.ndarray]) -> t
 def hidden_distillation(hidden: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
     """Squared distance from the target states as a share of their squared length, over all tokens: both lists of (len,
     hidden) → (loss, gradients). -10 log10 of the loss is the signal to noise ratio in dB."""
-    length = sum(float(np.vdot(t, t)) for t in targets) or 1.0
+    length = sum(dot(t, t) for t in targets) or 1.0
     gradients = [h - t for h, t in zip(hidden, targets)]
-    loss = sum(float(np.vdot(d, d)) for d in gradients) / length
+    loss = sum(dot(d, d) for d in gradients) / length
     for d in gradients:
         d *= 2 / length
     return loss, gradients
@@ -100,7 +101,7 @@ def _softmax(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cosines of matching rows (n,), and their gradients with respect to a and b (n, dim); rows of zeros give 0."""
-    lengths = [np.maximum(np.sqrt(np.einsum("ij,ij->i", x, x)), np.finfo(x.dtype).tiny)[:, None] for x in (a, b)]
+    lengths = [np.maximum(np.sqrt(dot_rows(x, x)), np.finfo(x.dtype).tiny)[:, None] for x in (a, b)]
     a, b = a / lengths[0], b / lengths[1]
-    cosine = np.einsum("ij,ij->i", a, b)
+    cosine = dot_rows(a, b)
     return cosine, (b - cosine[:, None] * a) / lengths[0], (a - cosine[:, None] * b) / lengths[1]

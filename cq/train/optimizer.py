@@ -5,6 +5,7 @@ import numpy as np
 
 from .. import _core
 from .parameters import Parameters
+from .passes import dot
 
 EPSILON = 1e-8
 
@@ -33,7 +34,7 @@ class AdamW:
         """One step along the gradients, which are sums over `passes`: along their mean, scaled down to a global norm of at most
         clip_norm. Returns the mean's norm before that."""
         p, g = self.parameters.flat, self.parameters.flat_gradient
-        norm = math.sqrt(sum(float(np.vdot(part, part)) for part in np.array_split(g, 1 + g.size // (1 << 20))))
+        norm = math.sqrt(dot(g, g))
         norm /= passes
         clip = min(1.0, clip_norm / max(norm, 1e-30)) / passes
         self.steps += 1

@@ -2,7 +2,7 @@
 and no optimizer."""
 import numpy as np
 
-from .passes import rescale
+from .passes import matmul, rescale
 
 
 class Parameters:
@@ -47,11 +47,13 @@ class Parameters:
     def add_product(self, name: str, a: np.ndarray, b: np.ndarray, factor: float | None = None) -> None:
         """Adds factor * (a @ b); the first product goes straight into its place."""
         first = name not in self._written
-        product = np.matmul(a, b, out=self.gradients[name] if first else None)
-        if factor is not None:
+        if factor is None:
+            matmul(a, b, self.gradients[name], not first)
+        else:
+            product = matmul(a, b, self.gradients[name] if first else None)
             rescale(product, factor, out=product)
-        if not first:
-            self.gradients[name] += product
+            if not first:
+                self.gradients[name] += product
         self._written.add(name)
 
     def add_rows(self, name: str, rows: np.ndarray, gradient: np.ndarray) -> None:

@@ -1,5 +1,5 @@
-"""What training does to arrays beside BLAS's products: in C for float32, which trains (src/training.h), and by plain formulas for
-float64, in which gradients are checked. Knows no layers."""
+"""What training does to arrays: in C for float32, which trains (src/training.h, src/products.c), so that every CPU gives the same
+bits, and by plain formulas for float64, in which gradients are checked. Knows no layers."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -7,20 +7,49 @@ import numpy as np
 
 from .. import _core
 
+_SPAN = 4096
 # erfc(x) = exp(-x * x) * (a1 t + ... + a5 t**5), t = 1 / (1 + p x), x >= 0, to 1.5e-7: Abramowitz, Stegun 1964, 7.1.26
 _P, _A = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
 @contextmanager
-def beside_blas() -> Iterator[None]:
-    """cq's kernels run on one thread: BLAS's team and cq's would wait for work on the same cores, busily both. A step of MiniLM,
-    8x128 tokens, takes 0.39 s instead of 0.44 on 2 cores, 0.35 instead of 0.40 on 16. And what is freed stays at hand for the
-    next step, which makes the same arrays: with pages new from the system a step takes a sixth longer."""
-    _core.training(True)
+def freed_memory_kept() -> Iterator[None]:
+    """Freed memory stays at hand for the next step, which makes the same arrays: with pages new from the system a step takes a
+    sixth longer."""
+    _core.keep_freed(True)
     try:
         yield
     finally:
-        _core.training(False)
+        _core.keep_freed(False)
+
+
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
+    """a (..., m, k) @ b (..., k, n); add: added to `out`."""
+    if a.dtype == np.float32:
+        return _core.matmul(a, b, out, add)
+    return np.add(out, a @ b, out=out) if add else np.matmul(a, b, out=out)
+
+
+def column_sums(g: np.ndarray) -> np.ndarray:
+    """(rows, n) → (n,)."""
+    return _core.column_sums(np.ascontiguousarray(g)) if g.dtype == np.float32 else g.sum(axis=0)
+
+
+def dot_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(rows, n) each → (rows,)."""
+    if x.dtype == np.float32:
+        return _core.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y))
+    return (x * y).sum(axis=1)
+
+
+def dot(x: np.ndarray, y: np.ndarray) -> float:
+    """Of all elements of two arrays of one shape: sums of _SPAN products in their precision, added in float64."""
+    if x.dtype != np.float32:
+        return float((x * y).sum())
+    x, y = x.reshape(-1), y.reshape(-1)
+    whole = x.size // _SPAN * _SPAN
+    parts = [(x[:whole].reshape(-1, _SPAN), y[:whole].reshape(-1, _SPAN)), (x[None, whole:], y[None, whole:])]
+    return float(sum(dot_rows(*part).sum(dtype=np.float64) for part in parts))
 
 
 def activate(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

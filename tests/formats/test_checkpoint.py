@@ -62,7 +62,7 @@ def test_there_and_back(models, tmp_path, kind, strategy):
         model.config, model.strategy, model.coverage(), model.nbytes, repr(model))
     assert again.tokenizer.to_str() == model.tokenizer.to_str()
     if model.config.tied:
-        assert (again.embedding.word is getattr(again.head, "weight", None)) == (model.embedding.word is model.head.weight)
+        assert (again.embedding.source is getattr(again.head, "weight", None)) == (model.embedding.source is model.head.weight)
     cq.save(again, tmp_path / "b.safetensors")
     assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
     cq.save(again, tmp_path / "a.safetensors")  # over the file that its weights are mapped from

@@ -66,7 +66,7 @@ def test_hidden_states_and_logits_are_those_of_transformers(tmp_path, sizes):
     close(model.forward(ragged()), hidden)
     close(model.logits(ragged()), logits)
     assert model.config.tied == sizes["tie_word_embeddings"]
-    assert (model.head.weight is model.embedding.word) == model.config.tied
+    assert (model.head.source is model.embedding.source) == model.config.tied
 
 
 def test_long_sequences(grouped):
@@ -85,11 +85,10 @@ def test_a_body_without_a_head(tmp_path):
         model.logits(ragged())
 
 
-def test_float32_hardly_depends_on_the_batch(grouped):
-    """Not to the bit: BLAS takes other kernels for other numbers of rows."""
+def test_float32_does_not_depend_on_the_batch_either(grouped):
     model, tokens = grouped[1], ragged()
     for ids, packed in zip(tokens, model.logits(tokens), strict=True):
-        assert np.abs(model.logits([ids])[0] - packed).max() < 1e-5
+        assert np.array_equal(model.logits([ids])[0], packed)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{s.name}-{s.scheme.bias}-{s.scheme.attention}-{getattr(s, 'residual', '')}")

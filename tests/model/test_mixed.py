@@ -65,7 +65,7 @@ def test_what_matches_nothing_is_float32(model):
 def test_a_tied_word_table_goes_with_its_head(random_model):
     model, _ = random_model("llama")
     mixed = cq.quantize(model, Mixed([("embed.word", None), ("head", Dynamic())]))
-    assert mixed.embedding.word is mixed.head.weight
+    assert mixed.embedding.source is mixed.head.weight
     assert cq.quantize(model, Mixed([("embed.word", Dynamic()), ("head", None)])).embedding.runs_in == "float32"
 
 

@@ -9,6 +9,7 @@ import cq
 from cq import _core
 from cq.model.activation import Fixed
 from cq.model.batch import Batch
+from cq.model.linear import Linear
 
 TEXTBOOK = cq.Scheme.textbook()
 GROUPS = cq.Scheme(weight_granularity="per_group", group_size=8)
@@ -42,23 +43,22 @@ def run(model):
 
 def floats(model) -> dict[str, bytes]:
     parts = [*model.linears(), *model.norms(), ("embed", model.embedding)]
-    return {f"{name}.{i}": array.tobytes() for name, part in parts for i, array in enumerate(part.arrays())}
+    return {f"{name}.{i}": np.asarray(array).tobytes() for name, part in parts for i, array in enumerate(part.arrays())}
 
 
 class Spy:
     """What reaches the kernels while a model runs: layer → (what its product reads, its result); and the other steps."""
 
     def __init__(self, model, monkeypatch):
-        self.names = {id(layer.weight): (name,) for name, layer in model.linears()}
+        self.names = {id(weight_of(layer)): (name,) for name, layer in model.linears()}
         for block in model.blocks:
             joint = block.attention.readers()
             if len(joint) == 1:
-                self.names |= {id(joint[0].weight): [f"{block.name}.attention.{part}" for part in ("query", "key", "value")]}
+                self.names |= {id(weight_of(joint[0])): [f"{block.name}.attention.{part}" for part in ("query", "key", "value")]}
             if block.ffn.gate is not None and (gated := block.ffn._joined()) is not None:
-                self.names |= {id(gated.weight): [f"{block.name}.ffn.{part}" for part in ("gate", "up")]}
+                self.names |= {id(weight_of(gated)): [f"{block.name}.ffn.{part}" for part in ("gate", "up")]}
         self.linear, self.gated, self.attention, self.gate, self.encoded, self.streams = {}, {}, [], [], [], []
-        for name, keep in (("linear", self.product), ("finish", lambda a, k, y: self.stream(a[3:4], y)),
-                           ("attention", lambda a, k, y: self.attention.append((a[0], y))),
+        for name, keep in (("linear", self.product), ("attention", lambda a, k, y: self.attention.append((a[0], y))),
                            ("gate", lambda a, k, y: self.gate.append(y)),
                            ("quantize", lambda a, k, y: self.encoded.append(y))):
             monkeypatch.setattr(_core, name, self.watched(getattr(_core, name), keep))
@@ -66,9 +66,10 @@ class Spy:
 
     def product(self, a, k, y):
         """A form stands for float32 that is coded on the way in."""
-        found = {name: (a[0] if k["coding"] is None else k["coding"], y) for name in self.names[id(a[1])]}
-        self.linear |= found
-        self.gated |= found if k.get("gated") else {}
+        if not isinstance(a[1], _core.FloatWeight):
+            found = {name: (a[0] if k["coding"] is None else k["coding"], y) for name in self.names[id(a[1])]}
+            self.linear |= found
+            self.gated |= found if k.get("gated") else {}
         self.stream(a[5:6], y)
 
     def stream(self, residual, y):
@@ -82,6 +83,11 @@ class Spy:
             keep(arguments, keywords, y)
             return y
         return call
+
+
+def weight_of(layer):
+    """What products of the layer read."""
+    return layer.packed if isinstance(layer, Linear) else layer.weight
 
 
 def in_codes(*arrays) -> bool:
@@ -111,7 +117,7 @@ def test_coverage_tells_the_truth(random_model, monkeypatch, family, strategy, s
         assert ran == "float32" or row.runs_in == strategy.name
         assert bool(row.reason) == (ran == "float32") and row.shape == layer.shape
         assert row.nbytes == sum(array.nbytes for array in layer.arrays())
-    assert rows["embed.word"].runs_in == ("weight-only" if isinstance(model.embedding.word, _core.Weight) else "float32")
+    assert rows["embed.word"].runs_in == ("weight-only" if isinstance(model.embedding.source, _core.Weight) else "float32")
     assert bool(rows["embed.word"].reason) == (rows["embed.word"].runs_in == "float32")
     for i, (qkv, _) in enumerate(spy.attention):
         row = rows[f"layers.{i}.attention.scores"]
@@ -217,7 +223,7 @@ def test_weight_only_is_the_float32_model_with_rounded_weights(random_model, fam
 def test_a_tied_head_shares_its_codes_with_the_word_table(random_model, strategy):
     model = quantized(random_model("llama")[0], strategy)
     shared = strategy.scheme.group_size != 8  # a word table has one scale for each word, so groups need codes of their own
-    assert (model.embedding.word is model.head.weight) == shared
+    assert (model.embedding.source is model.head.weight) == shared
     apart = sum(row.nbytes for row in model.coverage())
     assert apart - model.nbytes == (sum(a.nbytes for a in model.embedding.word_arrays()) if shared else 0)
 

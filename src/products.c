@@ -1,0 +1,220 @@
+/* Products of float32 matrices as they lie, with the packing as a part of the call: of one pair, the team packs b and then takes
+ * blocks of c; of many small pairs, each member takes whole ones. Packed weights are gemm.c's. */
+#include <string.h>
+
+#include "kernel.h"
+#include "threads.h"
+
+enum { BLOCK_ROWS = 144, DEPTH = 256, BLOCK_COLUMNS = 512 }; /* of a block of c, and how much of k passes at a time */
+#define SMALL 2e6 /* multiply-adds of a pair that one member does alone, where there are many */
+
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* --- packing ------------------------------------------------------------------------------------------------------------- */
+
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+
+/* to (4, 4) with row stride CQ_PANEL = from (4, 4), transposed. */
+static inline void transpose_4x4(const float *from, int64_t stride, float *to) {
+    f32x4 row[4], half[4];
+    for (int i = 0; i < 4; i++) memcpy(row + i, from + i * stride, 16);
+    for (int i = 0; i < 2; i++) {
+        half[i] = __builtin_shuffle(row[i], row[i + 2], (i32x4){0, 4, 1, 5});
+        half[i + 2] = __builtin_shuffle(row[i], row[i + 2], (i32x4){2, 6, 3, 7});
+    }
+    for (int i = 0; i < 2; i++) {
+        row[2 * i] = __builtin_shuffle(half[2 * i], half[2 * i + 1], (i32x4){0, 4, 1, 5});
+        row[2 * i + 1] = __builtin_shuffle(half[2 * i], half[2 * i + 1], (i32x4){2, 6, 3, 7});
+    }
+    for (int i = 0; i < 4; i++) memcpy(to + i * CQ_PANEL, row + i, 16);
+}
+
+/* Columns `first` .. of b (k, n) as one panel (k, 16). */
+static void pack_panel(const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, int64_t first, float *to) {
+    const int64_t columns = min(CQ_PANEL, n - first);
+    b += first * column_stride;
+    if (columns < CQ_PANEL) memset(to, 0, (size_t)(k * CQ_PANEL) * 4);
+    if (column_stride == 1 && columns == CQ_PANEL) {
+        for (int64_t i = 0; i < k; i++) memcpy(to + i * CQ_PANEL, b + i * row_stride, CQ_PANEL * 4);
+        return;
+    }
+    int64_t done = 0;
+    if (row_stride == 1 && columns == CQ_PANEL)
+        for (; done + 4 <= k; done += 4)
+            for (int64_t j = 0; j < CQ_PANEL; j += 4)
+                transpose_4x4(b + done + j * column_stride, column_stride, to + done * CQ_PANEL + j);
+    for (int64_t i = done; i < k; i++)
+        for (int64_t j = 0; j < columns; j++) to[i * CQ_PANEL + j] = b[i * row_stride + j * column_stride];
+}
+
+typedef struct {
+    const float *b;
+    int64_t row_stride, column_stride, k, n;
+    float *panels;
+} packing_job;
+
+static void pack_panels(void *context, cq_queue *queue) {
+    const packing_job *job = context;
+    for (int64_t panel, end; cq_take(queue, &panel, &end);)
+        for (; panel < end; panel++)
+            pack_panel(job->b, job->row_stride, job->column_stride, job->k, job->n, panel * CQ_PANEL,
+                       job->panels + panel * job->k * CQ_PANEL);
+}
+
+void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, float *panels) {
+    packing_job job = {b, row_stride, column_stride, k, n, panels};
+    cq_run(threads, (double)k * (double)n * 4, &job, &(cq_phase){pack_panels, up(n, CQ_PANEL) / CQ_PANEL, 4}, 1);
+}
+
+/* --- blocks of c --------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const cq_products_f32 *p;
+    packing_job packing;        /* of one pair, whose b the team packs */
+    const float *a;
+    float *c;
+    int64_t block_rows, blocks, column_blocks;
+} products_job;
+
+/* What a member of the team works in. */
+typedef struct {
+    float *a;     /* a block's rows of a, some of k: tiles of rows (DEPTH, CQ_TILE_ROWS), where a lies by columns */
+    float *edge;  /* (block rows, CQ_TILE): the columns of c that do not fill a panel, with what pads them */
+    float *panels; /* a small pair's b */
+} products_work;
+
+static int by_columns(const cq_products_f32 *p) { return p->a_column != 1; }
+
+/* Rows of a, from `a` on, as tiles (k, CQ_TILE_ROWS). */
+static void pack_rows(const cq_products_f32 *p, const float *a, int64_t rows, int64_t k, float *to) {
+    for (int64_t r = 0; r < rows; r += CQ_TILE_ROWS, to += k * CQ_TILE_ROWS) {
+        const int64_t some = min(CQ_TILE_ROWS, rows - r);
+        for (int64_t i = 0; i < k; i++) {
+            const float *from = a + r + i * p->a_column;
+            if (some == CQ_TILE_ROWS) memcpy(to + i * CQ_TILE_ROWS, from, CQ_TILE_ROWS * 4);
+            else memcpy(to + i * CQ_TILE_ROWS, from, (size_t)some * 4);
+        }
+    }
+}
+
+/* c (rows, 16 panels) += rows of a x k rows of b; o: where both begin. */
+static void multiply_rows(const cq_products_f32 *p, const products_work *w, cq_operands o, int64_t rows, int panels, int64_t k,
+                          int add, float *c, int64_t c_row) {
+    const float *a = o.a;
+    for (int64_t r = 0; r < rows; r += cq_active->rows_f32) {
+        o.a = by_columns(p) ? w->a + r * k : a + r * p->a_row;
+        cq_active->tile_f32(&o, (int)min(cq_active->rows_f32, rows - r), panels, k, add, c + r * c_row, c_row);
+    }
+}
+
+static void copy_rows(const float *from, int64_t from_row, int64_t rows, int64_t n, float *to, int64_t to_row) {
+    for (int64_t r = 0; r < rows; r++) memcpy(to + r * to_row, from + r * from_row, (size_t)n * 4);
+}
+
+/* Rows and columns of c, of one pair whose b is packed. */
+static void multiply_block(const cq_products_f32 *p, const products_work *w, const float *a, const float *panels, float *c,
+                           int64_t row, int64_t rows, int64_t first, int64_t last) {
+    const int64_t width = cq_active->panels * CQ_PANEL, whole = first + (last - first) / CQ_PANEL * CQ_PANEL;
+    const int64_t panel_stride = p->k * CQ_PANEL;
+    a += row * p->a_row, c += row * p->c_row;
+    if (whole < last && p->add) copy_rows(c + whole, p->c_row, rows, last - whole, w->edge, CQ_PANEL);
+    for (int64_t k0 = 0; k0 == 0 || k0 < p->k; k0 += DEPTH) {
+        const int64_t k = min(DEPTH, p->k - k0);
+        const int add = p->add || k0;
+        cq_operands o = {.a_row = p->a_row, .a_step = p->a_column, .b_step = CQ_PANEL, .panel_stride = panel_stride};
+        if (by_columns(p)) {
+            pack_rows(p, a + k0 * p->a_column, rows, k, w->a);
+            o.a_row = 1, o.a_step = CQ_TILE_ROWS;
+        }
+        o.a = a + k0 * p->a_column;
+        for (int64_t j = first; j < whole; j += width) {
+            o.b = panels + j / CQ_PANEL * panel_stride + k0 * CQ_PANEL;
+            multiply_rows(p, w, o, rows, (int)(min(width, whole - j) / CQ_PANEL), k, add, c + j, p->c_row);
+        }
+        if (whole < last) {
+            o.b = panels + whole / CQ_PANEL * panel_stride + k0 * CQ_PANEL;
+            multiply_rows(p, w, o, rows, 1, k, add, w->edge, CQ_PANEL);
+        }
+    }
+    if (whole < last) copy_rows(w->edge, CQ_PANEL, rows, last - whole, c + whole, p->c_row);
+}
+
+/* Returns 0, and says so to the queue, where there is no memory. */
+static int open_work(const products_job *job, products_work *w, cq_queue *queue, int64_t panel_bytes) {
+    const int64_t a_bytes = by_columns(job->p) ? up(job->block_rows, CQ_TILE_ROWS) * DEPTH * 4 : 0;
+    const int64_t edge_bytes = job->block_rows * CQ_PANEL * 4;
+    char *memory = cq_scratch(up(a_bytes, 64) + up(edge_bytes, 64) + panel_bytes);
+    if (!memory) {
+        cq_fail(queue, CQ_NO_MEMORY);
+        return 0;
+    }
+    *w = (products_work){(float *)memory, (float *)(memory + up(a_bytes, 64)), (float *)(memory + up(a_bytes, 64) + up(edge_bytes, 64))};
+    memset(w->edge, 0, (size_t)edge_bytes);
+    return 1;
+}
+
+/* Tasks are panels of b. */
+static void pack_member(void *context, cq_queue *queue) { pack_panels(&((products_job *)context)->packing, queue); }
+
+/* Tasks are blocks of c, those of the same rows one after another. */
+static void blocks_member(void *context, cq_queue *queue) {
+    const products_job *job = context;
+    const cq_products_f32 *p = job->p;
+    products_work w;
+    if (!open_work(job, &w, queue, 0)) return;
+    for (int64_t task, end; cq_take(queue, &task, &end);)
+        for (; task < end; task++) {
+            const int64_t row = task / job->column_blocks * job->block_rows, first = task % job->column_blocks * BLOCK_COLUMNS;
+            multiply_block(p, &w, job->a, job->packing.panels, job->c, row, min(job->block_rows, p->m - row), first,
+                           min(first + BLOCK_COLUMNS, p->n));
+        }
+    free(w.a);
+}
+
+/* Tasks are pairs. */
+static void pairs_member(void *context, cq_queue *queue) {
+    const products_job *job = context;
+    const cq_products_f32 *p = job->p;
+    products_work w;
+    if (!open_work(job, &w, queue, up(p->n, CQ_PANEL) * p->k * 4)) return;
+    for (int64_t pair, end; cq_take(queue, &pair, &end);)
+        for (; pair < end; pair++) {
+            for (int64_t j = 0; j < p->n; j += CQ_PANEL)
+                pack_panel(p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, j, w.panels + j * p->k);
+            for (int64_t row = 0; row < p->m; row += job->block_rows)
+                multiply_block(p, &w, p->a + p->a_at[pair], w.panels, p->c + p->c_at[pair], row, min(job->block_rows, p->m - row), 0,
+                               p->n);
+        }
+    free(w.a);
+}
+
+static cq_status multiply_one(int threads, products_job *job, int64_t pair) {
+    const cq_products_f32 *p = job->p;
+    job->a = p->a + p->a_at[pair], job->c = p->c + p->c_at[pair];
+    job->packing = (packing_job){p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, cq_scratch(up(p->n, CQ_PANEL) * p->k * 4)};
+    if (!job->packing.panels) return CQ_NO_MEMORY;
+    job->column_blocks = (p->n + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
+    job->blocks = (p->m + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    if (job->blocks * job->column_blocks < 8 * threads) job->blocks = up(job->blocks, threads); /* as much for each member */
+    job->block_rows = up((p->m + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
+    job->blocks = (p->m + job->block_rows - 1) / job->block_rows;
+    const cq_phase phases[2] = {{pack_member, up(p->n, CQ_PANEL) / CQ_PANEL, 4}, {blocks_member, job->blocks * job->column_blocks, 16}};
+    const cq_status status = cq_run(threads, (double)p->m * (double)p->n * (double)p->k, job, phases, 2);
+    free(job->packing.panels);
+    return status;
+}
+
+cq_status cq_multiply_f32(int threads, const cq_products_f32 *p) {
+    products_job job = {.p = p};
+    const double each = (double)p->m * (double)p->n * (double)p->k;
+    if (!p->m || !p->n || !p->count) return CQ_OK;
+    if (p->count > 1 && (threads == 1 || each < SMALL)) {
+        job.block_rows = min(BLOCK_ROWS, up(p->m, CQ_TILE_ROWS));
+        return cq_run(threads, each * (double)p->count, &job, &(cq_phase){pairs_member, p->count, p->count}, 1);
+    }
+    cq_status status = CQ_OK;
+    for (int64_t pair = 0; pair < p->count && status == CQ_OK; pair++) status = multiply_one(threads, &job, pair);
+    return status;
+}
