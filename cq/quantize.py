@@ -37,9 +37,10 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
     calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
     (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
     QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
-    -1 … 1); the result is its target's, `strategy` included. progress(done, total or None) is called as samples pass, or
-    steps, and after them as layers are converted. Weights still in their file are read one at a time and not kept,
-    but where calibration or training runs the float32 model.
+    -1 … 1); the result is its target's, `strategy` included.
+    progress(done, total or None) is called as samples pass, or steps; for Static then as places between layers are smoothed; and
+    at last as layers are converted. Weights still in their file are read one at a time and not kept, but where calibration or
+    training runs the float32 model.
     executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits
     (cq/calibrate.py says what that takes).
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
@@ -72,16 +73,16 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
 
-    folds = _folds(model, strategy, calibration) if isinstance(strategy, Static) else NO_PLAN
+    folds = _folds(model, strategy, calibration, progress) if isinstance(strategy, Static) else NO_PLAN
     return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict, folds=folds,
                     progress=progress)
 
 
-def _folds(model: Transformer, strategy: Static, calibration: Calibration) -> Plan:
+def _folds(model: Transformer, strategy: Static, calibration: Calibration, progress: Progress | None = None) -> Plan:
     if not wanted(strategy):
         return NO_PLAN
     return plan(model, calibration, strategy, lambda site: _fixed(calibration, site, strategy.scheme),
-                lambda name: not _chosen(name, strategy))
+                lambda name: not _chosen(name, strategy), progress)
 
 
 def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool) -> Transformer:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core, affine
-from .calibrate import Calibration
+from .calibrate import Calibration, Progress
 from .errors import CalibrationError
 from .model import Transformer
 from .model.activation import Columns, Fixed, Smoothed
@@ -55,10 +55,11 @@ def wanted(strategy: Static) -> bool:
 
 
 def plan(model: Transformer, calibration: Calibration, strategy: Static, form_at: Callable[[str], Fixed],
-         chosen: Callable[[str], bool]) -> Plan:
-    """What to fold where, for the layers that are `chosen` by name; form_at(site) gives the plain form of a place. Raises
-    CalibrationError where `calibration` kept no tokens."""
+         chosen: Callable[[str], bool], progress: Progress | None = None) -> Plan:
+    """What to fold where, for the layers that are `chosen` by name; form_at(site) gives the plain form of a place.
+    progress(done, total) is called as places are done. Raises CalibrationError where `calibration` kept no tokens."""
     found, scheme = Plan({}, {}), strategy.scheme
+    done, total = 0, 4 * len(model.blocks) + (model.head is not None)
     streamed = strategy.residual == "int8" and not model.config.norm_first  # a norm's codes are the residual stream's too
 
     def fits(name: str, layer: Linear) -> bool:
@@ -71,6 +72,10 @@ def plan(model: Transformer, calibration: Calibration, strategy: Static, form_at
         return calibration.tokens[site]
 
     def add(site: str, layers: dict[str, Linear], smooth: bool = True, values: tuple = ()) -> "_Candidate | None":
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
         layers = {name: layer for name, layer in layers.items() if fits(name, layer)}
         if not layers:
             return None

@@ -11,8 +11,10 @@ MAX_THREADS = 1024
 
 
 def set_num_threads(n: int) -> None:
-    """Sets the size of the team that cq's kernels run on, 1 to 1,024, for the whole process. BLAS, which the float32 model
-    uses, keeps its own count (OMP_NUM_THREADS, read at start, sets both). Raises CqError."""
+    """Sets the number of threads that cq runs on, for the whole process. Results have the same bits with any number.
+
+    n: 1 to 1,024. The default is OMP_NUM_THREADS where that is set, else the number of processors that this process may use.
+    Raises CqError for anything else."""
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
         raise CqError(f"n: need a whole number of threads from 1 to {MAX_THREADS}, got {n!r}")
     _core.set_threads(n)

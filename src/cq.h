@@ -86,7 +86,7 @@ typedef struct {
     const int32_t *zero_points;
     const float *scales;
     int64_t k, n, group_size;
-    const float *floats; /* of a float32 weight, in place of all the above: panels of 16 columns, (n / 16, k, 16), padded with zeros */
+    const float *floats; /* of a float32 weight, in place of the arrays above: see cq_pack_f32 */
 } cq_weight;
 
 int64_t cq_packed_bytes(int64_t k, int64_t n);
@@ -146,8 +146,8 @@ cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride
                         int64_t *bad);
 
 /* Products of float32 matrices as they lie, for training and analysis: of each of `count` pairs, c (m, n) = a (m, k) b (k, n), or
- * c + a b where `add`, by fused multiply-adds in order of k. Element (i, j) of pair p's a is a[a_at[p] + i * a_row + j * a_column],
- * and so for b; a_column or a_row is 1, and so for b. Rows of c are c_row apart. No c overlaps another, nor any a or b. */
+ * c + a b where `add`, by fused multiply-adds in order of k. Element (i, j) of a pair's a is a[a_at[pair] + i * a_row + j *
+ * a_column], and so for b; one of these two strides is 1. Rows of c are c_row apart. No c overlaps another, nor any a or b. */
 typedef struct {
     const float *a, *b;
     float *c;

@@ -32,7 +32,8 @@ static inline void transpose_4x4(const float *from, int64_t stride, float *to) {
 }
 
 /* Columns `first` .. of b (k, n) as one panel (k, 16). */
-static void pack_panel(const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, int64_t first, float *to) {
+static void pack_panel(const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, int64_t first,
+                       float *to) {
     const int64_t columns = min(CQ_PANEL, n - first);
     b += first * column_stride;
     if (columns < CQ_PANEL) memset(to, 0, (size_t)(k * CQ_PANEL) * 4);
@@ -144,13 +145,13 @@ static void multiply_block(const cq_products_f32 *p, const products_work *w, con
 /* Returns 0, and says so to the queue, where there is no memory. */
 static int open_work(const products_job *job, products_work *w, cq_queue *queue, int64_t panel_bytes) {
     const int64_t a_bytes = by_columns(job->p) ? up(job->block_rows, CQ_TILE_ROWS) * DEPTH * 4 : 0;
-    const int64_t edge_bytes = job->block_rows * CQ_PANEL * 4;
-    char *memory = cq_scratch(up(a_bytes, 64) + up(edge_bytes, 64) + panel_bytes);
+    const int64_t edge_bytes = job->block_rows * CQ_PANEL * 4, edge = up(a_bytes, 64), panels = edge + up(edge_bytes, 64);
+    char *memory = cq_scratch(panels + panel_bytes);
     if (!memory) {
         cq_fail(queue, CQ_NO_MEMORY);
         return 0;
     }
-    *w = (products_work){(float *)memory, (float *)(memory + up(a_bytes, 64)), (float *)(memory + up(a_bytes, 64) + up(edge_bytes, 64))};
+    *w = (products_work){(float *)memory, (float *)(memory + edge), (float *)(memory + panels)};
     memset(w->edge, 0, (size_t)edge_bytes);
     return 1;
 }
@@ -184,8 +185,8 @@ static void pairs_member(void *context, cq_queue *queue) {
             for (int64_t j = 0; j < p->n; j += CQ_PANEL)
                 pack_panel(p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, j, w.panels + j * p->k);
             for (int64_t row = 0; row < p->m; row += job->block_rows)
-                multiply_block(p, &w, p->a + p->a_at[pair], w.panels, p->c + p->c_at[pair], row, min(job->block_rows, p->m - row), 0,
-                               p->n);
+                multiply_block(p, &w, p->a + p->a_at[pair], w.panels, p->c + p->c_at[pair], row,
+                               min(job->block_rows, p->m - row), 0, p->n);
         }
     free(w.a);
 }
@@ -193,16 +194,18 @@ static void pairs_member(void *context, cq_queue *queue) {
 static cq_status multiply_one(int threads, products_job *job, int64_t pair) {
     const cq_products_f32 *p = job->p;
     job->a = p->a + p->a_at[pair], job->c = p->c + p->c_at[pair];
-    job->packing = (packing_job){p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, cq_scratch(up(p->n, CQ_PANEL) * p->k * 4)};
-    if (!job->packing.panels) return CQ_NO_MEMORY;
+    float *panels = cq_scratch(up(p->n, CQ_PANEL) * p->k * 4);
+    if (!panels) return CQ_NO_MEMORY;
+    job->packing = (packing_job){p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, panels};
     job->column_blocks = (p->n + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
     job->blocks = (p->m + BLOCK_ROWS - 1) / BLOCK_ROWS;
     if (job->blocks * job->column_blocks < 8 * threads) job->blocks = up(job->blocks, threads); /* as much for each member */
     job->block_rows = up((p->m + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
     job->blocks = (p->m + job->block_rows - 1) / job->block_rows;
-    const cq_phase phases[2] = {{pack_member, up(p->n, CQ_PANEL) / CQ_PANEL, 4}, {blocks_member, job->blocks * job->column_blocks, 16}};
+    const cq_phase phases[2] = {{pack_member, up(p->n, CQ_PANEL) / CQ_PANEL, 4},
+                                {blocks_member, job->blocks * job->column_blocks, 16}};
     const cq_status status = cq_run(threads, (double)p->m * (double)p->n * (double)p->k, job, phases, 2);
-    free(job->packing.panels);
+    free(panels);
     return status;
 }
 

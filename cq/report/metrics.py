@@ -16,16 +16,16 @@ def spearman(x, y) -> float:
         raise CqError(f"spearman: needs at least 2 pairs, got {len(x)}")
     x, y = _ranks(x), _ranks(y)
     x, y = x - x.mean(), y - y.mean()
-    norm = np.sqrt((x @ x) * (y @ y))
-    return float(np.clip(x @ y / norm, -1.0, 1.0)) if norm > 0 else float("nan")
+    norm = np.sqrt((x * x).sum() * (y * y).sum())
+    return float(np.clip((x * y).sum() / norm, -1.0, 1.0)) if norm > 0 else float("nan")
 
 
 def cosine(a, b) -> np.ndarray:
     """Cosine of the angle between matching rows: (n, dim), (n, dim) → (n,) float64, −1…1; 0 where a row is all zero.
     Raises CqError for other shapes, NaN or Inf."""
     a, b = _pair(a, b, "cosine", ndim=2)
-    norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.clip(np.einsum("ij,ij->i", a, b) / np.where(norm > 0, norm, 1.0), -1.0, 1.0)
+    norm = np.sqrt((a * a).sum(axis=1)) * np.sqrt((b * b).sum(axis=1))
+    return np.clip((a * b).sum(axis=1) / np.where(norm > 0, norm, 1.0), -1.0, 1.0)
 
 
 def sqnr_db(reference, quantized) -> float:
@@ -34,7 +34,7 @@ def sqnr_db(reference, quantized) -> float:
     reference, quantized = _pair(reference, quantized, "sqnr_db")
     noise = reference - quantized
     with np.errstate(divide="ignore"):
-        noise, signal = np.vdot(noise, noise), np.vdot(reference, reference)
+        noise, signal = np.square(noise).sum(), np.square(reference).sum()
         return float(10.0 * np.log10(signal / noise)) if noise > 0 else float("inf")
 
 
@@ -94,7 +94,7 @@ def kl_divergence(reference, logits) -> np.ndarray:
     kl = np.empty(len(reference))
     for rows in _blocks(*reference.shape):
         log_p, log_q = _log_softmax(reference[rows]), _log_softmax(logits[rows])
-        kl[rows] = np.einsum("ij,ij->i", np.exp(log_p), log_p - log_q)
+        kl[rows] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
     return np.maximum(kl, 0.0)  # rounding can leave −1e-17
 
 

@@ -1,4 +1,5 @@
-"""The layers of the transformer but attention, forward and in reverse; codes by codes run on the integer kernels. A layer keeps what its reverse needs from one forward to the next. It works in its inputs' precision: float32 to train, float64 to
+"""The layers of the transformer but attention, forward and in reverse. Products of codes run on the integer kernels. A layer
+keeps what its reverse needs from one forward to the next. It works in its inputs' precision: float32 to train, float64 to
 check gradients. Knows no whole model.
 
 backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
