@@ -48,6 +48,27 @@ def _ratio(value: float | None) -> str:
     return f"**{value:.2f}**" if value >= 1 else f"{value:.2f}"
 
 
+def floats(result: dict) -> str:
+    """A table per product; a line per weight, a column per number of rows: GFLOPS, and BLAS's time over cq's."""
+    rows, parts = [row for row in contestants(result) if is_cq(row)], []
+    for work in dict.fromkeys(row["work"] for row in rows):
+        there = [row for row in rows if row["work"] == work]
+        counts = sorted({sizes(row)[0] for row in there})
+        lines = [["K×N", *(f"{m} rows" for m in counts)]]
+        for label, k, n in dict.fromkeys((row["model"], *sizes(row)[1:]) for row in there):
+            cells = []
+            for m in counts:
+                here = [row for row in there if sizes(row) == (m, k, n)]
+                ratios = " / ".join(_ratio(ahead(row)) for row in here)
+                cells.append(f"{joined([row['gops'] for row in here], '{:.0f}')}<br>{ratios}" if here else "–")
+            lines.append([f"{label} {k}×{n}", *cells])
+        won = " and ".join(f"{sum((ahead(row) or 0) >= 1 for row in each)} of {len(each)} with {threads}"
+                           for threads, each in by_threads(there).items())
+        parts.append(f"**{work}**, ahead in {won}:\n\n{markdown(lines)}")
+    return (f"GFLOPS of cq's float32 products on {rows[0]['isa']}, with {joined(result['cards'], '{}')} threads, and below them the "
+            "time of NumPy's BLAS over cq's, bold where cq is ahead.\n\n" + "\n\n".join(parts) + "\n\n" + machine(result))
+
+
 def speedups(rows: list[dict]) -> dict[tuple[str, str, str], float]:
     """(case, work, name) → time with one thread over time with two, of cq's rows."""
     seconds = {(row["case"], row["work"], row["name"], row["threads"]): row["seconds"] for row in rows if is_cq(row)}

@@ -18,9 +18,11 @@ from pathlib import Path
 import minilm
 from card import ROOT, environment
 
-SUITES = {"gemm": {}, "model": {}, "scaling": {}, "avx2": {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"},
+AVX2 = {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
+SUITES = {"gemm": {}, "float32": {}, "float32_avx2": AVX2, "model": {}, "scaling": {}, "avx2": AVX2,
           "encoder_accuracy": {}, "train": {}, "lm": {}, "lm_accuracy": {}, "generate": {}, "large": {}, "qat": {}}  # and variables
 LONG = ("qat",)
+FILES = {"float32_avx2": "float32"}  # suites that another one's file makes
 ONCE = ("encoder_accuracy", "lm_accuracy", "large", "qat")  # suites that compare no times: with the most threads only
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
@@ -64,12 +66,12 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
     for threads in thread_counts:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "benchmark.json"
-            subprocess.run([sys.executable, "-m", "pytest", "-rs", "-o", "timeout=0", f"bench/test_{suite}.py", "--benchmark-json",
+            subprocess.run([sys.executable, "-m", "pytest", "-rs", "-o", "timeout=0", f"bench/test_{FILES.get(suite, suite)}.py", "--benchmark-json",
                             str(file), "--benchmark-columns=median,rounds"], env=environment(threads) | SUITES[suite], check=True)
             result = json.loads(file.read_text())
         found = [row for benchmark in result["benchmarks"] for row in benchmark["extra_info"]["rows"]]
         if not found:
-            sys.exit(f"run: nothing was measured by bench/test_{suite}.py; it says above why")
+            sys.exit(f"run: nothing was measured for {suite}; the test says above why")
         warn_of_disturbance(found)
         cards[str(threads)], rows = result["machine_info"]["card"], rows + found
     return {"cards": cards, "rows": rows}

@@ -304,7 +304,7 @@ def _padding(padding) -> str:
 TABLES = {
     "gemm": (products.gemm, ("gemm",)), "speedup": (products.speedup, ("gemm", "model")), "model": (model, ("model",)),
     "stream": (stream, ("model",)), "efficiency": (efficiency, ("model",)), "scaling": (scaling, ("scaling",)),
-    "avx2": (avx2, ("avx2",)), "profile": (profile, ("profile",)),
+    "float32": (products.floats, ("float32",)), "float32_avx2": (products.floats, ("float32_avx2",)), "avx2": (avx2, ("avx2",)), "profile": (profile, ("profile",)),
     "yardsticks": (targets.table, targets.SOURCES), "lm": (lm, ("lm",)), "lm_accuracy": (lm_accuracy, ("lm_accuracy",)),
     "lm_greedy": (lm_greedy, ("lm_accuracy",)), "generate": (generate, ("generate",)), "train": (train, ("train",)),
     "encoder_accuracy": (encoder_accuracy, ("encoder_accuracy",)), "large": (large, ("large",)), "qat": (qat, ("qat",)),
