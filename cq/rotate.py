@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from . import functions
 from .errors import CqError, UnsupportedError
 from .model import Transformer
 from .model.deferred import Deferred, read
@@ -68,7 +69,7 @@ def _rotation(size: int) -> np.ndarray:
     that is no power of two, a cosine transform's, with random signs."""
     odd = size // (size & -size)
     row, column = np.ogrid[:odd, :odd]
-    cosines = np.cos(np.pi * row * (2 * column + 1) / (2 * odd)) * np.sqrt(np.where(row, 2, 1) / odd)
+    cosines = functions.cos(np.pi * row * (2 * column + 1) / (2 * odd)) * np.sqrt(np.where(row, 2, 1) / odd)
     result = cosines
     while len(result) < size:
         result = np.block([[result, result], [result, -result]]) / np.sqrt(2)

@@ -1,8 +1,8 @@
-/* exp, log, sin, cos, tanh and powers in float64, to about half a unit in the last place: additions and multiplications alone, so
- * that every CPU gives the same bits. The C library's own choose by CPU, and with fma they round otherwise.
+/* exp, log, sin, cos, tanh and powers in float64, of additions, multiplications and divisions alone, so that every CPU
+ * gives the same bits. The C library chooses its own by CPU, and those with fma round otherwise.
  *
- * What is more exact than a float64 is a sum of two, `hi` and a much smaller `lo`. Series are Taylor's: in the ranges to which
- * arguments are reduced they end below 2^-58 of the result. */
+ * A pair stands for the sum of `hi` and a much smaller `lo`. Series are Taylor's; in the ranges to which arguments are
+ * reduced, what they leave out is below 2^-58 of the result. */
 #include <math.h>
 #include <string.h>
 
@@ -13,6 +13,7 @@
 enum { SPAN = 512 }; /* elements that are one task */
 
 typedef struct { double hi, lo; } pair;
+typedef unsigned __int128 u128;
 
 static inline uint64_t bits_of(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
 static inline double of_bits(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
@@ -38,7 +39,7 @@ static inline pair product_of(double a, double b) {
     return (pair){p, ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo};
 }
 
-/* --- exponentials -------------------------------------------------------------------------------------------------------- */
+/* --- exponentials ------------------------------------------------------------------------------------------------- */
 
 /* 2^n, n whole, -1022 .. 1023. */
 static inline double two_to(double n) { return of_bits((bits_of(n + SHIFT) + 1023) << 52); }
@@ -85,18 +86,18 @@ static inline double tanh_of(double x) {
     return copysign(q + (e_lo - q * (d.lo + e_lo)) / d.hi, x);
 }
 
-/* --- logarithms ---------------------------------------------------------------------------------------------------------- */
+/* --- logarithms --------------------------------------------------------------------------------------------------- */
 
-/* log(x) to 2^-64 of it, x positive and finite. x = 2^e m, and z = m / c - 1 for the c of m's interval: a short number and a small
- * one, so that e ln2 + log c + z - z^2 / 2, save for the small parts, is exact in the parts that are added one by one. */
+/* log(x) to 2^-64 of it, x positive and finite. x = 2^e m, and z = m / c - 1 for the c of m's interval, as a number of few
+ * bits and a small rest: the large parts of e ln2 + log c + z - z^2 / 2 are then exact, and so are their sums. */
 static inline pair log_of_pair(double x) {
     int64_t e = 0;
     if (x < 0x1p-1022) x *= 0x1p54, e = -54;
     const uint64_t u = bits_of(x), interval = u >> 46 & 63, m = (u & 0xfffffffffffff) | (uint64_t)1023 << 52;
     e += (int64_t)(u >> 52) - 1023 + (interval >= 27);
     const double *of = logarithms[interval], top = of_bits((m + 0x8000000) & ~(uint64_t)0xfffffff);
-    const double z_hi = top * of[0] - 1.0, z_lo = (of_bits(m) - top) * of[0], z = z_hi + z_lo, square = 0.5 * z_hi * z_hi;
-    const double sum = (double)e * LN2_HI + of[1] + z_hi; /* exact, as are z_hi, z_lo and square */
+    const double z_hi = top * of[0] - 1.0, z_lo = (of_bits(m) - top) * of[0], z = z_hi + z_lo;
+    const double square = 0.5 * z_hi * z_hi, sum = (double)e * LN2_HI + of[1] + z_hi; /* exact, as are z_hi, z_lo and square */
     const double s = sum + z_lo, s_lo = (sum - s) + z_lo, t = s - square, t_lo = (s - t) - square;
     double p = 1.0 / 11;
     p = p * z - 1.0 / 10;
@@ -127,30 +128,34 @@ static inline pair power_log(double x, double y) {
     return (pair){p.hi, p.lo + y * log_x.lo};
 }
 
-/* --- angles -------------------------------------------------------------------------------------------------------------- */
+/* --- angles ------------------------------------------------------------------------------------------------------- */
 
-/* |x| >= 2^20, finite: x = m 2^e and the 192 bits of 2 / pi from which on m's product is no multiple of 4 quarter turns (Payne,
- * Hanek 1983). */
+/* |x| >= 2^20, finite: x = m 2^e, and of 2 / pi the 192 bits from the first on whose product with x is no multiple of four
+ * quarter turns (Payne, Hanek 1983). */
 static pair reduce_large(double x, uint64_t *quarter) {
     static const uint64_t words[] = { /* of 2 / pi; the first stands before the point */
-        0, 0xa2f9836e4e441529, 0xfc2757d1f534ddc0, 0xdb6295993c439041, 0xfe5163abdebbc561, 0xb7246e3a424dd2e0,
-        0x06492eea09d1921c, 0xfe1deb1cb129a73e, 0xe88235f52ebb4484, 0xe99c7026b45f7e41, 0x3991d639835339f4, 0x9c845f8bbdf9283b,
-        0x1ff897ffde05980f, 0xef2f118b5a0a6d1f, 0x6d367ecf27cb09b7, 0x4f463f669e5fea2d, 0x7527bac7ebe5f17b, 0x3d0739f78a5292ea,
-        0x6bfb5fb11f8d5d08, 0x56033046fc7b6bab, 0xf0cfbc209af4361d};
-    const uint64_t u = bits_of(x), m = (u & 0xfffffffffffff) | (uint64_t)1 << 52, first = (u >> 52 & 2047) - 1023 - 52 - 2 + 64;
+        0, 0xa2f9836e4e441529, 0xfc2757d1f534ddc0, 0xdb6295993c439041, 0xfe5163abdebbc561,
+        0xb7246e3a424dd2e0, 0x06492eea09d1921c, 0xfe1deb1cb129a73e, 0xe88235f52ebb4484, 0xe99c7026b45f7e41,
+        0x3991d639835339f4, 0x9c845f8bbdf9283b, 0x1ff897ffde05980f, 0xef2f118b5a0a6d1f, 0x6d367ecf27cb09b7,
+        0x4f463f669e5fea2d, 0x7527bac7ebe5f17b, 0x3d0739f78a5292ea, 0x6bfb5fb11f8d5d08, 0x56033046fc7b6bab,
+        0xf0cfbc209af4361d};
+    const uint64_t u = bits_of(x), m = (u & 0xfffffffffffff) | (uint64_t)1 << 52;
+    const uint64_t first = (u >> 52 & 2047) - 1023 - 52 - 2 + 64;
     const uint64_t *from = words + first / 64, shift = first % 64;
     uint64_t part[3];
     for (int i = 0; i < 3; i++) part[i] = shift ? from[i] << shift | from[i + 1] >> (64 - shift) : from[i];
-    const unsigned __int128 last = (unsigned __int128)m * part[2], middle = (unsigned __int128)m * part[1] + (last >> 64);
-    const unsigned __int128 turns = ((unsigned __int128)(m * part[0]) << 64) + middle; /* two bits of quarters, then a fraction */
+    const u128 last = (u128)m * part[2], middle = (u128)m * part[1] + (last >> 64);
+    const u128 turns = ((u128)(m * part[0]) << 64) + middle; /* two bits of quarters, then a fraction */
     const __int128 fraction = (__int128)(turns << 2 | (uint64_t)last >> 62);
     *quarter = (uint64_t)(turns >> 126) + (fraction < 0);
     const double hi = (double)fraction, lo = (double)(fraction - (__int128)hi);
-    const pair r = product_of(hi * 0x1p-128, PI_2_HI), sum = sum_of(r.hi, r.lo + hi * 0x1p-128 * PI_2_LO + lo * 0x1p-128 * PI_2_HI);
+    const pair r = product_of(hi * 0x1p-128, PI_2_HI);
+    const pair sum = sum_of(r.hi, r.lo + hi * 0x1p-128 * PI_2_LO + lo * 0x1p-128 * PI_2_HI);
     return (pair){x < 0 ? -sum.hi : sum.hi, x < 0 ? -sum.lo : sum.lo};
 }
 
-/* x = r + *quarter pi / 2, |r| <= pi / 4. pi / 2 in parts of 33 bits, so that whole numbers below 2^20 times each are exact. */
+/* x = r + *quarter pi / 2, |r| <= pi / 4. pi / 2 is cut into parts of 33 bits, whose products with numbers below 2^20 are
+ * exact. */
 static inline pair reduce(double x, uint64_t *quarter) {
     if (!(fabs(x) < 0x1p20)) {
         const pair r = reduce_large(x, quarter);
@@ -159,7 +164,8 @@ static inline pair reduce(double x, uint64_t *quarter) {
     }
     const double n = whole(x * 0x1.45f306dc9c883p-1);
     *quarter = bits_of(n + SHIFT);
-    const pair b = sum_of(x - n * 0x1.921fb544p+0, -(n * 0x1.0b4611a6p-34)), c = sum_of(b.hi, -(n * 0x1.3198a2ep-69));
+    const pair b = sum_of(x - n * 0x1.921fb544p+0, -(n * 0x1.0b4611a6p-34));
+    const pair c = sum_of(b.hi, -(n * 0x1.3198a2ep-69));
     const double low = b.lo + c.lo - n * 0x1.b839a252049c1p-104, r = c.hi + low;
     return (pair){r, (c.hi - r) + low};
 }
@@ -201,7 +207,7 @@ static inline double turned_sin(double x, uint64_t turned) {
     return quarter & 2 ? -y : y;
 }
 
-/* --- arrays -------------------------------------------------------------------------------------------------------------- */
+/* --- arrays ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     cq_function function;
@@ -246,8 +252,8 @@ static void compute_spans(void *context, cq_queue *queue) {
     }
 }
 
-void cq_elementary(int threads, cq_function function, const void *x, const double *y, int64_t y_step, int64_t n, int single,
-                   void *out) {
+void cq_elementary(int threads, cq_function function, const void *x, const double *y, int64_t y_step, int64_t n,
+                   int single, void *out) {
     elementary_job job = {.function = function, .x = x, .y = y, .y_step = y_step, .n = n, .single = single, .out = out};
     cq_run(threads, (double)n * 30, &job, &(cq_phase){compute_spans, (n + SPAN - 1) / SPAN, 2}, 1);
 }

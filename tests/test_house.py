@@ -12,9 +12,9 @@ ROOT = Path(__file__).parent.parent
 TOP = {"pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "src", "cq", "tests", "bench", ".ci"}
 # Each room may import the rooms to its right, and those in its own. "leaf" rooms import only errors and each other's data.
 MAY_IMPORT = {
-    "errors": set(), "team": {"_core"}, "affine": {"errors"}, "strategies": {"errors"}, "observers": {"functions", "affine", "errors"},
+    "errors": set(), "team": {"_core"}, "affine": {"errors"}, "strategies": {"errors"},
+    "functions": {"_core"}, "observers": {"functions", "affine", "errors"},
     "qtensor": {"affine", "errors"}, "_core": {"errors"}, "system": {"_core", "errors"},
-    "functions": {"_core"},
     "model": {"functions", "qtensor", "affine", "_core", "errors"},
     "ops": {"model", "qtensor", "affine", "_core", "errors"},
     "calibrate": {"model", "observers", "errors"},
@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "compensate": {"functions", "train", "calibrate", "model", "observers", "affine", "errors"},
     "quantize": {"train", "smooth", "channels", "calibrate", "model", "strategies", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
-    "report": {"functions", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor", "errors"},
+    "report": {"functions", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "qtensor",
+               "errors"},
     "cli": {"cli_generate", "report", "rotate", "compensate", "quantize", "calibrate", "train", "formats", "model", "strategies", "system", "terminal", "errors"},
     "cli_generate": {"quantize", "formats", "strategies"}, "terminal": {"model", "errors"},
 }
