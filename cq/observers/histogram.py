@@ -67,5 +67,5 @@ class Histogram(Counting):
         u -= n
         power = self.norm + 1
         integral = n * functions.power(0.5, self.norm) + np.copysign(functions.power(np.abs(u), power), u)
-        mean = np.diff(integral) @ counts / counts.sum() / power  # over a bin's width in steps
+        mean = (np.diff(integral) * counts).sum() / counts.sum() / power  # over a bin's width in steps
         return float(mean * functions.power(np.float64(scale), power) / (edges[1] - edges[0]))
