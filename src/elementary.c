@@ -255,5 +255,5 @@ static void compute_spans(void *context, cq_queue *queue) {
 void cq_elementary(int threads, cq_function function, const void *x, const double *y, int64_t y_step, int64_t n,
                    int single, void *out) {
     elementary_job job = {.function = function, .x = x, .y = y, .y_step = y_step, .n = n, .single = single, .out = out};
-    cq_run(threads, (double)n * 30, &job, &(cq_phase){compute_spans, (n + SPAN - 1) / SPAN, 2}, 1);
+    cq_run(threads, (double)n * 12, &job, &(cq_phase){compute_spans, (n + SPAN - 1) / SPAN, 2}, 1);
 }

@@ -53,8 +53,8 @@ def token_nll(logits, tokens) -> np.ndarray:
         raise CqError(f"token_nll: tokens must be 0…{logits.shape[1] - 1}, got {following.min()}…{following.max()}")
     nll = np.empty(len(following))
     for rows in _blocks(len(following), logits.shape[1]):
-        log_p = _log_softmax(logits[rows])
-        nll[rows] = -log_p[np.arange(len(log_p)), following[rows]]
+        x, _, total = _exponents(logits[rows])
+        nll[rows] = functions.log(total) - x[np.arange(len(x)), following[rows]]
     return nll
 
 
@@ -95,8 +95,10 @@ def kl_divergence(reference, logits) -> np.ndarray:
     reference, logits = _same_shape(reference, logits, "kl_divergence", ndim=2)
     kl = np.empty(len(reference))
     for rows in _blocks(*reference.shape):
-        log_p, log_q = _log_softmax(reference[rows]), _log_softmax(logits[rows])
-        kl[rows] = np.einsum("ij,ij->i", functions.exp(log_p), log_p - log_q)
+        (x, p, total), (y, _, other_total) = _exponents(reference[rows]), _exponents(logits[rows])
+        x -= y
+        p *= x
+        kl[rows] = p.sum(axis=1) / total - functions.log(total) + functions.log(other_total)
     return np.maximum(kl, 0.0)  # rounding can leave −1e-17
 
 
@@ -106,11 +108,12 @@ def _ranks(x: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, in float64, the largest logit subtracted first."""
+def _exponents(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of rows in float64: the logits less the largest one, their exponentials, and the sums of these (n,)."""
     x = logits.astype(np.float64)
     x -= x.max(axis=1, keepdims=True)
-    return x - functions.log(functions.exp(x).sum(axis=1, keepdims=True))
+    exponentials = functions.exp(x)
+    return x, exponentials, exponentials.sum(axis=1)
 
 
 def _blocks(n: int, width: int):
