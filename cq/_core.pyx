@@ -1076,8 +1076,9 @@ def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=
 # --- elementary functions ---------------------------------------------------------------------------------------------
 
 def elementary(str name, x, y=None):
-    """A new array: the function of each element of x, float64 or float32 of any shape; float32 is computed in float64 and
-    rounded once. name: exp, log, sin, cos, tanh, or power, which takes x to y: float64, (1,) or flat, one per element."""
+    """A new array: the function of each element of x, float64 or float32 of any shape; float32 is computed in float64
+    and rounded once. name: exp, log, sin, cos, tanh, or power, which takes x to y: float64, (1,) or flat, one per
+    element."""
     if name not in FUNCTIONS or (y is None) != (name != "power"):
         raise CqError(f"function: {name!r} is not known, or has another number of arguments")
     cdef cq_function function = <cq_function><int>FUNCTIONS[name]

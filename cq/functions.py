@@ -3,9 +3,9 @@
 NumPy and the C library choose their code by CPU, and its results differ in the last bit. So whatever decides a bit of a
 model is computed here; +, -, *, / and square roots are correctly rounded everywhere.
 
-Each function takes a number or an array of any shape. float32 arrays are computed in float64 and rounded once to float32;
-anything else gives float64. The error in float64 is below 0.8 units in the last place, tanh's below 1.5. Results at 0, Inf
-and NaN are those of IEEE 754, without a warning."""
+Each function takes a number or an array of any shape. float32 arrays are computed in float64 and rounded once to
+float32; anything else gives float64. The error in float64 is below 0.8 units in the last place, tanh's below 1.5.
+Results at 0, Inf and NaN are those of IEEE 754, without a warning."""
 import numpy as np
 from numpy.typing import ArrayLike
 

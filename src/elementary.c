@@ -88,8 +88,8 @@ static inline double tanh_of(double x) {
 
 /* --- logarithms --------------------------------------------------------------------------------------------------- */
 
-/* log(x) to 2^-64 of it, x positive and finite. x = 2^e m, and z = m / c - 1 for the c of m's interval, as a number of few
- * bits and a small rest: the large parts of e ln2 + log c + z - z^2 / 2 are then exact, and so are their sums. */
+/* log(x) to 2^-64 of it, x positive and finite. x = 2^e m, and z = m / c - 1 for the c of m's interval, as a number of
+ * few bits and a small rest: the large parts of e ln2 + log c + z - z^2 / 2 are then exact, and so are their sums. */
 static inline pair log_of_pair(double x) {
     int64_t e = 0;
     if (x < 0x1p-1022) x *= 0x1p54, e = -54;
@@ -97,7 +97,7 @@ static inline pair log_of_pair(double x) {
     e += (int64_t)(u >> 52) - 1023 + (interval >= 27);
     const double *of = logarithms[interval], top = of_bits((m + 0x8000000) & ~(uint64_t)0xfffffff);
     const double z_hi = top * of[0] - 1.0, z_lo = (of_bits(m) - top) * of[0], z = z_hi + z_lo;
-    const double square = 0.5 * z_hi * z_hi, sum = (double)e * LN2_HI + of[1] + z_hi; /* exact, as are z_hi, z_lo and square */
+    const double square = 0.5 * z_hi * z_hi, sum = (double)e * LN2_HI + of[1] + z_hi; /* exact, like z_hi and z_lo */
     const double s = sum + z_lo, s_lo = (sum - s) + z_lo, t = s - square, t_lo = (s - t) - square;
     double p = 1.0 / 11;
     p = p * z - 1.0 / 10;
@@ -130,8 +130,8 @@ static inline pair power_log(double x, double y) {
 
 /* --- angles ------------------------------------------------------------------------------------------------------- */
 
-/* |x| >= 2^20, finite: x = m 2^e, and of 2 / pi the 192 bits from the first on whose product with x is no multiple of four
- * quarter turns (Payne, Hanek 1983). */
+/* |x| >= 2^20, finite: x = m 2^e, and of 2 / pi the 192 bits from the first on whose product with x is no multiple of
+ * four quarter turns (Payne, Hanek 1983). */
 static pair reduce_large(double x, uint64_t *quarter) {
     static const uint64_t words[] = { /* of 2 / pi; the first stands before the point */
         0, 0xa2f9836e4e441529, 0xfc2757d1f534ddc0, 0xdb6295993c439041, 0xfe5163abdebbc561,
@@ -154,8 +154,8 @@ static pair reduce_large(double x, uint64_t *quarter) {
     return (pair){x < 0 ? -sum.hi : sum.hi, x < 0 ? -sum.lo : sum.lo};
 }
 
-/* x = r + *quarter pi / 2, |r| <= pi / 4. pi / 2 is cut into parts of 33 bits, whose products with numbers below 2^20 are
- * exact. */
+/* x = r + *quarter pi / 2, |r| <= pi / 4. pi / 2 is cut into parts of 33 bits, whose products with numbers below 2^20
+ * are exact. */
 static inline pair reduce(double x, uint64_t *quarter) {
     if (!(fabs(x) < 0x1p20)) {
         const pair r = reduce_large(x, quarter);

@@ -1,5 +1,5 @@
-/* For each of 64 intervals of [1, 2): the inverse of a c in its middle, in 8 bits, and log c (from the 28th interval on that
- * of c / 2) as a multiple of 2^-42 and a rest. A part of elementary.c. */
+/* For each of 64 intervals of [1, 2): the inverse of a c in its middle, in 8 bits, and log c (from the 28th interval on
+ * that of c / 2) as a multiple of 2^-42 and a rest. A part of elementary.c. */
 static const double logarithms[64][3] = {
     {0x1p+0, 0, 0}, {0x1.f4p-1, 0x1.8492528c9p-6, -0x1.aa0ba325a0c34p-45},
     {0x1.ecp-1, 0x1.466aed42ep-5, -0x1.c167375bdfd28p-45}, {0x1.e6p-1, 0x1.aaef2d0fbp-5, 0x1.0fc1a353bb42ep-45},
