@@ -282,7 +282,7 @@ void cq_keep_freed(int on);
 /* --- elementary functions ----------------------------------------------------------------------------------------- */
 
 /* out[i] = function(x[i]) of n elements, float64 or, `single`, float32, which is computed in float64 and rounded once.
- * out may be x. The error in float64 is below 0.8 units in the last place, tanh's below 1.5, for sin and cos at every
+ * out may be x. The error in float64 is below 0.9 units in the last place, tanh's below 1.5, for sin and cos at every
  * finite x. Results at 0, Inf and NaN and beyond float64's range are those of IEEE 754. CQ_POWER: x[i] to the power of
  * y[i * y_step], y float64, y_step 0 or 1; NaN for a negative x. */
 typedef enum { CQ_EXP, CQ_LOG, CQ_SIN, CQ_COS, CQ_TANH, CQ_POWER } cq_function;
