@@ -172,12 +172,15 @@ cdef extern from "cq.h" nogil:
     void cq_norm_back(int, const cq_norm *, const float *, const float *, const float *, int64_t, int64_t, float *, float *)
     void cq_keep_freed(int)
     void cq_adamw_step(int, const cq_adamw *, const float *, int64_t, const float *, float *, float *, float *)
+    ctypedef enum cq_function: CQ_EXP, CQ_LOG, CQ_SIN, CQ_COS, CQ_TANH, CQ_POWER
+    void cq_elementary(int, cq_function, const void *, const double *, int64_t, int64_t, int, void *)
 
 MAX_K = CQ_MAX_K
 COMPILER = "gcc " + COMPILER_VERSION.decode()
 PANEL = CQ_PANEL
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH, "silu": CQ_SILU}
-cdef dict KINDS = {"f": "float32", "i": "int32", "B": "uint8", "b": "int8"}
+cdef dict FUNCTIONS = {"exp": CQ_EXP, "log": CQ_LOG, "sin": CQ_SIN, "cos": CQ_COS, "tanh": CQ_TANH, "power": CQ_POWER}
+cdef dict KINDS = {"f": "float32", "d": "float64", "i": "int32", "B": "uint8", "b": "int8"}
 cdef int threads = 1, trainings = 0
 # NumPy's own objects, looked up once: a small product is done in the time that some look-ups take.
 cdef object new_array = np.empty, INT8 = np.dtype(np.int8), FLOAT32 = np.dtype(np.float32), INT32 = np.dtype(np.int32)
@@ -1241,6 +1244,27 @@ def attend(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=
     step.a.codes = step.to.coded
     step.first()
     return step.to.result
+
+
+# --- elementary functions ---------------------------------------------------------------------------------------------
+
+def elementary(str name, x, y=None):
+    """A new array: the function of each element of x, float64 or float32 of any shape; float32 is computed in float64
+    and rounded once. name: exp, log, sin, cos, tanh, or power, which takes x to y: float64, (1,) or flat, one per
+    element."""
+    if name not in FUNCTIONS or (y is None) != (name != "power"):
+        raise CqError(f"function: {name!r} is not known, or has another number of arguments")
+    cdef cq_function function = <cq_function><int>FUNCTIONS[name]
+    cdef bint single = x.dtype == FLOAT32
+    cdef str kind = "f" if single else "d"
+    out = new_array(x.shape, x.dtype)
+    cdef int64_t n = out.size, step = 0 if y is None or y.shape[0] == 1 else 1
+    cdef const void *data = pointer(x, "x", kind, x.ndim, -1, -1)
+    cdef void *to = pointer(out, "out", kind, x.ndim, -1, -1, True)
+    cdef const double *exponents = <const double *>optional(y, "y", "d", 1, n if step else 1, -1)
+    with nogil:
+        cq_elementary(threads, function, data, exponents, step, n, single, to)
+    return out
 
 
 # --- training ----------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ place of the unit that matters least, so the shape stays. Models like BERT need 
 What a unit gave that leaves, training makes up for."""
 import numpy as np
 
+from . import functions
 from .model import Config
 from .observers.tokens import Tokens
 
@@ -27,7 +28,7 @@ def equalize_values(weights: dict[str, np.ndarray], block: str, config: Config) 
     factor = np.ones_like(given)
     np.divide(given, taken, out=factor, where=(given > 0) & (taken > 0))
     factor = np.sqrt(factor)
-    factor /= np.exp(np.log(factor).mean(dtype=np.float64)).astype(factor.dtype)
+    factor /= functions.exp(functions.log(factor).mean(dtype=np.float64)).astype(factor.dtype)
     changed = {names[0]: made / factor[:, None]}
     if names[1] in weights:
         changed[names[1]] = weights[names[1]] / factor

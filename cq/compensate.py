@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _core, affine
+from . import _core, affine, functions
 from .calibrate import Progress, check_samples, show
 from .cholesky import inverse_factor
 from .errors import CalibrationError, CqError
@@ -33,7 +33,7 @@ class _Place(NamedTuple):
 
     def shared(self, scale: np.ndarray) -> np.ndarray:
         """A scale for each of the source's outputs from one for each channel: the geometric mean of those that share it."""
-        return np.exp(np.log(scale).reshape(-1, self.group, self.dim).mean(1)).reshape(-1)
+        return functions.exp(functions.log(scale).reshape(-1, self.group, self.dim).mean(1)).reshape(-1)
 
     def spread(self, scale: np.ndarray) -> np.ndarray:
         """The other way."""
@@ -129,8 +129,8 @@ def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, squa
     scales = [np.ones(len(size) // place.group)]
     for strength in STRENGTHS:
         for other in dict.fromkeys((0.0, 1 - strength)):
-            scale = place.shared(size ** strength * reach ** -other)
-            scales.append(scale / np.exp(np.log(scale).mean()))
+            scale = place.shared(functions.power(size, strength) * functions.power(reach, -other))
+            scales.append(scale / functions.exp(functions.log(scale).mean()))
     y = _core.matmul(x, weight.T)
     best = min(scales, key=lambda scale: _error(x, weight, y, place.spread(scale).astype(np.float32)))
     spread = place.spread(best)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import _core
+from . import _core, functions
 from .errors import CqError, UnsupportedError
 from .model import Transformer
 from .model.deferred import Deferred, read
@@ -72,7 +72,8 @@ class _Rotation:
     def __init__(self, size: int):
         self.size, self.odd = size, size // (size & -size)
         row, column = np.ogrid[:self.odd, :self.odd]
-        self.cosines = np.cos(np.pi * row * (2 * column + 1) / (2 * self.odd)) * np.sqrt(np.where(row, 2, 1) / size)
+        angles = np.pi * row * (2 * column + 1) / (2 * self.odd)
+        self.cosines = functions.cos(angles) * np.sqrt(np.where(row, 2, 1) / size)
         self.signs = np.where(np.random.default_rng(0).random(size) < 0.5, -1.0, 1.0)
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:

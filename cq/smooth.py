@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _core, affine
+from . import _core, affine, functions
 from .calibrate import Calibration, Progress
 from .errors import CalibrationError
 from .model import Transformer
@@ -164,7 +164,7 @@ class _Search:
         limit = (affine.FARTHEST - 1) / 127  # of a shift, in half ranges
         half = _half(np.maximum(farthest - np.abs(center), farthest / (1 + limit)))
         center = np.clip(center, -limit * half, limit * half)
-        share = half ** strength * reach ** (strength - 1)
+        share = functions.power(half, strength) * functions.power(reach, strength - 1)
         scale = np.float32((half / share).max() / 127)
         own = np.maximum(share * np.float64(scale), affine.SMALLEST_SCALE).astype(np.float32)
         steps = np.rint(center / own).astype(np.int32)

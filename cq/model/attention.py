@@ -1,7 +1,9 @@
 """Self-attention over ragged sequences: projections, rotary positions, softmax. Knows no strategy, only its forms."""
+import math
+
 import numpy as np
 
-from .. import _core
+from .. import _core, functions
 from ..errors import UnsupportedError
 from .activation import Activation, Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
@@ -15,8 +17,7 @@ MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weigh
 class Rotary:
     """Cosine and sine tables of rotary positions (Su et al. 2021), grown as longer sequences come.
 
-    Angles round to float32, as in common implementations. Cosines and sines are rounded from float64: NumPy's float32 ones differ
-    in the last bit from one CPU to the next."""
+    Angles round to float32, as in common implementations. Cosines and sines are rounded from float64."""
 
     def __init__(self, dim: int, theta: float, scaling: dict | None = None):
         self.frequency, self.factor = frequencies(dim, theta, scaling)
@@ -27,7 +28,8 @@ class Rotary:
         tables = self._tables  # read and replaced as one: other threads may do so at the same time
         if length > len(tables[0]):
             angle = np.outer(np.arange(max(length, 2 * len(tables[0]), 256), dtype=np.float32), self.frequency)
-            tables = self._tables = tuple((f(angle, dtype=np.float64) * self.factor).astype(np.float32) for f in (np.cos, np.sin))
+            turns = functions.cos, functions.sin
+            tables = self._tables = tuple((f(angle.astype(np.float64)) * self.factor).astype(np.float32) for f in turns)
         return tables
 
 
@@ -41,7 +43,7 @@ class Attention:
         self.value: Linear | QuantizedLinear = value
         self.output: Linear | QuantizedLinear = output
         self.heads, self.kv_heads, self.dim, self.causal, self.rotary = heads, kv_heads, dim, causal, rotary
-        self.scale = float(np.float32(dim ** -0.5))
+        self.scale = float(np.float32(1 / math.sqrt(dim)))
         self.forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead | None = None
         self.query_norm: Norm | None = None  # of each head's queries and keys, before they are rotated
         self.key_norm: Norm | None = None

@@ -1,6 +1,7 @@
 """The head of a sequence classifier: from the first token's last hidden state to a score for each label. Knows no strategy."""
 import numpy as np
 
+from .. import functions
 from .activation import Activation
 from .linear import Linear, QuantizedLinear
 
@@ -19,7 +20,7 @@ class Classifier:
         hidden = self.dense(Activation(x))
         if self.activation == "relu":
             hidden = np.maximum(hidden, np.float32(0))
-        else:  # rounded from float64: NumPy's float32 one differs in the last bit from one CPU to the next
-            hidden = np.tanh(hidden, dtype=np.float64).astype(np.float32)
+        else:
+            hidden = functions.tanh(hidden)
         batch.tap("classifier.hidden", hidden)
         return self.scores(Activation(hidden))

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 
+from .. import functions
 from ..errors import FormatError
 
 SCALINGS = {  # kind → the numbers that it takes
@@ -43,10 +44,9 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np
     other in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from beta_fast to beta_slow turns,
     with cosines and sines times attention_factor (Peng et al. 2023); "factors" divides each by its own.
 
-    Each step rounds to float32, as in common implementations. Powers are rounded from float64: NumPy's float32 ones differ in
-    the last bit from one CPU to the next."""
+    Each step rounds to float32, as in common implementations. Powers are rounded from float64."""
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-    plain = np.float32(1) / np.power(theta, exponent, dtype=np.float64).astype(np.float32)
+    plain = np.float32(1) / functions.power(theta, exponent).astype(np.float32)
     if scaling is None:
         return plain, 1.0
     if scaling["kind"] == "factors":
@@ -65,14 +65,14 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np
 
 def yarn_attention(factor: float, by: float = 1.0) -> float:
     """YaRN's factor of cosines and sines for positions stretched by `factor`, where nothing else says it (Peng et al. 2023)."""
-    return 0.1 * by * math.log(factor) + 1 if factor > 1 else 1.0
+    return float(0.1 * by * functions.log(factor) + 1) if factor > 1 else 1.0
 
 
 def _ramp(dim: int, theta: float, scaling: dict) -> np.ndarray:
     """YaRN's share of interpolation for each pair, 0 … 1."""
     def pair(turns: float) -> float:
         """The pair that turns so often in original_positions."""
-        return dim * math.log(scaling["original_positions"] / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        return dim * functions.log(scaling["original_positions"] / (turns * 2 * math.pi)) / (2 * functions.log(theta))
 
     first, last = max(math.floor(pair(scaling["beta_fast"])), 0), min(math.ceil(pair(scaling["beta_slow"])), dim - 1)
     last += 0.001 if first == last else 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import functions
 from ..errors import CqError
 
 _FIRST = 256  # candidates that top-p looks at first: a sort of a whole vocabulary costs more than a small model's token
@@ -62,7 +63,7 @@ class Sampling:
         tokens = np.arange(len(scores))
         if self.top_k is not None and self.top_k < len(scores):
             tokens = np.flatnonzero(scores >= np.partition(scores, -self.top_k)[-self.top_k])
-        chances = np.exp((scores[tokens] - scores.max()).astype(np.float64) / self.temperature)
+        chances = functions.exp((scores[tokens] - scores.max()).astype(np.float64) / self.temperature)
         chances /= chances.sum()
         if self.top_p is not None and self.top_p < 1:
             best = _nucleus(chances, self.top_p)

@@ -1,5 +1,6 @@
 """The transformer: configuration and float32 weights in, hidden states, embeddings and logits out. Knows no files and no
 strategies; cq/quantize.py swaps its layers."""
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -264,7 +265,7 @@ class Transformer:
         elif kind == "max":
             row = hidden.max(0)
         else:
-            row = hidden.sum(0) / np.float32(len(hidden) if kind == "mean" else len(hidden) ** 0.5)
+            row = hidden.sum(0) / np.float32(len(hidden) if kind == "mean" else math.sqrt(len(hidden)))
         if not self.config.normalize:
             return row
         length = np.sqrt(np.square(row, dtype=np.float64).sum())  # float64: BLAS's norm depends on the CPU

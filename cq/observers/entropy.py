@@ -5,6 +5,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike
 
+from cq import functions
 from cq.observers.counting import HALF, Counting, coarser
 
 LEVELS = 128
@@ -96,7 +97,7 @@ def _best(counts: np.ndarray, prefixes: np.ndarray, starts: np.ndarray, stops: n
 def _prefixes(counts: np.ndarray) -> np.ndarray:
     """(3, bins + 1): sums over the bins below of counts, of bins that are not empty, and of count * log(count)."""
     values = counts.astype(np.float64)
-    rows = np.stack([values, values > 0, values * np.log(np.maximum(values, 1))])
+    rows = np.stack([values, values > 0, values * functions.log(np.maximum(values, 1))])
     return np.concatenate([np.zeros((3, 1)), np.cumsum(rows, axis=1)], axis=1)
 
 
@@ -121,11 +122,11 @@ def divergences(counts: np.ndarray, prefixes: np.ndarray, starts: np.ndarray, st
         bins[:, level] += (held == 0) & (outside > 0)
         reference[:, level] += outside
     with np.errstate(divide="ignore", invalid="ignore"):
-        expected = np.where(reference > 0, reference * np.log(np.maximum(inside / bins, FLOOR)), 0).sum(axis=1)
+        expected = np.where(reference > 0, reference * functions.log(np.maximum(inside / bins, FLOOR)), 0).sum(axis=1)
         within = total[stops] - total[starts]
-        costs = (entropy - expected - _x_log_x(everything) + everything * np.log(within)) / everything
+        costs = (entropy - expected - _x_log_x(everything) + everything * functions.log(within)) / everything
     return np.where(within > 0, costs, np.inf)
 
 
 def _x_log_x(x: np.ndarray) -> np.ndarray:
-    return x * np.log(np.maximum(x, 1))  # of whole numbers
+    return x * functions.log(np.maximum(x, 1))  # of whole numbers

@@ -6,6 +6,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike
 
+from cq import functions
 from cq.observers.base import Observer, number
 
 # a weight of 2**-40 is far below float32's last bit, and 2**16 arrays are more than anybody calibrates on
@@ -49,9 +50,8 @@ class MovingAverage(Observer):
     def __init__(self, momentum: float = 0.01, axis: int | None = None) -> None:
         super().__init__(axis)
         self.momentum = number(momentum, "momentum", "0 < momentum <= 1", 0, 1)
-        kept = 1 if self.momentum == 1 else math.ceil(math.log(_FORGOTTEN) / math.log1p(-self.momentum))
         # place p lies in slot p % window: what a later place overwrites is older than the window, whatever came first
-        self._window = min(kept, _LONGEST)
+        self._window = _window(self.momentum)
         self._places = np.full(self._window, -1, np.int64)
         self._ends: np.ndarray | None = None  # (2, window) or (2, window, channels) float32: -lo and hi, to widen by maximum
 
@@ -83,10 +83,19 @@ class MovingAverage(Observer):
             self._ends = np.zeros((2, self._window, *self._shape), np.float32)
 
     def _range(self, dtype: DTypeLike, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
-        slots = np.argsort(self._places)
+        slots = np.argsort(self._places, kind="stable")
         slots = slots[self._places[slots] > max(self._places.max() - self._window, -1)]
         momentum = np.float32(self.momentum)
         average = self._ends[:, slots[0]]
         for slot in slots[1:]:
             average = average + momentum * (self._ends[:, slot] - average)
         return -average[0], average[1]
+
+
+def _window(momentum: float) -> int:
+    """Arrays until a weight falls to 2**-40."""
+    if momentum == 1:
+        return 1
+    if momentum < 20 / _LONGEST:  # 40 log 2 is 27.7
+        return _LONGEST
+    return min(math.ceil(functions.log(_FORGOTTEN) / functions.log(1 - momentum)), _LONGEST)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cq import affine
+from cq import affine, functions
 from cq.observers.base import number
 from cq.observers.counting import HALF, Counting
 from cq.observers.mse import COARSE, FINER
@@ -43,8 +43,8 @@ class Histogram(Counting):
         def ends(end: int, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             tried = np.minimum(fractions[end] + steps, 0)
             los, his = (tried, fractions[1]) if end == 0 else (fractions[0], tried)
-            his = hi * 2.0 ** np.broadcast_to(his, tried.shape)
-            return -his if symmetric else lo * 2.0 ** np.broadcast_to(los, tried.shape), his
+            his = hi * functions.power(2.0, np.broadcast_to(his, tried.shape))
+            return -his if symmetric else lo * functions.power(2.0, np.broadcast_to(los, tried.shape)), his
 
         turns = [1] if symmetric or not lo else [0] if not hi else [1, 0, 1]
         for steps in (COARSE, *FINER):
@@ -66,6 +66,6 @@ class Histogram(Counting):
         n = np.clip(np.rint(u), qmin - float(zero_point), qmax - float(zero_point))
         u -= n
         power = self.norm + 1
-        integral = n * 0.5**self.norm + np.copysign(np.abs(u) ** power, u)
-        mean = np.diff(integral) @ counts / counts.sum() / power  # over a bin's width in steps
-        return float(mean * np.float64(scale) ** power / (edges[1] - edges[0]))
+        integral = n * functions.power(0.5, self.norm) + np.copysign(functions.power(np.abs(u), power), u)
+        mean = (np.diff(integral) * counts).sum() / counts.sum() / power  # over a bin's width in steps
+        return float(mean * functions.power(np.float64(scale), power) / (edges[1] - edges[0]))

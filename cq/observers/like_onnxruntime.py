@@ -9,6 +9,7 @@ there.
 import numpy as np
 from numpy.typing import DTypeLike
 
+from cq import functions
 from cq.observers.base import Ordered, number, whole
 
 
@@ -125,7 +126,7 @@ class Entropy(_Collected):
         if not p.any() or not q.any():
             return np.float32(np.inf)
         p, q = (smoothed / smoothed.sum() for smoothed in (_smoothed(p), _smoothed(q)))
-        return (p * np.log(p / q)).sum()
+        return (p * functions.log(p / q)).sum()
 
 
 def _smoothed(counts: np.ndarray, floor: float = 0.0001) -> np.ndarray:

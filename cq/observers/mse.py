@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cq import affine
+from cq import affine, functions
 from cq.observers.counting import HALF, Counting
 
 # the search: log2 of the ends' fractions of the observed extremes, coarse over all, then ever finer around the best
@@ -35,7 +35,7 @@ class MSE(Counting):
             los = np.minimum(best_lo + steps, 0) if lo else np.zeros(1)
             his = np.minimum(best_hi + steps, 0) if hi else np.zeros(1)
             los, his = (grid.ravel() for grid in np.meshgrid(los, his))
-            ends_lo, ends_hi = lo * 2.0**los, hi * 2.0**his
+            ends_lo, ends_hi = lo * functions.power(2.0, los), hi * functions.power(2.0, his)
             if symmetric:
                 ends_lo = -ends_hi
             best = int(np.argmin(errors(table, self._grid.exponents[channel], ends_lo, ends_hi, dtype, symmetric)))

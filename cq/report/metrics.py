@@ -2,9 +2,11 @@
 file."""
 import numpy as np
 
+from .. import functions
 from ..errors import CqError
 
 _BLOCK = 2**20  # logits turned to float64 at once: 8 MiB, which malloc keeps; what is larger is mapped anew each time
+_LOG_2, _LOG_10 = 0.6931471805599453, 2.302585092994046
 
 
 def spearman(x, y) -> float:
@@ -35,7 +37,7 @@ def sqnr_db(reference, quantized) -> float:
     noise = reference - quantized
     with np.errstate(divide="ignore"):
         noise, signal = np.square(noise).sum(), np.square(reference).sum()
-        return float(10.0 * np.log10(signal / noise)) if noise > 0 else float("inf")
+        return float(10.0 / _LOG_10 * functions.log(signal / noise)) if noise > 0 else float("inf")
 
 
 def token_nll(logits, tokens) -> np.ndarray:
@@ -51,8 +53,8 @@ def token_nll(logits, tokens) -> np.ndarray:
         raise CqError(f"token_nll: tokens must be 0…{logits.shape[1] - 1}, got {following.min()}…{following.max()}")
     nll = np.empty(len(following))
     for rows in _blocks(len(following), logits.shape[1]):
-        log_p = _log_softmax(logits[rows])
-        nll[rows] = -log_p[np.arange(len(log_p)), following[rows]]
+        x, _, total = _exponents(logits[rows])
+        nll[rows] = functions.log(total) - x[np.arange(len(x)), following[rows]]
     return nll
 
 
@@ -60,12 +62,12 @@ def perplexity(nll) -> float:
     """exp of the mean negative log-likelihood per token (nats, from `token_nll`): 1 is certainty, vocab_size is a blind
     guess. Infinite where it overflows float64. Raises CqError for no tokens."""
     with np.errstate(over="ignore"):
-        return float(np.exp(_mean_nll(nll)))
+        return float(functions.exp(_mean_nll(nll)))
 
 
 def bits_per_token(nll) -> float:
     """Mean negative log-likelihood per token in bits: log2 of the perplexity. Raises CqError for no tokens."""
-    return _mean_nll(nll) / float(np.log(2.0))
+    return _mean_nll(nll) / _LOG_2
 
 
 def top1_match(reference, logits) -> np.ndarray:
@@ -93,8 +95,10 @@ def kl_divergence(reference, logits) -> np.ndarray:
     reference, logits = _same_shape(reference, logits, "kl_divergence", ndim=2)
     kl = np.empty(len(reference))
     for rows in _blocks(*reference.shape):
-        log_p, log_q = _log_softmax(reference[rows]), _log_softmax(logits[rows])
-        kl[rows] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+        (x, p, total), (y, _, other_total) = _exponents(reference[rows]), _exponents(logits[rows])
+        x -= y
+        p *= x
+        kl[rows] = p.sum(axis=1) / total - functions.log(total) + functions.log(other_total)
     return np.maximum(kl, 0.0)  # rounding can leave −1e-17
 
 
@@ -104,11 +108,12 @@ def _ranks(x: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, in float64, the largest logit subtracted first."""
+def _exponents(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of rows in float64: the logits less the largest one, their exponentials, and the sums of these (n,)."""
     x = logits.astype(np.float64)
     x -= x.max(axis=1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+    exponentials = functions.exp(x)
+    return x, exponentials, exponentials.sum(axis=1)
 
 
 def _blocks(n: int, width: int):

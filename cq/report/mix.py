@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import functions
 from ..errors import CqError
 from ..model import Transformer
 from ..model.deferred import read as read_array
@@ -154,8 +155,8 @@ class _Work:
         for done, (unit, kind) in enumerate(probes):
             self.progress("noise of layers", done, len(probes))
             found[unit, kind] = 0.0 if kind == "float32" else self.search.value(
-                f"noise {unit.pattern} {kind}", lambda: 10 ** (-self._probe([quantize_only(
-                    self.model, unit.names, self.strategies[kind], self.seen)])[0]["sqnr_db"] / 10))
+                f"noise {unit.pattern} {kind}", lambda: functions.power(10, -self._probe([quantize_only(
+                    self.model, unit.names, self.strategies[kind], self.seen)])[0]["sqnr_db"] / 10).item())
         self.progress("noise of layers", len(probes), len(probes))
         return found
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from .. import functions
 from ..calibrate import Calibration, calibrate
 from ..errors import CqError
 from ..model import Transformer
@@ -170,7 +171,8 @@ def _coding(x: np.ndarray, form) -> dict:
 def _shared(layers: list[Layer], kinds: list[str]) -> list[Layer]:
     """With the share of the noise that each makes; scores make what they add to the three layers measured with them."""
     for kind in kinds:
-        noise = {layer.name: 10 ** (-layer.alone[kind].sqnr_db / 10) for layer in layers if kind in layer.alone}
+        noise = {layer.name: float(functions.power(10, -layer.alone[kind].sqnr_db / 10))
+                 for layer in layers if kind in layer.alone}
         for name in noise:
             if name.endswith(".scores"):
                 block = name.removesuffix("scores")

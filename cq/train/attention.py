@@ -2,6 +2,8 @@
 (src/attention.c), static and dynamic. Knows no projections."""
 from collections.abc import Iterator
 
+import math
+
 import numpy as np
 
 from .batch import Packed
@@ -17,7 +19,7 @@ class Attention:
 
     def __init__(self, heads: int, kv_heads: int, dim: int, causal: bool):
         self.heads, self.kv_heads, self.dim, self.causal = heads, kv_heads, dim, causal
-        self.factor = dim ** -0.5
+        self.factor = 1 / math.sqrt(dim)
 
     def _blocks(self, batch: Packed) -> Iterator[tuple[slice, int]]:
         """(slice of tokens, length) of sequences of one length, about SCORES scores together."""

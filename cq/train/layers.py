@@ -5,7 +5,7 @@ check gradients. Knows no whole model.
 backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
 import numpy as np
 
-from .. import _core
+from .. import _core, functions
 from ..model.rope import frequencies
 from .batch import Packed
 from .fake import Codes, WeightRange, fake_bias
@@ -108,7 +108,7 @@ class Rotary:
     def tables(self, positions: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines (tokens, 1, dim / 2) of positions (tokens,)."""
         angle = np.outer(positions.astype(np.float32), self.frequency).astype(np.float64)[:, None]
-        return tuple((f(angle) * self.factor).astype(np.float32).astype(dtype) for f in (np.cos, np.sin))
+        return tuple((f(angle) * self.factor).astype(np.float32).astype(dtype) for f in (functions.cos, functions.sin))
 
     @staticmethod
     def turn(x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:

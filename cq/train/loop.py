@@ -1,4 +1,5 @@
 """The training loop: steps, checkpoints, and what comes out. Knows no files' formats and no conversion."""
+import math
 import os
 from collections.abc import Callable, Iterable
 
@@ -116,6 +117,6 @@ def random_weights(config: Config, seed: int) -> dict[str, np.ndarray]:
                 weights[name.removesuffix("weight") + "bias"] = np.zeros(shape, np.float32)
         else:
             last = name.endswith(("output.weight", "down.weight"))
-            deviation = 0.04 / (2 * config.num_layers) ** 0.5 if last else 0.04
+            deviation = 0.04 / math.sqrt(2 * config.num_layers) if last else 0.04
             weights[name] = deviation * rng.standard_normal(shape, np.float32)
     return weights

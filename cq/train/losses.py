@@ -1,8 +1,9 @@
 """Losses and their gradients. Knows outputs of models, no models."""
 import numpy as np
 
+from .. import functions
 from ..model import Config
-from .passes import dot, dot_rows
+from .passes import dot, dot_rows, exponents
 
 
 def next_token(logits: list[np.ndarray], ids: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
@@ -92,11 +93,11 @@ def pool_back(gradient: np.ndarray, hidden: list[np.ndarray], config: Config) ->
 def _softmax(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """softmax of each row, and the logarithm of its sum of exponentials."""
     top = x.max(axis=1, keepdims=True)
-    p = x - top
-    np.exp(p, out=p)
+    p = np.array(x, order="C")
+    exponents(p, 1.0, False)
     total = p.sum(axis=1, keepdims=True)
     p /= total
-    return p, (np.log(total) + top)[:, 0]
+    return p, (functions.log(total) + top)[:, 0]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from .. import _core
+from .. import _core, functions
 from .parameters import Parameters
 from .passes import dot
 
@@ -15,7 +15,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     Hutter 2017)."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return float(peak * 0.5 * (1 + functions.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
 class AdamW:
@@ -38,7 +38,7 @@ class AdamW:
         norm /= passes
         clip = min(1.0, clip_norm / max(norm, 1e-30)) / passes
         self.steps += 1
-        first, second = (1 - beta ** self.steps for beta in self.betas)
+        first, second = (1 - float(functions.power(beta, self.steps)) for beta in self.betas)
         b1, b2 = self.betas
         moves = b1, b2, clip * (1 - b1), clip * clip * (1 - b2), 1 / math.sqrt(second), EPSILON
         rate, keep, faster = rate / first, 1 - rate * self.weight_decay, rate / first * self.parameters.vectors

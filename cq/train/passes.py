@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from .. import _core
+from .. import _core, functions
 
 _SPAN = 4096
 # erfc(x) = exp(-x * x) * (a1 t + ... + a5 t**5), t = 1 / (1 + p x), x >= 0, to 1.5e-7: Abramowitz, Stegun 1964, 7.1.26
@@ -71,7 +71,7 @@ def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
         x *= 255
         np.rint(x, out=x)
     else:
-        np.exp(x, out=x)
+        x[...] = functions.exp(x)
     return x.sum(axis=-1, keepdims=True)
 
 
