@@ -7,6 +7,7 @@ const cq_kernels ISA(cq_kernels) = {
     .flip = ISA(flip), .norm = ISA(norm), .gate = ISA(gate), .rope = ISA(rope), .add = ISA(add), .scale = ISA(scale),
     .softmax_f32 = ISA(softmax_f32), .softmax_i8 = ISA(softmax_i8), .softmax_scaled = ISA(softmax_scaled),
     .slope = ISA(slope), .round = ISA(round), .exponents = ISA(exponents), .softmax_back = ISA(softmax_back),
-    .rescale = ISA(rescale), .norm_kept = ISA(norm_kept), .norm_back = ISA(norm_back), .dot = ISA(dot), .column_sums = ISA(column_sums), .adamw = ISA(adamw),
+    .rescale = ISA(rescale), .norm_kept = ISA(norm_kept), .norm_back = ISA(norm_back),
+    .dot = ISA(dot), .column_sums = ISA(column_sums), .adamw = ISA(adamw),
     .interleave = ISA(interleave), .peak_i8 = ISA(peak_i8), .peak_f32 = ISA(peak_f32),
 };
