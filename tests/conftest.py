@@ -1,6 +1,11 @@
-"""Two tiny random models on disk, an encoder and a causal language model, each one file with its tokenizer beside it; texts; and
-single nodes in ONNX Runtime, the reference for the arithmetic that ONNX specifies."""
+"""Two tiny random models on disk, an encoder and a causal language model, each one file with its tokenizer beside it; texts; the bits
+that the kernels give; and single nodes in ONNX Runtime, the reference for the arithmetic that ONNX specifies."""
 import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +59,20 @@ def tiny_lm(tmp_path_factory):
     config = Config(family="llama", num_kv_heads=2, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
                     gated=True, rope_theta=10000.0, causal=True, lm_head=True, tied=True, max_length=64, **_SIZES)
     return _written(tmp_path_factory.mktemp("lm"), config)
+
+
+@pytest.fixture(scope="session")
+def kernel_bits():
+    """kernel_bits(isa, threads) → call of kernel_cases.py → digest of its results, in the order of the calls."""
+    @cache
+    def bits(isa: str, threads: int) -> dict[str, str]:
+        run = subprocess.run([sys.executable, Path(__file__).parent / "kernel_worker.py", str(threads)], text=True,
+                             env=os.environ | {"CQ_ISA": isa}, capture_output=True, timeout=280)
+        assert run.returncode == 0, run.stderr
+        lines = run.stdout.splitlines()
+        assert len(set(lines[::2])) == len(lines[::2]), "two calls of one name"
+        return dict(zip((line.removeprefix("call ") for line in lines[::2]), lines[1::2]))
+    return bits
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -369,7 +370,10 @@ def test_a_real_process_keeps_stdout_pure(tiny_encoder):
 def test_ctrl_c_exits_130(tiny_encoder):
     process = _command("embed", tiny_encoder, "--input", "-")  # waits for lines
     assert process.stdout.readline() == b"started\n"
-    time.sleep(1)
+    asleep, end = 0, time.monotonic() + 60
+    while asleep < 5 and time.monotonic() < end:  # until it is seen waiting five times in a row
+        time.sleep(0.05)
+        asleep = asleep + 1 if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" else 0
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and stdout == b"" and stderr.strip() == b"cq: interrupted"
