@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cq.model.config import Config
+from cq.report import samples, timing
 
 _SIZES = dict(vocab_size=256, hidden_size=64, num_layers=2, num_heads=4, head_dim=16, intermediate_size=128,
               max_positions=64)
@@ -59,6 +60,31 @@ def tiny_lm(tmp_path_factory):
     config = Config(family="llama", num_kv_heads=2, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
                     gated=True, rope_theta=10000.0, causal=True, lm_head=True, tied=True, max_length=64, **_SIZES)
     return _written(tmp_path_factory.mktemp("lm"), config)
+
+
+@pytest.fixture(scope="session")
+def _less_that_ships(tmp_path_factory):
+    folder = samples.SHIPPED
+    copy = tmp_path_factory.mktemp("shipped").resolve() / folder.name
+    copy.mkdir()
+    for file in folder.iterdir():
+        text = file.suffix == ".txt"
+        (copy / file.name).write_bytes(file.read_bytes()[:12 * 256]) if text else (copy / file.name).symlink_to(file)
+    return copy
+
+
+@pytest.fixture
+def less_that_ships(_less_that_ships, monkeypatch):
+    """The folder that ships with cq, with texts of 12 windows in place of 217: static int8 calibrates on all of them."""
+    monkeypatch.setattr(samples, "SHIPPED", _less_that_ships)
+    return _less_that_ships
+
+
+@pytest.fixture
+def short_turns(monkeypatch):
+    """Where models are timed in turns, each turn is one call, and nothing waits for other threads to rest."""
+    for name in ("_TURN_SECONDS", "_LONGEST"):
+        monkeypatch.setattr(timing, name, 0.0)
 
 
 @pytest.fixture(scope="session")
