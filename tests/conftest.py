@@ -69,13 +69,13 @@ def _less_that_ships(tmp_path_factory):
     copy.mkdir()
     for file in folder.iterdir():
         text = file.suffix == ".txt"
-        (copy / file.name).write_bytes(file.read_bytes()[:12 * 256]) if text else (copy / file.name).symlink_to(file)
+        (copy / file.name).write_bytes(file.read_bytes()[:6 * 256]) if text else (copy / file.name).symlink_to(file)
     return copy
 
 
 @pytest.fixture
 def less_that_ships(_less_that_ships, monkeypatch):
-    """The folder that ships with cq, with texts of 12 windows in place of 217: static int8 calibrates on all of them."""
+    """The folder that ships with cq, with texts of 6 windows in place of 217: static int8 calibrates on all of them."""
     monkeypatch.setattr(samples, "SHIPPED", _less_that_ships)
     return _less_that_ships
 
