@@ -1,5 +1,11 @@
-"""Two tiny random models on disk, an encoder and a causal language model, each one file with its tokenizer beside it."""
+"""Two tiny random models on disk, an encoder and a causal language model, each one file with its tokenizer beside it; texts; the bits
+that the kernels give; and single nodes in ONNX Runtime, the reference for the arithmetic that ONNX specifies."""
 import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +13,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cq.model.config import Config
+from cq.report import samples, timing
 
 _SIZES = dict(vocab_size=256, hidden_size=64, num_layers=2, num_heads=4, head_dim=16, intermediate_size=128,
               max_positions=64)
@@ -53,6 +60,89 @@ def tiny_lm(tmp_path_factory):
     config = Config(family="llama", num_kv_heads=2, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
                     gated=True, rope_theta=10000.0, causal=True, lm_head=True, tied=True, max_length=64, **_SIZES)
     return _written(tmp_path_factory.mktemp("lm"), config)
+
+
+@pytest.fixture(scope="session")
+def _less_that_ships(tmp_path_factory):
+    folder = samples.SHIPPED
+    copy = tmp_path_factory.mktemp("shipped").resolve() / folder.name
+    copy.mkdir()
+    for file in folder.iterdir():
+        text = file.suffix == ".txt"
+        (copy / file.name).write_bytes(file.read_bytes()[:6 * 256]) if text else (copy / file.name).symlink_to(file)
+    return copy
+
+
+@pytest.fixture
+def less_that_ships(_less_that_ships, monkeypatch):
+    """The folder that ships with cq, with texts of 6 windows in place of 217: static int8 calibrates on all of them."""
+    monkeypatch.setattr(samples, "SHIPPED", _less_that_ships)
+    return _less_that_ships
+
+
+@pytest.fixture
+def short_turns(monkeypatch):
+    """Where models are timed in turns, each turn is one call, and nothing waits for other threads to rest."""
+    for name in ("_TURN_SECONDS", "_LONGEST"):
+        monkeypatch.setattr(timing, name, 0.0)
+
+
+@pytest.fixture(scope="session")
+def kernel_bits():
+    """kernel_bits(isa, threads) → call of kernel_cases.py → digest of its results, in the order of the calls."""
+    @cache
+    def bits(isa: str, threads: int) -> dict[str, str]:
+        run = subprocess.run([sys.executable, Path(__file__).parent / "kernel_worker.py", str(threads)], text=True,
+                             env=os.environ | {"CQ_ISA": isa}, capture_output=True, timeout=280)
+        assert run.returncode == 0, run.stderr
+        lines = run.stdout.splitlines()
+        assert len(set(lines[::2])) == len(lines[::2]), "two calls of one name"
+        return dict(zip((line.removeprefix("call ") for line in lines[::2]), lines[1::2]))
+    return bits
+
+
+@pytest.fixture(scope="session")
+def onnx_node():
+    """onnx_node(op, inputs, outputs, constants={}, **attributes) → an ONNX Runtime session of one node for arrays of any shape, on
+    one thread. inputs and outputs are "name:dtype name:dtype …" in the node's order; `constants` holds the arrays of those inputs
+    that are initializers of the graph. Nodes without constants are made once.
+
+    On a CPU with AVX2 alone ONNX Runtime multiplies uint8 by int8 in int16, which saturates: 72 % of its results are wrong for
+    uniform codes. Two forms are exact on every CPU. One is uint8 by uint8, see `as_uint8`. The other is an int8 right side that is
+    a constant: the session option set here makes ONNX Runtime turn it into the first form."""
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    helper, made = onnx.helper, {}
+
+    def values(text: str, left_out=()):
+        pairs = [part.split(":") for part in text.split()]
+        return [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None)
+                for name, dtype in pairs if name not in left_out]
+
+    def session(op: str, inputs: str, outputs: str, constants: dict[str, np.ndarray] = {}, **attributes):
+        names = ([part.split(":")[0] for part in text.split()] for text in (inputs, outputs))
+        node = helper.make_node(op, *names, **attributes)
+        tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+        graph = helper.make_graph([node], op, values(inputs, constants), values(outputs), tensors)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def make(op: str, inputs: str, outputs: str, constants: dict[str, np.ndarray] = {}, **attributes):
+        if constants:
+            return session(op, inputs, outputs, constants, **attributes)
+        key = op, inputs, outputs, *attributes.items()
+        if key not in made:
+            made[key] = session(op, inputs, outputs, **attributes)
+        return made[key]
+    return make
+
+
+@pytest.fixture(scope="session")
+def as_uint8():
+    """as_uint8(codes) → int8 codes or zero points moved up by 128, so that a product of both gives the same sums."""
+    return lambda codes: np.asarray(np.asarray(codes, np.int16) + 128, np.uint8)
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Allocator:
     """Places arrays while installed. at_end: against the guard page behind them, else the one before. fill: the byte that fresh
-    memory is made of, so that results which depend on unwritten bytes differ between two of them."""
+    memory is made of, so that results which depend on unwritten bytes differ between two of them. A region that was freed serves
+    the next array of as many pages: system calls are most of the time otherwise."""
 
     def __init__(self):
-        self.at_end, self.fill, self._regions = True, 0, {}
+        self.at_end, self.fill = True, 0
+        self._regions: dict[int, tuple[int, int, int]] = {}  # array → start of its pages, bytes of pages, bytes of array
+        self._free_regions: dict[int, list[int]] = {}  # bytes of pages → starts
         self._handler = _Handler(b"guard pages", 1, None, _MALLOC(self._malloc), _CALLOC(self._calloc),
                                  _REALLOC(self._realloc), _FREE(self._free))
 
@@ -36,14 +38,11 @@ class Allocator:
 
     def _malloc(self, _context, size: int, fill: int | None = None) -> int:
         room = -(-max(size, 1) // PAGE) * PAGE
-        region = _libc.mmap(None, room + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE,
-                            mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-        start = region + PAGE
+        free = self._free_regions.get(room)
+        start = free.pop() if free else _region(room)
         ctypes.memset(start, self.fill if fill is None else fill, room)
-        if _libc.mprotect(region, PAGE, 0) or _libc.mprotect(start + room, PAGE, 0):
-            raise OSError("mprotect failed")
         pointer = start + room - size if self.at_end else start
-        self._regions[pointer] = region, room + 2 * PAGE, size
+        self._regions[pointer] = start, room, size
         return pointer
 
     def _calloc(self, context, count: int, size: int) -> int:
@@ -58,8 +57,17 @@ class Allocator:
 
     def _free(self, _context, pointer: int | None, _size: int) -> None:
         if pointer:
-            region, size, _ = self._regions.pop(pointer)
-            _libc.munmap(region, size)
+            start, room, _ = self._regions.pop(pointer)
+            self._free_regions.setdefault(room, []).append(start)
+
+
+def _region(room: int) -> int:
+    """The start of new pages of `room` bytes between two that no one may touch."""
+    region = _libc.mmap(None, room + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    start = region + PAGE
+    if _libc.mprotect(region, PAGE, 0) or _libc.mprotect(start + room, PAGE, 0):
+        raise OSError("mprotect failed")
+    return start
 
 
 _VOID, _SIZE = ctypes.c_void_p, ctypes.c_size_t

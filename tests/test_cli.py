@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from cq.report.trials import best_of
 
 
 @pytest.fixture
-def run():
+def run(short_turns):
     def invoke(*arguments, code=0, stdin=None):
         result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
         assert result.exit_code == code, result.output + str(result.exception)
@@ -89,7 +90,7 @@ def test_compare_shows_layers_draws_and_checks_the_order(run, tiny_encoder, pair
     assert ">dynamic textbook<" in picture and ">layers.1.ffn.down<" in picture
 
 
-def test_compare_fails_where_the_order_is_broken(tiny_encoder, pairs, monkeypatch):
+def test_compare_fails_where_the_order_is_broken(tiny_encoder, pairs, monkeypatch, short_turns):
     monkeypatch.setattr("cq.report.order._TOLERANCE_DB", -100.0)  # nothing is that much worse
     result = CliRunner().invoke(main, ["compare", str(tiny_encoder), "--data", str(pairs), "--limit", "3", "--strategy", "dynamic",
                                        "--strategy", "weight-only", "--check-order"])
@@ -111,7 +112,7 @@ def test_quantize_finds_a_mix_that_compare_and_inspect_show(run, tiny_encoder, p
     assert [row["name"] for row in found["rows"]] == ["float32", "dynamic", "dynamic textbook", "mixed"]
 
 
-def test_compare_without_a_model_or_without_data_uses_what_ships(run, tiny_encoder, prose):
+def test_compare_without_a_model_or_without_data_uses_what_ships(run, less_that_ships, tiny_encoder, prose):
     found = json.loads(run("compare", "--limit", 4, "--json", "-"))
     assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]][-2:] == ["static textbook", "qat.safetensors"]
     assert found["metrics"] == ["perplexity", "bits_per_token"] and found["data"]["samples"] == 4
@@ -152,7 +153,7 @@ def test_bench_times_a_quantized_model_as_it_is(run, quick_bench, tiny_encoder, 
     assert "already quantized" in run("bench", out, "--calibration", prose, code=2)
 
 
-def test_bench_without_a_model_times_what_ships(run, quick_bench):
+def test_bench_without_a_model_times_what_ships(run, quick_bench, less_that_ships):
     found = json.loads(run("bench", "--shape", "1x16", "--json", "-"))
     assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]] == ["float32", "weight-only", "dynamic",
                                                                                           "static"]
@@ -183,10 +184,12 @@ def test_rotate_is_what_the_library_does(run, tiny_lm, tiny_encoder, prose, tmp_
 
 @pytest.mark.parametrize("strategy", ["weight-only", "dynamic", "static"])
 def test_compensate_is_what_the_library_does(run, tiny_lm, prose, tmp_path, strategy):
-    options = ["--strategy", strategy, "--calibration", prose, "--rotate", "--compensate"]
+    text = tmp_path / "text.txt"
+    text.write_bytes(prose.read_bytes()[:320])
+    options = ["--strategy", strategy, "--calibration", text, "--rotate", "--compensate"]
     run("quantize", tiny_lm, tmp_path / "a.safetensors", *options)
     model = cq.rotate(cq.load(tiny_lm))
-    texts = read([prose], model).limit(500)
+    texts = read([text], model).limit(500)
     chosen = {"weight-only": cq.WeightOnly, "dynamic": cq.Dynamic, "static": cq.Static}[strategy]()
     q = cq.quantize(cq.compensate(model, texts), chosen, texts if strategy == "static" else None)
     for ours, theirs in zip(cq.load(tmp_path / "a.safetensors").logits(texts.tokens[:3]), q.logits(texts.tokens[:3]), strict=True):
@@ -369,7 +372,10 @@ def test_a_real_process_keeps_stdout_pure(tiny_encoder):
 def test_ctrl_c_exits_130(tiny_encoder):
     process = _command("embed", tiny_encoder, "--input", "-")  # waits for lines
     assert process.stdout.readline() == b"started\n"
-    time.sleep(1)
+    asleep, end = 0, time.monotonic() + 60
+    while asleep < 5 and time.monotonic() < end:  # until it is seen waiting five times in a row
+        time.sleep(0.05)
+        asleep = asleep + 1 if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" else 0
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and stdout == b"" and stderr.strip() == b"cq: interrupted"

@@ -99,13 +99,22 @@ def test_channels_are_made_alike_and_nothing_else_changes(tiny_lm, monkeypatch):
     assert error(cq.quantize(made, strategy), model) < 0.4 * error(cq.quantize(model, strategy), model)
 
 
-def test_everything_takes_what_comes_back(model, tiny_encoder, tmp_path):
-    for given in model, cq.rotate(model), cq.load(tiny_encoder):
-        made = cq.compensate(given, [SAMPLES[:2], SAMPLES[2]])
-        for strategy in cq.WeightOnly(), cq.Dynamic(), cq.Static():
-            q = cq.quantize(made, strategy, SAMPLES if strategy == cq.Static() else None)
-            cq.save(q, tmp_path / "q.safetensors")
-            assert cq.load(tmp_path / "q.safetensors").forward(OTHERS)[0].tobytes() == q.forward(OTHERS)[0].tobytes()
+def taken(given: cq.Transformer, path) -> None:
+    """Compensates, quantizes, saves and loads."""
+    made = cq.compensate(given, [SAMPLES[:2], SAMPLES[2]])
+    for strategy in cq.WeightOnly(), cq.Dynamic(), cq.Static():
+        q = cq.quantize(made, strategy, SAMPLES[:3] if strategy == cq.Static() else None)
+        cq.save(q, path)
+        assert cq.load(path).forward(OTHERS)[0].tobytes() == q.forward(OTHERS)[0].tobytes()
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_everything_takes_what_comes_back(model, tmp_path, rotated):
+    taken(cq.rotate(model) if rotated else model, tmp_path / "q.safetensors")
+
+
+def test_everything_takes_a_compensated_encoder(tiny_encoder, tmp_path):
+    taken(cq.load(tiny_encoder), tmp_path / "q.safetensors")
 
 
 def test_progress_and_inputs(model):

@@ -142,7 +142,8 @@ LAYERS = pytest.mark.parametrize("dtype, symmetric, axis, per_row", CASES)
 @LAYERS
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_linear_is_the_layer_formula(dtype, symmetric, axis, per_row, activation, rng):
-    for m, k, n in product((1, 6, 13), (3, 64, 130), (1, 16, 67)):
+    ms, ks, ns = (1, 6, 13), (3, 64, 130), (1, 16, 67)
+    for m, k, n in ((m, k, ns[(i + j) % 3]) for (i, m), (j, k) in product(enumerate(ms), enumerate(ks))):  # all pairs of sizes
         x, w = layer(rng, m, k, n, dtype, symmetric, axis, per_row)
         bias, residual = rng.standard_normal(n, np.float32), rng.standard_normal((m, n), np.float32)
         packed = cq.pack(w)

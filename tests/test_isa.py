@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,30 +21,20 @@ def python(*arguments, isa: str | None = None, **environment) -> subprocess.Comp
                           capture_output=True, timeout=280)
 
 
-@cache
-def bits(isa: str, threads: int) -> dict[str, str]:
-    """Call of kernel_cases.py → digest of its results."""
-    run = python(HERE / "kernel_worker.py", threads, isa=isa)
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
-    assert len(set(lines[::2])) == len(lines[::2]), "two calls of one name"
-    return dict(zip((line.removeprefix("call ") for line in lines[::2]), lines[1::2]))
-
-
 @pytest.mark.parametrize("isa, threads", [(isa, threads) for isa in ISAS for threads in (1, 2, 5)][1:])
-def test_same_bits(isa, threads):
-    expected, got = bits("scalar", 1), bits(isa, threads)
+def test_same_bits(kernel_bits, isa, threads):
+    expected, got = kernel_bits("scalar", 1), kernel_bits(isa, threads)
     assert len(expected) > 5600 and list(got) == list(expected)
     assert not [call for call in expected if got[call] != expected[call]]
 
 
-def test_same_bits_in_every_run():
+def test_same_bits_in_every_run(kernel_bits):
     again = python(HERE / "kernel_worker.py", 2, isa=ISAS[-1])
-    assert again.stdout.splitlines()[1::2] == list(bits(ISAS[-1], 2).values())
+    assert again.stdout.splitlines()[1::2] == list(kernel_bits(ISAS[-1], 2).values())
 
 
-def test_every_function_is_compared():
-    names = {call.split()[0] for call in bits("scalar", 1)}
+def test_every_function_is_compared(kernel_bits):
+    names = {call.split()[0] for call in kernel_bits("scalar", 1)}
     covered = names | {"linear", "attention", "aligned", "isa", "isa_available", "get_threads", "set_threads", "peak",
                        "keep_freed"}
     public = {name for name in vars(_core) if name.islower() and not name.startswith("_") and callable(getattr(_core, name))}

@@ -264,16 +264,16 @@ def test_state_is_of_constant_size(rng, kind):
 
 def test_calibration_is_quick(rng):
     x = rng.standard_normal((1000, 2000)).astype(np.float32)
-    # ten times the time expected on one core, so that a busy machine passes
+    # ten times the CPU time expected, so that a slower machine passes
     for name, update, search in (("minmax", 0.0003, 0.001), ("token_percentile", 0.001, 0.001), ("percentile", 0.005, 0.001),
                                  ("histogram", 0.005, 0.03), ("mse", 0.005, 0.03), ("entropy", 0.005, 0.05)):  # fmt: skip
         observer = observers.make(name)
         observer.update(x[:10])
-        start = time.perf_counter()
+        start = time.process_time()
         observer.update(x)
-        updated = time.perf_counter()
+        updated = time.process_time()
         observer.qparams()
-        assert updated - start < 10 * update and time.perf_counter() - updated < 10 * search
+        assert updated - start < 10 * update and time.process_time() - updated < 10 * search
 
 
 def test_copies_are_independent(rng):

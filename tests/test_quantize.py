@@ -4,6 +4,8 @@ import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, asdict
+from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from cq import strategies
 from cq.calibrate import calibrate
 
 TEXTS = ["a cat sat on a mat", "the dog", "x", "birds of a feather flock together", "to be, or not to be"]
-OBSERVERS = pytest.mark.parametrize("observer", ["minmax", "percentile", "mse"])  # those that count sets, not orders
+SET_OBSERVERS = ("minmax", "percentile", "mse")  # those that count sets, not orders
+OBSERVERS = pytest.mark.parametrize("observer", SET_OBSERVERS)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +50,19 @@ FORMS = {
 }
 
 
-@OBSERVERS
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_samples_come_in_many_forms_and_mean_the_same(encoder, form, observer):
-    one_by_one = cq.quantize(encoder, cq.Static(observer=observer), ids(encoder))
-    given = cq.quantize(encoder, cq.Static(observer=observer), form(encoder))
+@pytest.fixture(scope="module")
+def of_arrays(encoder):
+    """of_arrays(strategy) → the encoder calibrated on one array after another, quantized once for each strategy."""
+    return cache(lambda strategy: cq.quantize(encoder, strategy, ids(encoder)))
+
+
+@pytest.mark.parametrize("form, strategy", [
+    *product(FORMS.values(), (cq.Static(observer=observer, smooth=False, correct_bias=False) for observer in SET_OBSERVERS)),
+    *((FORMS[name], cq.Static()) for name in ("generator of texts", "batches of both", "a batch of nothing too"))])
+def test_samples_come_in_many_forms_and_mean_the_same(encoder, of_arrays, form, strategy):
+    """Every form with every way to find a range; scales of each feature's own and corrected biases, which take more time, with
+    some."""
+    one_by_one, given = of_arrays(strategy), cq.quantize(encoder, strategy, form(encoder))
     for (name, a), (_, b) in zip(one_by_one.linears(), given.linears(), strict=True):
         assert (a.input_form.scale, a.input_form.zero_point) == (b.input_form.scale, b.input_form.zero_point), name
 

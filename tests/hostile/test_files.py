@@ -18,7 +18,7 @@ from cq.formats.arrays import read_arrays
 from cq.formats.huggingface import read_folder
 from cq.formats.tensors import read_tensors
 
-SECONDS, MEGABYTES = 5, 48  # per file, at most; most take milliseconds
+SECONDS, MEGABYTES = 5, 48  # CPU time and memory per file, at most; most take milliseconds
 CONFIG = dict(model_type="bert", vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
               intermediate_size=6, max_position_embeddings=5, type_vocab_size=2)
 
@@ -406,12 +406,12 @@ def test_the_good_folder_is_good(tmp_path):
 def test_bad_files_give_one_clear_error(tmp_path, make, error, words):
     path = make(good(tmp_path))
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     try:
         with pytest.raises(error, match=words) as caught:
             open_it(path)
         assert caught.type is error and len(str(caught.value)) < 1000 and "\n" not in str(caught.value)
-        assert time.monotonic() - began < SECONDS
+        assert time.process_time() - began < SECONDS
         assert tracemalloc.get_traced_memory()[1] < MEGABYTES << 20
     finally:
         tracemalloc.stop()
@@ -462,8 +462,8 @@ def test_flipped_bytes_give_a_model_or_an_error_of_cq(tmp_path, suffix):
 def test_many_entries_are_read_in_time(tmp_path):
     """30,000 empty tensors: nothing is quadratic."""
     header({f"tensor.{i}": entry([0], 0, 0) for i in range(30_000)})(tmp_path)
-    began = time.monotonic()
+    began = time.process_time()
     assert len(read_tensors(tmp_path / "model.safetensors")[0]) == 30_000
     with pytest.raises(UnsupportedError, match="29999 more"):
         read_arrays(tmp_path / "model.safetensors", CONFIG)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20

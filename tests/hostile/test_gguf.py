@@ -193,13 +193,13 @@ def test_the_good_file_is_good(tmp_path):
 def test_bad_files_give_one_clear_error(tmp_path, data, error, words):
     (tmp_path / "a.gguf").write_bytes(data)
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     try:
         with pytest.raises(error, match=words) as caught:
             cq.load(tmp_path / "a.gguf")
         assert str(tmp_path) in str(caught.value)
         assert len(str(caught.value)) < 1000 and "\n" not in str(caught.value)
-        assert time.monotonic() - began < SECONDS
+        assert time.process_time() - began < SECONDS
         assert tracemalloc.get_traced_memory()[1] < MEGABYTES << 20
     finally:
         tracemalloc.stop()

@@ -28,8 +28,9 @@ def test_it_has_learnt_and_is_small():
 
 
 def test_trained_behind_int8_it_predicts_better_than_calibrated():
+    """By 0.0025 bits and more, calibrated on 24 windows as on all 217."""
     model, trained = cq.load(FOLDER), cq.load(FOLDER / "qat.safetensors")
-    static = cq.quantize(model, cq.Static(), samples.read(FOLDER / "calibration.txt", model).tokens)
+    static = cq.quantize(model, cq.Static(), samples.read(FOLDER / "calibration.txt", model).limit(24).tokens)
     assert trained.strategy == cq.Static() and trained.config == model.config
     bits = evaluated(trained)
     assert abs(bits - stated("qat_evaluation")) < 0.001 and bits < evaluated(cq.quantize(model, cq.Dynamic()))

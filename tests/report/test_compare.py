@@ -12,6 +12,7 @@ from cq.report import timing as timing_of
 from cq.strategies import Dynamic, Scheme, Static, WeightOnly
 
 stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference for the ranks")
+pytestmark = pytest.mark.usefixtures("short_turns")
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_chunks_and_the_timed_batch_are_bounded():
     assert len(batch) == 1
 
 
-def test_the_shipped_model_brings_its_own_calibration():
+def test_the_shipped_model_brings_its_own_calibration(less_that_ships):
     folder = samples.shipped_model()
     data = samples.read(folder / "evaluation.txt", cq.load(folder)).limit(8)
     report = cq.compare(folder, data, strategies=[Static()], repeats=1)
