@@ -212,6 +212,14 @@ def pack_floats(rng) -> Iterator[Call]:
         yield Call(f"{k}x{n} transposed", there_and_back, (floats(rng, n, k).T,))
 
 
+def _into_heads(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The products (s, g, length, dim) where they belong in (s * length, g * dim)."""
+    s, g, length, dim = (*a.shape[:3], b.shape[-1])
+    out = np.empty((s * length, g * dim), np.float32)
+    _core.matmul(a, b, out.reshape(s, length, g, dim).transpose(0, 2, 1, 3))
+    return out
+
+
 def matmul(rng) -> Iterator[Call]:
     """Matrices as they lie, by rows and by columns, alone and in pairs, over blocks and tails of each size."""
     shapes = [*product((1, 2, 5, 6, 7, 13), (1, 15, 16, 17, 33, 64, 65), (1, 3, 33)), (150, 70, 260), (300, 20, 10), (20, 1100, 30)]
@@ -227,9 +235,7 @@ def matmul(rng) -> Iterator[Call]:
         x, y = floats(rng, s * length, g * dim), floats(rng, s, g, length, length)
         heads = x.reshape(s, length, g, dim).transpose(0, 2, 1, 3)
         yield Call(f"heads {s} {g} {length} {dim}", _core.matmul, (heads, heads.swapaxes(-1, -2)))
-        out = floats(rng, s * length, g * dim)
-        yield Call(f"heads {s} {g} {length} {dim} back", _core.matmul, (y.swapaxes(-1, -2), heads),
-                   dict(out=out.reshape(s, length, g, dim).transpose(0, 2, 1, 3)), (out,))
+        yield Call(f"heads {s} {g} {length} {dim} back", _into_heads, (y.swapaxes(-1, -2), heads))
         yield Call(f"heads {s} {g} {length} {dim} shared", _core.matmul, (y, heads[:, :1]))
 
 

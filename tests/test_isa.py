@@ -36,7 +36,7 @@ def test_same_bits_in_every_run(kernel_bits):
 def test_every_function_is_compared(kernel_bits):
     names = {call.split()[0] for call in kernel_bits("scalar", 1)}
     covered = names | {"linear", "attention", "aligned", "isa", "isa_available", "get_threads", "set_threads", "peak",
-                       "keep_freed"}
+                       "keep_freed", "elementary"}
     public = {name for name in vars(_core) if name.islower() and not name.startswith("_") and callable(getattr(_core, name))}
     assert public <= covered, "a function of the core is missing from kernel_cases.py"
 
