@@ -92,12 +92,19 @@ INLINE f64x2 fma_odd(f64x2 a, f64x2 b, f64x2 c) {
     const i64x2 beyond = side < nothing, before = side > nothing; /* the sum lies beyond or before the exact value, seen from 0 */
     return (f64x2)(((i64x2)sum + beyond) | ((beyond | before) & (i64x2){1, 1}));
 }
-#define HALF(x, at) __builtin_shufflevector(x, x, 2 * at, 2 * at + 1)
+typedef struct { f64x2 low, high; } f64_halves;
+INLINE f64_halves widened(f32x4 x) {
+    const f64x4 all = __builtin_convertvector(x, f64x4);
+    f64_halves r;
+    memcpy(&r, &all, sizeof r);
+    return r;
+}
 BULKY f32x4 fma_f32(f32x4 a, f32x4 b, f32x4 c) {
-    const f64x4 x = __builtin_convertvector(a, f64x4), y = __builtin_convertvector(b, f64x4);
-    const f64x4 z = __builtin_convertvector(c, f64x4);
-    const f64x2 low = fma_odd(HALF(x, 0), HALF(y, 0), HALF(z, 0)), high = fma_odd(HALF(x, 1), HALF(y, 1), HALF(z, 1));
-    return __builtin_convertvector(__builtin_shufflevector(low, high, 0, 1, 2, 3), f32x4);
+    const f64_halves x = widened(a), y = widened(b), z = widened(c);
+    const f64_halves r = {fma_odd(x.low, y.low, z.low), fma_odd(x.high, y.high, z.high)};
+    f64x4 all;
+    memcpy(&all, &r, sizeof all);
+    return __builtin_convertvector(all, f32x4);
 }
 INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return FOURS(f32x16, fma_f32(a.v[i], b.v[i], c.v[i])); }
 
