@@ -39,7 +39,7 @@ INLINE void emit(const int to, const cq_activation activation, const int residua
     put(to, value(activation, residual, per_row, sum, row_scale, s, r, j, n), s, r, j, n);
 }
 
-INLINE void store_i8(const int to, const cq_activation activation, const int32_t *acc, int64_t acc_stride, int rows,
+BULKY void store_i8(const int to, const cq_activation activation, const int32_t *acc, int64_t acc_stride, int rows,
                      const cq_strip *s, int64_t row) {
     for (int64_t r = row; r < row + rows; r++, acc += acc_stride) {
         const f32x16 scale = f32_set(s->row_scales ? s->row_scales[r] : 1.0f);
@@ -52,7 +52,7 @@ INLINE void store_i8(const int to, const cq_activation activation, const int32_t
     }
 }
 
-INLINE void store_f32(const int to, const cq_activation activation, const float *acc, int64_t acc_stride, int rows,
+BULKY void store_f32(const int to, const cq_activation activation, const float *acc, int64_t acc_stride, int rows,
                       const cq_strip *s, int64_t row) {
     for (int64_t r = row; r < row + rows; r++, acc += acc_stride)
         EACH_16(j, s->columns, n, {

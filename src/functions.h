@@ -2,7 +2,7 @@
 
 /* exp(x), x clamped to [-87.33, 89], Inf from 88.73: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2], relative error 1e-7.
  * NaN passes: minimum and maximum return their second operand where either is NaN. */
-INLINE f32x16 lanes_exp(f32x16 x) {
+BULKY f32x16 lanes_exp(f32x16 x) {
     x = f32_max(f32_set(-87.33f), f32_min(f32_set(89.0f), x));
     const f32x16 n = f32_round(f32_mul(x, f32_set(1.44269504f)));
     f32x16 r = f32_fma(n, f32_set(-0.693145752f), x); /* ln2 in two parts: the first has 15 trailing zero bits */
@@ -21,14 +21,14 @@ INLINE f32x16 lanes_exp(f32x16 x) {
 }
 
 /* x / (1 + exp(-x)) */
-INLINE f32x16 lanes_silu(f32x16 x) {
+BULKY f32x16 lanes_silu(f32x16 x) {
     return f32_div(x, f32_add(f32_set(1.0f), lanes_exp(f32_sub(f32_set(0.0f), x))));
 }
 
 /* x Phi(x) = max(0, x) - g(|x|), g(a) = a Phi(-a): in 15 pieces around n * 0.37 a polynomial of degree 4 in a - n * 0.37, fitted
  * at Chebyshev nodes, from 5.37 on 0; absolute error 3.5e-7. Inf times the last piece's zeros is NaN, so that Inf stays
  * visible. */
-INLINE f32x16 lanes_gelu(f32x16 x) {
+BULKY f32x16 lanes_gelu(f32x16 x) {
     static const float c[5][16] = {
         {0.0f, 0.131605759f, 0.169941008f, 0.148184463f, 0.102766208f, 0.0594900362f,
          0.0293248296f, 0.0124288807f, 0.00455305679f, 0.00144598552f, 0.000398859207f, 9.56719086e-05f,
@@ -56,13 +56,13 @@ INLINE f32x16 lanes_gelu(f32x16 x) {
 }
 
 /* x (1 + tanh(u)) / 2 = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016) */
-INLINE f32x16 lanes_gelu_tanh(f32x16 x) {
+BULKY f32x16 lanes_gelu_tanh(f32x16 x) {
     const f32x16 inner = f32_fma(f32_mul(f32_mul(x, x), x), f32_set(0.044715f), x);
     const f32x16 e = lanes_exp(f32_mul(inner, f32_set(-1.59576912f)));
     return f32_div(x, f32_add(f32_set(1.0f), e));
 }
 
-INLINE f32x16 lanes_activate(const cq_activation activation, f32x16 x) {
+BULKY f32x16 lanes_activate(const cq_activation activation, f32x16 x) {
     switch (activation) {
     case CQ_RELU: return f32_max(f32_set(0.0f), x); /* NaN stays NaN */
     case CQ_GELU: return lanes_gelu(x);

@@ -10,6 +10,7 @@
 #define ISA(name) name##_avx2
 #define ISA_NAME "avx2"
 #define INLINE static inline __attribute__((always_inline))
+#define BULKY INLINE
 #define TILE_PANELS 1
 #define TILE_ROWS 4
 #define WIDE_STRIPS

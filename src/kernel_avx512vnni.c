@@ -11,6 +11,7 @@
 #define TILE_PANELS 4
 #define TILE_ROWS 6
 #define INLINE static inline __attribute__((always_inline))
+#define BULKY INLINE
 
 typedef __m512 f32x16;
 typedef __m512i i32x16;

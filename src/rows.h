@@ -1,8 +1,10 @@
 /* Work on one row, written once over 16 lanes and compiled for every instruction set: the same operations in the same order
- * give the same bits. Included by kernel_*.c, which define the lanes. */
+ * give the same bits. Included by kernel_*.c, which define the lanes, and INLINE, which always inlines, and BULKY, which does
+ * so too but in the scalar kernels, where one copy is enough. */
 #include "functions.h"
 
 /* Runs the block for i = 0, 16, 32 ... below n, `width` of the elements from i on; whole vectors see a constant width. */
+#ifndef EACH_16
 #define EACH_16(i, n, width, ...) \
     do { \
         int64_t i = 0; \
@@ -15,6 +17,7 @@
             __VA_ARGS__ \
         } \
     } while (0)
+#endif
 INLINE f32x16 load_some(const float *p, int64_t n) { return n == 16 ? f32_load(p) : f32_load_n(p, n); }
 INLINE void store_some(float *p, f32x16 x, int64_t n) {
     if (n == 16) f32_store(p, x);
@@ -52,7 +55,7 @@ INLINE int abs_max(const float *x, int64_t n, float *hi) {
 /* clip(rint(x / scale) + zero_point) as int32. A division costs as much as ten products, so x is multiplied by the inverse,
  * which is off by 3 * 2^-24 of the quotient at most, 6e-5 where a code is not clipped anyway: only where that comes near the
  * middle between two codes is it divided. `inverse` is cq_inverse(scale). */
-INLINE i32x16 lanes_encode(f32x16 x, f32x16 inverse, f32x16 scale, f32x16 zero_point, f32x16 qmin, f32x16 qmax) {
+BULKY i32x16 lanes_encode(f32x16 x, f32x16 inverse, f32x16 scale, f32x16 zero_point, f32x16 qmin, f32x16 qmax) {
     f32x16 t = f32_mul(x, inverse), q = f32_round(t);
     if (__builtin_expect(f32_any_not_below(f32_abs(f32_sub(t, q)), f32_set(0.49994f)), 0)) q = f32_round(f32_div(x, scale));
     return i32_from_f32(f32_min(f32_max(f32_add(q, zero_point), qmin), qmax));
@@ -68,7 +71,7 @@ typedef struct {
 } encoding;
 
 #define FOUR(X) X(0) X(1) X(2) X(3)
-INLINE void encode_64(const int by, const int clip, const encoding *e, f32x16 x0, f32x16 x1, f32x16 x2, f32x16 x3, uint8_t *to) {
+BULKY void encode_64(const int by, const int clip, const encoding *e, f32x16 x0, f32x16 x1, f32x16 x2, f32x16 x3, uint8_t *to) {
 #define OF(array, p) (by == BY_COLUMN ? f32_load(e->array + 16 * p) : f32_set(e->array[by == BY_VECTOR ? p : 0]))
 #define ROUND(p) const f32x16 t##p = f32_mul(x##p, OF(inverses, p)); f32x16 q##p = f32_round(t##p);
 #define OFF(p) f32_abs(f32_sub(t##p, q##p))
@@ -101,7 +104,7 @@ INLINE void encode_64(const int by, const int clip, const encoding *e, f32x16 x0
 }
 
 /* n elements with one set of parameters. */
-INLINE void encode_span(const int clip, const float *x, int64_t n, const encoding *e, uint8_t *codes) {
+BULKY void encode_span(const int clip, const float *x, int64_t n, const encoding *e, uint8_t *codes) {
     int64_t at = 0;
     for (; at + 64 <= n; at += 64)
         encode_64(BY_ONE, clip, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48),
@@ -210,7 +213,7 @@ static int ISA(quantize)(const float *x, int64_t n, const cq_codes *out, int64_t
     return finite;
 }
 
-INLINE f32x16 lanes_decode(const cq_coded *in, int64_t row, int64_t column, int64_t n) {
+BULKY f32x16 lanes_decode(const cq_coded *in, int64_t row, int64_t column, int64_t n) {
     const uint8_t *codes = (const uint8_t *)in->codes + row * in->stride + column;
     const i32x16 q = in->is_signed ? i32_load_s8(codes, n) : i32_load_u8(codes, n);
     const int32_t zero_point = in->zero_points ? in->zero_points[row] : in->zero_point;
@@ -253,6 +256,7 @@ static void ISA(interleave)(const uint8_t *const rows[4], int64_t n, uint8_t fli
 /* --- norm, gate, positions ----------------------------------------------------------------------------------------------- */
 
 /* Sums of four vectors' lanes side by side: a single one would wait for itself, 3 or 4 cycles a vector. */
+#ifndef SUM_4
 #define SUM_4(i, n, ...) \
     do { \
         int64_t i = 0; \
@@ -264,9 +268,10 @@ static void ISA(interleave)(const uint8_t *const rows[4], int64_t n, uint8_t fli
         } \
         for (; i < (n); i += 16) { enum { slot = 0 }; const int64_t width = (n) - i < 16 ? (n) - i : 16; __VA_ARGS__ } \
     } while (0)
+#endif
 INLINE float sum_of_4(const f32x16 *s) { return f32_sum(f32_add(f32_add(s[0], s[1]), f32_add(s[2], s[3]))); }
 
-INLINE int norm_row(const int rms, const int add, const int biased, const cq_norm *norm, const float *x, const float *residual,
+BULKY int norm_row(const int rms, const int add, const int biased, const cq_norm *norm, const float *x, const float *residual,
                     int64_t n, float *kept, float *y) {
     const float *weight = norm->weight, *bias = norm->bias;
     const f32x16 nothing = f32_set(0.0f);

@@ -18,7 +18,7 @@ static float ISA(softmax_f32)(float *x, int64_t n, float factor) {
 
 /* 2^t for codes of 8 bits, t in [-125, 127], below it 2^-125: a polynomial of degree 3 on [-1/2, 1/2], relative error 1.1e-4,
  * exact at whole t. */
-INLINE f32x16 lanes_exp2(f32x16 t) {
+BULKY f32x16 lanes_exp2(f32x16 t) {
     const f32x16 shift = f32_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the rounded integer */
     t = f32_max(t, f32_set(-125.0f)); /* large values' scales push t this far down */
     const f32x16 at = f32_add(t, shift), f = f32_sub(t, f32_sub(at, shift));

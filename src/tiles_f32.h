@@ -1,7 +1,7 @@
 /* float32 micro-kernels, from float32 and from packed int8. Included by kernel_*.c, which define the lanes. */
 #include "tiles.h"
 
-INLINE void tile_f32(const int R, const int P, const cq_operands *o, int64_t k, int add, float *c, int64_t c_stride) {
+BULKY void tile_f32(const int R, const int P, const cq_operands *o, int64_t k, int add, float *c, int64_t c_stride) {
     const float *a = o->a, *b = o->b;
     const int64_t a_row = o->a_row, a_step = o->a_step, b_step = o->b_step, panel_stride = o->panel_stride;
 #define GET(r, p) f32x16 c##r##p = R > r && P > p && add ? f32_load(c + r * c_stride + 16 * p) : f32_set(0.0f);
@@ -40,7 +40,7 @@ INLINE f32x16 byte_of(const int R, i32x16 w, const int j, const int has_zeros, i
 }
 
 /* For at most 4 rows, where reading the weight is what costs. */
-INLINE void tile_f32_i8(const int R, const int P, const int has_zeros, const float *a, int64_t a_stride, const int8_t *b,
+BULKY void tile_f32_i8(const int R, const int P, const int has_zeros, const float *a, int64_t a_stride, const int8_t *b,
                         int64_t panel_stride, int64_t k, const int32_t *zero_points, float *acc) {
 #define GET(r, p) f32x16 c##r##p = R > r && P > p ? f32_load(acc + r * CQ_TILE + 16 * p) : f32_set(0.0f);
     EVERY_ACC(GET)

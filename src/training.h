@@ -5,7 +5,7 @@
 INLINE f32x16 rest_of_logistic(f32x16 e, f32x16 s) { return f32_mul(f32_min(e, f32_set(1e30f)), s); }
 
 /* act(x) and its derivative. Beyond +-13 slopes no longer change. */
-INLINE void lanes_slope(const cq_activation activation, f32x16 x, f32x16 *y, f32x16 *slope) {
+BULKY void lanes_slope(const cq_activation activation, f32x16 x, f32x16 *y, f32x16 *slope) {
     const f32x16 nothing = f32_set(0.0f), one = f32_set(1.0f);
     const f32x16 z = f32_max(f32_set(-13.0f), f32_min(f32_set(13.0f), x)), square = f32_mul(z, z);
     switch (activation) {
@@ -62,7 +62,7 @@ static void ISA(slope)(const float *x, cq_activation activation, int64_t n, floa
 #undef SLOPES
 }
 
-INLINE int round_row(const int by_column, const float *x, int64_t n, const float *scales, const float *lows, const float *highs,
+BULKY int round_row(const int by_column, const float *x, int64_t n, const float *scales, const float *lows, const float *highs,
                      const float *shifts, float *y, uint8_t *bytes) {
 #define OF(array) (by_column ? load_some(array + i, width) : f32_set(*array))
     f32x16 beyond = f32_set(0.0f);
@@ -85,7 +85,7 @@ static int ISA(round)(const float *x, int64_t n, const cq_rounding *r, int64_t r
                                  : round_row(0, x, n, scales, lows, highs, shifts, y, bytes);
 }
 
-INLINE float exponents_row(const int coded, float *x, int64_t n, float factor) {
+BULKY float exponents_row(const int coded, float *x, int64_t n, float factor) {
     f32x16 most = f32_set(-INFINITY), sum = f32_set(0.0f);
     EACH_16(i, n, width, {
         const f32x16 v = load_some(x + i, width);
@@ -138,7 +138,7 @@ static void ISA(adamw)(const cq_adamw *a, const float *g, int64_t n, const float
     });
 }
 
-INLINE void rescale_row(const int add_before, const int add_after, const float *x, int64_t n, const cq_rescaling *r,
+BULKY void rescale_row(const int add_before, const int add_after, const float *x, int64_t n, const cq_rescaling *r,
                         f32x16 of_row, float *y) {
     EACH_16(i, n, width, {
         f32x16 v = load_some(x + i, width);
