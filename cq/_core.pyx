@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, embedsignature=True
+# cython: language_level=3, boundscheck=False, embedsignature=True, binding=False
 """The only door to C: checks arrays, releases the GIL, calls, raises. Knows nothing of models or files.
 
 Arrays must be C-contiguous and of the exact dtype; float32 is (rows, columns). `Coded` is an activation in codes, `Weight` a
