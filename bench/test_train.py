@@ -6,7 +6,6 @@ import cq
 from cq.report.bench import operations
 from cq.train import losses
 from cq.train.batch import Packed
-from cq.train.loop import weights_of
 from cq.train.network import Network
 from cq.train.optimizer import AdamW
 from cq.train.passes import freed_memory_kept
@@ -24,7 +23,7 @@ torch_qat = pytest.importorskip("bench.torch_qat")
 def test_step(benchmark, threads, float_model, case):
     model = float_model
     tokens = encoder.sentences(model, SENTENCES) if case == RAGGED else encoder.random(model, *SHAPES[case])
-    network = Network(Recipe(model.config, cq.Static()), weights_of(model))
+    network = Network(Recipe(model.config, cq.Static()), model.weights())
     optimizer, embeddings = AdamW(network.parameters, 0.0, (0.9, 0.999)), model.embed(tokens)
 
     def ours() -> float:
@@ -41,7 +40,7 @@ def test_step(benchmark, threads, float_model, case):
     torch = torch_qat.torch
     ids, mask = (torch.tensor(array) for array in encoder.padded(tokens))
     targets = torch.tensor(embeddings)
-    step = torch_qat.step_of(model.config, weights_of(model), threads)
+    step = torch_qat.step_of(model.config, model.weights(), threads)
     first = np.array([[ours(), step(ids, mask, targets)] for _ in range(2)])
     assert np.ptp(first, axis=1).max() < 0.3 * first.max(), f"the two train differently: {first}"
     count = sum(map(len, tokens))

@@ -21,12 +21,10 @@ from .observers.tokens import Tokens
 
 Sites = dict[str, observers.Observer]  # by the name of the place
 Found = tuple[Sites, Sites, dict[str, Tokens]]  # of samples at even places, at odd ones; of all
-Prototype = tuple[observers.Observer, int]  # of each place's observer; how many tokens to keep
+Prototype = tuple[observers.Observer, dict[str, int]]  # of each site's observer; how many tokens to keep of which sites
 Progress = Callable[[int, int | None], None]
 
 KEEP = 256  # tokens of each place, for choices that look at layers' outputs
-_READ = (".input", ".context", ".hidden")  # places that layers read, where tokens are kept
-_MIXED = ".value"  # where only each channel's extremes are
 _TASK = 8  # samples: their observers come back together, up to 128 KiB a site
 _BATCH = 2048  # tokens of samples that run together: their layers' weights are read once
 _IN_FLIGHT = 64  # tasks; each holds its samples and its result
@@ -35,10 +33,9 @@ _models: dict[str, Transformer] = {}  # in a worker: the model of the last run t
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each place → the
-    observer that saw all of its values; halves: the same for the samples at even and at odd places alone. Names:
-    "layers.0.attention.input", ".query", ".key", ".value", ".context", "layers.0.ffn.input", ".hidden", "head.input". tokens:
-    name of each place that a layer reads → a sample of its tokens and each channel's extremes; of ".value" the extremes alone."""
+    """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each site (model/sites.py)
+    → the observer that saw all of its values; halves: the same for the samples at even and at odd places alone. tokens: name of
+    each site that a layer reads → a sample of its tokens and each channel's extremes; of values the extremes alone."""
     observer: str | observers.Observer
     samples: int
     sites: Sites
@@ -73,7 +70,7 @@ def calibrate(model: Transformer, samples: Iterable, observer: str | observers.O
         raise CqError(f"executor: need a concurrent.futures.Executor (Dask: client.get_executor()), got {executor!r}")
     if type(tokens) is not int or tokens < 0:
         raise CqError(f"tokens: need a whole number of at least 0, got {tokens!r}")
-    prototype = _prototype(observer), tokens
+    prototype = _prototype(observer), _kept(model, tokens)
     total = len(samples) if hasattr(samples, "__len__") else None
     places = enumerate(samples)
     found = {}, {}, {}
@@ -96,6 +93,13 @@ def check_samples(samples) -> None:
     """Raises CqError for what is no iterable of samples, a single text among them."""
     if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
         raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
+
+
+def _kept(model: Transformer, tokens: int) -> dict[str, int]:
+    """How many tokens to keep of each site that a layer reads; of values 0: their extremes alone."""
+    if not tokens:
+        return {}
+    return dict.fromkeys(model.graph.sites, tokens) | {block.attention.value: 0 for block in model.graph.blocks}
 
 
 def _prototype(observer: str | observers.Observer) -> observers.Observer:
@@ -191,8 +195,8 @@ def _watch(prototype: Prototype, found: Found, site: str, x: np.ndarray, place: 
     if site not in seen:
         seen[site] = copy.deepcopy(observer)
     seen[site].update(x, order=place)
-    if keep and site.endswith((*_READ, _MIXED)):
-        found[2].setdefault(site, Tokens(0 if site.endswith(_MIXED) else keep)).update(x, place, start)
+    if site in keep:
+        found[2].setdefault(site, Tokens(keep[site])).update(x, place, start)
 
 
 Watch = Callable[[str, np.ndarray, int, int], None]  # (site, float32 (rows, n), place of the sample, its first row's number)

@@ -12,16 +12,17 @@ import numpy as np
 
 from . import functions
 from .model import Config
+from .model.sites import AttentionPart, FeedForwardPart
 from .observers.tokens import Tokens
 
 SHARE = 192  # one unit in so many may give up its place
 OUTLIER = 16  # weights beyond so many times the layer's root mean square are split
 
 
-def equalize_values(weights: dict[str, np.ndarray], block: str, config: Config) -> dict[str, np.ndarray]:
-    """What changes of `weights` (by canonical name) in the attention of `block`, such as "layers.3": of each value's feature the
-    largest weight that makes it, and the largest that reads it, become one."""
-    names = [f"{block}.attention.{part}" for part in ("value.weight", "value.bias", "output.weight")]
+def equalize_values(weights: dict[str, np.ndarray], attention: AttentionPart, config: Config) -> dict[str, np.ndarray]:
+    """What changes of `weights` (by canonical name) in a block's attention: of each value's feature the largest weight that makes
+    it, and the largest that reads it, become one."""
+    names = attention.value + ".weight", attention.value + ".bias", attention.output + ".weight"
     heads = config.num_kv_heads, config.num_heads // config.num_kv_heads, config.head_dim
     made, read = weights[names[0]], weights[names[2]].reshape(-1, *heads)
     given, taken = np.abs(made).max(axis=1), np.abs(read).max(axis=(0, 2)).reshape(-1)
@@ -35,11 +36,10 @@ def equalize_values(weights: dict[str, np.ndarray], block: str, config: Config) 
     return changed | {names[2]: (read * factor.reshape(config.num_kv_heads, 1, -1)).reshape(weights[names[2]].shape)}
 
 
-def split_outliers(weights: dict[str, np.ndarray], block: str, hidden: Tokens) -> dict[str, np.ndarray]:
-    """What changes of `weights` (by canonical name) in the feed-forward layers of `block`, such as "layers.3", for the hidden
-    values that calibration kept; nothing where no weight is an outlier."""
-    name = f"{block}.ffn."
-    down, bias = weights[name + "down.weight"].copy(), weights.get(name + "down.bias")
+def split_outliers(weights: dict[str, np.ndarray], ffn: FeedForwardPart, hidden: Tokens) -> dict[str, np.ndarray]:
+    """What changes of `weights` (by canonical name) in a block's feed-forward layers, for the hidden values that calibration
+    kept; nothing where no weight is an outlier."""
+    down, bias = weights[ffn.down + ".weight"].copy(), weights.get(ffn.down + ".bias")
     mean = hidden.rows.mean(0, dtype=np.float64) if bias is not None else np.zeros(down.shape[1])
     spread = np.square(hidden.rows - mean).mean(0)
     reach = np.abs(down).max(0)  # of each unit
@@ -56,6 +56,6 @@ def split_outliers(weights: dict[str, np.ndarray], block: str, hidden: Tokens) -
         reach[[loud, unit]] = reach[loud] * 0.5
     if (source == np.arange(len(source))).all():
         return {}
-    inner = [key for part in ("gate", "up") for key in (f"{name}{part}.weight", f"{name}{part}.bias") if key in weights]
-    changed = {key: weights[key][source] for key in inner} | {name + "down.weight": down}
-    return changed if bias is None else changed | {name + "down.bias": (bias + offset).astype(bias.dtype)}
+    inner = [key for layer in ffn.projections for key in (f"{layer}.weight", f"{layer}.bias") if key in weights]
+    changed = {key: weights[key][source] for key in inner} | {ffn.down + ".weight": down}
+    return changed if bias is None else changed | {ffn.down + ".bias": (bias + offset).astype(bias.dtype)}

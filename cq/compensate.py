@@ -12,7 +12,6 @@ from .errors import CalibrationError, CqError
 from .model import Transformer
 from .model.linear import quantize_weight
 from .observers.tokens import Tokens
-from .train import weights_of
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)  # the exponent of a channel's size in what divides it
 NARROWEST = 1e-3  # a channel counts as at least this share of the largest one
@@ -66,7 +65,7 @@ def compensate(model: Transformer, calibration: Iterable, progress: Progress | N
         raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
     places = list(_places(model))
     squares, tokens = _seen(model, calibration, places, progress)
-    weights = weights_of(model)
+    weights = model.weights()
     for place in places:
         if place.source is not None:
             _equalize(weights, place, tokens.pop(place.site).rows, squares[place.site])
@@ -80,16 +79,14 @@ def compensate(model: Transformer, calibration: Iterable, progress: Progress | N
 
 
 def _places(model: Transformer) -> Iterator[_Place]:
-    for block in model.blocks:
-        attention, gated = block.attention, block.ffn.gate is not None
-        name, group = f"{block.name}.attention.", block.attention.heads // block.attention.kv_heads
-        yield _Place(name + "input", (name + "query", name + "key", name + "value"))
-        yield _Place(name + "context", (name + "output",), name + "value", group, attention.dim)
-        name = f"{block.name}.ffn."
-        yield _Place(name + "input", (name + "gate", name + "up") if gated else (name + "up",))
-        yield _Place(name + "hidden", (name + "down",), name + "up" if gated else None)
-    if model.head is not None and not model.config.tied:
-        yield _Place("head.input", ("head",))
+    """All sites but a classifier's, and a head's that is tied to the word table."""
+    config, graph = model.config, model.graph
+    attended = {block.attention.context for block in graph.blocks}
+    for site in graph.sites.values():
+        if site.name.startswith("classifier.") or (site.readers == ("head",) and config.tied):
+            continue
+        shared = (config.num_heads // config.num_kv_heads, config.head_dim) if site.name in attended else ()
+        yield _Place(site.name, site.readers, site.source, *shared)
 
 
 def _seen(model: Transformer, samples: Iterable, places: list[_Place], progress: Progress | None) -> tuple[dict, dict]:

@@ -17,16 +17,14 @@ from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothe
 from .model.attention import MAX_KEYS
 from .model.deferred import read
 from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
+from .model.sites import Graph
 from .model.sums import check_attention
 from .qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
 from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
-from .train import fit, weights_of
+from .train import fit
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
-# Which observed place a layer reads, by the end of its name.
-_READS = {"query": "input", "key": "input", "value": "input", "output": "context", "gate": "input", "up": "input",
-          "down": "hidden", "dense": "input", "scores": "hidden"}
 
 
 def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
@@ -103,7 +101,7 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
             ranges = {site: _params(observer, target.scheme) for site, observer in found.sites.items()}
             folded, smoothed = _folded(model, target, found, ranges)
         if coarse:
-            folded = _split(folded or weights_of(model), target, found)
+            folded = _split(folded or model.weights(), model.graph, target, found)
     network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
                   progress=progress and (lambda done, total, loss: progress(done, total)), folded=folded, smoothed=smoothed)
     trained = Transformer(model.config, network.weights(), model.tokenizer)
@@ -118,34 +116,33 @@ def _folded(model: Transformer, target: Static, calibration: Calibration,
             ranges: dict[str, tuple[float, int]]) -> tuple[dict[str, np.ndarray], dict[str, Smoothed]]:
     """Weights by canonical name, with what smoothing and bias correction change folded in, and place → form where features have
     scales of their own; elsewhere `ranges` are set to what goes with it."""
-    folds, smoothed, weights = _folds(model, target, calibration), {}, weights_of(model)
+    folds, smoothed, weights = _folds(model, target, calibration), {}, model.weights()
     for name, fold in folds.layers.items():
         bias = fold.bias(weights.get(f"{name}.bias"))
         weights |= {} if bias is None else {f"{name}.bias": bias}
         weights |= {} if fold.factor is None else {f"{name}.weight": scaled(weights[f"{name}.weight"], fold.factor)}
-        site = reads(name)
+        site = model.graph.reads[name]
         if isinstance(fold.form, Smoothed):
             smoothed[site] = fold.form
         else:
             ranges[site] = fold.form.scale, fold.form.zero_point
-    return weights, smoothed | {f"{name}.attention.value": form for name, form in folds.values.items()}
+    return weights, smoothed | folds.values
 
 
 def _equalized(model: Transformer, target: WeightOnly | Dynamic | Static) -> Transformer:
     """The same function, with values and what reads them in one range where both will have one scale."""
-    weights = weights_of(model)
-    for block in model.blocks:
-        if not any(_chosen(f"{block.name}.attention.{part}", target) for part in ("value", "output")):
-            weights |= equalize_values(weights, block.name, model.config)
+    weights = model.weights()
+    for block in model.graph.blocks:
+        if not any(_chosen(layer, target) for layer in (block.attention.value, block.attention.output)):
+            weights |= equalize_values(weights, block.attention, model.config)
     return Transformer(model.config, weights, model.tokenizer)
 
 
-def _split(weights: dict[str, np.ndarray], target: WeightOnly | Dynamic | Static,
+def _split(weights: dict[str, np.ndarray], graph: Graph, target: WeightOnly | Dynamic | Static,
            calibration: Calibration) -> dict[str, np.ndarray]:
     """Weights by canonical name, with the outliers split of feed-forward layers that will have one scale."""
-    blocks = [name.removesuffix(".ffn.down.weight") for name in weights if name.endswith(".ffn.down.weight")]
-    changed = [split_outliers(weights, block, calibration.tokens[f"{block}.ffn.hidden"]) for block in blocks
-               if not _chosen(f"{block}.ffn.down", target)]
+    changed = [split_outliers(weights, block.ffn, calibration.tokens[block.ffn.hidden]) for block in graph.blocks
+               if not _chosen(block.ffn.down, target)]
     return weights | {name: array for part in changed for name, array in part.items()}
 
 
@@ -207,8 +204,8 @@ def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], stri
     result = _copied(model, strategy)
     places = list(result.linear_places())
     for done, (owner, attribute, name) in enumerate(places, 1):
-        learned, fold = (scales or {}).get(name), folds.layers.get(name)
-        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, form_at, learned, fold))
+        learned, fold, site = (scales or {}).get(name), folds.layers.get(name), model.graph.reads[name]
+        setattr(owner, attribute, _swap(getattr(owner, attribute), name, strategy, site, form_at, learned, fold))
         if progress is not None:
             progress(done, len(places))
     _join(result, strategy, form_at, folds)
@@ -250,8 +247,9 @@ def _chosen(name: str, strategy) -> str:
     return "" if any(fnmatchcase(name, pattern) for pattern in strategy.include) else "matches no include pattern"
 
 
-def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], learned: tuple | None,
+def _swap(layer: Linear, name: str, strategy, site: str, form_at: Callable[[str], Fixed], learned: tuple | None,
           fold: Fold | None) -> Linear | QuantizedLinear:
+    """site: what the layer reads."""
     reason = _chosen(name, strategy)
     if reason:
         return _left(layer, reason)
@@ -261,7 +259,7 @@ def _swap(layer: Linear, name: str, strategy, form_at: Callable[[str], Fixed], l
         return _left(layer, weight)
     if layer.bias is not None:
         check_finite(layer.bias, f"{name}.bias")
-    form, bias = (_input_form(name, strategy, form_at), layer.bias) if fold is None else (fold.form, fold.bias(layer.bias))
+    form, bias = (_input_form(site, strategy, form_at), layer.bias) if fold is None else (fold.form, fold.bias(layer.bias))
     bias = quantize_bias(bias, scheme.bias, form, weight)
     try:
         return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
@@ -292,31 +290,25 @@ def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, lea
         raise CqError(f"{name}: {error}") from None
 
 
-def reads(name: str) -> str:
-    """The observed place that a linear layer reads: "layers.0.ffn.up" → "layers.0.ffn.input"."""
-    head, _, last = name.rpartition(".")
-    return "head.input" if name == "head" else f"{head}.{_READS[last]}"
-
-
-def _input_form(name: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
+def _input_form(site: str, strategy, form_at: Callable[[str], Fixed]) -> Form:
     scheme = strategy.scheme
     if isinstance(strategy, WeightOnly):
         return None
     if isinstance(strategy, Static):
-        return form_at(reads(name))
+        return form_at(site)
     kind = PerToken if scheme.activation_granularity == "per_token" else PerTensor
     return kind(scheme.activation_dtype, scheme.activation_symmetric)
 
 
 def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: Plan) -> None:
     """Where neighbours are in int8, what flows between them is too."""
-    for block in model.blocks:
+    for block, names in zip(model.blocks, model.graph.blocks):
         attention = block.attention
         kinds = {layer.runs_in for layer in (attention.query, attention.key, attention.value)}
         attention.forms = None
         if strategy.scheme.attention == "int8" and kinds == {"static"}:
-            query, key, value = (form_at(f"{block.name}.attention.{part}") for part in ("query", "key", "value"))
-            attention.forms = query, key, folds.values.get(block.name, value)
+            query, key, value = map(form_at, names.attention.projections)
+            attention.forms = query, key, folds.values.get(names.attention.value, value)
         elif strategy.scheme.attention == "int8" and kinds == {"dynamic"}:
             attention.forms = PerHead("int8", True, attention.dim)
         if attention.forms is not None:
@@ -327,11 +319,11 @@ def _join(model: Transformer, strategy, form_at: Callable[[str], Fixed], folds: 
 
 def _join_stream(model: Transformer, form_at: Callable[[str], Fixed]) -> None:
     """The residual stream in int8: after a norm the very codes that the next layers read, before one the sum's."""
-    names = [f"{block.name}.{part}" for block in model.blocks for part in ("attention", "ffn")]
+    parts = [part for block in model.graph.blocks for part in (block.attention, block.ffn)]
     if model.config.norm_first:
-        forms = [form_at(f"{name}.sum") for name in names[:-1]] + [None]
+        forms = [form_at(part.sum) for part in parts[:-1]] + [None]
     else:
-        model.embedding.stream, *forms = [form_at(f"{name}.input") for name in names] + [None]
+        model.embedding.stream, *forms = [form_at(part.input) for part in parts] + [None]
     for block, after_attention, after_ffn in zip(model.blocks, forms[::2], forms[1::2]):
         block.streams = after_attention, after_ffn
 

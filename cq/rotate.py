@@ -35,29 +35,22 @@ def rotate(model: Transformer) -> Transformer:
     weights["embed.word"] = _deferred(model.embedding.source, lambda table: turn(table))
     tables = {"embed.position": model.embedding.position, "embed.type": model.embedding.type}
     weights |= {name: turn(table) for name, table in tables.items() if table is not None}
-    norms = {name: norm.weight for name, norm in model.norms()}
+    norms, graph = dict(model.norms()), model.graph
+    values, attended = ({getattr(block.attention, part) for block in graph.blocks} for part in ("value", "output"))
     for name, layer in model.linears():
-        weight, bias, part, before = layer.source, layer.bias, name.rpartition(".")[2], _norm_before(name)
+        weight, bias, before = layer.source, layer.bias, graph.sites[graph.reads[name]].norm
         if before is not None:
-            norm = norms[before]
-            weight = _deferred(weight, lambda w, norm=norm: turn(w * norm))
-        if part == "value":
+            weight = _deferred(weight, lambda w, norm=norms[before].weight: turn(w * norm))
+        if name in values:
             weight = _deferred(weight, lambda w: _heads_turned(w.T, head_turn).T)
             bias = None if bias is None else _heads_turned(bias[None], head_turn)[0]
-        if part == "output":
+        if name in attended:
             weight = _deferred(weight, lambda w: _heads_turned(w, head_turn))
-        if part in ("output", "down"):
+        if name in graph.residual_writers:
             weight = _deferred(weight, lambda w: turn(w.T).T)
             bias = None if bias is None else turn(bias[None])[0]
         weights |= {f"{name}.weight": weight} | ({} if bias is None else {f"{name}.bias": bias})
     return Transformer(replace(config, tied=False), weights, model.tokenizer)
-
-
-def _norm_before(name: str) -> str | None:
-    """The norm whose result a layer reads: "layers.0.ffn.up" → "layers.0.ffn_norm"."""
-    if name == "head":
-        return "final_norm"
-    return None if name.endswith((".output", ".down")) else name.rpartition(".")[0] + "_norm"
 
 
 def _deferred(source: np.ndarray | Deferred, change: Callable[[np.ndarray], np.ndarray]) -> Deferred:

@@ -39,7 +39,7 @@ class Fold(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """layers: name → Fold. values: name of a block → the form of its attention's values."""
+    """layers: name → Fold. values: site of a block's values → their form."""
     layers: dict[str, Fold]
     values: dict[str, Smoothed]
 
@@ -71,12 +71,14 @@ def plan(model: Transformer, calibration: Calibration, strategy: Static, form_at
                                    "calibrate this model with tokens=256, or use Static(smooth=False, correct_bias=False)")
         return calibration.tokens[site]
 
-    def add(site: str, layers: dict[str, Linear], smooth: bool = True, values: tuple = ()) -> "_Candidate | None":
+    linears = dict(model.linears())
+
+    def add(site: str, smooth: bool = True, values: tuple = ()) -> "_Candidate | None":
         nonlocal done
         done += 1
         if progress is not None:
             progress(done, total)
-        layers = {name: layer for name, layer in layers.items() if fits(name, layer)}
+        layers = {name: linears[name] for name in model.graph.sites[site].readers if fits(name, linears[name])}
         if not layers:
             return None
         search = _Search(tokens_at(site), [layer.weight for layer in layers.values()], form_at(site))
@@ -86,21 +88,18 @@ def plan(model: Transformer, calibration: Calibration, strategy: Static, form_at
             found.layers[name] = Fold(best.form, best.factor, offset)
         return best
 
-    for block in model.blocks:
-        attention, ffn, name = block.attention, block.ffn, block.name + ".attention."
-        inputs = {name + part: getattr(attention, part) for part in ("query", "key", "value")}
-        add(name + "input", inputs, not streamed)
-        in_codes = scheme.attention == "int8" and all(fits(*item) for item in inputs.items())
-        grouped = (tokens_at(name + "value"), attention.heads // attention.kv_heads, attention.dim) if in_codes else ()
-        best = add(name + "context", {name + "output": attention.output}, values=grouped)
+    heads = model.config.num_heads // model.config.num_kv_heads, model.config.head_dim
+    for block in model.graph.blocks:
+        attention, ffn = block.attention, block.ffn
+        add(attention.input, not streamed)
+        in_codes = scheme.attention == "int8" and all(fits(name, linears[name]) for name in attention.projections)
+        best = add(attention.context, values=(tokens_at(attention.value), *heads) if in_codes else ())
         if best is not None and best.value is not None:
-            found.values[block.name] = best.value
-        name = block.name + ".ffn."
-        inputs = {name + part: getattr(ffn, part) for part in ("gate", "up") if getattr(ffn, part) is not None}
-        add(name + "input", inputs, not streamed)
-        add(name + "hidden", {name + "down": ffn.down})
+            found.values[attention.value] = best.value
+        add(ffn.input, not streamed)
+        add(ffn.hidden)
     if model.head is not None:
-        add("head.input", {"head": model.head}, not model.config.tied)  # the word table shares the tied head's codes
+        add("head.input", not model.config.tied)  # the word table shares the tied head's codes
     return found
 
 

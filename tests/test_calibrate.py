@@ -5,6 +5,7 @@ import pickle
 import tracemalloc
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +45,8 @@ def state(thing):
 
 class Source:
     """A model of two places and no layers, which makes 10,000 samples affordable."""
+
+    graph = SimpleNamespace(sites={}, blocks=())
 
     def tokens_of(self, samples):
         return list(samples)

@@ -5,7 +5,7 @@ import pytest
 import cq
 from cq.calibrate import calibrate
 from cq.channels import OUTLIER, SHARE, equalize_values, split_outliers
-from cq.quantize import weights_of
+from cq.model.sites import Graph
 
 UNITS = 3 * SHARE  # three of which may give up their places
 
@@ -26,8 +26,8 @@ def model(family: str, loud: float) -> cq.Transformer:
 
 
 def split(model: cq.Transformer, data: list) -> tuple[dict, dict]:
-    weights = weights_of(model)
-    return weights, split_outliers(weights, "layers.0", calibrate(model, data, "minmax").tokens["layers.0.ffn.hidden"])
+    weights = model.weights()
+    return weights, split_outliers(weights, model.graph.blocks[0].ffn, calibrate(model, data, "minmax").tokens["layers.0.ffn.hidden"])
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_values_are_equalized_with_what_reads_them(family, kv_heads, data):
     value[2] *= 50
     output[:, -1] *= 30
     before = [w.copy() for w in (value, output)]
-    changed = equalize_values(weights, "layers.0", config)
+    changed = equalize_values(weights, Graph(config).blocks[0].attention, config)
     assert (value == before[0]).all() and (output == before[1]).all()
     after = [changed[f"layers.0.attention.{part}.weight"] for part in ("value", "output")]
     for wide, narrow in zip(before, after):
@@ -81,10 +81,10 @@ def test_values_are_equalized_with_what_reads_them(family, kv_heads, data):
 
 def test_a_feature_without_values_stays(data):
     given = model("bert", 1.0)
-    weights = weights_of(given)
+    weights = given.weights()
     weights["layers.0.attention.value.weight"][3] = 0
     weights["layers.0.attention.output.weight"][:, 5] = 0
-    assert all(np.isfinite(array).all() for array in equalize_values(weights, "layers.0", given.config).values())
+    assert all(np.isfinite(array).all() for array in equalize_values(weights, given.graph.blocks[0].attention, given.config).values())
 
 
 def test_nothing_stands_out(data):

@@ -8,7 +8,6 @@ import pytest
 import cq
 from cq.compensate import DAMPING, _factor, rounded
 from cq.model.linear import quantize_weight
-from cq.train import weights_of
 
 RNG = np.random.default_rng(0)
 SAMPLES = [RNG.integers(0, 256, 40).astype(np.int32) for _ in range(8)]
@@ -17,7 +16,7 @@ OTHERS = [RNG.integers(0, 256, 40).astype(np.int32) for _ in range(4)]
 
 def biased(model: cq.Transformer) -> dict[str, np.ndarray]:
     """Its weights, with biases for all layers."""
-    weights = {name: np.array(value) for name, value in weights_of(model).items()}
+    weights = {name: np.array(value) for name, value in model.weights().items()}
     return weights | {name.replace("weight", "bias"): RNG.standard_normal(len(value)).astype(np.float32) * 0.1
                       for name, value in weights.items() if "layers" in name and "norm" not in name}
 
@@ -27,7 +26,7 @@ def model(request, tiny_lm):
     """A decoder whose value heads are shared by two query heads each."""
     model = cq.load(tiny_lm)
     if request.param == "untied":
-        weights = weights_of(model) | {"head.weight": RNG.standard_normal((256, 64)).astype(np.float32) / 8}
+        weights = model.weights() | {"head.weight": RNG.standard_normal((256, 64)).astype(np.float32) / 8}
         return cq.Transformer(replace(model.config, tied=False), weights, model.tokenizer)
     return cq.Transformer(model.config, biased(model), model.tokenizer) if request.param == "biased" else model
 
@@ -73,11 +72,11 @@ def test_errors_are_smaller(tiny_lm):
     """Words that lie in few dimensions, as real inputs nearly do."""
     model = cq.load(tiny_lm)
     word = RNG.standard_normal((256, 12)) @ RNG.standard_normal((12, 64)) / 12**0.5
-    model = cq.Transformer(model.config, weights_of(model) | {"embed.word": word.astype(np.float32)})
+    model = cq.Transformer(model.config, model.weights() | {"embed.word": word.astype(np.float32)})
     made, seen = cq.compensate(model, SAMPLES), {}
     model.observe(OTHERS, lambda site, x: seen.setdefault(site, np.array(x)))
     for part in "query", "key":  # values change their scales
-        weights = [weights_of(m)[f"layers.0.attention.{part}.weight"] for m in (model, made)]
+        weights = [m.weights()[f"layers.0.attention.{part}.weight"] for m in (model, made)]
         weights.append(quantize_weight(weights[0], True, "per_channel", None).dequantize())
         exact, found, plain = (seen["layers.0.attention.input"] @ weight.T for weight in weights)
         assert 0 < np.square(found - exact).sum() < 0.4 * np.square(plain - exact).sum()
@@ -118,11 +117,11 @@ def test_everything_takes_a_compensated_encoder(tiny_encoder, tmp_path):
 
 
 def test_progress_and_inputs(model):
-    seen, before = [], {name: value.tobytes() for name, value in weights_of(model).items()}
+    seen, before = [], {name: value.tobytes() for name, value in model.weights().items()}
     cq.compensate(model, iter(SAMPLES[:2]), lambda done, total: seen.append((done, total)))
     places = 4 * len(model.blocks) + (not model.config.tied)
     assert seen == [(1, None), (2, None), *((i, places) for i in range(1, places + 1))]
-    assert before == {name: value.tobytes() for name, value in weights_of(model).items()}
+    assert before == {name: value.tobytes() for name, value in model.weights().items()}
 
 
 def test_what_cannot_be_compensated_is_refused(model):
@@ -138,8 +137,8 @@ def test_what_cannot_be_compensated_is_refused(model):
         cq.compensate(model, [])
     with pytest.raises(cq.CqError, match="sample 1: .*id"):
         cq.compensate(model, [SAMPLES[0], np.array([256], np.int32)])
-    word = np.array(weights_of(model)["embed.word"])
+    word = np.array(model.weights()["embed.word"])
     word[7] = np.nan
-    broken = cq.Transformer(model.config, weights_of(model) | {"embed.word": word})
+    broken = cq.Transformer(model.config, model.weights() | {"embed.word": word})
     with pytest.raises(cq.CqError, match="sample 0: .*NaN"):
         cq.compensate(broken, [np.array([7], np.int32)])

@@ -6,7 +6,6 @@ import transformers
 
 import cq
 from cq.rotate import _Rotation as Rotation
-from cq.train import weights_of
 
 TOKENS = [np.arange(9, dtype=np.int32), np.array([5, 1], np.int32)]
 SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -63,7 +62,7 @@ def test_rotations_are_the_product_of_signs_cosines_and_hadamard():
 def test_outliers_cost_less(tmp_path):
     """A feature of the residual stream is a hundred times the others, as in real decoders."""
     model = cq.load(saved(tmp_path, "llama"))
-    weights = {name: np.array(value) for name, value in weights_of(model).items()}
+    weights = {name: np.array(value) for name, value in model.weights().items()}
     weights["embed.word"][:, 7] *= 100
     model = cq.Transformer(model.config, weights)
     exact = model.logits(TOKENS)[0]

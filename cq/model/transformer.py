@@ -17,13 +17,14 @@ from .chat import is_conversation
 from .classifier import Classifier
 from .config import Config
 from .coverage import Coverage, coverage_of, headroom_of
-from .deferred import Deferred, keep
+from .deferred import Deferred, keep, read
 from .embedding import Embedding
 from .generate import answers
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
 from .replay import Replay
 from .sampling import Sampling
+from .sites import Graph
 
 
 class _Step(NamedTuple):
@@ -45,7 +46,7 @@ class Transformer:
         """weights: canonical name → float32 array (see Config.shapes), and biases; kept, never written to, and copied only where
         layers that read the same are laid side by side. Raises CqError where they do not fit the configuration."""
         _check_weights(config, weights)
-        self.config, self.tokenizer, self.strategy = config, tokenizer, None
+        self.config, self.graph, self.tokenizer, self.strategy = config, Graph(config), tokenizer, None
         rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         position, type = (keep(weights[name]) if name in weights else None for name in ("embed.position", "embed.type"))
         norm = None if config.norm_first else self._norm(weights, "embed.norm")
@@ -290,6 +291,14 @@ class Transformer:
         if self.classifier is not None:
             yield self.classifier, "dense", "classifier.dense"
             yield self.classifier, "scores", "classifier.scores"
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """A float32 model's weights and biases by canonical name, as the constructor takes them; must not be written to."""
+        embedding = self.embedding
+        named = {"embed.word": read(embedding.source), "embed.position": embedding.position, "embed.type": embedding.type}
+        named |= {f"{name}.{leaf}": getattr(part, leaf) for name, part in (*self.norms(), *self.linears())
+                  for leaf in ("weight", "bias") if not (leaf == "weight" and name == "head" and self.config.tied)}
+        return {name: array for name, array in named.items() if array is not None}
 
     def norms(self) -> Iterator[tuple[str, Norm]]:
         """Every norm by name."""

@@ -200,16 +200,16 @@ def _candidates(work: _Work) -> Iterator[dict[_Unit, str]]:
 
 
 def _units(model: Transformer) -> list[_Unit]:
-    groups = {"attention.[qkv]*": ("attention.query", "attention.key", "attention.value"), "attention.output": (),
-              "ffn.[gu]*": ("ffn.gate", "ffn.up"), "ffn.down": ()}
-    names = [name for name, _ in model.linears()]
-    found = [_Unit(kind, f"{block.name}.{kind}", tuple(f"{block.name}.{part}" for part in parts or (kind,)
-                                                       if f"{block.name}.{part}" in names))
-             for block in model.blocks for kind, parts in groups.items()]
     tied = model.head is not None and model.config.tied
-    if model.head is not None:
-        found.append(_Unit("head", "head", ("head", "embed.word") if tied else ("head",)))
+    beside = {"head.input": ("embed.word",)} if tied else {}
+    found = [_Unit(_kind(site.pattern), site.pattern, site.readers + beside.get(site.name, ()))
+             for site in model.graph.sites.values() if not site.name.startswith("classifier.")]
     return found if tied else [*found, _Unit("embed.word", "embed.word", ("embed.word",))]
+
+
+def _kind(pattern: str) -> str:
+    """What blocks have in common: "layers.3.ffn.down" → "ffn.down"."""
+    return pattern.split(".", 2)[2] if pattern.startswith("layers.") else pattern
 
 
 def _mixed(choices: dict[_Unit, str], strategies: dict) -> Mixed:

@@ -7,18 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import CqError
+from ..model.sites import WORK
 
 _LAYER = re.compile(r"layers\.(\d+)\.(.*)")
 _START, _END = "start", "end"
-_QKV, _OUTPUT, _DOWN = "query, key, value", "attention's output, residual, norm", "feed-forward's down, residual, norm"
-# What lies between two places, in words; any other pair is named by its places.
-_PARTS = {
-    (_START, "attention.input"): "embedding", ("attention.input", "attention.query"): _QKV,
-    ("attention.query", "attention.key"): _QKV, ("attention.key", "attention.value"): _QKV,
-    ("attention.value", "attention.context"): "attention: scores, softmax, mix", ("attention.context", "ffn.input"): _OUTPUT,
-    ("ffn.input", "ffn.hidden"): "feed-forward's up, activation",
-    ("ffn.hidden", "attention.input"): _DOWN, ("ffn.hidden", "head.input"): _DOWN, ("head.input", _END): "leaving",
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ def _summed(places: list[str], seconds: np.ndarray, forward_s: float) -> Profile
     layers: dict[int, float] = {}
     for before, after, spent in zip(places, places[1:], seconds.tolist()):
         (layer, kind), (_, next_kind) = _split(before), _split(after)
-        name = _PARTS.get((kind, next_kind), f"{kind} → {next_kind}")
+        name = WORK.get((kind, next_kind), f"{kind} → {next_kind}")
         here = parts.setdefault(name, {})
         here[layer] = here.get(layer, 0.0) + spent
         if layer is not None:

@@ -12,7 +12,7 @@ from ..errors import CqError
 from ..model import Transformer
 from ..model.activation import Smoothed, encode
 from ..model.linear import QuantizedLinear
-from ..quantize import quantize, reads
+from ..quantize import quantize
 from ..strategies import Dynamic, Scheme, Static, WeightOnly
 from .evaluate import Evaluation, metric_names
 from .inputs import calibration_for, checked, opened
@@ -58,21 +58,22 @@ def sensitivity(model, data, strategies: Iterable | None = None, calibration=Non
 
     float32, inputs = judged(model), _Inputs(model, samples.fewer(_LOOKED_AT))
     groups = _groups(model, strategies)
+    scores = {group: members for group, members in groups.items() if group not in members}
     layers, done = [], 0
     progress("layers", 0, len(groups) * len(strategies))
     for group, members in groups.items():
         alone, inside = {}, {}
         for kind, strategy in strategies.items():
             done += 1
-            if not group.endswith(".scores") or (strategy.scheme.attention == "int8" and not isinstance(strategy, WeightOnly)):
+            if group not in scores or (strategy.scheme.attention == "int8" and not isinstance(strategy, WeightOnly)):
                 one = quantize_only(model, members, strategy, seen)
                 found = judged(one)
                 alone[kind] = Alone(found["sqnr_db"], found["cosine"], {key: found[key] for key in names})
                 inside[kind] = dict(one.linears()).get(group)
             progress("layers", done, len(groups) * len(strategies))
         layers.append(Layer(group, alone, **inputs.seen_by(group, inside)))
-    layers = _shared(layers, list(strategies))
-    layers = [dataclasses.replace(layer, help=_help(layer, strategies, len(layers))) for layer in layers]
+    layers = _shared(layers, list(strategies), scores)
+    layers = [dataclasses.replace(layer, help=_help(layer, strategies, len(layers), layer.name in scores)) for layer in layers]
     return Sensitivity(name, names, {key: float32[key] for key in names}, {kind: repr(s) for kind, s in strategies.items()},
                        tuple(layers), samples.described(), calibration and calibration.described())
 
@@ -113,11 +114,11 @@ def _groups(model: Transformer, strategies: dict) -> dict[str, tuple[str, ...]]:
     tied = model.config.tied and model.head is not None
     groups = {} if tied else {"embed.word": ("embed.word",)}
     scores = any(not isinstance(s, WeightOnly) and s.scheme.attention == "int8" for s in strategies.values())
+    after = {block.attention.value: block.attention for block in model.graph.blocks} if scores else {}
     for name, _ in model.linears():
         groups[name] = (name, "embed.word") if tied and name == "head" else (name,)
-        if scores and name.endswith(".attention.value"):
-            block = name.removesuffix("value")
-            groups[block + "scores"] = tuple(block + part for part in ("query", "key", "value"))
+        if name in after:
+            groups[after[name].scores] = after[name].projections
     return groups
 
 
@@ -127,7 +128,7 @@ class _Inputs:
     def __init__(self, model: Transformer, samples: Samples):
         self.model, self.samples = model, samples
         found: dict[str, list[np.ndarray]] = {}
-        wanted = {reads(name) for name, _ in model.linears()}
+        wanted = model.graph.sites
         model.observe(samples.tokens, lambda site, x: found.setdefault(site, []).append(np.array(x)) if site in wanted else None)
         self.values = {site: np.concatenate(parts) for site, parts in found.items()}  # (tokens, features)
 
@@ -136,7 +137,7 @@ class _Inputs:
         coded = {kind: layer for kind, layer in layers.items() if isinstance(layer, QuantizedLinear)}
         if not coded:
             return {}
-        x = self.values[reads(name)]
+        x = self.values[self.model.graph.reads[name]]
         facts = {"outliers": _outliers(x)} | _weights(dict(self.model.linears())[name].weight, list(coded.values()))
         if "static" in coded:
             facts |= _coding(x, coded["static"].input_form)
@@ -168,28 +169,26 @@ def _coding(x: np.ndarray, form) -> dict:
     return {"clipped": float(np.mean(edge & (step > 0.501))), "unused_codes": 256 - form.symmetric - len(np.unique(codes))}
 
 
-def _shared(layers: list[Layer], kinds: list[str]) -> list[Layer]:
+def _shared(layers: list[Layer], kinds: list[str], scores: dict[str, tuple[str, ...]]) -> list[Layer]:
     """With the share of the noise that each makes; scores make what they add to the three layers measured with them."""
     for kind in kinds:
         noise = {layer.name: float(functions.power(10, -layer.alone[kind].sqnr_db / 10))
                  for layer in layers if kind in layer.alone}
-        for name in noise:
-            if name.endswith(".scores"):
-                block = name.removesuffix("scores")
-                noise[name] = max(0.0, noise[name] - sum(noise[block + part] for part in ("query", "key", "value")))
+        for name in scores.keys() & noise.keys():
+            noise[name] = max(0.0, noise[name] - sum(noise[member] for member in scores[name]))
         whole = sum(noise.values()) or 1.0
         layers = [dataclasses.replace(layer, alone=layer.alone | {kind: dataclasses.replace(
             layer.alone[kind], share=noise[layer.name] / whole)}) if layer.name in noise else layer for layer in layers]
     return layers
 
 
-def _help(layer: Layer, strategies: dict, count: int) -> tuple[str, ...]:
+def _help(layer: Layer, strategies: dict, count: int, is_scores: bool) -> tuple[str, ...]:
     """What would lessen the noise of the last strategy that was measured, where the layer makes much of it."""
     kind = list(layer.alone)[-1]
     worst, scheme = layer.alone[kind], strategies[kind].scheme
     if worst.sqnr_db >= _INAUDIBLE_DB or worst.share * count < _HIGH:
         return ()
-    if layer.name.endswith(".scores"):
+    if is_scores:
         return ("float32 scores (Scheme(attention='float32'))",)
     found = []
     weights_only = layer.alone.get("weight-only")

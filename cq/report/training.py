@@ -12,7 +12,7 @@ from ..formats.huggingface import read_settings, read_tokenizer, write_folder
 from ..model import Transformer
 from ..quantize import quantize
 from ..strategies import QAT, Training
-from ..train import Windows, encode_text, random_weights, split_text, train, weights_of
+from ..train import Windows, encode_text, random_weights, split_text, train
 from . import metrics, samples
 
 
@@ -30,7 +30,7 @@ def train_folder(text: Path, out: Path, like: Path, training: Training, half: bo
     model = train(Transformer(config, random_weights(config, training.seed), tokenizer), windows, training, checkpoint,
                   lambda done, total, loss: progress("train", done, total))
     seconds = time.perf_counter() - begin
-    weights = weights_of(model)
+    weights = model.weights()
     write_folder(out, like, weights, config.family, "float16" if half else "float32")
     for name, part in zip(("calibration", "evaluation"), rest):
         (out / f"{name}.txt").write_text(part, encoding="utf-8", newline="")

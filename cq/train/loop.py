@@ -9,7 +9,6 @@ from ..errors import CqError
 from ..model import Config, Transformer
 from ..model.activation import Smoothed
 from ..model.batch import check_tokens
-from ..model.deferred import read
 from ..strategies import QAT, Training
 from .checkpoint import checked, restore, store
 from .data import Shuffled, Windows
@@ -54,7 +53,7 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
     learning from, clipped where the loss on the first batch gains (ranges.py). folded, smoothed: weights to begin from instead of
     the model's, and the forms folded into them (Network). Gives the trained network, from which the model is converted."""
     target = training.target if isinstance(training, QAT) else None
-    weights = folded or weights_of(model)
+    weights = folded or model.weights()
     network = Network(Recipe(model.config, target), weights, learned, smoothed)
     optimizer = AdamW(network.parameters, training.weight_decay, training.betas)
     objective = OBJECTIVES[training.loss](model, network)
@@ -93,17 +92,6 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
         if name.startswith("classifier."):  # no loss reaches it, only decay did
             network.parameters.values[name][...] = array
     return network
-
-
-def weights_of(model: Transformer) -> dict[str, np.ndarray]:
-    """A float32 model's weights by canonical name; must not be written to."""
-    embedding = model.embedding
-    named = {"embed.word": read(embedding.source), "embed.position": embedding.position, "embed.type": embedding.type}
-    parts = [*model.norms(), *model.linears()]
-    named |= {f"{name}.{leaf}": getattr(part, leaf) for name, part in parts for leaf in ("weight", "bias")}
-    if model.config.tied:
-        named.pop("head.weight", None)
-    return {name: array for name, array in named.items() if array is not None}
 
 
 def random_weights(config: Config, seed: int) -> dict[str, np.ndarray]:

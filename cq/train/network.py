@@ -8,6 +8,7 @@ from .. import affine, observers
 from ..errors import CqError
 from ..model import Config
 from ..model.activation import Fixed, Smoothed
+from ..model.sites import AttentionPart, FeedForwardPart
 from .attention import Attention, CodedAttention, ScaledAttention
 from .batch import Packed
 from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, WeightRange
@@ -42,7 +43,7 @@ class Network:
         self.linears = {name: self._linear(name) for name in recipe.linears()}
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
         self.norms = {name: Norm(self.parameters, name, c.norm_eps, c.norm == "rms") for name in norms}
-        self.attention = [self._attention(f"layers.{i}.attention.query" in self.sites) for i in range(c.num_layers)]
+        self.attention = [self._attention(block.attention.query in self.sites) for block in recipe.graph.blocks]
         self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta, c.rope_scaling)
         word = recipe.word_granularity
         fake = None if word is None else self.linears["head"] if word == "head" else \
@@ -88,16 +89,14 @@ class Network:
                 continue
             scale, self._zero_points[site] = learned[site]
             part = site.rpartition(".")[0]
-            readers = self.recipe.readers(site) if site.endswith(("input", "context", "hidden")) else [
-                name for name in rates if name.startswith(part)]
+            readers = self.recipe.readers(site) or [name for name in rates if name.startswith(part)]
             scales[f"{site}.scale"] = np.array([scale]), min(rates[name] for name in readers)
         return scales
 
     def _site(self, site: str) -> Exact | Ranged:
         scheme = self.recipe.strategy.scheme
         if not self.recipe.fixed:
-            inside = site.endswith(("query", "key", "value"))
-            return ExactHeads(site, self.config.head_dim) if inside else Exact(site, scheme)
+            return Exact(site, scheme) if site in self.recipe.graph.sites else ExactHeads(site, self.config.head_dim)
         if site in self.smoothed:
             return Resting(site, self.smoothed[site])
         if self._learned is None:
@@ -178,9 +177,9 @@ class Network:
             self.angles = self.rotary.tables(batch.positions, x.dtype)
         if not self.config.norm_first:
             x = self.norms["embed.norm"].forward(x)
-        for i in range(self.config.num_layers):
-            x = self._around(f"layers.{i}.attention_norm", x, lambda y: self._attend(i, y))
-            x = self._around(f"layers.{i}.ffn_norm", x, lambda y: self._feed(i, y))
+        for i, block in enumerate(self.recipe.graph.blocks):
+            x = self._around(block.attention_norm, x, lambda y: self._attend(i, block.attention, y))
+            x = self._around(block.ffn_norm, x, lambda y: self._feed(i, block.ffn, y))
         return self.norms["final_norm"].forward(x) if self.config.norm_first else x
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
@@ -197,9 +196,9 @@ class Network:
                 g += hidden
         if self.config.norm_first:
             g = self.norms["final_norm"].backward(g)
-        for i in reversed(range(self.config.num_layers)):
-            g = self._around_back(f"layers.{i}.ffn_norm", g, lambda y: self._feed_back(i, y))
-            g = self._around_back(f"layers.{i}.attention_norm", g, lambda y: self._attend_back(i, y))
+        for i, block in reversed(list(enumerate(self.recipe.graph.blocks))):
+            g = self._around_back(block.ffn_norm, g, lambda y: self._feed_back(i, block.ffn, y))
+            g = self._around_back(block.attention_norm, g, lambda y: self._attend_back(i, block.attention, y))
         if not self.config.norm_first:
             g = self.norms["embed.norm"].backward(g)
         self.embedding.backward(g)
@@ -224,54 +223,50 @@ class Network:
         d += g
         return d
 
-    def _attend(self, i: int, x: np.ndarray) -> np.ndarray:
-        at = f"layers.{i}.attention."
-        q, k, v = self._read(at + "input", x)
+    def _attend(self, i: int, names: AttentionPart, x: np.ndarray) -> np.ndarray:
+        q, k, v = self._read(names.input, x)
         if self.config.qk_norm:
-            q, k = (self._by_head(self.norms[f"{at}{name}_norm"].forward, y) for name, y in (("query", q), ("key", k)))
+            q, k = (self._by_head(self.norms[f"{name}_norm"].forward, y) for name, y in ((names.query, q), (names.key, k)))
         if self.rotary is not None:
             q, k = (Rotary.turn(y, *self.angles) for y in (q, k))
-        coded = [self._code(at + name, y) for name, y in (("query", q), ("key", k), ("value", v))]
-        return self._read(at + "context", self.attention[i].forward(*coded, self.batch))[0]
+        coded = [self._code(site, y) for site, y in zip(names.projections, (q, k, v))]
+        return self._read(names.context, self.attention[i].forward(*coded, self.batch))[0]
 
-    def _attend_back(self, i: int, g: np.ndarray) -> np.ndarray:
-        at = f"layers.{i}.attention."
-        parts = self.attention[i].backward(self._read_back(at + "context", [g]))
-        q, k, v = (self._code_back(at + name, d) for name, d in zip(("query", "key", "value"), parts))
+    def _attend_back(self, i: int, names: AttentionPart, g: np.ndarray) -> np.ndarray:
+        parts = self.attention[i].backward(self._read_back(names.context, [g]))
+        q, k, v = (self._code_back(site, d) for site, d in zip(names.projections, parts))
         if self.rotary is not None:
             cosine, sine = self.angles
             q, k = (Rotary.turn(y, cosine, -sine) for y in (q, k))
         if self.config.qk_norm:
-            q, k = (self._by_head(self.norms[f"{at}{name}_norm"].backward, y) for name, y in (("query", q), ("key", k)))
-        return self._read_back(at + "input", [q, k, v])
+            q, k = (self._by_head(self.norms[f"{name}_norm"].backward, y) for name, y in ((names.query, q), (names.key, k)))
+        return self._read_back(names.input, [q, k, v])
 
     def _by_head(self, norm, x: np.ndarray) -> np.ndarray:
         """x (tokens, heads * dim) through `norm`, of rows (tokens * heads, dim)."""
         return norm(x.reshape(-1, self.config.head_dim)).reshape(x.shape)
 
-    def _feed(self, i: int, x: np.ndarray) -> np.ndarray:
-        at, c = f"layers.{i}.ffn.", self.config
-        parts = self._read(at + "input", x)
+    def _feed(self, i: int, names: FeedForwardPart, x: np.ndarray) -> np.ndarray:
+        c, parts = self.config, self._read(names.input, x)
         if not c.gated:
             hidden, slope = activate(parts[0], c.activation)
             self.kept[i] = slope
-            return self._read(at + "hidden", hidden)[0]
+            return self._read(names.hidden, hidden)[0]
         gate, up = parts
         act, slope = activate(gate, c.activation)
         self.kept[i] = act, slope, up
-        return self._read(at + "hidden", act * up)[0]
+        return self._read(names.hidden, act * up)[0]
 
-    def _feed_back(self, i: int, g: np.ndarray) -> np.ndarray:
-        at, c = f"layers.{i}.ffn.", self.config
-        d = self._read_back(at + "hidden", [g])
-        if not c.gated:
+    def _feed_back(self, i: int, names: FeedForwardPart, g: np.ndarray) -> np.ndarray:
+        d = self._read_back(names.hidden, [g])
+        if not self.config.gated:
             d *= self.kept.pop(i)
-            return self._read_back(at + "input", [d])
+            return self._read_back(names.input, [d])
         act, slope, up = self.kept.pop(i)
         act *= d
         d *= up
         d *= slope
-        return self._read_back(at + "input", [d, act])
+        return self._read_back(names.input, [d, act])
 
     def _code(self, site: str, x: np.ndarray) -> Codes:
         return self.sites[site](x) if site in self.sites else Codes(x)
