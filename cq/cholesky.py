@@ -1,4 +1,6 @@
-"""The Cholesky factor of an inverse, in float64 and in one order of sums, so that every CPU gives the same bits. Knows no layers."""
+"""The Cholesky factor of an inverse, in float64 and in one order of sums, so that every CPU gives the same bits.
+
+Knows no layers."""
 import numpy as np
 
 from . import _core

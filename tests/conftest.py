@@ -1,5 +1,6 @@
-"""Two tiny random models on disk, an encoder and a causal language model, each one file with its tokenizer beside it; texts; the bits
-that the kernels give; and single nodes in ONNX Runtime, the reference for the arithmetic that ONNX specifies."""
+"""Two tiny random models on disk, an encoder and a causal language model, each one file with its tokenizer beside it;
+texts; the bits that the kernels give; and single nodes in ONNX Runtime, the reference for the arithmetic that ONNX
+specifies."""
 import json
 import os
 import subprocess
@@ -103,13 +104,13 @@ def kernel_bits():
 
 @pytest.fixture(scope="session")
 def onnx_node():
-    """onnx_node(op, inputs, outputs, constants={}, **attributes) → an ONNX Runtime session of one node for arrays of any shape, on
-    one thread. inputs and outputs are "name:dtype name:dtype …" in the node's order; `constants` holds the arrays of those inputs
-    that are initializers of the graph. Nodes without constants are made once.
+    """onnx_node(op, inputs, outputs, constants={}, **attributes) → an ONNX Runtime session of one node for arrays of any
+    shape, on one thread. inputs and outputs are "name:dtype name:dtype …" in the node's order; `constants` holds the
+    arrays of those inputs that are initializers of the graph. Nodes without constants are made once.
 
-    On a CPU with AVX2 alone ONNX Runtime multiplies uint8 by int8 in int16, which saturates: 72 % of its results are wrong for
-    uniform codes. Two forms are exact on every CPU. One is uint8 by uint8, see `as_uint8`. The other is an int8 right side that is
-    a constant: the session option set here makes ONNX Runtime turn it into the first form."""
+    On a CPU with AVX2 alone ONNX Runtime multiplies uint8 by int8 in int16, which saturates: 72 % of its results are
+    wrong for uniform codes. Two forms are exact on every CPU. One is uint8 by uint8, see `as_uint8`. The other is an
+    int8 right side that is a constant: the session option set here makes ONNX Runtime turn it into the first form."""
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     helper, made = onnx.helper, {}
 

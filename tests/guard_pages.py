@@ -15,13 +15,13 @@ _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Allocator:
-    """Places arrays while installed. at_end: against the guard page behind them, else the one before. fill: the byte that fresh
-    memory is made of, so that results which depend on unwritten bytes differ between two of them. A region that was freed serves
-    the next array of as many pages: system calls are most of the time otherwise."""
+    """Places arrays while installed. at_end: against the guard page behind them, else the one before. fill: the byte that
+    fresh memory is made of, so that results which depend on unwritten bytes differ between two of them. A region that was
+    freed serves the next array of as many pages: otherwise system calls are most of the time."""
 
     def __init__(self):
         self.at_end, self.fill = True, 0
-        self._regions: dict[int, tuple[int, int, int]] = {}  # array → start of its pages, bytes of pages, bytes of array
+        self._regions: dict[int, tuple[int, int, int]] = {}  # array → start of its pages, their bytes, its own bytes
         self._free_regions: dict[int, list[int]] = {}  # bytes of pages → starts
         self._handler = _Handler(b"guard pages", 1, None, _MALLOC(self._malloc), _CALLOC(self._calloc),
                                  _REALLOC(self._realloc), _FREE(self._free))
@@ -63,7 +63,8 @@ class Allocator:
 
 def _region(room: int) -> int:
     """The start of new pages of `room` bytes between two that no one may touch."""
-    region = _libc.mmap(None, room + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    region = _libc.mmap(None, room + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE,
+                        mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     start = region + PAGE
     if _libc.mprotect(region, PAGE, 0) or _libc.mprotect(start + room, PAGE, 0):
         raise OSError("mprotect failed")

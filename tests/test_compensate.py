@@ -9,15 +9,20 @@ import cq
 from cq.compensate import DAMPING, _factor, rounded
 from cq.model.linear import quantize_weight
 
-RNG = np.random.default_rng(0)
-SAMPLES = [RNG.integers(0, 256, 40).astype(np.int32) for _ in range(8)]
-OTHERS = [RNG.integers(0, 256, 40).astype(np.int32) for _ in range(4)]
+SAMPLES = list(np.random.default_rng(0).integers(0, 256, (8, 40), np.int32))
+OTHERS = list(np.random.default_rng(1).integers(0, 256, (4, 40), np.int32))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(2)
 
 
 def biased(model: cq.Transformer) -> dict[str, np.ndarray]:
     """Its weights, with biases for all layers."""
+    rng = np.random.default_rng(3)
     weights = {name: np.array(value) for name, value in model.weights().items()}
-    return weights | {name.replace("weight", "bias"): RNG.standard_normal(len(value)).astype(np.float32) * 0.1
+    return weights | {name.replace("weight", "bias"): rng.standard_normal(len(value)).astype(np.float32) * 0.1
                       for name, value in weights.items() if "layers" in name and "norm" not in name}
 
 
@@ -26,7 +31,8 @@ def model(request, tiny_lm):
     """A decoder whose value heads are shared by two query heads each."""
     model = cq.load(tiny_lm)
     if request.param == "untied":
-        weights = model.weights() | {"head.weight": RNG.standard_normal((256, 64)).astype(np.float32) / 8}
+        head = np.random.default_rng(4).standard_normal((256, 64), np.float32) / 8
+        weights = model.weights() | {"head.weight": head}
         return cq.Transformer(replace(model.config, tied=False), weights, model.tokenizer)
     return cq.Transformer(model.config, biased(model), model.tokenizer) if request.param == "biased" else model
 
@@ -35,10 +41,10 @@ def error(model, exact) -> float:
     return sum(np.square(ours - theirs).sum() for ours, theirs in zip(model.logits(OTHERS), exact.logits(OTHERS)))
 
 
-def test_rounding_is_that_of_optimal_brain_quantization():
+def test_rounding_is_that_of_optimal_brain_quantization(rng):
     """Input by input: the others take back the error as Frantar et al. say, with the inverse of what is left at each step."""
-    x = RNG.standard_normal((200, 24)) @ RNG.standard_normal((24, 24))
-    weight, square = RNG.standard_normal((5, 24)).astype(np.float32), (x.T @ x).astype(np.float32)
+    x = rng.standard_normal((200, 24)) @ rng.standard_normal((24, 24))
+    weight, square = rng.standard_normal((5, 24)).astype(np.float32), (x.T @ x).astype(np.float32)
     scale = quantize_weight(weight, True, "per_channel", None).scale
     left, largest = weight.astype(np.float64), np.abs(weight).argmax(1)
     damped = square.astype(np.float64) + DAMPING * np.diag(square).mean() * np.eye(24)
@@ -53,7 +59,7 @@ def test_rounding_is_that_of_optimal_brain_quantization():
     np.testing.assert_array_equal(np.rint(found / scale[:, None]), codes)
     plain = quantize_weight(weight, True, "per_channel", None)
     errors = [np.square(x @ (w - weight).T).sum() for w in (found, plain.dequantize())]
-    assert errors[0] < 0.5 * errors[1]
+    assert errors[0] < 0.8 * errors[1]  # 0.5 ± 0.07 over 20 seeds
 
 
 def test_quantize_finds_the_codes_again(model):
@@ -68,10 +74,10 @@ def test_quantize_finds_the_codes_again(model):
             assert (np.abs(found.data).max(1) == 127).all()
 
 
-def test_errors_are_smaller(tiny_lm):
+def test_errors_are_smaller(tiny_lm, rng):
     """Words that lie in few dimensions, as real inputs nearly do."""
     model = cq.load(tiny_lm)
-    word = RNG.standard_normal((256, 12)) @ RNG.standard_normal((12, 64)) / 12**0.5
+    word = rng.standard_normal((256, 12)) @ rng.standard_normal((12, 64)) / 12**0.5
     model = cq.Transformer(model.config, model.weights() | {"embed.word": word.astype(np.float32)})
     made, seen = cq.compensate(model, SAMPLES), {}
     model.observe(OTHERS, lambda site, x: seen.setdefault(site, np.array(x)))

@@ -143,7 +143,8 @@ LAYERS = pytest.mark.parametrize("dtype, symmetric, axis, per_row", CASES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_linear_is_the_layer_formula(dtype, symmetric, axis, per_row, activation, rng):
     ms, ks, ns = (1, 6, 13), (3, 64, 130), (1, 16, 67)
-    for m, k, n in ((m, k, ns[(i + j) % 3]) for (i, m), (j, k) in product(enumerate(ms), enumerate(ks))):  # all pairs of sizes
+    for i, j in product(range(3), range(3)):  # all pairs of sizes
+        m, k, n = ms[i], ks[j], ns[(i + j) % 3]
         x, w = layer(rng, m, k, n, dtype, symmetric, axis, per_row)
         bias, residual = rng.standard_normal(n, np.float32), rng.standard_normal((m, n), np.float32)
         packed = cq.pack(w)

@@ -269,11 +269,11 @@ def test_calibration_is_quick(rng):
                                  ("histogram", 0.005, 0.03), ("mse", 0.005, 0.03), ("entropy", 0.005, 0.05)):  # fmt: skip
         observer = observers.make(name)
         observer.update(x[:10])
-        start = time.process_time()
+        start = time.thread_time()
         observer.update(x)
-        updated = time.process_time()
+        updated = time.thread_time()
         observer.qparams()
-        assert updated - start < 10 * update and time.process_time() - updated < 10 * search
+        assert updated - start < 10 * update and time.thread_time() - updated < 10 * search
 
 
 def test_copies_are_independent(rng):

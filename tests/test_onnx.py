@@ -1,6 +1,6 @@
-"""Side by side with ONNX Runtime on the CPU: MatMulInteger, QuantizeLinear and DynamicQuantizeLinear to the bit, QLinearMatMul
-within one code. Products are compared with NumPy first, and with ONNX Runtime in the forms in which it is exact on every CPU
-(`onnx_node` in conftest.py). test_isa.py runs this file again under every instruction set."""
+"""Side by side with ONNX Runtime on the CPU: MatMulInteger, QuantizeLinear and DynamicQuantizeLinear to the bit,
+QLinearMatMul within one code. Products are compared with NumPy first, and with ONNX Runtime in the forms in which it is
+exact on every CPU (`onnx_node` in conftest.py). test_isa.py runs this file again under every instruction set."""
 from itertools import product
 
 import numpy as np
@@ -34,8 +34,8 @@ def shape(rng):
 
 
 def product_of_codes(rng, dtype, i, m, k, n):
-    """(a, b, zero point of a, zero point or points of b, their exact product): one zero point for all of a, since ONNX Runtime
-    takes no more, and none, one or one per column for b."""
+    """(a, b, zero point of a, zero point or points of b, their exact product): one zero point for all of a, since ONNX
+    Runtime takes no more, and none, one or one per column for b."""
     a, b = codes(rng, dtype, m, k), codes(rng, "int8", k, n)
     a_zero = codes(rng, dtype) if i % 2 else np.array(0, dtype)
     b_zero = [np.array(0, np.int8), codes(rng, "int8"), codes(rng, "int8", n)][i % 3]
@@ -56,7 +56,7 @@ def test_matmul_integer(dtype, rng, onnx_node, as_uint8):
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_matmul_integer_of_a_constant(dtype, rng, onnx_node):
-    """As models hold it: an int8 weight that is an initializer, here of every kind of tail, with every kind of zero points."""
+    """As models hold it: an int8 weight that is an initializer, of sizes that leave every kind of tail."""
     inputs = f"a:{dtype} b:int8 az:{dtype} bz:int8"
     for i, (m, k, n) in enumerate(product((1, 7, 33), (1, 4, 67, 256), (1, 16, 65))):
         a, b, a_zero, b_zero, expected = product_of_codes(rng, dtype, i, m, k, n)

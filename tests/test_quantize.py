@@ -56,12 +56,16 @@ def of_arrays(encoder):
     return cache(lambda strategy: cq.quantize(encoder, strategy, ids(encoder)))
 
 
+PLAIN = [cq.Static(observer=observer, smooth=False, correct_bias=False) for observer in SET_OBSERVERS]
+
+
 @pytest.mark.parametrize("form, strategy", [
-    *product(FORMS.values(), (cq.Static(observer=observer, smooth=False, correct_bias=False) for observer in SET_OBSERVERS)),
-    *((FORMS[name], cq.Static()) for name in ("generator of texts", "batches of both", "a batch of nothing too"))])
+    *(pytest.param(FORMS[name], plain, id=f"{name}, {plain.observer}") for name, plain in product(FORMS, PLAIN)),
+    *(pytest.param(FORMS[name], cq.Static(), id=f"{name}, default")
+      for name in ("generator of texts", "batches of both", "a batch of nothing too"))])
 def test_samples_come_in_many_forms_and_mean_the_same(encoder, of_arrays, form, strategy):
-    """Every form with every way to find a range; scales of each feature's own and corrected biases, which take more time, with
-    some."""
+    """Every form is tried with every way to find a range; scales of each feature's own and corrected biases, which take more
+    time, with some forms."""
     one_by_one, given = of_arrays(strategy), cq.quantize(encoder, strategy, form(encoder))
     for (name, a), (_, b) in zip(one_by_one.linears(), given.linears(), strict=True):
         assert (a.input_form.scale, a.input_form.zero_point) == (b.input_form.scale, b.input_form.zero_point), name

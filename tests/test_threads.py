@@ -132,8 +132,9 @@ def test_the_size_of_the_team_may_change_meanwhile(team):
 
 
 def test_the_lock_of_python_is_free_during_a_call(team):
-    """A thread that ticks goes on ticking while another is inside one call. Were the lock held it could not tick at all, however
-    long the call; a busy machine may keep it from ticking for a while, so calls become longer until it has ticked."""
+    """A thread that ticks goes on ticking while another is inside one call. If the lock were held, it could not tick at
+    all, however long the call. A busy machine may keep it from ticking for a while, so calls become longer until it has
+    ticked."""
     team(1)
     rng = np.random.default_rng(0)
     w = cq.pack(rng.integers(-127, 128, (1024, 1024)).astype(np.int8))

@@ -22,6 +22,8 @@ class FeedForward:
 
     def _joined(self) -> Linear | QuantizedLinear | None:
         """Gate and up as one product, gated in its own pass, where both are of one kind."""
+        if self.gate is None:
+            return None
         gate, up, joint = self._derived
         if gate is not self.gate or up is not self.up:
             joint = joined((self.gate, self.up))

@@ -21,8 +21,8 @@ _BLOCK = 1 << 20  # weights quantized at once
 class Linear:
     """y = act(x weight.T + bias) in float32; weight (out, in).
 
-    source: the weight as it was given, perhaps still in its file; once products have packed it, what they read, unpacked for those
-    who ask, so that the weight lies in memory once."""
+    source: the weight as it was given, perhaps still in its file. Once it is packed for products, this is the packed weight,
+    unpacked for those who ask, so that the weight lies in memory once."""
     runs_in = "float32"
     input_form: Form = None
 

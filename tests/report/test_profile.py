@@ -17,7 +17,8 @@ TOKENS = [np.arange(5, dtype=np.int32), np.arange(9, dtype=np.int32)]
 
 @pytest.fixture
 def clockwork(monkeypatch):
-    """clockwork(places) → a model that shows given places, each after so many milliseconds of a clock that nothing else moves."""
+    """clockwork(places) → a model that shows given places, each after so many milliseconds of a clock that nothing else
+    moves."""
     now = [0.0]
     monkeypatch.setattr(sys.modules["cq.report.profile"], "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
@@ -49,7 +50,8 @@ def test_time_goes_to_the_part_that_ends_there(clockwork):
 
 
 def test_places_it_has_never_seen_are_named_as_they_are(clockwork):
-    found = profile(clockwork({"layers.0.attention.qkv": 1, "layers.0.mixer.out": 2, "layers.1.attention.qkv": 0}), TOKENS, 2)
+    places = {"layers.0.attention.qkv": 1, "layers.0.mixer.out": 2, "layers.1.attention.qkv": 0}
+    found = profile(clockwork(places), TOKENS, 2)
     assert [part.name for part in found.parts] == ["start → attention.qkv", "attention.qkv → mixer.out",
                                                    "mixer.out → attention.qkv", "attention.qkv → end"]
     assert found.parts[0].by_layer == {} and set(found.layers) == {0, 1}
