@@ -80,6 +80,6 @@ def _summed(places: list[str], seconds: np.ndarray, forward_s: float) -> Profile
 
 
 def _split(place: str) -> tuple[int | None, str]:
-    """"layers.3.ffn.input" → (3, "ffn.input"); the work after a place is its layer's."""
+    """"layers.3.attention.context" → (3, "attention.context"); the work after a place is its layer's."""
     match = _LAYER.fullmatch(place)
     return (int(match[1]), match[2]) if match else (None, place)
