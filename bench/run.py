@@ -20,10 +20,10 @@ from card import ROOT, environment
 
 AVX2 = {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
 SUITES = {"gemm": {}, "float32": {}, "float32_avx2": AVX2, "model": {}, "scaling": {}, "avx2": AVX2,
-          "encoder_accuracy": {}, "train": {}, "lm": {}, "lm_accuracy": {}, "generate": {}, "large": {}, "qat": {}}  # and variables
+          "calibration": {}, "neighbour": {}, "encoder_accuracy": {}, "train": {}, "lm": {}, "lm_accuracy": {}, "generate": {}, "large": {}, "qat": {}}  # and variables
 LONG = ("qat",)
 FILES = {"float32_avx2": "float32"}  # suites that another one's file makes
-ONCE = ("encoder_accuracy", "lm_accuracy", "large", "qat")  # suites that compare no times: with the most threads only
+ONCE = ("calibration", "neighbour", "encoder_accuracy", "lm_accuracy", "large", "qat")  # suites of one run, with the most threads
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 MIX_BUDGET = 0.1  # of Spearman ×100

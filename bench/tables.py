@@ -193,6 +193,24 @@ def encoder_accuracy(result: dict) -> str:
             + _pairs(result["rows"], "default") + "\n\n" + machine(result))
 
 
+def calibration(result: dict) -> str:
+    """A line per set of samples."""
+    lines = [["Static on a random BERT-base", "tokens", "seconds", "longest pause of the progress bar, s"]]
+    lines += [[row["case"], f"{row['tokens']:,}", f"{row['seconds']:.1f}", f"{row['longest_pause']:.1f}"]
+              for row in contestants(result)]
+    return f"With {joined(result['cards'], '{}')} threads.\n\n" + markdown(lines) + "\n\n" + machine(result)
+
+
+def neighbour(result: dict) -> str:
+    """A line per contestant, a column per batch and place: milliseconds."""
+    rows = contestants(result)
+    columns = list(dict.fromkeys((row["case"], row["work"]) for row in rows))
+    lines = [["all-MiniLM-L6-v2", *(f"{case}<br>{where}" for case, where in columns)]]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        lines.append([name, *(f"{1e3 * row['seconds']:.2f}" for row in rows if row["name"] == name)])
+    return "Milliseconds.\n\n" + markdown(lines) + "\n\n" + machine(result)
+
+
 def large(result: dict) -> str:
     """A line per strategy: a model of 1.5 billion parameters, quantized tensor by tensor."""
     rows = contestants(result)
@@ -304,6 +322,7 @@ def _padding(padding) -> str:
 TABLES = {
     "gemm": (products.gemm, ("gemm",)), "speedup": (products.speedup, ("gemm", "model")), "model": (model, ("model",)),
     "stream": (stream, ("model",)), "efficiency": (efficiency, ("model",)), "scaling": (scaling, ("scaling",)),
+    "calibration": (calibration, ("calibration",)), "neighbour": (neighbour, ("neighbour",)),
     "float32": (products.floats, ("float32",)), "float32_avx2": (products.floats, ("float32_avx2",)), "avx2": (avx2, ("avx2",)), "profile": (profile, ("profile",)),
     "yardsticks": (targets.table, targets.SOURCES), "lm": (lm, ("lm",)), "lm_accuracy": (lm_accuracy, ("lm_accuracy",)),
     "lm_greedy": (lm_greedy, ("lm_accuracy",)), "generate": (generate, ("generate",)), "train": (train, ("train",)),
