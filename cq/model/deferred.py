@@ -38,7 +38,8 @@ class Deferred:
         return Deferred(shape, self.dtype, lambda: change(self.read()))
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.array(self.read(), dtype, copy=copy)
+        array = np.asarray(self.read(), dtype)
+        return array.copy() if copy else array  # NumPy 1 does not know copy=None
 
     def __reduce__(self) -> tuple:
         return np.asarray, (self.read(),)
