@@ -13,12 +13,15 @@ from click.testing import CliRunner
 
 import cq
 from cq.cli import main
+from cq.report import timing
 from cq.report.samples import read
 from cq.report.trials import best_of
 
 
 @pytest.fixture
-def run(short_turns):
+def run(short_turns, monkeypatch):
+    monkeypatch.setattr(timing, "_BATCH_TOKENS", 64)
+
     def invoke(*arguments, code=0, stdin=None):
         result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
         assert result.exit_code == code, result.output + str(result.exception)
@@ -113,11 +116,11 @@ def test_quantize_finds_a_mix_that_compare_and_inspect_show(run, tiny_encoder, p
 
 
 def test_compare_without_a_model_or_without_data_uses_what_ships(run, less_that_ships, tiny_encoder, prose):
-    found = json.loads(run("compare", "--limit", 4, "--json", "-"))
+    found = json.loads(run("compare", "--limit", 2, "--json", "-"))
     assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]][-2:] == ["static textbook", "qat.safetensors"]
-    assert found["metrics"] == ["perplexity", "bits_per_token"] and found["data"]["samples"] == 4
+    assert found["metrics"] == ["perplexity", "bits_per_token"] and found["data"]["samples"] == 2
     assert found["calibration"]["files"] == ["calibration.txt"]
-    found = json.loads(run("compare", "--data", prose, "--strategy", "static", "--json", "-"))
+    found = json.loads(run("compare", "--data", prose, "--limit", 2, "--strategy", "static", "--json", "-"))
     assert found["calibration"]["files"] == ["calibration.txt"]
     assert found["data"]["files"] == [prose.name] and len(found["rows"]) == 3
     found = json.loads(run("compare", tiny_encoder, "--limit", 20, "--json", "-"))
