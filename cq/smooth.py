@@ -140,7 +140,7 @@ class _Search:
     def _inputs(self, strength: float) -> _Candidate:
         scale, columns, shift = self._columns(self.lo, self.hi, self.reach, strength)
         form = Smoothed(self.form.dtype, self.form.symmetric, scale, affine.middle(self.form.dtype), columns)
-        return _Candidate(form, columns.scale[0] / np.float64(scale), shift)
+        return _Candidate(form, columns.scale[0].astype(np.float64) / scale, shift)
 
     def _context(self, strength: float, values: Tokens, group: int, dim: int) -> _Candidate:
         """What attention mixes from values: `group` query heads share one of the values', `dim` wide."""
@@ -151,7 +151,7 @@ class _Search:
         reach = self.reach.reshape(-1, group, dim).max(1).reshape(-1)  # the largest over the heads that share them
         scale, columns, shift = self._columns(lo, hi, reach, strength)
         value = Smoothed(self.form.dtype, self.form.symmetric, scale, affine.middle(self.form.dtype), columns)
-        factor, shift = of_context(columns.scale[0] / np.float64(scale)), of_context(shift)
+        factor, shift = of_context(columns.scale[0].astype(np.float64) / scale), of_context(shift)
         lo, hi = ((end - shift) / factor for end in (self.lo, self.hi))
         own, zero_point = affine.qparams(lo.min(), hi.max(), self.form.dtype, self.form.symmetric)
         form = Fixed(self.form.dtype, self.form.symmetric, float(own), int(zero_point))

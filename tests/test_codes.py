@@ -84,7 +84,7 @@ def test_around_every_middle(dtype, symmetric, rng):
         np.testing.assert_array_equal(after_product(x, form).codes, expected)
         zero_point = np.int32(0) if symmetric else far(rng, dtype)
         expected = codes(x, scale, zero_point, dtype, symmetric)
-        form = by_column(dtype, symmetric, np.full(680, scale), np.full(680, zero_point))
+        form = by_column(dtype, symmetric, np.full(680, scale), np.full(680, zero_point, np.int32))
         np.testing.assert_array_equal(_core.quantize(x, form).codes, expected)
         np.testing.assert_array_equal(after_product(x, form).codes, expected)
 

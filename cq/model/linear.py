@@ -255,7 +255,7 @@ def quantize_bias(bias: np.ndarray | None, kind: str, input_form: Form, weight: 
         return quantize_tensor(bias, "int8")
     if kind == "float32" or not isinstance(input_form, (Fixed, Smoothed)):
         return bias
-    codes = np.rint(bias.astype(np.float64) / (np.float64(input_form.scale) * weight.scales[0]))
+    codes = np.rint(bias.astype(np.float64) / (input_form.scale * weight.scales[0].astype(np.float64)))
     return codes.astype(np.int32) if np.abs(codes).max() <= bias_room(weight.k) else bias
 
 

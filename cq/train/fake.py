@@ -273,7 +273,7 @@ class LearnedWeight(WeightRange):
         total = over(g, self._codes.values)
         g.reshape(-1)[self._outside] = 0
         total -= over(g, w) / self.params()[0]
-        return total / np.sqrt(w.size // self.scale.size * largest)
+        return np.asarray(total, np.float64) / np.sqrt(w.size // self.scale.size * largest)
 
 
 def fake_bias(bias: np.ndarray, kind: str, fixed: bool, x_scale, w_scale) -> tuple[np.ndarray | None, np.ndarray | None]:

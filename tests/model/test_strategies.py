@@ -292,7 +292,7 @@ def test_one_range_per_token_beats_one_for_all_where_tokens_differ(random_model)
     "embed.word", "layers.1.ffn.up.weight", "layers.1.ffn.up.bias", "head.weight", "head.bias"])
 def test_weights_that_are_not_finite_are_named(random_model, strategy, name, bad):
     model, weights = random_model("llama", tied=False)
-    weights = weights | {name: np.where(np.arange(weights[name].size).reshape(weights[name].shape) == 7, np.float32(bad), 0)}
+    weights = weights | {name: np.where(np.arange(weights[name].size).reshape(weights[name].shape) == 7, np.float32(bad), np.float32(0))}
     with pytest.raises(cq.CqError, match=name.removesuffix(".weight").replace(".", r"\.") + ".*(NaN|Inf) at index"):
         quantized(cq.Transformer(model.config, weights), strategy)
 
