@@ -1,4 +1,4 @@
-"""A trained sentence encoder, all-MiniLM-L6-v2, on STS 2014: the published score, and what int8 takes from it."""
+"""A trained sentence encoder, all-MiniLM-L6-v2, on STS 2013: the published score, and what int8 takes from it."""
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,8 @@ from transformers import BertModel
 
 import cq
 
-PUBLISHED = 75.60  # Spearman × 100 of float32 on all pairs of STS 2014
-STRATEGIES = {  # strategy, least mean cosine to the float32 embedding (measured on Zen 4: 0.99956, 0.99880, 0.9936)
+PUBLISHED = 80.60  # Spearman × 100 of float32 on all pairs of STS 2013
+STRATEGIES = {  # strategy, least mean cosine to the float32 embedding (measured: 0.9996, 0.9988, 0.9979)
     "weight-only": (cq.WeightOnly(), 0.9994), "dynamic": (cq.Dynamic(), 0.998), "static": (cq.Static(), 0.99)}
 
 
@@ -23,8 +23,8 @@ def pairs(folder: Path, year: int) -> list[tuple[float, str, str]]:
 
 @pytest.fixture(scope="module")
 def sts(data_folder):
-    """(distinct sentences, index of each pair's first and second, gold scores) of 2014."""
-    rows = pairs(data_folder, 2014)
+    """(distinct sentences, index of each pair's first and second, gold scores) of 2013."""
+    rows = pairs(data_folder, 2013)
     sentences = sorted({text for _, *texts in rows for text in texts})
     index = {text: i for i, text in enumerate(sentences)}
     return sentences, *(np.array([index[row[side]] for row in rows]) for side in (1, 2)), np.array([row[0] for row in rows])
@@ -38,15 +38,6 @@ def model(minilm_folder):
 @pytest.fixture(scope="module")
 def float_embeddings(model, sts):
     return model.embed(sts[0])
-
-
-@pytest.fixture(scope="module")
-def every_third(sts, float_embeddings):
-    """(sentences of every third pair, their float32 embeddings, what `spearman` takes of those pairs)."""
-    sentences, *sides, gold = sts
-    kept = np.unique(np.concatenate([side[::3] for side in sides]))
-    texts = [sentences[i] for i in kept]
-    return texts, float_embeddings[kept], (texts, *(np.searchsorted(kept, side[::3]) for side in sides), gold[::3])
 
 
 def spearman(embeddings, sts) -> float:
@@ -72,39 +63,38 @@ def test_hidden_states_are_those_of_transformers(minilm_folder, model, sts):
 
 
 def test_float32_scores_what_was_published(float_embeddings, sts):
-    assert len(sts[3]) == 3750 and float_embeddings.shape == (len(sts[0]), 384)
+    assert len(sts[3]) == 1500 and float_embeddings.shape == (len(sts[0]), 384)
     np.testing.assert_allclose(np.linalg.norm(float_embeddings, axis=1), 1, atol=1e-6)
     assert abs(spearman(float_embeddings, sts) - PUBLISHED) <= 0.02
 
 
 def calibration(folder) -> list[str]:
-    return [text for _, text, _ in pairs(folder, 2012)[::len(pairs(folder, 2012)) // 150]][:150]
+    return [text for _, text, _ in pairs(folder, 2012)[::len(pairs(folder, 2012)) // 75]][:75]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_int8_keeps_meaning(model, data_folder, every_third, name):
-    """Calibrated on 150 sentences of another year, judged on every third pair."""
+def test_int8_keeps_meaning(model, data_folder, float_embeddings, sts, name):
+    """Calibrated on 75 sentences of another year."""
     strategy, least_cosine = STRATEGIES[name]
     samples = calibration(data_folder)
     quantized = cq.quantize(model, strategy, samples if name == "static" else None)
-    texts, exact, pairs = every_third
-    embeddings = quantized.embed(texts)
-    assert (embeddings * exact).sum(1).mean() >= least_cosine
-    assert abs(spearman(embeddings, pairs) - spearman(exact, pairs)) <= 0.3
+    embeddings = quantized.embed(sts[0])
+    assert (embeddings * float_embeddings).sum(1).mean() >= least_cosine
+    assert abs(spearman(embeddings, sts) - spearman(float_embeddings, sts)) <= 0.3
     assert all(row.runs_in == name for row in quantized.coverage() if row.name.startswith("layers") and row.shape)
 
 
 def test_a_residual_stream_in_int8_keeps_meaning(model, data_folder, float_embeddings, sts):
-    """Every fifth sentence (measured: 0.990)."""
+    """Every fifth sentence (measured: 0.991)."""
     quantized = cq.quantize(model, cq.Static(residual="int8"), calibration(data_folder))
     assert (quantized.embed(sts[0][::5]) * float_embeddings[::5]).sum(1).mean() >= 0.987
 
 
-def test_a_mix_keeps_more_than_static(model, data_folder, every_third):
-    """Feed-forward inputs coded from their exact values, all else static: most of what static loses is won back (measured: cosine
-    0.99784 where static has 0.9936), and the Spearman of float32 is met within 0.1."""
+def test_a_mix_keeps_more_than_static(model, data_folder, float_embeddings, sts):
+    """Feed-forward inputs coded from their exact values, all else static: some of what static loses is won back (measured:
+    cosine 0.9989 where static has 0.9979), and the Spearman of float32 is met within 0.2 (measured: 0.01 to 0.06, by the
+    number of sentences that were calibrated on)."""
     mix = cq.Mixed([("layers.*.ffn.*", cq.Dynamic()), ("*", cq.Static())])
-    texts, exact, pairs = every_third
-    embeddings = cq.quantize(model, mix, calibration(data_folder)).embed(texts)
-    assert (embeddings * exact).sum(1).mean() >= 0.995
-    assert abs(spearman(embeddings, pairs) - spearman(exact, pairs)) <= 0.1
+    embeddings = cq.quantize(model, mix, calibration(data_folder)).embed(sts[0])
+    assert (embeddings * float_embeddings).sum(1).mean() >= 0.998
+    assert abs(spearman(embeddings, sts) - spearman(float_embeddings, sts)) <= 0.2
