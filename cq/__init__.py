@@ -1,5 +1,5 @@
 """cq: int8 transformers on ordinary CPUs."""
-from . import team  # isort: skip (before anything that loads the core)
+from . import core  # isort: skip (before anything that loads the core)
 from . import observers
 from .compensate import compensate
 from .errors import CalibrationError, CqError, FormatError, UnsupportedError

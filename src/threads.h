@@ -13,7 +13,7 @@ typedef struct {
     _Atomic int status; /* first failure of any member */
 } cq_queue;
 
-/* Takes the next tasks begin .. end-1. Returns 0 when none is left. */
+/* Takes the next tasks begin .. end-1. Returns 0 when none is left; a member then touches its own memory alone. */
 static inline int cq_take(cq_queue *q, int64_t *begin, int64_t *end) {
     *begin = atomic_fetch_add(&q->next, q->grain);
     if (*begin >= q->tasks) return 0;
@@ -29,8 +29,8 @@ static inline void cq_first_bad(_Atomic int64_t *bad, int64_t row) {
     while (row < seen && !atomic_compare_exchange_weak(bad, &seen, row)) {}
 }
 
-/* Every member of the team calls phase after phase; none begins the next before all have ended the one before. `chunks` is how
- * many portions of its tasks each member should find, at least. */
+/* The caller, and those of the team that come while tasks are left, call phase after phase; none begins the next before all
+ * tasks of the one before have ended. `chunks` is how many portions of its tasks each member should find, at least. */
 typedef struct {
     void (*member)(void *context, cq_queue *queue);
     int64_t tasks, chunks;

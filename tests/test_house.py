@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 TOP = {"pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "src", "cq", "tests", "bench", ".ci"}
 # Each room may import the rooms to its right, and those in its own. "leaf" rooms import only errors and each other's data.
 MAY_IMPORT = {
-    "errors": set(), "team": {"_core"}, "affine": {"errors"}, "strategies": {"errors"},
+    "errors": set(), "core": {"_core"}, "affine": {"errors"}, "strategies": {"errors"},
     "functions": {"_core"}, "observers": {"functions", "affine", "errors"},
     "qtensor": {"affine", "errors"}, "_core": {"errors"}, "system": {"_core", "errors"},
     "model": {"functions", "qtensor", "affine", "_core", "errors"},
@@ -80,10 +80,11 @@ def test_every_module_says_what_it_is_for():
 
 
 def test_c_doors():
-    """immintrin.h only in kernels, omp.h only in threads.c, CPU detection only in cpu.c, cimport only in _core.pyx."""
+    """immintrin.h only in kernels, threads and futexes only in threads.c, CPU detection only in cpu.c, cimport only in
+    _core.pyx."""
     sources = {p.name: p.read_text() for p in (ROOT / "src").glob("*.[ch]")}
     assert {name for name, text in sources.items() if "immintrin.h" in text} == {"kernel_avx2.c", "kernel_avx512vnni.c"}
-    assert {name for name, text in sources.items() if "omp.h" in text or "#pragma omp" in text} == {"threads.c"}
+    assert {name for name, text in sources.items() if re.search("omp.h|#pragma omp|pthread|futex", text)} == {"threads.c"}
     assert {name for name, text in sources.items() if "cpuid.h" in text} == {"cpu.c"}
     assert {name for name, text in sources.items() if "getenv" in text} == {"dispatch.c"}
     for name, text in sources.items():
@@ -108,13 +109,13 @@ def test_flags():
 
 
 def test_mutable_globals():
-    """Only the dispatch pointer and the fork flag: every other file-scope variable in C is const."""
+    """Only the dispatch pointer and the team: every other file-scope variable in C is const."""
     found = set()
     for path in (ROOT / "src").glob("*.c"):
         for line in path.read_text().splitlines():
-            if re.match(r"(static |_Atomic |volatile )*(const cq_kernels \*|int|int64_t|float|void|unsigned)\b[^(){}]*;", line):
+            if re.match(r"(static |_Atomic |volatile )*(const cq_kernels \*|cq_team|int|int64_t|float|void|unsigned)\b[^(){}]*;", line):
                 found.add(line.split(";")[0].split()[-1].lstrip("*"))
-    assert found == {"cq_active", "forked"}
+    assert found == {"cq_active", "team"}
 
 
 def test_run_time_dependencies():
