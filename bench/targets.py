@@ -13,7 +13,7 @@ from render import ahead, best_of, by_threads, contestants, is_cq, machine, mark
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SOURCES = ("gemm", "model", "scaling", "avx2", "lm", "lm_accuracy", "encoder_accuracy", "compare_minilm",
-           "compare_shakespeare", "qat", "train")
+           "compare_shakespeare", "qat", "train", "float32", "float32_avx2", "calibration", "neighbour")
 INT8 = ("codes → int32", "codes → float32", "codes → codes", "float32, int8 inside")
 PRODUCT, WEIGHT_ONLY = INT8[0], "float32"
 INT8_STREAM = "cq static, int8 stream"
@@ -39,7 +39,8 @@ class Yardstick:
 
 
 def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict, lm: dict, lm_accuracy: dict, encoder: dict, minilm: dict,
-               shipped: dict, qat: dict, train: dict) -> list[Yardstick]:
+               shipped: dict, qat: dict, train: dict, float32: dict, float32_avx2: dict, calibration: dict,
+               neighbour: dict) -> list[Yardstick]:
     """All rows, from the results that SOURCES name."""
     products = [row for row in contestants(gemm) if is_cq(row)]
     many = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] >= 128]
@@ -59,8 +60,38 @@ def yardsticks(gemm: dict, model: dict, scaling: dict, avx2: dict, lm: dict, lm_
                [row for row in floats if sizes(row)[0] >= 128], ahead, 1, "{:.2f}")]
     return rows + _of_model(model) + _of_two_threads(gemm, model) + _of_scaling(scaling) + _of_avx2(avx2) \
         + _of_lm(lm) + _of_lm_accuracy(lm_accuracy) + _of_encoder(encoder) + _of_mix(minilm) + _of_qat(qat) \
-        + [_every("MiniLM-L6, a step of QAT: torch's time over cq's", "≥ 1 on every batch",
-                  [row for row in contestants(train) if is_cq(row)], ahead, 1, "{:.2f}")] + _of_shipped(shipped)
+        + [_every("MiniLM-L6, a step of QAT: torch's time over cq's", "≥ 1.2 on every batch",
+                  [row for row in contestants(train) if is_cq(row)], ahead, 1.2, "{:.2f}")] + _of_shipped(shipped) \
+        + _of_floats("AVX-512", float32) + _of_floats("AVX2", float32_avx2) + _of_calibration(calibration) \
+        + _of_neighbour(neighbour)
+
+
+def _of_floats(isa: str, floats: dict) -> list[Yardstick]:
+    rows = [row for row in contestants(floats) if is_cq(row)]
+    of_weights = [row for row in rows if row["work"] == "x wᵀ"]
+    of_gradients = [row | {"case": f"{row['case']} {row['work']}"} for row in rows if row["work"] != "x wᵀ"]
+    return [_every(f"float32 products {what}, {isa}: BLAS's time over cq's", "≥ 1 on every shape", there, ahead, 1, "{:.2f}")
+            for what, there in (("with packed weights, 8 rows and more", of_weights), ("of gradients", of_gradients))]
+
+
+def _of_calibration(calibration: dict) -> list[Yardstick]:
+    rows = {row["samples"]: row for row in contestants(calibration)}
+    return [_as_measured(row) for row in (
+        _one("Static on BERT-base, 100 samples of 64 tokens, seconds", 20, [rows[100]] if rows else [], lambda row: row["seconds"],
+             "{:.1f}", at_most=True),
+        _one("Static on BERT-base, 500 samples, times 100 samples' seconds", 4, [rows[500]] if rows else [],
+             lambda row: row["seconds"] / rows[100]["seconds"], "{:.2f}", at_most=True))]
+
+
+def _of_neighbour(neighbour: dict) -> list[Yardstick]:
+    """The rows of two threads, each beside that of one."""
+    seconds = {(row["case"], row["work"], row["name"]): row["seconds"] for row in contestants(neighbour)}
+    rows = [{"case": f"{case} {name.removesuffix(', 2 threads')}", "threads": 2,
+             "over": spent / seconds[case, where, name.replace("2 threads", "1 thread")]}
+            for (case, where, name), spent in seconds.items() if where != "alone" and name.endswith("2 threads")]
+    found = _every("MiniLM-L6 beside a busy process: two threads' time over one's", "≤ 1.1 on every batch", rows,
+                   lambda row: row["over"], 1.1, "{:.2f}", at_most=True)
+    return [replace(found, threads=("2",))]
 
 
 def _of_model(model: dict) -> list[Yardstick]:

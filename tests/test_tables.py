@@ -1,6 +1,7 @@
 """The READMEs' numbers: each table is what its JSON gives, each JSON says where it was measured and by what command, and a
 yardstick that is missed says so."""
 import importlib
+import inspect
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("gemm", "model", "scaling", "avx2", "profile", "compare_shakespeare", "compare_minilm", "lm",
-           "lm_accuracy")
+           "lm_accuracy", "float32", "float32_avx2", "calibration", "neighbour", "train")
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +79,16 @@ def products(cq_seconds: float, peer_seconds: float, case: str = "128×768×768"
 NOTHING = {"rows": []}
 
 
+def yardsticks(tables, **given) -> list:
+    """All yardsticks from the results given by name; the others hold no row."""
+    names = inspect.signature(tables.targets.yardsticks).parameters
+    return tables.targets.yardsticks(**(dict.fromkeys(names, NOTHING) | given))
+
+
 @pytest.mark.parametrize("peer_seconds, verdict", [(2.5, "met"), (2.0, "met"), (1.9, "**missed**")])
 def test_a_yardstick_is_met_or_missed(tables, peer_seconds, verdict):
     rows = products(2.0, peer_seconds) + products(2.0, peer_seconds, threads=2)
-    found = tables.targets.yardsticks({"rows": rows}, *[NOTHING] * 10)
+    found = yardsticks(tables, gemm={"rows": rows})
     one = next(row for row in found if row.work.startswith("codes → int32"))
     lost = ["128×768×768"] if verdict != "met" else []
     assert one.verdict() == verdict and one.lost == {"1": lost, "2": lost}
@@ -90,15 +97,15 @@ def test_a_yardstick_is_met_or_missed(tables, peer_seconds, verdict):
 
 def test_every_yardstick_needs_every_case_and_number_of_threads(tables):
     rows = products(2.0, 2.5) + products(2.0, 1.0, "1×768×768") + products(2.0, 2.5, threads=2)
-    found = tables.targets.yardsticks({"rows": rows}, *[NOTHING] * 10)
+    found = yardsticks(tables, gemm={"rows": rows})
     one = next(row for row in found if row.work.startswith("codes → int32"))
     assert one.verdict() == "**missed** / met" and one.measured["1"] == "1 of 2, worst 0.50 (1×768×768)"
 
 
 def test_what_was_not_measured_is_not_met(tables):
-    found = tables.targets.yardsticks(*[NOTHING] * 11)
+    found = yardsticks(tables)
     assert {row.verdict() for row in found} == {"not measured"} and len(found) > 20
-    found = tables.targets.yardsticks({"rows": products(2.0, 2.5)}, *[NOTHING] * 10)
+    found = yardsticks(tables, gemm={"rows": products(2.0, 2.5)})
     assert next(row for row in found if row.work.startswith("codes → int32")).verdict() == "met / not measured"
 
 
@@ -110,7 +117,7 @@ def test_yardsticks_of_the_model_take_the_faster_strategy_and_the_best_peer(tabl
                 for name, seconds in each.items()]
     model = {"rows": rows("8×128", 0.06, 0.05, {"A": 0.2, "B": 0.07}, activation_bytes=100) +
              rows("stream of sentences", 1.0, 2.0, {"A": 5.0, "A, sorted by length": 1.6}, sequences=1500, tokens=9000)}
-    found = {row.work: row for row in tables.targets.yardsticks(NOTHING, model, *[NOTHING] * 9)}
+    found = {row.work: row for row in yardsticks(tables, model=model)}
     assert found["MiniLM-L6 8×128, ms"].measured == {"1": "50.0 (cq static)"} and found["MiniLM-L6 8×128, ms"].met == {"1": True}
     best = found["MiniLM-L6 8×128: the best peer's time over cq's"]
     assert best.measured == {"1": "1.40 (cq static)"} and best.verdict() == "**missed** / not measured"
@@ -128,7 +135,7 @@ def test_yardsticks_and_tables_of_a_language_models_accuracy(tables):
                       gaps=[None, 0.25, 0.75])
     given = {"rows": [scored("cq float32", 20.0, 0.0), scored("cq weight-only", 20.02, 5e-4),
                       scored("cq weight-only, int8 cache", 20.08, 1e-3), texts], "cards": result("lm_accuracy")["cards"]}
-    found = {row.work: row for row in tables.targets.yardsticks(*[NOTHING] * 5, given, *[NOTHING] * 5) if row.met}
+    found = {row.work: row for row in yardsticks(tables, lm_accuracy=given) if row.met}
     assert [(row.measured, row.verdict()) for row in found.values()] == [
         ({"2": "0.10"}, "met"), ({"2": "0.30"}, "**missed**"), ({"2": "1"}, "**missed**")]
     assert "| cq weight-only | 20.020 | +0.10 ± 0.05 |" in tables.lm_accuracy(given)
