@@ -13,11 +13,16 @@ import cq
 from cq import _core
 
 
+# Python warns of every fork of a process with threads from 3.12 on; that cq's team survives one is what is tested here.
+QUIET_FORK = "-Wignore:This process:DeprecationWarning"
+
+
 def python(code: str, timeout: float = 60, **environment: str | None) -> subprocess.CompletedProcess:
     """Runs a script in a new process; None takes a variable away."""
     inherited = {name: value for name, value in os.environ.items() if name not in environment and not name.startswith("OMP_")}
     given = {name: value for name, value in environment.items() if value is not None}
-    return subprocess.run([sys.executable, "-c", code], env=inherited | given, text=True, capture_output=True, timeout=timeout)
+    command = [sys.executable, QUIET_FORK, "-c", code]
+    return subprocess.run(command, env=inherited | given, text=True, capture_output=True, timeout=timeout)
 
 
 def output(code: str, **environment: str | None) -> str:
