@@ -158,7 +158,6 @@ def test_same_bytes_over_processes(usual):
     assert [recipe for recipe in SPREAD if found[recipe] != usual[recipe][:1]] == []
 
 
-@pytest.mark.skipif(np.__version__.startswith("1."), reason="NumPy 1 rounds some numbers to float32 that NumPy 2 does not")
 def test_the_record(usual):
     """The bytes are also those that every other machine found. Where arithmetic changes on purpose, record them anew: `python
     tests/test_one_file.py` prints them."""

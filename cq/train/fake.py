@@ -270,9 +270,9 @@ class LearnedWeight(WeightRange):
         Learned, n being the number of weights that share a scale."""
         largest = 127 if self.scheme.weight_symmetric else np.maximum(128 + self.zero_point, 127 - self.zero_point)
         over = dot_rows if self.scale.ndim else dot
-        total = over(g, self._codes.values)
+        total = np.asarray(over(g, self._codes.values), g.dtype)
         g.reshape(-1)[self._outside] = 0
-        total -= over(g, w) / self.params()[0]
+        total = total - np.asarray(over(g, w), g.dtype) / self.params()[0]
         return np.asarray(total, np.float64) / np.sqrt(w.size // self.scale.size * largest)
 
 
