@@ -1,4 +1,6 @@
 """The tables of matrix products, shape by shape, and of what a second thread brings. Measures nothing."""
+from collections.abc import Callable
+
 from render import ahead, by_threads, contestants, is_cq, joined, machine, markdown, peaks
 
 LARGE_ROWS, LARGE_CASES = 128, ("8×128", "32×64", "16×256")
@@ -27,19 +29,28 @@ def gemm(result: dict) -> str:
 
 def _work(rows: list[dict], work: str) -> str:
     ours, peers = [row for row in rows if is_cq(row)], dict.fromkeys(row["name"] for row in rows if not is_cq(row))
+    bound = {m: "read" if all("percent_of_read" in row for row in ours if sizes(row)[0] == m) else "peak"
+             for m in {sizes(row)[0] for row in ours}}
+    won, table = _shapes(ours, lambda here, m: joined(row[f"percent_of_{bound[m]}"] for row in here),
+                         lambda m: f"<br>% of {bound[m]}")
+    return f"**{work}**, beside {', '.join(peers)}; ahead in {won}:\n\n{table}"
+
+
+def _shapes(ours: list[dict], measured: Callable[[list[dict], int], str], unit: Callable[[int], str]) -> tuple[str, str]:
+    """How many rows of cq's are ahead; a line per weight, a column per number of rows: what `measured` gives of a cell's rows, and
+    below it the best peer's time over cq's."""
     counts = sorted({sizes(row)[0] for row in ours})
-    bound = {m: "read" if all("percent_of_read" in row for row in ours if sizes(row)[0] == m) else "peak" for m in counts}
-    lines = [["K×N", *(f"{m} row{'s' * (m > 1)}<br>% of {bound[m]}" for m in counts)]]
+    lines = [["K×N", *(f"{m} row{'s' * (m > 1)}{unit(m)}" for m in counts)]]
     for label, k, n in dict.fromkeys((row["model"], *sizes(row)[1:]) for row in ours):
         cells = []
         for m in counts:
             here = [row for row in ours if sizes(row) == (m, k, n)]
             ratios = " / ".join(_ratio(ahead(row)) for row in here)
-            cells.append(f"{joined(row[f'percent_of_{bound[m]}'] for row in here)}<br>{ratios}" if here else "–")
+            cells.append(f"{measured(here, m)}<br>{ratios}" if here else "–")
         lines.append([f"{label} {k}×{n}", *cells])
     won = " and ".join(f"{sum((ahead(row) or 0) >= 1 for row in there)} of {len(there)} with {threads}"
                        for threads, there in by_threads(ours).items())
-    return f"**{work}**, beside {', '.join(peers)}; ahead in {won}:\n\n{markdown(lines)}"
+    return won, markdown(lines)
 
 
 def _ratio(value: float | None) -> str:
@@ -52,19 +63,9 @@ def floats(result: dict) -> str:
     """A table per product; a line per weight, a column per number of rows: GFLOPS, and BLAS's time over cq's."""
     rows, parts = [row for row in contestants(result) if is_cq(row)], []
     for work in dict.fromkeys(row["work"] for row in rows):
-        there = [row for row in rows if row["work"] == work]
-        counts = sorted({sizes(row)[0] for row in there})
-        lines = [["K×N", *(f"{m} rows" for m in counts)]]
-        for label, k, n in dict.fromkeys((row["model"], *sizes(row)[1:]) for row in there):
-            cells = []
-            for m in counts:
-                here = [row for row in there if sizes(row) == (m, k, n)]
-                ratios = " / ".join(_ratio(ahead(row)) for row in here)
-                cells.append(f"{joined([row['gops'] for row in here], '{:.0f}')}<br>{ratios}" if here else "–")
-            lines.append([f"{label} {k}×{n}", *cells])
-        won = " and ".join(f"{sum((ahead(row) or 0) >= 1 for row in each)} of {len(each)} with {threads}"
-                           for threads, each in by_threads(there).items())
-        parts.append(f"**{work}**, ahead in {won}:\n\n{markdown(lines)}")
+        won, table = _shapes([row for row in rows if row["work"] == work],
+                             lambda here, m: joined([row["gops"] for row in here], "{:.0f}"), lambda m: "")
+        parts.append(f"**{work}**, ahead in {won}:\n\n{table}")
     return (f"GFLOPS of cq's float32 products on {rows[0]['isa']}, with {joined(result['cards'], '{}')} threads, and below them the "
             "time of NumPy's BLAS over cq's, bold where cq is ahead.\n\n" + "\n\n".join(parts) + "\n\n" + machine(result))
 

@@ -82,8 +82,8 @@ def _places(model: Transformer) -> Iterator[_Place]:
     """All sites but a classifier's, and a head's that is tied to the word table."""
     config, graph = model.config, model.graph
     attended = {block.attention.context for block in graph.blocks}
-    for site in graph.sites.values():
-        if site.name.startswith("classifier.") or (site.readers == ("head",) and config.tied):
+    for site in graph.trunk:
+        if site.readers == ("head",) and config.tied:
             continue
         shared = (config.num_heads // config.num_kv_heads, config.head_dim) if site.name in attended else ()
         yield _Place(site.name, site.readers, site.source, *shared)

@@ -39,8 +39,7 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
     progress(done, total or None) is called as samples pass, or steps; for Static then as places between layers are smoothed; and
     at last as layers are converted. Weights still in their file are read one at a time and not kept, but where calibration or
     training runs the float32 model.
-    executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits
-    (cq/calibrate.py says what that takes).
+    executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits.
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")

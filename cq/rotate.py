@@ -32,7 +32,7 @@ def rotate(model: Transformer) -> Transformer:
     turn, head_turn = _Rotation(config.hidden_size), _Rotation(config.head_dim)
     weights = {f"{name}.weight": norm.weight if name.endswith(("query_norm", "key_norm")) else np.ones_like(norm.weight)
                for name, norm in model.norms()}
-    weights["embed.word"] = _deferred(model.embedding.source, lambda table: turn(table))
+    weights["embed.word"] = _deferred(model.embedding.source, turn)
     tables = {"embed.position": model.embedding.position, "embed.type": model.embedding.type}
     weights |= {name: turn(table) for name, table in tables.items() if table is not None}
     norms, graph = dict(model.norms()), model.graph

@@ -188,9 +188,9 @@ void cq_rope(int threads, float *x, int64_t tokens, int64_t heads, int64_t dim, 
              const float *sine, const int32_t *position);
 
 /* y[t] = word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional, type too: all 0. The word
- * table is float32 (vocabulary, columns) or, in panels of 16, a
- * packed weight (columns, vocabulary); or int8 in panels of `panel` columns (panel 1: rows of ceil(columns/4)*4 codes; panel
- * 16: a packed weight (columns, vocabulary)) with one scale and optional zero point per word. */
+ * table is float32 (vocabulary, columns), or in panels of 16 a packed weight (columns, vocabulary); or int8 in panels of `panel`
+ * columns (panel 1: rows of ceil(columns/4)*4 codes; panel 16: a packed weight (columns, vocabulary)) with one scale and
+ * optional zero point per word. */
 typedef struct {
     const float *word_f32;
     const int8_t *word_i8;

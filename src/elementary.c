@@ -39,6 +39,15 @@ static inline pair product_of(double a, double b) {
     return (pair){p, ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo};
 }
 
+/* A series in x: c[0] is the coefficient of the highest power. Unrolled, as n is a constant. */
+static inline __attribute__((always_inline)) double series(double x, const double *c, int n) {
+    double sum = c[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < n; i++) sum = sum * x + c[i];
+    return sum;
+}
+#define SERIES(x, ...) series(x, (const double[]){__VA_ARGS__}, sizeof (double[]){__VA_ARGS__} / sizeof(double))
+
 /* --- exponentials ------------------------------------------------------------------------------------------------- */
 
 /* 2^n, n whole, -1022 .. 1023. */
@@ -48,19 +57,9 @@ static inline double two_to(double n) { return of_bits((bits_of(n + SHIFT) + 102
 static inline pair exp_parts(pair x, double *n) {
     *n = whole(x.hi * 0x1.71547652b82fep+0);
     const double a = x.hi - *n * LN2_HI, b = x.lo - *n * LN2_LO, r = a + b;
-    double q = 1.0 / 87178291200;
-    q = q * r + 1.0 / 6227020800;
-    q = q * r + 1.0 / 479001600;
-    q = q * r + 1.0 / 39916800;
-    q = q * r + 1.0 / 3628800;
-    q = q * r + 1.0 / 362880;
-    q = q * r + 1.0 / 40320;
-    q = q * r + 1.0 / 5040;
-    q = q * r + 1.0 / 720;
-    q = q * r + 1.0 / 120;
-    q = q * r + 1.0 / 24;
-    q = q * r + 1.0 / 6;
-    q = q * r + 1.0 / 2;
+    const double q = SERIES(r, 1.0 / 87178291200, 1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
+                               1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
+                               1.0 / 2);
     return (pair){a, b + r * r * q};
 }
 
@@ -99,15 +98,7 @@ static inline pair log_of_pair(double x) {
     const double z_hi = top * of[0] - 1.0, z_lo = (of_bits(m) - top) * of[0], z = z_hi + z_lo;
     const double square = 0.5 * z_hi * z_hi, sum = (double)e * LN2_HI + of[1] + z_hi; /* exact, like z_hi and z_lo */
     const double s = sum + z_lo, s_lo = (sum - s) + z_lo, t = s - square, t_lo = (s - t) - square;
-    double p = 1.0 / 11;
-    p = p * z - 1.0 / 10;
-    p = p * z + 1.0 / 9;
-    p = p * z - 1.0 / 8;
-    p = p * z + 1.0 / 7;
-    p = p * z - 1.0 / 6;
-    p = p * z + 1.0 / 5;
-    p = p * z - 1.0 / 4;
-    p = p * z + 1.0 / 3;
+    const double p = SERIES(z, 1.0 / 11, -1.0 / 10, 1.0 / 9, -1.0 / 8, 1.0 / 7, -1.0 / 6, 1.0 / 5, -1.0 / 4, 1.0 / 3);
     const double rest = (((double)e * LN2_LO + of[2]) + s_lo + t_lo - z_lo * (z_hi + 0.5 * z_lo)) + z * z * z * p;
     const double hi = t + rest;
     return (pair){hi, (t - hi) + rest};
@@ -172,27 +163,15 @@ static inline pair reduce(double x, uint64_t *quarter) {
 
 static inline double sin_near(pair r) {
     const double z = r.hi * r.hi;
-    double p = 1.0 / 355687428096000;
-    p = p * z - 1.0 / 1307674368000;
-    p = p * z + 1.0 / 6227020800;
-    p = p * z - 1.0 / 39916800;
-    p = p * z + 1.0 / 362880;
-    p = p * z - 1.0 / 5040;
-    p = p * z + 1.0 / 120;
-    p = p * z - 1.0 / 6;
+    const double p = SERIES(z, 1.0 / 355687428096000, -1.0 / 1307674368000, 1.0 / 6227020800, -1.0 / 39916800,
+                               1.0 / 362880, -1.0 / 5040, 1.0 / 120, -1.0 / 6);
     return r.hi + (z * r.hi * p + r.lo * (1.0 - 0.5 * z));
 }
 
 static inline double cos_near(pair r) {
     const double z = r.hi * r.hi, half = 0.5 * z, main = 1.0 - half;
-    double p = -1.0 / 6402373705728000;
-    p = p * z + 1.0 / 20922789888000;
-    p = p * z - 1.0 / 87178291200;
-    p = p * z + 1.0 / 479001600;
-    p = p * z - 1.0 / 3628800;
-    p = p * z + 1.0 / 40320;
-    p = p * z - 1.0 / 720;
-    p = p * z + 1.0 / 24;
+    const double p = SERIES(z, -1.0 / 6402373705728000, 1.0 / 20922789888000, -1.0 / 87178291200, 1.0 / 479001600,
+                               -1.0 / 3628800, 1.0 / 40320, -1.0 / 720, 1.0 / 24);
     return main + (((1.0 - main) - half) + (z * z * p - r.hi * r.lo));
 }
 

@@ -40,7 +40,7 @@ INLINE void emit(const int to, const cq_activation activation, const int residua
 }
 
 BULKY void store_i8(const int to, const cq_activation activation, const int32_t *acc, int64_t acc_stride, int rows,
-                     const cq_strip *s, int64_t row) {
+                    const cq_strip *s, int64_t row) {
     for (int64_t r = row; r < row + rows; r++, acc += acc_stride) {
         const f32x16 scale = f32_set(s->row_scales ? s->row_scales[r] : 1.0f);
         EACH_16(j, s->columns, n, {
@@ -53,7 +53,7 @@ BULKY void store_i8(const int to, const cq_activation activation, const int32_t 
 }
 
 BULKY void store_f32(const int to, const cq_activation activation, const float *acc, int64_t acc_stride, int rows,
-                      const cq_strip *s, int64_t row) {
+                     const cq_strip *s, int64_t row) {
     for (int64_t r = row; r < row + rows; r++, acc += acc_stride)
         EACH_16(j, s->columns, n, {
             put(to, finished(activation, 1, f32_mul(load_some(acc + j, n), f32_load(s->scales + j)), s, r, j, n), s, r, j, n);

@@ -272,7 +272,7 @@ static void ISA(interleave)(const uint8_t *const rows[4], int64_t n, uint8_t fli
 INLINE float sum_of_4(const f32x16 *s) { return f32_sum(f32_add(f32_add(s[0], s[1]), f32_add(s[2], s[3]))); }
 
 BULKY int norm_row(const int rms, const int add, const int biased, const cq_norm *norm, const float *x, const float *residual,
-                    int64_t n, float *kept, float *y) {
+                   int64_t n, float *kept, float *y) {
     const float *weight = norm->weight, *bias = norm->bias;
     const f32x16 nothing = f32_set(0.0f);
     f32x16 total[4] = {nothing, nothing, nothing, nothing}, squares[4] = {nothing, nothing, nothing, nothing};

@@ -41,7 +41,7 @@ INLINE f32x16 byte_of(const int R, i32x16 w, const int j, const int has_zeros, i
 
 /* For at most 4 rows, where reading the weight is what costs. */
 BULKY void tile_f32_i8(const int R, const int P, const int has_zeros, const float *a, int64_t a_stride, const int8_t *b,
-                        int64_t panel_stride, int64_t k, const int32_t *zero_points, float *acc) {
+                       int64_t panel_stride, int64_t k, const int32_t *zero_points, float *acc) {
 #define GET(r, p) f32x16 c##r##p = R > r && P > p ? f32_load(acc + r * CQ_TILE + 16 * p) : f32_set(0.0f);
     EVERY_ACC(GET)
     const i32x16 none = i32_set(0);

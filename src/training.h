@@ -63,7 +63,7 @@ static void ISA(slope)(const float *x, cq_activation activation, int64_t n, floa
 }
 
 BULKY int round_row(const int by_column, const float *x, int64_t n, const float *scales, const float *lows, const float *highs,
-                     const float *shifts, float *y, uint8_t *bytes) {
+                    const float *shifts, float *y, uint8_t *bytes) {
 #define OF(array) (by_column ? load_some(array + i, width) : f32_set(*array))
     f32x16 beyond = f32_set(0.0f);
     EACH_16(i, n, width, {
@@ -139,7 +139,7 @@ static void ISA(adamw)(const cq_adamw *a, const float *g, int64_t n, const float
 }
 
 BULKY void rescale_row(const int add_before, const int add_after, const float *x, int64_t n, const cq_rescaling *r,
-                        f32x16 of_row, float *y) {
+                       f32x16 of_row, float *y) {
     EACH_16(i, n, width, {
         f32x16 v = load_some(x + i, width);
         if (add_before) v = f32_add(v, load_some(r->before + i, width));

@@ -1,13 +1,13 @@
 """cq.functions against extended precision: errors in units in the last place at dense random points, and the edges."""
 import math
 
+import mpmath
 import numpy as np
 import pytest
 
 from cq import _core, functions
 from cq.errors import CqError
 
-mpmath = pytest.importorskip("mpmath")
 N = 200_000
 BOUNDS = {"exp": 0.9, "log": 0.6, "sin": 0.9, "cos": 0.9, "tanh": 1.5, "power": 0.9}
 pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="no extended precision to compare with")

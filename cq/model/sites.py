@@ -3,6 +3,7 @@ norm before it, and what passes between layers. Holds names only: no weights and
 
 A site is a place where activations flow from one layer to the next. Calibration observes it, static codes have parameters
 for it, and training rounds at it. Queries, keys and values are sites too, named like the layers that give them."""
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,13 +86,15 @@ class BlockPart:
 
 
 class Graph:
-    """blocks: in the order of work. sites: name → Site, of all sites that layers read, in the order of work. reads: linear
-    layer → name of the site that it reads, in the order of work."""
+    """blocks: in the order of work. sites: name → Site, of all sites that layers read, in the order of work; trunk: those of
+    them that every token passes, all but a classifier's. reads: linear layer → name of the site that it reads, in the order of
+    work."""
 
     def __init__(self, config: Config):
         self.config = config
         self.blocks = tuple(_block(f"layers.{i}", config.gated) for i in range(config.num_layers))
-        self.sites = {site.name: site for site in self._sites()}
+        self.trunk, classifier = tuple(self._trunk()), tuple(self._classifier())
+        self.sites = {site.name: site for site in self.trunk + classifier}
         self.reads = {layer: site.name for site in self.sites.values() for layer in site.readers}
 
     @cached_property
@@ -99,7 +102,7 @@ class Graph:
         """The layers whose outputs are added to the residual stream."""
         return tuple(layer for block in self.blocks for layer in (block.attention.output, block.ffn.down))
 
-    def _sites(self):
+    def _trunk(self) -> Iterator[Site]:
         first, norm = self.config.norm_first, "embed.norm"
         for block in self.blocks:
             attention, ffn = block.attention, block.ffn
@@ -112,6 +115,8 @@ class Graph:
             norm = block.ffn_norm
         if self.config.lm_head:
             yield Site("head.input", ("head",), "final_norm" if first else norm, None, "head")
+
+    def _classifier(self) -> Iterator[Site]:
         if self.config.classifier is not None:
             yield Site("classifier.input", ("classifier.dense",), None, None, "classifier.dense")
             yield Site("classifier.hidden", ("classifier.scores",), None, None, "classifier.scores")

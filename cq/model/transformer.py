@@ -269,7 +269,7 @@ class Transformer:
             row = hidden.sum(0) / np.float32(len(hidden) if kind == "mean" else math.sqrt(len(hidden)))
         if not self.config.normalize:
             return row
-        length = np.sqrt(np.square(row, dtype=np.float64).sum())  # float64: BLAS's norm depends on the CPU
+        length = np.sqrt(np.square(row, dtype=np.float64).sum())
         return row / np.float32(max(length, 1e-12))
 
     # --- looking inside ------------------------------------------------------------------------------------------------------

@@ -202,8 +202,7 @@ def _candidates(work: _Work) -> Iterator[dict[_Unit, str]]:
 def _units(model: Transformer) -> list[_Unit]:
     tied = model.head is not None and model.config.tied
     beside = {"head.input": ("embed.word",)} if tied else {}
-    found = [_Unit(_kind(site.pattern), site.pattern, site.readers + beside.get(site.name, ()))
-             for site in model.graph.sites.values() if not site.name.startswith("classifier.")]
+    found = [_Unit(_kind(site.pattern), site.pattern, site.readers + beside.get(site.name, ())) for site in model.graph.trunk]
     return found if tied else [*found, _Unit("embed.word", "embed.word", ("embed.word",))]
 
 

@@ -12,8 +12,8 @@ _WINDOW, _BUSY, _LONGEST = 0.009, 0.001, 0.3  # seconds; CPU time of other threa
 
 
 def rest() -> None:
-    """Waits until no thread of this process runs, 0.3 s at most: the threads of BLAS spin for 50 ms and more after a call, and
-    take a core from whoever is next."""
+    """Waits until no thread of this process runs, 0.3 s at most: those of other libraries, such as NumPy's BLAS, may spin for
+    50 ms and more after a call, and take a core from whoever is next."""
     end = time.perf_counter() + _LONGEST
     while time.perf_counter() < end:
         start = time.process_time()

@@ -1,8 +1,7 @@
 """Softmax attention over ragged sequences, forward and in reverse: in floats, and as int8 attention computes it
 (src/attention.c), static and dynamic. Knows no projections."""
-from collections.abc import Iterator
-
 import math
+from collections.abc import Iterator
 
 import numpy as np
 

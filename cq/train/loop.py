@@ -9,6 +9,7 @@ from ..errors import CqError
 from ..model import Config, Transformer
 from ..model.activation import Smoothed
 from ..model.batch import check_tokens
+from ..model.sites import Graph
 from ..strategies import QAT, Training
 from .checkpoint import checked, restore, store
 from .data import Shuffled, Windows
@@ -97,6 +98,7 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
 def random_weights(config: Config, seed: int) -> dict[str, np.ndarray]:
     """Normal with deviation 0.04, those that end a residual branch smaller by sqrt(2 * layers) (Radford et al. 2019); norms
     begin at 1. No biases but those of layer norms, which begin at 0."""
+    writers = Graph(config).residual_writers
     rng, weights = np.random.default_rng(seed), {}
     for name, shape in config.shapes().items():
         if name.endswith("norm.weight"):
@@ -104,7 +106,7 @@ def random_weights(config: Config, seed: int) -> dict[str, np.ndarray]:
             if config.norm == "layer":
                 weights[name.removesuffix("weight") + "bias"] = np.zeros(shape, np.float32)
         else:
-            last = name.endswith(("output.weight", "down.weight"))
+            last = name.removesuffix(".weight") in writers
             deviation = 0.04 / math.sqrt(2 * config.num_layers) if last else 0.04
             weights[name] = deviation * rng.standard_normal(shape, np.float32)
     return weights

@@ -21,7 +21,7 @@ class Recipe:
 
     def linears(self) -> list[str]:
         """Every linear layer that is trained, in the order of work: all but a classifier's head."""
-        return [name for name in self.graph.reads if not name.startswith("classifier.")]
+        return [name for site in self.graph.trunk for name in site.readers]
 
     def readers(self, site: str) -> tuple[str, ...]:
         """The linear layers that read a site."""
