@@ -1,7 +1,7 @@
 """cq: int8 transformers on ordinary CPUs."""
 from . import core  # isort: skip (before anything that loads the core)
 from . import observers
-from .compensate import compensate
+from .prepare.compensate import compensate
 from .errors import CalibrationError, CqError, FormatError, UnsupportedError
 from .formats import load, save
 from .model import Config, Transformer
@@ -9,7 +9,7 @@ from .ops import PackedWeight, linear, matmul_integer, pack
 from .qtensor import QTensor, quantize_tensor
 from .quantize import quantize
 from .report import compare, mix, sensitivity
-from .rotate import rotate
+from .prepare.rotate import rotate
 from .strategies import QAT, Dynamic, Mixed, Scheme, Static, Training, WeightOnly
 from .system import info, set_num_threads
 from .train import train

@@ -9,7 +9,7 @@ from .affine import check_finite
 from .errors import CqError
 from .model.activation import Fixed, PerToken
 from .model.linear import pack_weight
-from .model.sums import check_layer
+from .model.overflow import check_layer
 from .qtensor import QTensor
 
 PackedWeight = _core.Weight

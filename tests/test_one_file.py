@@ -178,7 +178,7 @@ ALLOWED = {  # file → what it may call, and why
     "affine.py": ({"**", "np.exp", "np.matmul", "math.erfc"},
                   "the executable specification: sums of whole numbers that are exact; no model runs it"),
     "train/passes.py": ({"**", "@", "np.exp", "np.einsum", "np.matmul"}, _CHECKS),
-    "model/sums.py": ({"np.log2"}, "bits of headroom, which are only shown"),
+    "model/overflow.py": ({"np.log2"}, "bits of headroom, which are only shown"),
 }
 
 

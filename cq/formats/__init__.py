@@ -8,7 +8,7 @@ from .arrays import read_arrays
 from .checkpoint import KEY, load_checkpoint, save_checkpoint
 from .gguf import read_gguf
 from .huggingface import read_folder
-from .strangers import as_name, as_path
+from .untrusted import as_name, as_path
 from .tensors import read_tensors
 
 

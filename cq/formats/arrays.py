@@ -10,7 +10,7 @@ from ..errors import CqError, FormatError
 from ..model.config import Config
 from .huggingface import parse_config, read_settings, read_tokenizer
 from .names import canonical, check_weights, is_canonical
-from .strangers import parse_json, read_json
+from .untrusted import parse_json, read_json
 from .tensors import read_tensors
 
 

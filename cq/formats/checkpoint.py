@@ -13,11 +13,11 @@ from ..model.activation import Columns, Fixed, Form, PerHead, PerTensor, PerToke
 from ..model.attention import MAX_KEYS, Attention
 from ..model.deferred import Deferred, read
 from ..model.linear import Linear, QuantizedLinear
-from ..model.sums import check_attention
+from ..model.overflow import check_attention
 from ..qtensor import QTensor
 from .huggingface import parse_config, parse_tokenizer
 from .names import check_finite
-from .strangers import brief, parse_json
+from .untrusted import brief, parse_json
 from .tensors import write_safetensors
 
 KEY, VERSION = "cq", 4

@@ -2,7 +2,7 @@
 from ..errors import FormatError, UnsupportedError
 from ..model.rope import yarn_attention
 from .generation import read_ids
-from .strangers import brief, flag_of, real_of, size_of
+from .untrusted import brief, flag_of, real_of, size_of
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
                 "gelu_fast": "gelu_tanh", "silu": "silu", "swish": "silu", "relu": "relu"}

@@ -3,7 +3,7 @@ Must not know weights."""
 from pathlib import Path
 
 from ..errors import FormatError
-from .strangers import as_file, brief, read_json
+from .untrusted import as_file, brief, read_json
 
 MAX_TEMPLATE = 1 << 20  # bytes; the longest in the wild are some tens of kilobytes
 

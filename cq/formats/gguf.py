@@ -15,7 +15,7 @@ from ..model.deferred import Deferred
 from .gguf_config import read_entries
 from .gguf_tokenizer import read_vocabulary
 from .names import GGUF, canonical, check_weights
-from .strangers import as_file, brief
+from .untrusted import as_file, brief
 from .tensors import MappedFile
 
 MAX_ENTRIES = 1 << 16   # of metadata, and tensors; the largest in the wild have a few thousand

@@ -5,7 +5,7 @@ from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred
 from ..model.rope import yarn_attention
-from .strangers import brief, real_of, size_of
+from .untrusted import brief, real_of, size_of
 
 _DECODER = {"norm_first": True, "causal": True, "lm_head": True}
 _LLAMA = _DECODER | {"norm": "rms", "norm_eps": 1e-6, "activation": "silu", "gated": True, "rope_theta": 10000.0}

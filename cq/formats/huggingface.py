@@ -14,7 +14,7 @@ from .families import read_config
 from .generation import read_generation
 from .names import FAMILIES, canonical, check_weights, foreign
 from .sentence import read_limits, read_modules, read_pooling
-from .strangers import as_file, as_path, brief, read_json
+from .untrusted import as_file, as_path, brief, read_json
 from .tensors import PICKLES, read_tensors, write_safetensors
 
 MAX_TOKENIZER = 256 << 20  # bytes; the largest in the wild are near 40 MB

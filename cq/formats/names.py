@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred, read
-from .strangers import brief
+from .untrusted import brief
 
 
 @dataclass(frozen=True)

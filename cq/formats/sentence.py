@@ -3,7 +3,7 @@ vectors are pooled, how long a text may be. Must not know weights."""
 from pathlib import Path
 
 from ..errors import FormatError, UnsupportedError
-from .strangers import brief, flag_of, read_json, size_of
+from .untrusted import brief, flag_of, read_json, size_of
 
 _IMPLEMENTED = ["Transformer", "Pooling", "Normalize"]
 _POOLINGS = {"mean": "mean", "cls": "cls", "max": "max", "mean_sqrt_len_tokens": "mean_sqrt_len", "lasttoken": "last"}

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CqError, FormatError, UnsupportedError
 from ..model.deferred import Deferred, read
-from .strangers import as_file, brief, parse_json
+from .untrusted import as_file, brief, parse_json
 
 MAX_HEADER = 16 << 20   # bytes; JSON takes up to 35 times its size as Python objects: half a gigabyte at worst
 MAX_RANK = 16           # NumPy's own limit is 64, no weight has more than 4

@@ -9,7 +9,7 @@ from .activation import Activation, Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 from .rope import frequencies
-from .sums import INT32_MAX
+from .overflow import INT32_MAX
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
 

@@ -8,7 +8,7 @@ from .activation import Fixed, PerHead, Smoothed
 from .attention import MAX_KEYS
 from .block import Block
 from .linear import QuantizedLinear, may_join
-from .sums import attention_reach, headroom, layer_reach
+from .overflow import attention_reach, headroom, layer_reach
 
 if TYPE_CHECKING:
     from .transformer import Transformer

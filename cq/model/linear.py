@@ -9,7 +9,7 @@ from ..errors import CqError, UnsupportedError
 from ..qtensor import QTensor, quantize_tensor
 from .activation import Activation, Fixed, Form, Smoothed
 from .deferred import Deferred, read
-from .sums import INT32_MAX, check_layer
+from .overflow import INT32_MAX, check_layer
 
 if TYPE_CHECKING:
     from .norm import Norm

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import CqError, FormatError
-from ..formats.strangers import as_file, parse_json
+from ..formats.untrusted import as_file, parse_json
 from ..strategies import Mixed, from_dict
 from .record import METRICS, number
 

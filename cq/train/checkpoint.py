@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CqError, FormatError
-from ..formats.strangers import as_name
+from ..formats.untrusted import as_name
 from ..formats.tensors import read_tensors, write_safetensors
 from ..strategies import Training
 from .network import Network

@@ -7,7 +7,7 @@ import pytest
 import cq
 from cq.errors import CqError, UnsupportedError
 from cq.report.layers import Alone, Layer, Sensitivity
-from cq.report.order import check_order
+from cq.report.expected_order import check_order
 from cq.report.plot import check_plot, plot
 from cq.report.record import Report, Row
 

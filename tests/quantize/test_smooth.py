@@ -7,7 +7,7 @@ from cq import affine
 from cq.calibrate import calibrate
 from cq.model.activation import Activation, Fixed, Smoothed
 from cq.observers.tokens import Tokens
-from cq.smooth import plan, rounded, scaled
+from cq.quantize.smooth import plan, rounded, scaled
 
 F = np.float32
 

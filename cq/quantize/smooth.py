@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _core, affine, functions
-from .calibrate import Calibration, Progress
-from .errors import CalibrationError
-from .model import Transformer
-from .model.activation import Columns, Fixed, Smoothed
-from .model.linear import Linear, quantize_weight
-from .observers.tokens import Tokens
-from .strategies import Static
+from .. import _core, affine, functions
+from ..calibrate import Calibration, Progress
+from ..errors import CalibrationError
+from ..model import Transformer
+from ..model.activation import Columns, Fixed, Smoothed
+from ..model.linear import Linear, quantize_weight
+from ..observers.tokens import Tokens
+from ..strategies import Static
 
 STRENGTHS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # the exponent of a feature's range in its scale; the rest is its weights'
 NARROWEST = 0.01  # a feature's half range is at least this share of the widest one's: what calibration saw at rest may move

@@ -12,7 +12,7 @@ import cq
 from cq import _core
 from cq.model.activation import Activation, Fixed, PerHead, PerToken
 from cq.model.linear import QuantizedLinear
-from cq.model.sums import INT32_MAX, attention_reach, check_attention, headroom, layer_reach
+from cq.model.overflow import INT32_MAX, attention_reach, check_attention, headroom, layer_reach
 
 FORMS = {"uint8": PerToken("uint8", False), "int8": PerToken("int8", False), "symmetric": PerToken("int8", True),
          "fixed": Fixed("uint8", False, 0.5, 7), "fixed int8": Fixed("int8", False, 0.5, -100),

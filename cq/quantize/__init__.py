@@ -7,22 +7,22 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from . import _core, affine
-from .affine import check_finite
-from .calibrate import KEEP, Calibration, Progress, calibrate
-from .channels import equalize_values, split_outliers
-from .errors import CalibrationError, CqError, UnsupportedError
-from .model import Transformer
-from .model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
-from .model.attention import MAX_KEYS
-from .model.deferred import read
-from .model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
-from .model.sites import Graph
-from .model.sums import check_attention
-from .qtensor import QTensor
+from .. import _core, affine
+from ..affine import check_finite
+from ..calibrate import KEEP, Calibration, Progress, calibrate
+from ..prepare.equalize import equalize_values, split_outliers
+from ..errors import CalibrationError, CqError, UnsupportedError
+from ..model import Transformer
+from ..model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
+from ..model.attention import MAX_KEYS
+from ..model.deferred import read
+from ..model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
+from ..model.sites import Graph
+from ..model.overflow import check_attention
+from ..qtensor import QTensor
 from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
-from .strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
-from .train import fit
+from ..strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
+from ..train import fit
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
 

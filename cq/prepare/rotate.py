@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import _core, functions
-from .errors import CqError, UnsupportedError
-from .model import Transformer
-from .model.deferred import Deferred, read
+from .. import _core, functions
+from ..errors import CqError, UnsupportedError
+from ..model import Transformer
+from ..model.deferred import Deferred, read
 
 _ROWS = 4096  # of a weight, turned at once
 

@@ -4,7 +4,7 @@ import pytest
 
 import cq
 from cq.calibrate import calibrate
-from cq.channels import OUTLIER, SHARE, equalize_values, split_outliers
+from cq.prepare.equalize import OUTLIER, SHARE, equalize_values, split_outliers
 from cq.model.sites import Graph
 
 UNITS = 3 * SHARE  # three of which may give up their places

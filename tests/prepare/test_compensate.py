@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cq
-from cq.compensate import DAMPING, _factor, rounded
+from cq.prepare.compensate import DAMPING, _factor, rounded
 from cq.model.linear import quantize_weight
 
 SAMPLES = list(np.random.default_rng(0).integers(0, 256, (8, 40), np.int32))
@@ -96,7 +96,7 @@ def test_channels_are_made_alike_and_nothing_else_changes(tiny_lm, monkeypatch):
         weights[f"layers.1.{name}.weight"][row] *= 100
         weights[f"layers.1.{name}.bias"][row] *= 100
     model = cq.Transformer(model.config, weights)
-    monkeypatch.setattr(importlib.import_module("cq.compensate"), "rounded", lambda weight, factor: weight)
+    monkeypatch.setattr(importlib.import_module("cq.prepare.compensate"), "rounded", lambda weight, factor: weight)
     made = cq.compensate(model, SAMPLES)
     for ours, theirs in zip(made.logits(OTHERS), model.logits(OTHERS)):
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())

@@ -3,7 +3,7 @@
 Knows no layers."""
 import numpy as np
 
-from . import _core
+from .. import _core
 
 _BLOCK = 64  # rows that are worked on one by one; what lies outside is left to products
 

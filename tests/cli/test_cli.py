@@ -94,7 +94,7 @@ def test_compare_shows_layers_draws_and_checks_the_order(run, tiny_encoder, pair
 
 
 def test_compare_fails_where_the_order_is_broken(tiny_encoder, pairs, monkeypatch, short_turns):
-    monkeypatch.setattr("cq.report.order._TOLERANCE_DB", -100.0)  # nothing is that much worse
+    monkeypatch.setattr("cq.report.expected_order._TOLERANCE_DB", -100.0)  # nothing is that much worse
     result = CliRunner().invoke(main, ["compare", str(tiny_encoder), "--data", str(pairs), "--limit", "3", "--strategy", "dynamic",
                                        "--strategy", "weight-only", "--check-order"])
     assert result.exit_code == 1 and "speed" in result.stdout and result.stderr.count("\n") == 1

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 import cq
-from cq.rotate import _Rotation as Rotation
+from cq.prepare.rotate import _Rotation as Rotation
 
 TOKENS = [np.arange(9, dtype=np.int32), np.array([5, 1], np.int32)]
 SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

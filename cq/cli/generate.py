@@ -4,9 +4,9 @@ import sys
 
 import click
 
-from .formats import load
-from .quantize import quantize
-from .strategies import STRATEGIES
+from ..formats import load
+from ..quantize import quantize
+from ..strategies import STRATEGIES
 
 
 @click.command("generate", short_help="Continue a text, or answer it.")

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _core, affine, functions
-from .calibrate import Progress, check_samples, show
+from .. import _core, affine, functions
+from ..calibrate import Progress, check_samples, show
 from .cholesky import inverse_factor
-from .errors import CalibrationError, CqError
-from .model import Transformer
-from .model.linear import quantize_weight
-from .observers.tokens import Tokens
+from ..errors import CalibrationError, CqError
+from ..model import Transformer
+from ..model.linear import quantize_weight
+from ..observers.tokens import Tokens
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)  # the exponent of a channel's size in what divides it
 NARROWEST = 1e-3  # a channel counts as at least this share of the largest one

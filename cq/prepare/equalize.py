@@ -10,10 +10,10 @@ place of the unit that matters least, so the shape stays. Models like BERT need 
 What a unit gave that leaves, training makes up for."""
 import numpy as np
 
-from . import functions
-from .model import Config
-from .model.sites import AttentionPart, FeedForwardPart
-from .observers.tokens import Tokens
+from .. import functions
+from ..model import Config
+from ..model.sites import AttentionPart, FeedForwardPart
+from ..observers.tokens import Tokens
 
 SHARE = 192  # one unit in so many may give up its place
 OUTLIER = 16  # weights beyond so many times the layer's root mean square are split

@@ -19,10 +19,11 @@ def run():
 
 
 @pytest.fixture
-def like(tmp_path_factory, small, byte_tokenizer):
+def like(tmp_path_factory, random_model, byte_tokenizer):
     """A folder with the configuration of a tiny model over bytes, and no weights."""
     folder = tmp_path_factory.mktemp("like")
-    config = small("llama", vocab_size=256)[0]
+    config = random_model("llama", vocab_size=256, hidden_size=12, num_heads=4, head_dim=6, intermediate_size=13,
+                          max_positions=16)[0].config
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
     byte_tokenizer.save(str(folder / "tokenizer.json"))
     return folder

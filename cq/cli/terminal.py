@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .errors import CqError
-from .model import Coverage
+from ..errors import CqError
+from ..model import Coverage
 
 
 class Group(click.Group):

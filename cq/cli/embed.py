@@ -1,0 +1,45 @@
+"""The command `cq embed`."""
+import json
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+
+from ..formats import load
+from . import terminal
+from .options import check_target
+
+_AT_ONCE = 256  # texts between two moves of the progress bar
+
+
+@click.command("embed")
+@click.argument("model")
+@click.argument("text", nargs=-1)
+@click.option("--input", "input_file", type=click.File("r", encoding="utf-8"), help="One text per line; - is stdin.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write one (texts, dim) float32 array as "
+              ".npy; without it, a JSON object per text goes to stdout.")
+def embed_command(model, text, input_file, output) -> None:
+    """One vector per TEXT, in order."""
+    try:
+        texts = list(text) + [line.rstrip("\n") for line in input_file or ()]
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"--input is not UTF-8 text: {error.reason}") from None
+    if not texts:
+        raise click.UsageError("no texts: give TEXT, or --input with a file of lines, - for stdin")
+    if output and output.suffix != ".npy":
+        raise click.UsageError(f"--output writes .npy, got {output}")
+    check_target(output)
+    model = load(model)
+    arrays = []
+    with terminal.progress(hidden=not output and sys.stdout.isatty()) as progress:
+        for start in range(0, len(texts), _AT_ONCE):
+            part = texts[start:start + _AT_ONCE]
+            arrays.append(model.embed(part))
+            if not output:
+                for one, vector in zip(part, arrays.pop()):
+                    click.echo(json.dumps({"text": one, "embedding": [float(str(x)) for x in vector]}, ensure_ascii=False))
+            progress("embed", start + len(part), len(texts))
+    if output:
+        with open(output, "wb") as file:
+            np.save(file, np.concatenate(arrays))

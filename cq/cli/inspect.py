@@ -1,0 +1,41 @@
+"""The commands `cq inspect` and `cq info`: what a model and a machine are made of."""
+import json
+
+import click
+
+from ..formats import load
+from ..report.trials import in_words
+from ..strategies import Mixed
+from ..system import info
+from . import terminal
+from .options import listing
+
+
+@click.command("inspect")
+@click.argument("model")
+@click.option("--tokens", type=click.IntRange(min=1), help="Length of the sequence whose multiply-adds count; without it, 128 or "
+              "all positions if fewer.")
+def inspect_command(model, tokens) -> None:
+    """What MODEL is made of, where each of its layers runs, and how far its integer sums stay below int32's end."""
+    model = load(model)
+    coverage, console = model.coverage(tokens), terminal.console()
+    console.print("\n".join(f"{key}: {value}" for key, value in model.config.to_dict().items()))
+    console.print(f"strategy: {model.strategy.name if model.strategy else 'none (float32)'}")
+    if isinstance(model.strategy, Mixed):
+        console.print(f"  {in_words(model.strategy)}")
+    elif model.strategy:
+        choices = model.strategy.to_dict()
+        choices |= choices.pop("scheme")
+        console.print("\n".join(f"  {key}: {listing(value)}" for key, value in choices.items() if key != "name"))
+    console.print(terminal.placements(coverage, model.headroom()))
+    console.print(coverage.summary)
+    console.print(f"weights in memory: {model.nbytes / 1e6:.2f} MB")
+
+
+@click.command("info")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def info_command(as_json) -> None:
+    """This CPU, the instructions in use, threads, versions."""
+    facts = info()
+    lines = "\n".join(f"{key}: {listing(value)}" for key, value in facts.items())
+    click.echo(json.dumps(facts, indent=1) if as_json else lines)

@@ -1,0 +1,54 @@
+"""Options and arguments that several commands share: models, samples and files to write."""
+from pathlib import Path
+
+import click
+
+from ..formats import load
+from ..prepare.rotate import rotate
+from ..report import samples
+from ..strategies import QAT
+
+CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
+
+rotated_option = click.option("--rotate", "rotated", is_flag=True, help="Rotate the hidden features of a Llama-type model "
+                              "first, which spreads outliers: less is lost in int8.")
+learning_rate_option = click.option("--learning-rate", type=float, help="For qat: peak learning rate "
+                                    f"[default: {QAT.learning_rate:g}, as found on MiniLM].")
+
+
+def opened(path, rotated: bool):
+    model = load(path)
+    return rotate(model) if rotated else model
+
+
+def calibration_of(paths, model, most: int | None = CALIBRATION_SAMPLES) -> samples.Samples | None:
+    """At most so many, unlabeled: single sentences even where the files hold pairs."""
+    if not paths:
+        return None
+    found = samples.read([Path(path) for path in paths], model)
+    found = samples.Samples(found.tokens, sources=found.sources)
+    return found if most is None else found.limit(most)
+
+
+def listing(value) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a model's file, or of the weights in its folder."""
+    return sum(file.stat().st_size for file in path.rglob("*.safetensors")) if path.is_dir() else path.stat().st_size
+
+
+def check_target(target: str | Path | None) -> None:
+    """Fails before the work is done rather than after it."""
+    if target not in (None, "-") and not Path(target).parent.is_dir():
+        raise FileNotFoundError(f"cannot write {target}: no such folder {Path(target).parent}")
+    if target not in (None, "-") and Path(target).is_dir():
+        raise IsADirectoryError(f"cannot write {target}: it is a folder")
+
+
+def write(target: str | None, text: str) -> None:
+    if target == "-":
+        click.echo(text, nl=False)
+    elif target:
+        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")

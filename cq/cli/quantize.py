@@ -1,0 +1,145 @@
+"""The command `cq quantize`."""
+from pathlib import Path
+
+import click
+import numpy as np
+
+from ..calibrate import Calibration, calibrate
+from ..errors import CqError
+from ..formats import save
+from ..model import Transformer
+from ..prepare.compensate import compensate
+from ..quantize import quantize
+from ..report import samples
+from ..report.evaluate import ENCODER, LM
+from ..report.inputs import needs_samples
+from ..report.mix import mix
+from ..report.trials import Mix
+from ..strategies import OBSERVERS, QAT, STRATEGIES, Scheme, Static
+from . import terminal
+from .options import CALIBRATION_SAMPLES, calibration_of, check_target, learning_rate_option, opened, rotated_option, size_of
+
+_STABLE = 0.05  # of a range, in the median over sites: a step of the scale that is 5 % off costs 10 % of error, 0.4 dB
+
+
+@click.command("quantize")
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--strategy", required=True, type=click.Choice([*STRATEGIES, "qat", "mixed"]), help="mixed: of each layer the "
+              "fastest that keeps to --budget, found by measuring.")
+@click.option("--target", type=click.Choice(list(STRATEGIES)), help="For qat: what it is converted to; without it, static.")
+@click.option("--steps", type=click.IntRange(min=1), help=f"For qat: of the optimizer; without it, {QAT.steps}.")
+@learning_rate_option
+@click.option("--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges.")
+@click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs; at "
+              f"most {CALIBRATION_SAMPLES} samples are taken, evenly spread. For qat: such files to train on, all samples.")
+@click.option("--data", multiple=True, metavar="FILE", help="For mixed: such files to judge by, others than --calibration's.")
+@click.option("--budget", type=click.FloatRange(min=0), help="For mixed: how much of the metric may be lost against float32, in "
+              "its own units, as 0.1 of Spearman ×100.")
+@click.option("--metric", type=click.Choice([*LM, *ENCODER]), help="For mixed: as in `cq compare`.")
+@click.option("--record", metavar="FILE", help="For mixed: a JSON file that keeps every trial, and from which a search goes on; "
+              "without it, OUT with .json after it.")
+@click.option("--observer", metavar="NAME", help=f"For static: how a range is found from the samples: {', '.join(OBSERVERS)}; "
+              "some take a setting, like percentile:99.9.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
+@rotated_option
+@click.option("--compensate", "compensated", is_flag=True, help="Round weights so that they take back each other's errors on the "
+              "samples of --calibration; for weight-only, dynamic and static.")
+@click.option("--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be.")
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+def quantize_command(model, out, strategy, target, steps, learning_rate, textbook, calibration, data, budget, metric, record,
+                     observer, include, exclude, rotated, compensated, strict, force) -> None:
+    """Quantize MODEL and save it as OUT."""
+    _check_out(out, Path(model), force)
+    _check_choices(strategy, data, metric, record, budget, compensated, calibration)
+    seen = () if compensated and strategy != "static" else calibration
+    training = {name: value for name, value in (("steps", steps), ("learning_rate", learning_rate)) if value is not None}
+    strategy = _strategy(strategy, target, training, textbook, seen, observer, include, exclude)
+    record = record or out.with_suffix(".mix.json")
+    check_target(record)
+    before, found = size_of(Path(model)), None
+    model = opened(model, rotated)
+    with terminal.progress() as progress:
+        given = calibration_of(calibration, model, None if isinstance(strategy, QAT) else CALIBRATION_SAMPLES)
+        if compensated:
+            model = compensate(model, given, lambda done, total: progress("compensate", done, total))
+            given = given if strategy.name == "static" else None
+        if isinstance(strategy, list):
+            judged = samples.read([Path(path) for path in data], model)
+            found = mix(model, judged, budget, strategy, given, metric, record, progress=progress)
+            strategy, given = found.strategy, given if needs_samples(found.strategy) else None
+        if isinstance(strategy, Static):
+            given = given and calibrate(model, given, strategy.observer, lambda done, total: progress("calibrate", done, total))
+        what = "train" if isinstance(strategy, QAT) else "quantize"
+        quantized = quantize(model, strategy, given, lambda done, total: progress(what, done, total), strict=strict)
+    save(quantized, out)
+    _show(quantized, found, record, given)
+    terminal.console().print(f"{out}: {before / 1e6:.2f} MB → {size_of(out) / 1e6:.2f} MB")
+
+
+def _check_out(out: Path, model: Path, force: bool) -> None:
+    """Fails before the work is done rather than after it."""
+    check_target(out)
+    if out.suffix != ".safetensors":
+        raise click.UsageError(f"OUT must end in .safetensors, got {out}")
+    if out.exists() and not force:
+        raise CqError(f"{out} exists: choose another name or add --force")
+    source, goal = model.resolve(), out.resolve()
+    if out.exists() and (source.is_relative_to(goal) or goal.is_relative_to(source)):
+        raise CqError(f"{out} is the model itself or a part of it: choose another name")
+
+
+def _check_choices(strategy: str, data, metric, record, budget, compensated: bool, calibration) -> None:
+    """Options that go together."""
+    if strategy == "mixed" and (not data or budget is None):
+        raise click.UsageError("mixed needs --data to judge by, and a --budget")
+    if strategy != "mixed" and (data or metric or record or budget is not None):
+        raise click.UsageError(f"--data, --budget, --metric and --record are for mixed, not for {strategy}")
+    if compensated and (not calibration or strategy not in STRATEGIES):
+        raise click.UsageError("--compensate needs --calibration, and one of " + ", ".join(STRATEGIES))
+
+
+def _show(model: Transformer, found: Mix | None, record, calibration) -> None:
+    """Where each layer runs, what a search found, and whether the samples were enough."""
+    console, coverage = terminal.console(), model.coverage()
+    console.print(terminal.placements(coverage))
+    console.print(coverage.summary)
+    if found:
+        console.print(found.table())
+        console.print(f"{record}: every trial; cq compare --mix takes it")
+    if isinstance(calibration, Calibration):
+        console.print(_movement(calibration, model.strategy.scheme))
+
+
+def _strategy(name, target, training, textbook, calibration, observer, include, exclude):
+    """The strategy that the options of `cq quantize` ask for, or the list of those that a mix is made of."""
+    if name == "mixed":
+        if include or exclude:
+            raise click.UsageError("--include and --exclude are not for mixed, which chooses for every layer")
+        static = {"static": (calibration, observer)} if calibration else {}
+        return [_strategy(kind, target, training, textbook, *static.get(kind, ((), None)), (), ())
+                for kind in STRATEGIES if kind != "static" or static]
+    if name != "qat" and (target or training):
+        raise click.UsageError(f"--target, --learning-rate and --steps are for qat, not for {name}")
+    becomes = (target or "static") if name == "qat" else name
+    if (observer and becomes != "static") or (calibration and name not in ("static", "qat")):
+        raise click.UsageError(f"--calibration or --observer is for static; {becomes} needs no samples")
+    choices = {"include": include or ("*",), "exclude": exclude}
+    if textbook:
+        choices["scheme"] = Scheme.textbook()
+    if observer or (textbook and becomes == "static"):
+        choices["observer"] = observer or "minmax"
+    strategy = STRATEGIES[becomes](**choices)
+    return QAT(target=strategy, **training) if name == "qat" else strategy
+
+
+def _movement(calibration: Calibration, scheme: Scheme) -> str:
+    """Whether the samples were enough, in a sentence."""
+    moved = calibration.movement(scheme.activation_dtype, scheme.activation_symmetric)
+    if not moved:
+        return "calibrated on 1 sample: too few to say whether the ranges are stable"
+    median, site = float(np.median(list(moved.values()))), max(moved, key=moved.get)
+    advice = "stable" if median <= _STABLE else "not stable yet: more samples would help"
+    return (f"calibrated on {calibration.samples} samples: half of them give ranges that differ by {median:.1%} in the median "
+            f"and by {moved[site]:.1%} at {site}; {advice}")
