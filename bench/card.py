@@ -1,4 +1,6 @@
-"""The machine's card: what the numbers were measured on, and with how many threads each library runs. Measures nothing."""
+"""The machine's card: what the numbers were measured on, and with how many threads each library runs. Measures
+nothing."""
+
 import ctypes
 import datetime
 import importlib.util
@@ -9,35 +11,57 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = ("numpy", "onnxruntime", "onnx", "openvino", "nncf", "ctranslate2", "torch", "transformers",
-         "llama-cpp-python", "gguf", "pytest-benchmark")
+PEERS = (
+    "numpy",
+    "onnxruntime",
+    "onnx",
+    "openvino",
+    "nncf",
+    "ctranslate2",
+    "torch",
+    "transformers",
+    "llama-cpp-python",
+    "gguf",
+    "pytest-benchmark",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Variables for a new process in which cq, BLAS and torch start with this many threads: BLAS reads its number only once,
-    when it is loaded."""
+    """Variables for a new process in which cq, BLAS and torch start with this many threads: BLAS reads its number only
+    once, when it is loaded."""
     return dict(os.environ) | {name: str(threads) for name in THREAD_VARIABLES}
 
 
 def card() -> dict:
     """CPU, ISA, compiler and versions; BLAS and its threads; load average and date."""
     import cq
+
     module = {"llama-cpp-python": "llama_cpp"}
     installed = [name for name in PEERS if importlib.util.find_spec(module.get(name, name.replace("-", "_")))]
-    return cq.info() | {"cpu_family_model": _cpu_family_model(), "numpy_blas": blas(),
-                        "versions": {name: version(name) for name in installed}, "commit": _commit(),
-                        "load_average": [round(load, 2) for load in os.getloadavg()],
-                        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    return cq.info() | {
+        "cpu_family_model": _cpu_family_model(),
+        "numpy_blas": blas(),
+        "versions": {name: version(name) for name in installed},
+        "commit": _commit(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def blas() -> dict:
     """Name, version and build of NumPy's BLAS, the core it chose its kernels for and its number of threads (where it is
     OpenBLAS; None elsewhere)."""
     import numpy as np
+
     built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {"name": built.get("name"), "version": built.get("version"), "build": built.get("openblas configuration"),
-            "core": _openblas("get_corename", ctypes.c_char_p), "threads": _openblas("get_num_threads", ctypes.c_int)}
+    return {
+        "name": built.get("name"),
+        "version": built.get("version"),
+        "build": built.get("openblas configuration"),
+        "core": _openblas("get_corename", ctypes.c_char_p),
+        "threads": _openblas("get_num_threads", ctypes.c_int),
+    }
 
 
 def _openblas(function: str, result):
@@ -55,7 +79,7 @@ def _openblas(function: str, result):
 
 
 def _cpu_family_model() -> str:
-    """"26/2": a virtual machine may hide its CPU's name, but not these."""
+    """ "26/2": a virtual machine may hide its CPU's name, but not these."""
     lines = Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     return "/".join(facts.get(key, "?").strip() for key in ("cpu family", "model"))
@@ -63,8 +87,10 @@ def _cpu_family_model() -> str:
 
 def _commit() -> str | None:
     """Of the working tree, "+" if it was changed."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
     commit = git("rev-parse", "--short=12", "HEAD")
     return commit + ("+" if git("status", "--porcelain", "--", "cq", "src", "bench/*.py") else "") if commit else None
 

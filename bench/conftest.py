@@ -1,4 +1,6 @@
-"""What the suites need: equal threads for all, the model and its rivals, and the machine's card in pytest-benchmark's JSON."""
+"""What the suites need: equal threads for all, the model and its rivals, and the machine's card in pytest-benchmark's
+JSON."""
+
 import pytest
 
 import cq
@@ -48,6 +50,7 @@ def rivals(float_model, calibration, minilm_folder, threads, tmp_path_factory) -
         from cq.formats.names import canonical
 
         from .bert_onnx import encoder as graph_of
+
         weights = canonical(load_file(minilm_folder / "model.safetensors"), "bert", str(minilm_folder))
         onnx.save(graph_of(float_model.config, weights), graph)
     return peers.encoders(peers.Source(minilm_folder, graph, calibration, scratch), threads)

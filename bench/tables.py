@@ -1,7 +1,9 @@
-"""Writes the READMEs' tables from the JSON of `python bench/run.py`, between their markers. Measures nothing, rounds only.
+"""Writes the READMEs' tables from the JSON of `python bench/run.py`, between their markers. Measures nothing, rounds
+only.
 
     python bench/tables.py
 """
+
 import json
 import math
 import re
@@ -33,8 +35,8 @@ def main() -> int:
 
 
 def filled(text: str, results: Path) -> str:
-    """`text` with every table made anew. Raises FileNotFoundError where a table's JSON is missing, ValueError for markers
-    that stand for no table."""
+    """`text` with every table made anew. Raises FileNotFoundError where a table's JSON is missing, ValueError for
+    markers that stand for no table."""
     if text.count("<!-- table:") != len(MARKED.findall(text)):
         raise ValueError("a <!-- table:… --> has no <!-- /table --> after it")
 
@@ -46,6 +48,7 @@ def filled(text: str, results: Path) -> str:
         made = ", ".join(f"`{command}`" for command in dict.fromkeys(result["command"] for result in found))
         files = ", ".join(f"`bench/results/{source}.json`" for source in sources)
         return f"{match[1]}{make(*found)}  \nNumbers: {files}, made by {made}.\n{match[4]}"
+
     return MARKED.sub(table, text)
 
 
@@ -63,13 +66,17 @@ def model(result: dict) -> str:
     padding = next((row["padding"] for row in rows if "padding" in row), None)
     lines = [["all-MiniLM-L6-v2", *(f"{case}<br>{tokens[case]:,} tokens" for case in cases), "SQNR dB"]]
     for name in dict.fromkeys(row["name"] for row in rows):
-        cells = [cell([row for row in rows if row["case"] == case], rows[0]["work"], name, "seconds", "{:.2f}", min, 1e3)
-                 + ("†" if any(row["case"] == case and row["name"] == name and "padding" in row for row in rows) else "")
-                 for case in cases]
+        cells = [
+            cell([row for row in rows if row["case"] == case], rows[0]["work"], name, "seconds", "{:.2f}", min, 1e3)
+            + ("†" if any(row["case"] == case and row["name"] == name and "padding" in row for row in rows) else "")
+            for case in cases
+        ]
         lines.append([name, *cells, _decibels(rows, cases[-1], name)])
     note = f"† Pads its batch to the longest sentence: {_padding(padding)}.  \n" if padding else ""
-    return (f"Milliseconds for a batch with {joined(result['cards'], '{}')} threads; bold: the fastest. SQNR: of the "
-            f"hidden states of {cases[-1]}, beside cq's float32.\n\n" + markdown(lines) + "\n\n" + note + machine(result))
+    return (
+        f"Milliseconds for a batch with {joined(result['cards'], '{}')} threads; bold: the fastest. SQNR: of the "
+        f"hidden states of {cases[-1]}, beside cq's float32.\n\n" + markdown(lines) + "\n\n" + note + machine(result)
+    )
 
 
 def stream(result: dict) -> str:
@@ -82,42 +89,82 @@ def stream(result: dict) -> str:
     lines = [["all-MiniLM-L6-v2", "as they come", "sorted by length", "tokens padded"]]
     for name in dict.fromkeys(row["name"].removesuffix(SORTED) for row in rows):
         both = [cell(rated, work, each, "rate", "{:,.0f}", max) for each in (name, name + SORTED)]
-        pads = [next((row.get("padding", 0) for row in rows if row["name"] == each), None) for each in (name, name + SORTED)]
+        pads = [
+            next((row.get("padding", 0) for row in rows if row["name"] == each), None) for each in (name, name + SORTED)
+        ]
         lines.append([name, both[0], "the same", "0"] if name.startswith("cq") else [name, *both, joined(pads, "{:,}")])
-    return (f"Sentences per second with {joined(result['cards'], '{}')} threads: {sentences:,} sentences of STS 2014 in batches "
-            f"of 32, {mean:.1f} tokens each on average; bold: the fastest.\n\n" + markdown(lines) + "\n\n" + machine(result))
+    return (
+        f"Sentences per second with {joined(result['cards'], '{}')} threads: {sentences:,} sentences of STS 2014 in "
+        "batches "
+        f"of 32, {mean:.1f} tokens each on average; bold: the fastest.\n\n" + markdown(lines) + "\n\n" + machine(result)
+    )
 
 
 def lm(result: dict) -> str:
-    """A line per contestant: tokens per second of a prefill and of decoding, for each number of threads, the most bold."""
+    """A line per contestant: tokens per second of a prefill and of decoding, for each number of threads, the most
+    bold."""
     rows = [row | {"rate": row["tokens"] / row["seconds"]} for row in contestants(result)]
     cases = {row["work"]: row["case"] for row in rows}
-    lines = [["SmolLM2-135M-Instruct", *(f"{case}<br>tokens/s" for case in cases.values()), "prefill,<br>% of peak",
-              "decode, % of<br>read bandwidth", "top-1 as<br>float32 %"]]
+    lines = [
+        [
+            "SmolLM2-135M-Instruct",
+            *(f"{case}<br>tokens/s" for case in cases.values()),
+            "prefill,<br>% of peak",
+            "decode, % of<br>read bandwidth",
+            "top-1 as<br>float32 %",
+        ]
+    ]
     for name in dict.fromkeys(row["name"] for row in rows):
         prefills, decodes = ([row for row in rows if row["work"] == work and row["name"] == name] for work in cases)
-        lines.append([name, *(cell(rows, work, name, "rate", "{:,.0f}", max) for work in cases),
-                      joined(row["percent_of_peak"] for row in prefills),
-                      joined(row.get("percent_of_read") for row in decodes), f"{100 * prefills[0]['top1']:.1f}"])
-    return (f"Tokens per second with {joined(result['cards'], '{}')} threads; bold: the fastest. A prefill runs its "
-            "tokens anew and scores the next one; decoding goes on one token at a time from a prompt of one. Top-1: of the prompt's "
-            "512 positions.\n\n" + markdown(lines) + "\n\n" + machine(result))
+        lines.append(
+            [
+                name,
+                *(cell(rows, work, name, "rate", "{:,.0f}", max) for work in cases),
+                joined(row["percent_of_peak"] for row in prefills),
+                joined(row.get("percent_of_read") for row in decodes),
+                f"{100 * prefills[0]['top1']:.1f}",
+            ]
+        )
+    return (
+        f"Tokens per second with {joined(result['cards'], '{}')} threads; bold: the fastest. A prefill runs its "
+        "tokens anew and scores the next one; decoding goes on one token at a time from a prompt of one. Top-1: of "
+        "the prompt's "
+        "512 positions.\n\n" + markdown(lines) + "\n\n" + machine(result)
+    )
 
 
 def lm_accuracy(result: dict) -> str:
     """A line per contestant: perplexity, and how far its scores are from float32's."""
     rows = [row for row in contestants(result) if row["work"] == "accuracy"]
     base = rows[0]["perplexity"]
-    lines = [["SmolLM2-135M-Instruct", "perplexity", "over float32 %", "KL nats", "top-1 as float32 %", "flips %", "SQNR dB"]]
+    lines = [
+        ["SmolLM2-135M-Instruct", "perplexity", "over float32 %", "KL nats", "top-1 as float32 %", "flips %", "SQNR dB"]
+    ]
     for row in rows:
         error = f" ± {100 * row['over_error']:.2f}" if row.get("over_error") else ""
-        lines.append([row["name"], f"{row['perplexity']:.3f}", f"{100 * (row['perplexity'] / base - 1):+.2f}{error}",
-                      f"{row['kl']:.5f}", f"{100 * row['top1']:.2f}", f"{100 * row['flips']:.2f}",
-                      "∞" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"])
-    return (f"{rows[0]['windows']} windows of 512 tokens of WikiText-2's validation text; static calibrated on 16 others. ±: the "
-            "standard error of the difference, window by window. KL: of the next token's distribution from float32's. Flips: "
-            "predictions that changed between right and wrong. int8 cache: every token reads keys and values as they are kept, its "
-            "own included; dynamic's and static's attention does so anyway.\n\n" + markdown(lines) + "\n\n" + machine(result))
+        lines.append(
+            [
+                row["name"],
+                f"{row['perplexity']:.3f}",
+                f"{100 * (row['perplexity'] / base - 1):+.2f}{error}",
+                f"{row['kl']:.5f}",
+                f"{100 * row['top1']:.2f}",
+                f"{100 * row['flips']:.2f}",
+                "∞" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
+            ]
+        )
+    return (
+        f"{rows[0]['windows']} windows of 512 tokens of WikiText-2's validation text; static calibrated on 16 "
+        "others. ±: the "
+        "standard error of the difference, window by window. KL: of the next token's distribution from float32's. "
+        "Flips: "
+        "predictions that changed between right and wrong. int8 cache: every token reads keys and values as they are "
+        "kept, its "
+        "own included; dynamic's and static's attention does so anyway.\n\n"
+        + markdown(lines)
+        + "\n\n"
+        + machine(result)
+    )
 
 
 def lm_greedy(result: dict) -> str:
@@ -125,18 +172,34 @@ def lm_greedy(result: dict) -> str:
     rows = [row for row in contestants(result) if row["work"] == "greedy"]
     if not rows:
         return "Not measured yet."
-    lines = [["SmolLM2-135M-Instruct", f"texts equal, of {rows[0]['prompts']}", "first other token, from 0",
-              "float32's preference there, median of logits"]]
+    lines = [
+        [
+            "SmolLM2-135M-Instruct",
+            f"texts equal, of {rows[0]['prompts']}",
+            "first other token, from 0",
+            "float32's preference there, median of logits",
+        ]
+    ]
     for row in rows:
         gaps = [gap for gap in row["gaps"] if gap is not None]
-        lines.append([row["name"], f"{row['equal']}", ", ".join("–" if at is None else str(at) for at in row["first"]),
-                      f"{statistics.median(gaps):.3f}" if gaps else "–"])
-    return (f"Greedy texts of {rows[0]['tokens']} tokens after {rows[0]['prompts']} prompts, beside float32's. –: equal to the "
-            "end.\n\n" + markdown(lines) + "\n\n" + machine(result))
+        lines.append(
+            [
+                row["name"],
+                f"{row['equal']}",
+                ", ".join("–" if at is None else str(at) for at in row["first"]),
+                f"{statistics.median(gaps):.3f}" if gaps else "–",
+            ]
+        )
+    return (
+        f"Greedy texts of {rows[0]['tokens']} tokens after {rows[0]['prompts']} prompts, beside float32's. –: equal "
+        "to the "
+        "end.\n\n" + markdown(lines) + "\n\n" + machine(result)
+    )
 
 
 def generate(result: dict) -> str:
     """A line per length: what a prompt of it costs, and a token behind it, for each number of threads."""
+
     def shown(here: list[dict], name: str) -> str:
         mine = [row for row in here if row["name"] == name]
         if not mine:
@@ -146,18 +209,26 @@ def generate(result: dict) -> str:
 
     def label(case: str) -> str:
         return case.replace("prefill", "prompt of").replace("decode", "one token behind")
-    return (f"Milliseconds with {joined(result['cards'], '{}')} threads; under a token's, the percent of read bandwidth that its "
-            "weights and kept keys and values make of it.\n\n" + _by_case(result, "SmolLM2-135M-Instruct", shown, label))
+
+    return (
+        f"Milliseconds with {joined(result['cards'], '{}')} threads; under a token's, the percent of read bandwidth "
+        "that its "
+        "weights and kept keys and values make of it.\n\n" + _by_case(result, "SmolLM2-135M-Instruct", shown, label)
+    )
 
 
 def train(result: dict) -> str:
     """A line per batch: a step's milliseconds."""
-    return (f"Milliseconds with {joined(result['cards'], '{}')} threads; bold: the fastest.\n\n"
-            + _by_case(result, "all-MiniLM-L6-v2, step of QAT",
-                       lambda here, name: cell(here, here[0]["work"], name, "seconds", "{:,.0f}", min, 1e3)))
+    return f"Milliseconds with {joined(result['cards'], '{}')} threads; bold: the fastest.\n\n" + _by_case(
+        result,
+        "all-MiniLM-L6-v2, step of QAT",
+        lambda here, name: cell(here, here[0]["work"], name, "seconds", "{:,.0f}", min, 1e3),
+    )
 
 
-def _by_case(result: dict, title: str, shown: Callable[[list[dict], str], str], label: Callable[[str], str] = str) -> str:
+def _by_case(
+    result: dict, title: str, shown: Callable[[list[dict], str], str], label: Callable[[str], str] = str
+) -> str:
     """A line per case, a column per contestant: shown(the case's rows, name)."""
     rows = contestants(result)
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -173,31 +244,51 @@ def qat(result: dict) -> str:
     rows, parts = result["rows"], []
     for scheme in dict.fromkeys(row["scheme"] for row in rows):
         cost = next(row for row in rows if row["scheme"] == scheme and "steps" in row)
-        parts.append(_pairs(rows, scheme) + f"\n\nTrained for {cost['steps']:,} steps on {cost['samples']:,} unlabeled sentences: "
-                     f"{cost['cpu_seconds']:,} seconds of CPU.")
+        parts.append(
+            _pairs(rows, scheme)
+            + f"\n\nTrained for {cost['steps']:,} steps on {cost['samples']:,} unlabeled sentences: "
+            f"{cost['cpu_seconds']:,} seconds of CPU."
+        )
     return "\n\n".join(parts) + "\n\n" + machine(result)
 
 
 def _pairs(rows: list[dict], scheme: str) -> str:
     """A line per way: accuracy on each set of pairs."""
     data = [key for key, value in rows[0].items() if isinstance(value, dict)]
-    lines = [[f"all-MiniLM-L6-v2, {scheme} scheme", *(f"{name}<br>{what}" for name in data for what in ("Spearman ×100", "cosine"))]]
+    lines = [
+        [
+            f"all-MiniLM-L6-v2, {scheme} scheme",
+            *(f"{name}<br>{what}" for name in data for what in ("Spearman ×100", "cosine")),
+        ]
+    ]
     for row in (row for row in rows if row["scheme"] == scheme):
-        lines.append([row["name"], *(f"{row[name][key]:{form}}" for name in data
-                                     for key, form in (("spearman", ".3f"), ("cosine", ".5f")))])
+        lines.append(
+            [
+                row["name"],
+                *(
+                    f"{row[name][key]:{form}}"
+                    for name in data
+                    for key, form in (("spearman", ".3f"), ("cosine", ".5f"))
+                ),
+            ]
+        )
     return markdown(lines)
 
 
 def encoder_accuracy(result: dict) -> str:
-    return ("Cosine: with float32's embeddings, in the mean. Compensated: `cq.compensate` first, on static's calibration.\n\n"
-            + _pairs(result["rows"], "default") + "\n\n" + machine(result))
+    return (
+        "Cosine: with float32's embeddings, in the mean. Compensated: `cq.compensate` first, on static's "
+        "calibration.\n\n" + _pairs(result["rows"], "default") + "\n\n" + machine(result)
+    )
 
 
 def calibration(result: dict) -> str:
     """A line per set of samples."""
     lines = [["Static on a random BERT-base", "tokens", "seconds", "longest pause of the progress bar, s"]]
-    lines += [[row["case"], f"{row['tokens']:,}", f"{row['seconds']:.1f}", f"{row['longest_pause']:.1f}"]
-              for row in contestants(result)]
+    lines += [
+        [row["case"], f"{row['tokens']:,}", f"{row['seconds']:.1f}", f"{row['longest_pause']:.1f}"]
+        for row in contestants(result)
+    ]
     return f"With {joined(result['cards'], '{}')} threads.\n\n" + markdown(lines) + "\n\n" + machine(result)
 
 
@@ -214,14 +305,36 @@ def neighbour(result: dict) -> str:
 def large(result: dict) -> str:
     """A line per strategy: a model of 1.5 billion parameters, quantized tensor by tensor."""
     rows = contestants(result)
-    lines = [[f"{rows[0]['parameters'] / 1e9:.2f} billion parameters, {rows[0]['file_bytes'] / 1e9:.2f} GB in float32", "result GB",
-              "seconds", "peak memory GB", "allowed GB", "load ms", "first token s", "a token ms"]]
+    lines = [
+        [
+            f"{rows[0]['parameters'] / 1e9:.2f} billion parameters, {rows[0]['file_bytes'] / 1e9:.2f} GB in float32",
+            "result GB",
+            "seconds",
+            "peak memory GB",
+            "allowed GB",
+            "load ms",
+            "first token s",
+            "a token ms",
+        ]
+    ]
     for row in rows:
-        lines.append([row["name"], *(f"{row[key] / 1e9:.2f}" if key.endswith("bytes") else f"{row[key]:.1f}"
-                                     for key in ("result_bytes", "seconds", "peak_bytes", "allowed_bytes")),
-                      f"{1e3 * row['load_seconds']:.0f}", f"{row['first_token_seconds']:.1f}", f"{1e3 * row['token_seconds']:.0f}"])
-    return (f"`cq quantize` with {joined(result['cards'], '{}')} threads. Allowed: the result and twice the largest tensor, the "
-            "interpreter included. The first token packs the weights.\n\n" + markdown(lines) + "\n\n" + machine(result))
+        lines.append(
+            [
+                row["name"],
+                *(
+                    f"{row[key] / 1e9:.2f}" if key.endswith("bytes") else f"{row[key]:.1f}"
+                    for key in ("result_bytes", "seconds", "peak_bytes", "allowed_bytes")
+                ),
+                f"{1e3 * row['load_seconds']:.0f}",
+                f"{row['first_token_seconds']:.1f}",
+                f"{1e3 * row['token_seconds']:.0f}",
+            ]
+        )
+    return (
+        f"`cq quantize` with {joined(result['cards'], '{}')} threads. Allowed: the result and twice the largest "
+        "tensor, the "
+        "interpreter included. The first token packs the weights.\n\n" + markdown(lines) + "\n\n" + machine(result)
+    )
 
 
 def efficiency(result: dict) -> str:
@@ -234,11 +347,19 @@ def efficiency(result: dict) -> str:
         for case in cases:
             here = [row for row in rows if row["name"] == name and row["case"] == case]
             memory = here[0].get("activation_bytes") if here else None
-            cells.append(joined((row["percent_of_peak"] for row in here)) + (f"<br>{memory / 1e6:.2f} MB" if memory else ""))
+            cells.append(
+                joined(row["percent_of_peak"] for row in here) + (f"<br>{memory / 1e6:.2f} MB" if memory else "")
+            )
         lines.append([name, *cells])
-    return ("Percent of the register-only peak (int8 for dynamic and static, float32 for the others) with "
-            f"{joined(result['cards'], '{}')} threads, padding and all else that is not a matrix product counted as nothing; "
-            "under it the most memory that a pass holds beside the weights and its float32 result.\n\n" + markdown(lines) + "\n\n" + machine(result))
+    return (
+        "Percent of the register-only peak (int8 for dynamic and static, float32 for the others) with "
+        f"{joined(result['cards'], '{}')} threads, padding and all else that is not a matrix product counted as "
+        "nothing; "
+        "under it the most memory that a pass holds beside the weights and its float32 result.\n\n"
+        + markdown(lines)
+        + "\n\n"
+        + machine(result)
+    )
 
 
 def scaling(result: dict) -> str:
@@ -253,32 +374,71 @@ def scaling(result: dict) -> str:
         least = {column: min(value for key, value in cost.items() if key[1:] == column) for column in columns}
         lines = [[series, "tokens", *(f"{name}<br>{threads} thread{'s' * (threads > 1)}" for name, threads in columns)]]
         for size, tokens in dict.fromkeys((row["work"], row["tokens"]) for row in here):
-            lines.append([size, f"{tokens:,}", *(f"{cost[(size, *column)]:.2f} ({cost[(size, *column)] / least[column]:.2f}×)"
-                                                 for column in columns)])
+            lines.append(
+                [
+                    size,
+                    f"{tokens:,}",
+                    *(
+                        f"{cost[(size, *column)]:.2f} ({cost[(size, *column)] / least[column]:.2f}×)"
+                        for column in columns
+                    ),
+                ]
+            )
         parts.append(markdown(lines))
-    return ("Microseconds per token of all-MiniLM-L6-v2; in brackets, over the least of the column.\n\n" + "\n\n".join(parts)
-            + "\n\n" + machine(result))
+    return (
+        "Microseconds per token of all-MiniLM-L6-v2; in brackets, over the least of the column.\n\n"
+        + "\n\n".join(parts)
+        + "\n\n"
+        + machine(result)
+    )
 
 
 def avx2(result: dict) -> str:
     """A line per shape: how many times faster than float32 BLAS; then the strategies over the float32 model."""
     rows = contestants(result)
     threads = joined(result["cards"], "{}")
-    lines = [["M×K×N", "BLAS float32<br>GFLOPS", "cq codes → int32<br>GOPS", "over BLAS", "cq float32, int8 inside<br>over BLAS"]]
+    lines = [
+        [
+            "M×K×N",
+            "BLAS float32<br>GFLOPS",
+            "cq codes → int32<br>GOPS",
+            "over BLAS",
+            "cq float32, int8 inside<br>over BLAS",
+        ]
+    ]
     for case in dict.fromkeys(row["case"] for row in rows if row["work"] == "product"):
-        here = {name: [row for row in rows if row["case"] == case and row["name"] == name]
-                for name in ("NumPy float32", "cq matmul_integer", "cq dynamic layer")}
+        here = {
+            name: [row for row in rows if row["case"] == case and row["name"] == name]
+            for name in ("NumPy float32", "cq matmul_integer", "cq dynamic layer")
+        }
         blas, product, inside = here.values()
-        lines.append([case, joined(row["gops"] for row in blas), joined(row["gops"] for row in product),
-                      *(joined((row["ahead_of"]["NumPy float32"] for row in each), "{:.2f}×") for each in (product, inside))])
+        lines.append(
+            [
+                case,
+                joined(row["gops"] for row in blas),
+                joined(row["gops"] for row in product),
+                *(joined((row["ahead_of"]["NumPy float32"] for row in each), "{:.2f}×") for each in (product, inside)),
+            ]
+        )
     whole = [row for row in rows if row["work"] != "product"]
     passes = [["all-MiniLM-L6-v2 8×128", "ms", "over float32"]]
     for name in dict.fromkeys(row["name"] for row in whole):
         here = [row for row in whole if row["name"] == name]
-        passes.append([name, joined((1e3 * row["seconds"] for row in here), "{:.1f}"),
-                       joined((row["ahead_of"].get("cq float32", 1.0) for row in here), "{:.2f}×")])
-    return (f"With {threads} threads, cq and BLAS both held to AVX2.\n\n" + markdown(lines) + "\n\n" + markdown(passes) + "\n\n"
-            + machine(result))
+        passes.append(
+            [
+                name,
+                joined((1e3 * row["seconds"] for row in here), "{:.1f}"),
+                joined((row["ahead_of"].get("cq float32", 1.0) for row in here), "{:.2f}×"),
+            ]
+        )
+    return (
+        f"With {threads} threads, cq and BLAS both held to AVX2.\n\n"
+        + markdown(lines)
+        + "\n\n"
+        + markdown(passes)
+        + "\n\n"
+        + machine(result)
+    )
 
 
 def profile(result: dict) -> str:
@@ -286,18 +446,36 @@ def profile(result: dict) -> str:
     report, parts = result["report"], []
     for shape in dict.fromkeys(tuple(row["shape"]) for row in report["rows"]):
         rows = [row for row in report["rows"] if tuple(row["shape"]) == shape]
-        lines = [["×".join(map(str, shape)), *(head for row in rows for head in (f"{row['name']}<br>ms", "% of<br>pass"))]]
+        lines = [
+            ["×".join(map(str, shape)), *(head for row in rows for head in (f"{row['name']}<br>ms", "% of<br>pass"))]
+        ]
         found = [{part["name"]: part for part in row["profile"]["parts"]} for row in rows]
         for name in dict.fromkeys(name for each in found for name in each):
             there = [each.get(name) for each in found]
-            lines.append([name, *(text for part in there for text in
-                                  ((f"{1e3 * part['seconds']:.3f}", f"{part['percent']:.1f}") if part else ("–", "–")))])
-        lines.append(["together", *(text for row in rows for text in (f"{1e3 * row['profile']['seconds']:.3f}", "100"))])
-        lines.append(["a pass that nobody watches", *(text for row in rows for text in
-                                                      (f"{1e3 * row['profile']['forward_s']:.3f}", ""))])
+            lines.append(
+                [
+                    name,
+                    *(
+                        text
+                        for part in there
+                        for text in ((f"{1e3 * part['seconds']:.3f}", f"{part['percent']:.1f}") if part else ("–", "–"))
+                    ),
+                ]
+            )
+        lines.append(
+            ["together", *(text for row in rows for text in (f"{1e3 * row['profile']['seconds']:.3f}", "100"))]
+        )
+        lines.append(
+            [
+                "a pass that nobody watches",
+                *(text for row in rows for text in (f"{1e3 * row['profile']['forward_s']:.3f}", "")),
+            ]
+        )
         parts.append(markdown(lines))
-    return (f"One forward pass of {report['model']} by parts, {report['machine']['threads']} thread(s), as "
-            f"`{result['cq']}` shows it.\n\n" + "\n\n".join(parts) + "\n\n" + machine(result))
+    return (
+        f"One forward pass of {report['model']} by parts, {report['machine']['threads']} thread(s), as "
+        f"`{result['cq']}` shows it.\n\n" + "\n\n".join(parts) + "\n\n" + machine(result)
+    )
 
 
 def comparison(result: dict) -> str:
@@ -320,14 +498,29 @@ def _padding(padding) -> str:
 
 # Name between the markers → what makes the table, and the JSON files that it reads.
 TABLES = {
-    "gemm": (products.gemm, ("gemm",)), "speedup": (products.speedup, ("gemm", "model")), "model": (model, ("model",)),
-    "stream": (stream, ("model",)), "efficiency": (efficiency, ("model",)), "scaling": (scaling, ("scaling",)),
-    "calibration": (calibration, ("calibration",)), "neighbour": (neighbour, ("neighbour",)),
-    "float32": (products.floats, ("float32",)), "float32_avx2": (products.floats, ("float32_avx2",)), "avx2": (avx2, ("avx2",)), "profile": (profile, ("profile",)),
-    "yardsticks": (targets.table, targets.SOURCES), "lm": (lm, ("lm",)), "lm_accuracy": (lm_accuracy, ("lm_accuracy",)),
-    "lm_greedy": (lm_greedy, ("lm_accuracy",)), "generate": (generate, ("generate",)), "train": (train, ("train",)),
-    "encoder_accuracy": (encoder_accuracy, ("encoder_accuracy",)), "large": (large, ("large",)), "qat": (qat, ("qat",)),
-    "compare_shakespeare": (comparison, ("compare_shakespeare",)), "compare_minilm": (comparison, ("compare_minilm",)),
+    "gemm": (products.gemm, ("gemm",)),
+    "speedup": (products.speedup, ("gemm", "model")),
+    "model": (model, ("model",)),
+    "stream": (stream, ("model",)),
+    "efficiency": (efficiency, ("model",)),
+    "scaling": (scaling, ("scaling",)),
+    "calibration": (calibration, ("calibration",)),
+    "neighbour": (neighbour, ("neighbour",)),
+    "float32": (products.floats, ("float32",)),
+    "float32_avx2": (products.floats, ("float32_avx2",)),
+    "avx2": (avx2, ("avx2",)),
+    "profile": (profile, ("profile",)),
+    "yardsticks": (targets.table, targets.SOURCES),
+    "lm": (lm, ("lm",)),
+    "lm_accuracy": (lm_accuracy, ("lm_accuracy",)),
+    "lm_greedy": (lm_greedy, ("lm_accuracy",)),
+    "generate": (generate, ("generate",)),
+    "train": (train, ("train",)),
+    "encoder_accuracy": (encoder_accuracy, ("encoder_accuracy",)),
+    "large": (large, ("large",)),
+    "qat": (qat, ("qat",)),
+    "compare_shakespeare": (comparison, ("compare_shakespeare",)),
+    "compare_minilm": (comparison, ("compare_minilm",)),
 }
 
 if __name__ == "__main__":

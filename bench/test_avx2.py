@@ -1,5 +1,6 @@
-"""Where a CPU has AVX2 and nothing newer: int8 beside a BLAS that is held to AVX2 too. `run.py` starts it with CQ_ISA=avx2 and
-OPENBLAS_CORETYPE=Haswell."""
+"""Where a CPU has AVX2 and nothing newer: int8 beside a BLAS that is held to AVX2 too. `run.py` starts it with
+CQ_ISA=avx2 and OPENBLAS_CORETYPE=Haswell."""
+
 import numpy as np
 import pytest
 
@@ -20,7 +21,9 @@ ROUNDS, TURN_S = 4, 0.03
 def avx2_only() -> None:
     core = card.blas()["core"]
     if cq.info()["isa"] != "avx2" or core not in (None, "Haswell"):
-        pytest.exit(f"cq runs on {cq.info()['isa']} and BLAS as on {core}: set CQ_ISA=avx2 and OPENBLAS_CORETYPE=Haswell")
+        pytest.exit(
+            f"cq runs on {cq.info()['isa']} and BLAS as on {core}: set CQ_ISA=avx2 and OPENBLAS_CORETYPE=Haswell"
+        )
 
 
 @pytest.mark.parametrize("m", ROWS)
@@ -31,14 +34,24 @@ def test_gemm(benchmark, threads, model, k, n, m):
     codes = cq.affine.quantize(x, X_SCALE, np.int32(X_ZERO_POINT), "uint8")
     exact = (codes.astype(np.float64) - X_ZERO_POINT) @ layer.coded.data  # float64 holds every sum
     np.testing.assert_array_equal(cq.matmul_integer(codes, layer.packed, X_ZERO_POINT), exact)
-    entries = [Entry("product", name, call, 2.0 * m * k * n, kind, {"model": model})
-               for _, name, kind, call, _ in contestants(layer, x) if name in WANTED]
+    entries = [
+        Entry("product", name, call, 2.0 * m * k * n, kind, {"model": model})
+        for _, name, kind, call, _ in contestants(layer, x)
+        if name in WANTED
+    ]
     contest(benchmark, f"{m}×{k}×{n}", entries, threads, ROUNDS, TURN_S)
 
 
 def test_model(benchmark, threads, float_model, calibration):
     tokens = encoder.random(float_model, *SHAPE)
-    entries = [Entry(WORK, f"cq {name}", lambda model=model: model.forward(tokens), operations(float_model, tokens),
-                     "float32" if name in ("float32", "weight-only") else "int8")
-               for name, model in encoder.strategies(float_model, calibration).items()]
+    entries = [
+        Entry(
+            WORK,
+            f"cq {name}",
+            lambda model=model: model.forward(tokens),
+            operations(float_model, tokens),
+            "float32" if name in ("float32", "weight-only") else "int8",
+        )
+        for name, model in encoder.strategies(float_model, calibration).items()
+    ]
     contest(benchmark, "8×128", entries, threads, ROUNDS)

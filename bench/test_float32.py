@@ -1,5 +1,6 @@
-"""float32 products beside NumPy's BLAS: a layer's forward product over a packed weight, and the two products of its gradients.
-run.py runs them twice: with the CPU's best instructions, and with cq and BLAS held to AVX2."""
+"""float32 products beside NumPy's BLAS: a layer's forward product over a packed weight, and the two products of its
+gradients. run.py runs them twice: with the CPU's best instructions, and with cq and BLAS held to AVX2."""
+
 import os
 
 import numpy as np
@@ -32,10 +33,15 @@ def test_products(benchmark, threads, model, k, n, m):
     packed = _core.pack_floats(w.T)
     works = {FORWARD: (lambda: _core.linear(x, packed), lambda: x @ w.T)}
     if m in GRADIENT_ROWS and model != LARGE:
-        works |= {OF_INPUT: (lambda: _core.matmul(g, w), lambda: g @ w), OF_WEIGHT: (lambda: _core.matmul(g.T, x), lambda: g.T @ x)}
+        works |= {
+            OF_INPUT: (lambda: _core.matmul(g, w), lambda: g @ w),
+            OF_WEIGHT: (lambda: _core.matmul(g.T, x), lambda: g.T @ x),
+        }
     entries = []
     for work, (ours, blas) in works.items():
         np.testing.assert_allclose(ours(), blas(), atol=1e-4 * np.sqrt(max(k, n, m)))
-        entries += [Entry(work, "cq float32", ours, 2.0 * m * k * n, "float32", {"model": model, "isa": cq.info()["isa"]}),
-                    Entry(work, "NumPy float32", blas, 2.0 * m * k * n, "float32", {"model": model})]
+        entries += [
+            Entry(work, "cq float32", ours, 2.0 * m * k * n, "float32", {"model": model, "isa": cq.info()["isa"]}),
+            Entry(work, "NumPy float32", blas, 2.0 * m * k * n, "float32", {"model": model}),
+        ]
     contest(benchmark, f"{m}×{k}×{n}", entries, threads, ROUNDS, TURN_S)

@@ -1,5 +1,6 @@
-"""SmolLM2-135M over prompts of many lengths, and one token behind contexts of many lengths, beside the time that it takes to read
-what such a token must read: weights, and what is kept. Its peers are in test_lm.py."""
+"""SmolLM2-135M over prompts of many lengths, and one token behind contexts of many lengths, beside the time that it
+takes to read what such a token must read: weights, and what is kept. Its peers are in test_lm.py."""
+
 import numpy as np
 import pytest
 
@@ -31,9 +32,16 @@ def test_prefill(benchmark, threads, models, length):
     entries = []
     for name, model in models.items():
         ids = prompt(model, length)
-        entries.append(Entry(f"prefill {length}", f"cq {name}", lambda model=model, ids=ids: Generator(
-            model, [ids], 1, Sampling(), None).prefill(), operations(model, [ids]), "int8" if name == "dynamic" else "float32",
-            {"what": "prefill", "tokens": length}))
+        entries.append(
+            Entry(
+                f"prefill {length}",
+                f"cq {name}",
+                lambda model=model, ids=ids: Generator(model, [ids], 1, Sampling(), None).prefill(),
+                operations(model, [ids]),
+                "int8" if name == "dynamic" else "float32",
+                {"what": "prefill", "tokens": length},
+            )
+        )
     contest(benchmark, f"prefill {length}", entries, threads, ROUNDS)
 
 
@@ -51,8 +59,18 @@ def test_decode(benchmark, threads, models, context):
             def decode(step=step, ids=ids, cache=cache):
                 step(ids)
                 cache.advance([-1])
+
             decode()
             kept = cache.nbytes * context // cache.capacities[0]
-            entries.append(Entry(f"decode {context}", f"cq {name}, {kind} cache", decode, 0.0, "int8",
-                                 {"what": "decode", "tokens": 1, "context": context, "cache_bytes": kept}, smollm.step_bytes(model) + kept))
+            entries.append(
+                Entry(
+                    f"decode {context}",
+                    f"cq {name}, {kind} cache",
+                    decode,
+                    0.0,
+                    "int8",
+                    {"what": "decode", "tokens": 1, "context": context, "cache_bytes": kept},
+                    smollm.step_bytes(model) + kept,
+                )
+            )
     contest(benchmark, f"decode {context}", entries, threads, ROUNDS)

@@ -1,4 +1,5 @@
 """SmolLM2-135M-Instruct in every strategy of cq beside its peers: the next token after 512, and decoding."""
+
 import numpy as np
 import pytest
 
@@ -28,9 +29,14 @@ def kind(name: str) -> str:
 
 def test_prefill(benchmark, threads, lm, lm_strategies, lm_rivals, prompt):
     """Each runs the prompt anew and finds the next token. What its scores are worth is measured at all positions."""
-    reference, work = lm.logits([prompt])[0], operations(lm, [prompt]) + 2.0 * lm.config.vocab_size * lm.config.hidden_size
-    calls = {name: (lambda model=model: list(smollm.tokens_of(model, prompt, 1)), model.logits([prompt])[0])
-             for name, model in lm_strategies.items()}
+    reference, work = (
+        lm.logits([prompt])[0],
+        operations(lm, [prompt]) + 2.0 * lm.config.vocab_size * lm.config.hidden_size,
+    )
+    calls = {
+        name: (lambda model=model: list(smollm.tokens_of(model, prompt, 1)), model.logits([prompt])[0])
+        for name, model in lm_strategies.items()
+    }
     calls |= {name: (rival.prefill(prompt), rival.logits(prompt)) for name, rival in lm_rivals.items()}
     entries = []
     for name, (call, scores) in calls.items():
@@ -42,17 +48,22 @@ def test_prefill(benchmark, threads, lm, lm_strategies, lm_rivals, prompt):
 
 
 def test_decode(benchmark, threads, lm, lm_strategies, lm_rivals, prompt):
-    """A token after another, the likeliest each time, from a prompt of one; a step's time is a token's. A step must read the
-    weights."""
+    """A token after another, the likeliest each time, from a prompt of one; a step's time is a token's. A step must
+    read the weights."""
     first = prompt[:1]
-    calls = {name: lambda model=model: list(smollm.tokens_of(model, first, NEW)) for name, model in lm_strategies.items()}
+    calls = {
+        name: lambda model=model: list(smollm.tokens_of(model, first, NEW)) for name, model in lm_strategies.items()
+    }
     calls |= {name: rival.generate(first, NEW) for name, rival in lm_rivals.items()}
     entries = []
     for name, call in calls.items():
         found = np.array([*first, *call()], np.int32)
         top1 = round(float((found[1:] == lm.logits([found[:-1]])[0].argmax(1)).mean()), 4)
-        assert len(found) == NEW + 1 and top1 > 0.5, f"{name} continues another way: {top1:.0%} of {len(found) - 1} tokens"
+        assert len(found) == NEW + 1 and top1 > 0.5, (
+            f"{name} continues another way: {top1:.0%} of {len(found) - 1} tokens"
+        )
         weights = smollm.step_bytes(lm_strategies[name]) if name in lm_strategies else 0
-        entries.append(Entry("decode", name, call, operations(lm, [first]), kind(name), {"top1": top1, "tokens": 1},
-                             weights, NEW))
+        entries.append(
+            Entry("decode", name, call, operations(lm, [first]), kind(name), {"top1": top1, "tokens": 1}, weights, NEW)
+        )
     contest(benchmark, "decode", entries, threads, ROUNDS, turn_s=0, warm=False)

@@ -1,5 +1,6 @@
-"""What int8 costs SmolLM2-135M-Instruct: perplexity of real text and agreement with float32 on it, and how long greedy texts stay
-the same; cq's strategies and peers alike. No time is measured."""
+"""What int8 costs SmolLM2-135M-Instruct: perplexity of real text and agreement with float32 on it, and how long greedy
+texts stay the same; cq's strategies and peers alike. No time is measured."""
+
 import numpy as np
 import pytest
 
@@ -11,7 +12,8 @@ from . import greedy, smollm
 from .measure import sqnr_db
 
 WINDOWS = 24
-CACHED = "cq float32", "cq weight-only", "cq weight-only, compensated"  # dynamic's and static's attention computes with what an int8 cache keeps
+# dynamic's and static's attention computes with what an int8 cache keeps
+CACHED = "cq float32", "cq weight-only", "cq weight-only, compensated"
 GROUP = 32  # weights that share a scale, in the finest weight-only
 
 
@@ -28,8 +30,10 @@ def models(lm, sets) -> dict[str, cq.Transformer]:
 def test_accuracy(benchmark, threads, models, lm_rivals, sets):
     """Windows of 512 tokens without overlap, evenly spread."""
     contestants = {name: lambda ids, model=model: model.logits([ids])[0] for name, model in models.items()}
-    contestants |= {f"{name}, int8 cache": lambda ids, model=models[name]: smollm.through_cache(model, ids, "int8")
-                    for name in CACHED}
+    contestants |= {
+        f"{name}, int8 cache": lambda ids, model=models[name]: smollm.through_cache(model, ids, "int8")
+        for name in CACHED
+    }
     contestants |= {name: rival.logits for name, rival in lm_rivals.items()}
     tokens = Samples(sets[0]).limit(WINDOWS).tokens
     found = {name: [] for name in contestants}
@@ -40,18 +44,31 @@ def test_accuracy(benchmark, threads, models, lm_rivals, sets):
             for name, logits in contestants.items():
                 scores = logits(ids)
                 reference = scores if reference is None else reference
-                found[name].append({"nll": metrics.token_nll(scores, ids).mean(), "sqnr_db": sqnr_db(reference, scores),
-                                    "kl": metrics.kl_divergence(reference, scores).mean(),
-                                    "top1": metrics.top1_match(reference, scores).mean(),
-                                    "flips": metrics.flips(reference, scores, ids).mean()})
+                found[name].append(
+                    {
+                        "nll": metrics.token_nll(scores, ids).mean(),
+                        "sqnr_db": sqnr_db(reference, scores),
+                        "kl": metrics.kl_divergence(reference, scores).mean(),
+                        "top1": metrics.top1_match(reference, scores).mean(),
+                        "flips": metrics.flips(reference, scores, ids).mean(),
+                    }
+                )
+
     benchmark.pedantic(measured, rounds=1, iterations=1)
     rows, exact = [], np.array([part["nll"] for part in next(iter(found.values()))])
     for name, parts in found.items():
         mean = {key: float(np.mean([part[key] for part in parts])) for key in parts[0]}
         over = np.array([part["nll"] for part in parts]) - exact
-        row = {"case": "WikiText-2 validation", "work": "accuracy", "name": name, "threads": threads, "kind": "accuracy",
-               "windows": len(tokens), "perplexity": float(np.exp(mean.pop("nll"))),
-               "over_error": float(over.std(ddof=1) / len(over) ** 0.5)} | mean  # standard error of the perplexity's logarithm
+        row = {
+            "case": "WikiText-2 validation",
+            "work": "accuracy",
+            "name": name,
+            "threads": threads,
+            "kind": "accuracy",
+            "windows": len(tokens),
+            "perplexity": float(np.exp(mean.pop("nll"))),
+            "over_error": float(over.std(ddof=1) / len(over) ** 0.5),
+        } | mean  # standard error of the perplexity's logarithm
         rows.append(row | {"sqnr_db": None if row["sqnr_db"] == np.inf else row["sqnr_db"]})
     assert rows[0]["kl"] == 0 and rows[0]["top1"] == 1
     benchmark.extra_info["rows"] = rows
@@ -61,18 +78,29 @@ def test_greedy(benchmark, threads, lm, models, lm_rivals):
     """Texts that go on greedily from ten prompts, beside float32's."""
     prompts = [lm.tokenize(prompt) for prompt in greedy.PROMPTS]
     fine = cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=GROUP))
-    others = {"cq float32, rotated": (cq.rotate(lm), None), f"cq weight-only, groups of {GROUP}": (cq.quantize(lm, fine), None),
-              "cq weight-only, int8 cache": (models["cq weight-only"], "int8")}
-    others |= {name: (model, None) for name, model in models.items() if name.startswith(("cq weight-only", "cq dynamic"))}
+    others = {
+        "cq float32, rotated": (cq.rotate(lm), None),
+        f"cq weight-only, groups of {GROUP}": (cq.quantize(lm, fine), None),
+        "cq weight-only, int8 cache": (models["cq weight-only"], "int8"),
+    }
+    others |= {
+        name: (model, None) for name, model in models.items() if name.startswith(("cq weight-only", "cq dynamic"))
+    }
     rows = []
 
     def measured() -> None:
         wanted = greedy.texts(lm, prompts)
         found = {name: greedy.texts(model, prompts, cache) for name, (model, cache) in others.items()}
-        found |= {name: [np.array(rival.generate(ids, greedy.TOKENS)()) for ids in prompts] for name, rival in lm_rivals.items()}
+        found |= {
+            name: [np.array(rival.generate(ids, greedy.TOKENS)()) for ids in prompts]
+            for name, rival in lm_rivals.items()
+        }
         for name, texts in found.items():
-            rows.append({"case": "greedy text", "work": "greedy", "name": name, "threads": threads, "kind": "accuracy"}
-                        | greedy.compared(prompts, wanted, texts, lambda ids: lm.logits([ids])[0]))
+            rows.append(
+                {"case": "greedy text", "work": "greedy", "name": name, "threads": threads, "kind": "accuracy"}
+                | greedy.compared(prompts, wanted, texts, lambda ids: lm.logits([ids])[0])
+            )
+
     benchmark.pedantic(measured, rounds=1, iterations=1)
     assert rows[0]["equal"] == len(prompts), "float32 itself says something else when its features are turned"
     benchmark.extra_info["rows"] = rows

@@ -1,4 +1,5 @@
 """MiniLM on one thread and on two, alone and beside a process that keeps one of the cores busy."""
+
 import subprocess
 import sys
 import time
@@ -43,10 +44,14 @@ def test_neighbour(benchmark, threads, models, float_model, case, where):
         def call():
             cq.set_num_threads(count)
             model.forward(tokens)
+
         return call
 
-    entries = [Entry(where, f"cq {name}, {count} thread{'s' * (count > 1)}", on(count, models[name]), 0.0, "float32")
-               for name in STRATEGIES for count in (1, 2)]
+    entries = [
+        Entry(where, f"cq {name}, {count} thread{'s' * (count > 1)}", on(count, models[name]), 0.0, "float32")
+        for name in STRATEGIES
+        for count in (1, 2)
+    ]
     with nullcontext() if where == ALONE else busy_neighbour():
         contest(benchmark, case, entries, threads, ROUNDS, TURN_S)
     cq.set_num_threads(threads)

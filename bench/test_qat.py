@@ -1,8 +1,8 @@
-"""Quantization-aware training of all-MiniLM-L6-v2 on unlabeled sentences, beside what calibration alone makes of it. Training
-takes some 15 minutes for each scheme on two cores."""
+"""Quantization-aware training of all-MiniLM-L6-v2 on unlabeled sentences, beside what calibration alone makes of it.
+Training takes some 15 minutes for each scheme on two cores."""
+
 import re
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,8 +41,12 @@ def trained(benchmark, model: cq.Transformer, strategy: cq.QAT, data: list) -> t
     """The quantized model, and what it took."""
     cpu, found = time.process_time(), []
     benchmark.pedantic(lambda: found.append(cq.quantize(model, strategy, data)), rounds=1, iterations=1)
-    cost = {"steps": strategy.steps, "samples": len(data), "seconds": round(benchmark.stats.stats.total),
-            "cpu_seconds": round(time.process_time() - cpu)}
+    cost = {
+        "steps": strategy.steps,
+        "samples": len(data),
+        "seconds": round(benchmark.stats.stats.total),
+        "cpu_seconds": round(time.process_time() - cpu),
+    }
     return found[0], cost
 
 
@@ -50,13 +54,17 @@ def trained(benchmark, model: cq.Transformer, strategy: cq.QAT, data: list) -> t
 def test_minilm(benchmark, threads, float_model, calibration, unlabeled, reported, scheme):
     target = SCHEMES[scheme]
     q, cost = trained(benchmark, float_model, cq.QAT(target=target, **TRAINING), unlabeled)
-    others = {"float32": float_model, "weight-only": cq.quantize(float_model, cq.WeightOnly(target.scheme)),
-              "dynamic": cq.quantize(float_model, cq.Dynamic(target.scheme))}
+    others = {
+        "float32": float_model,
+        "weight-only": cq.quantize(float_model, cq.WeightOnly(target.scheme)),
+        "dynamic": cq.quantize(float_model, cq.Dynamic(target.scheme)),
+    }
     for smooth in (True, False) if scheme == "default" else (False,):
         for observer in OBSERVERS:
             static = cq.Static(target.scheme, observer=observer, smooth=smooth)
             others[f"static, {observer}{', smooth' * smooth}"] = cq.quantize(float_model, static, calibration)
     rows = [{"name": name} | encoder.accuracy(model, reported) for name, model in others.items()]
     rows.append({"name": "QAT → static"} | encoder.accuracy(q, reported) | cost)
-    benchmark.extra_info["rows"] = [{"case": "all-MiniLM-L6-v2", "work": "accuracy", "scheme": scheme, "threads": threads} | row
-                                    for row in rows]
+    benchmark.extra_info["rows"] = [
+        {"case": "all-MiniLM-L6-v2", "work": "accuracy", "scheme": scheme, "threads": threads} | row for row in rows
+    ]

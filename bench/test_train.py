@@ -1,4 +1,5 @@
 """A step of quantization-aware training of all-MiniLM-L6-v2 beside torch's: the same batch, loss and optimizer."""
+
 import numpy as np
 import pytest
 
@@ -44,8 +45,26 @@ def test_step(benchmark, threads, float_model, case):
     first = np.array([[ours(), step(ids, mask, targets)] for _ in range(2)])
     assert np.ptp(first, axis=1).max() < 0.3 * first.max(), f"the two train differently: {first}"
     count = sum(map(len, tokens))
-    note = {"padding": f"computes {ids.numel()} tokens, {ids.numel() - count} of them padding"} if ids.numel() > count else {}
+    note = (
+        {"padding": f"computes {ids.numel()} tokens, {ids.numel() - count} of them padding"}
+        if ids.numel() > count
+        else {}
+    )
     work = 3 * operations(model, tokens)
-    contest(benchmark, case, [Entry("QAT step", "cq QAT step", ours, work, "float32", {"tokens": count}),
-                              Entry("QAT step", "torch QAT step", lambda: step(ids, mask, targets), work, "float32",
-                                    {"tokens": count} | note)], threads, rounds=3)
+    contest(
+        benchmark,
+        case,
+        [
+            Entry("QAT step", "cq QAT step", ours, work, "float32", {"tokens": count}),
+            Entry(
+                "QAT step",
+                "torch QAT step",
+                lambda: step(ids, mask, targets),
+                work,
+                "float32",
+                {"tokens": count} | note,
+            ),
+        ],
+        threads,
+        rounds=3,
+    )

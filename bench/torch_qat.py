@@ -1,10 +1,14 @@
-"""The rival of cq's quantization-aware training: the same encoder in eager torch, with torch's fused fake quantization at the
-same places. Knows no timing."""
+"""The rival of cq's quantization-aware training: the same encoder in eager torch, with torch's fused fake quantization
+at the same places. Knows no timing."""
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.ao.quantization import (FusedMovingAvgObsFakeQuantize, MovingAverageMinMaxObserver,
-                                   MovingAveragePerChannelMinMaxObserver)
+from torch.ao.quantization import (
+    FusedMovingAvgObsFakeQuantize,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+)
 
 
 def _activation() -> FusedMovingAvgObsFakeQuantize:
@@ -15,8 +19,14 @@ class Linear(torch.nn.Module):
     def __init__(self, weight: np.ndarray, bias: np.ndarray):
         super().__init__()
         self.weight, self.bias = (torch.nn.Parameter(torch.tensor(array)) for array in (weight, bias))
-        self.fake = FusedMovingAvgObsFakeQuantize(MovingAveragePerChannelMinMaxObserver, quant_min=-127, quant_max=127,
-                                                  dtype=torch.qint8, qscheme=torch.per_channel_symmetric, averaging_constant=1.0)
+        self.fake = FusedMovingAvgObsFakeQuantize(
+            MovingAveragePerChannelMinMaxObserver,
+            quant_min=-127,
+            quant_max=127,
+            dtype=torch.qint8,
+            qscheme=torch.per_channel_symmetric,
+            averaging_constant=1.0,
+        )
 
     def forward(self, x):
         return F.linear(x, self.fake(self.weight), self.bias)
@@ -27,7 +37,9 @@ class Layer(torch.nn.Module):
         super().__init__()
         self.heads, self.eps = config.num_heads, config.norm_eps
         linear = lambda name: Linear(weights[f"{at}.{name}.weight"], weights[f"{at}.{name}.bias"])
-        norm = lambda name: torch.nn.ParameterList([torch.tensor(weights[f"{at}.{name}.{leaf}"]) for leaf in ("weight", "bias")])
+        norm = lambda name: torch.nn.ParameterList(
+            [torch.tensor(weights[f"{at}.{name}.{leaf}"]) for leaf in ("weight", "bias")]
+        )
         self.q, self.k, self.v, self.out = (linear("attention." + name) for name in ("query", "key", "value", "output"))
         self.up, self.down = linear("ffn.up"), linear("ffn.down")
         self.norm1, self.norm2 = norm("attention_norm"), norm("ffn_norm")
@@ -47,7 +59,9 @@ class Encoder(torch.nn.Module):
 
     def __init__(self, config, weights: dict[str, np.ndarray]):
         super().__init__()
-        self.tables = torch.nn.ParameterList([torch.tensor(weights[f"embed.{name}"]) for name in ("word", "position", "type")])
+        self.tables = torch.nn.ParameterList(
+            [torch.tensor(weights[f"embed.{name}"]) for name in ("word", "position", "type")]
+        )
         self.norm = torch.nn.ParameterList([torch.tensor(weights[f"embed.norm.{leaf}"]) for leaf in ("weight", "bias")])
         self.layers = torch.nn.ModuleList(Layer(config, weights, f"layers.{i}") for i in range(config.num_layers))
         self.eps = config.norm_eps
@@ -55,7 +69,9 @@ class Encoder(torch.nn.Module):
     def forward(self, ids, mask):
         """ids, mask (batch, length) → embeddings (batch, hidden), not normalized."""
         word, position, kind = self.tables
-        x = F.layer_norm(F.embedding(ids, word) + position[:ids.shape[1]] + kind[0], word.shape[1:], *self.norm, self.eps)
+        x = F.layer_norm(
+            F.embedding(ids, word) + position[: ids.shape[1]] + kind[0], word.shape[1:], *self.norm, self.eps
+        )
         seen = None if mask.all() else mask[:, None, None].bool()
         for layer in self.layers:
             x = layer(x, seen)

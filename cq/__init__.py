@@ -1,20 +1,50 @@
 """cq: int8 transformers on ordinary CPUs."""
-from . import core  # isort: skip (before anything that loads the core)
+
+from . import core  # noqa: F401, I001 (before anything that loads the core)
 from . import observers
-from .prepare.compensate import compensate
 from .errors import CalibrationError, CqError, FormatError, UnsupportedError
 from .formats import load, save
 from .model import Config, Transformer
 from .ops import PackedWeight, linear, matmul_integer, pack
+from .prepare.compensate import compensate
+from .prepare.rotate import rotate
 from .qtensor import QTensor, quantize_tensor
 from .quantize import quantize
 from .report import compare, mix, sensitivity
-from .prepare.rotate import rotate
 from .strategies import QAT, Dynamic, Mixed, Scheme, Static, Training, WeightOnly
 from .system import info, set_num_threads
 from .train import train
 
-__all__ = ["CalibrationError", "Config", "CqError", "Dynamic", "FormatError", "Mixed", "PackedWeight", "QAT", "QTensor", "Scheme",
-           "Static", "Training", "Transformer", "UnsupportedError", "WeightOnly", "compare", "compensate", "info", "linear",
-           "load", "matmul_integer", "mix", "observers", "pack", "quantize", "quantize_tensor", "rotate", "save", "sensitivity",
-           "set_num_threads", "train"]
+__all__ = [
+    "CalibrationError",
+    "Config",
+    "CqError",
+    "Dynamic",
+    "FormatError",
+    "Mixed",
+    "PackedWeight",
+    "QAT",
+    "QTensor",
+    "Scheme",
+    "Static",
+    "Training",
+    "Transformer",
+    "UnsupportedError",
+    "WeightOnly",
+    "compare",
+    "compensate",
+    "info",
+    "linear",
+    "load",
+    "matmul_integer",
+    "mix",
+    "observers",
+    "pack",
+    "quantize",
+    "quantize_tensor",
+    "rotate",
+    "save",
+    "sensitivity",
+    "set_num_threads",
+    "train",
+]

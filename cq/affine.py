@@ -1,4 +1,5 @@
-"""The affine map q = clip(rint(x / s) + z) in plain NumPy, the executable specification that kernels are tested against.
+"""The affine map q = clip(rint(x / s) + z) in plain NumPy, the executable specification that kernels are tested
+against.
 
 It must not know tensors' names, files, models or the compiled core. Formulas: Jacob et al. 2018 (arXiv:1712.05877),
 with the rounding of ONNX QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear and MatMulInteger.
@@ -14,7 +15,8 @@ from cq.errors import CqError
 RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 SMALLEST_SCALE = np.finfo(np.float32).tiny  # 2**-126, the smallest normal: below it a division loses its precision
 LARGEST = np.finfo(np.float32).max
-FARTHEST = 207  # of a zero point of a feature's own, from the middle of the codes' range: what src/README.md's rounding allows
+# of a zero point of a feature's own, from the middle of the codes' range: what src/README.md's rounding allows
+FARTHEST = 207
 MAX_K = 65_793  # the longest sum of products 255 * 128 that int32 holds
 
 
@@ -50,7 +52,8 @@ def check_finite(x: np.ndarray, name: str) -> None:
 
 
 def as_float32(x: ArrayLike, name: str = "x") -> np.ndarray:
-    """`x`, real floats of any width and shape, as float32: the very array where it is one already, so do not write to it.
+    """`x`, real floats of any width and shape, as float32: the very array where it is one already, so do not write to
+    it.
 
     Raises CqError for other types, for NaN and Inf, and for numbers beyond the float32 range.
     """
@@ -103,7 +106,8 @@ def dynamic_qparams(
 
 
 def row_params(x: ArrayLike, dtype: DTypeLike = "uint8", symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Per-token dynamic parameters of x (M, K): scale (M,) float32, zero point (M,) int32, each row as dynamic_qparams."""
+    """Per-token dynamic parameters of x (M, K): scale (M,) float32, zero point (M,) int32, each row as
+    dynamic_qparams."""
     x = as_float32(x)
     if x.ndim != 2 or x.shape[1] == 0:
         raise CqError(f"x: got shape {x.shape}, wanted (M, K) with K >= 1")
@@ -146,7 +150,9 @@ def dequantize(codes: np.ndarray, scale: ArrayLike, zero_point: ArrayLike) -> np
     return np.clip(result, -LARGEST, LARGEST, out=result)
 
 
-def matmul_integer(a: np.ndarray, b: np.ndarray, a_zero_point: ArrayLike = 0, b_zero_point: ArrayLike = 0) -> np.ndarray:
+def matmul_integer(
+    a: np.ndarray, b: np.ndarray, a_zero_point: ArrayLike = 0, b_zero_point: ArrayLike = 0
+) -> np.ndarray:
     """The exact int64 (M, N) product (a - a_zero_point) @ (b - b_zero_point) of codes a (M, K) and b (K, N).
 
     a_zero_point: a code or one per row (M,); b_zero_point: a code or one per column (N,), as in ONNX MatMulInteger.
@@ -161,19 +167,29 @@ def matmul_integer(a: np.ndarray, b: np.ndarray, a_zero_point: ArrayLike = 0, b_
 
 
 def layer(
-    x_codes: np.ndarray, w_codes: np.ndarray, x_scale: ArrayLike, x_zero_point: ArrayLike,
-    w_scale: ArrayLike, w_zero_point: ArrayLike, bias_i32: ArrayLike | None = None, bias: ArrayLike | None = None,
-    activation: str | None = None, residual: ArrayLike | None = None,
-) -> np.ndarray:  # fmt: skip
+    x_codes: np.ndarray,
+    w_codes: np.ndarray,
+    x_scale: ArrayLike,
+    x_zero_point: ArrayLike,
+    w_scale: ArrayLike,
+    w_zero_point: ArrayLike,
+    bias_i32: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    residual: ArrayLike | None = None,
+) -> np.ndarray:
     """One quantized linear layer: float32 (M, N) act((t + bias_i32) * (x_scale * w_scale) + bias) + residual.
 
-    x_codes (M, K) with x_scale, x_zero_point one or (M,); w_codes (K, N) with w_scale, w_zero_point one or (N,); t their
-    exact integer product; bias_i32 (N,) in units of x_scale * w_scale; bias (N,), residual (M, N) float32; activation
-    None, "relu", "gelu", "gelu_tanh" or "silu". Every step rounds once to float32. K > 65793 or a sum beyond int32: CqError.
+    x_codes (M, K) with x_scale, x_zero_point one or (M,); w_codes (K, N) with w_scale, w_zero_point one or (N,); t
+    their exact integer product; bias_i32 (N,) in units of x_scale * w_scale; bias (N,), residual (M, N) float32;
+    activation None, "relu", "gelu", "gelu_tanh" or "silu". Every step rounds once to float32. K > 65793 or a sum beyond
+    int32: CqError.
     """
     total = matmul_integer(x_codes, w_codes, x_zero_point, w_zero_point)
     if w_codes.shape[0] > MAX_K:
-        raise CqError(f"w_codes: K = {w_codes.shape[0]}, wanted at most {MAX_K}, beyond which int32 sums overflow; split K")
+        raise CqError(
+            f"w_codes: K = {w_codes.shape[0]}, wanted at most {MAX_K}, beyond which int32 sums overflow; split K"
+        )
     if bias_i32 is not None:
         limits = np.iinfo(np.int32)
         total = total + _checked_integers(bias_i32, limits.min, limits.max, total.shape[1:], "bias_i32")

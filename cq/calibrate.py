@@ -1,8 +1,10 @@
-"""Runs a float32 model over samples and lets one observer watch each place where static int8 needs a range. Knows no schemes.
+"""Runs a float32 model over samples and lets one observer watch each place where static int8 needs a range. Knows no
+schemes.
 
-Samples run in batches, here or in a worker. A token's result does not depend on its batch, the number of threads or the CPU,
-and observers see one sample at a time and merge without loss: the result does not depend on who ran what.
+Samples run in batches, here or in a worker. A token's result does not depend on its batch, the number of threads or the
+CPU, and observers see one sample at a time and merge without loss: the result does not depend on who ran what.
 """
+
 import copy
 import itertools
 import uuid
@@ -33,9 +35,11 @@ _models: dict[str, Transformer] = {}  # in a worker: the model of the last run t
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each site (model/sites.py)
-    → the observer that saw all of its values; halves: the same for the samples at even and at odd places alone. tokens: name of
-    each site that a layer reads → a sample of its tokens and each channel's extremes; of values the extremes alone."""
+    """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each site
+    (model/sites.py) → the observer that saw all of its values; halves: the same for the samples at even and at odd
+    places alone. tokens: name of each site that a layer reads → a sample of its tokens and each channel's extremes; of
+    values the extremes alone."""
+
     observer: str | observers.Observer
     samples: int
     sites: Sites
@@ -43,28 +47,37 @@ class Calibration:
     tokens: dict[str, Tokens] = field(default_factory=dict)
 
     def movement(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> dict[str, float]:
-        """Is the set large enough? Site → how far a range end lies from where half of the samples would have put it: the
-        larger distance over halves, ends and channels, as a share of the whole range. 0: more samples would change nothing.
-        Empty where there was only one sample."""
+        """Is the set large enough? Site → how far a range end lies from where half of the samples would have put it:
+        the larger distance over halves, ends and channels, as a share of the whole range. 0: more samples would change
+        nothing. Empty where there was only one sample."""
         if self.samples < 2:
             return {}
-        return {site: max(_moved(half[site], whole, dtype, symmetric) for half in self.halves if site in half)
-                for site, whole in self.sites.items()}
+        return {
+            site: max(_moved(half[site], whole, dtype, symmetric) for half in self.halves if site in half)
+            for site, whole in self.sites.items()
+        }
 
 
-def calibrate(model: Transformer, samples: Iterable, observer: str | observers.Observer, progress: Progress | None = None,
-              executor: Executor | None = None, tokens: int = KEEP) -> Calibration:
+def calibrate(
+    model: Transformer,
+    samples: Iterable,
+    observer: str | observers.Observer,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    tokens: int = KEEP,
+) -> Calibration:
     """Shows `samples` to the model and a copy of `observer` everything that flows through each place.
 
-    samples: any iterable, gone over once, of samples, each a text, a 1-D int array of token ids, or a list of either (a batch);
-    100-500 are usual. Memory does not grow with their number. observer: a name that observers.make takes, or an observer
-    that has seen nothing and can merge. progress(done, total or None) is called as samples pass.
-    executor: any concurrent.futures.Executor, such as a ProcessPoolExecutor or Dask's Client(...).get_executor(): it runs the
-    samples, in tasks of 8, and the result has the same bits as without it; the model is pickled to each worker about once.
-    tokens: so many are kept of each place that a layer reads, in float32, drawn evenly from all, for Static's smooth and
-    correct_bias, which need them; 0: none.
-    Raises CalibrationError where there are no samples; CqError for a sample that the model cannot take, or that makes NaN or
-    Inf, with its place, from 0, and the site; BrokenExecutor's cause as CqError. Tasks not yet begun are then cancelled."""
+    samples: any iterable, gone over once, of samples, each a text, a 1-D int array of token ids, or a list of either (a
+    batch); 100-500 are usual. Memory does not grow with their number. observer: a name that observers.make takes, or an
+    observer that has seen nothing and can merge. progress(done, total or None) is called as samples pass.
+    executor: any concurrent.futures.Executor, such as a ProcessPoolExecutor or Dask's Client(...).get_executor(): it
+    runs the samples, in tasks of 8, and the result has the same bits as without it; the model is pickled to each worker
+    about once. tokens: so many are kept of each place that a layer reads, in float32, drawn evenly from all, for
+    Static's smooth and correct_bias, which need them; 0: none.
+    Raises CalibrationError where there are no samples; CqError for a sample that the model cannot take, or that makes
+    NaN or Inf, with its place, from 0, and the site; BrokenExecutor's cause as CqError. Tasks not yet begun are then
+    cancelled."""
     check_samples(samples)
     if executor is not None and not isinstance(executor, Executor):
         raise CqError(f"executor: need a concurrent.futures.Executor (Dask: client.get_executor()), got {executor!r}")
@@ -113,8 +126,10 @@ def _prototype(observer: str | observers.Observer) -> observers.Observer:
 
 
 def _moved(half: observers.Observer, whole: observers.Observer, dtype: DTypeLike, symmetric: bool) -> float:
-    (lo, hi), (half_lo, half_hi) = ((np.minimum(lo, 0), np.maximum(hi, 0)) for lo, hi in
-                                    (observer.range(dtype, symmetric) for observer in (whole, half)))
+    (lo, hi), (half_lo, half_hi) = (
+        (np.minimum(lo, 0), np.maximum(hi, 0))
+        for lo, hi in (observer.range(dtype, symmetric) for observer in (whole, half))
+    )
     moved = np.maximum(abs(half_lo - lo), abs(half_hi - hi))
     return float(np.max(moved / np.where(hi > lo, hi - lo, np.inf)))
 
@@ -133,10 +148,12 @@ def _in_turn(model: Transformer, prototype: Prototype, places: Iterator, found: 
         yield from [1] * count
 
 
-def _spread(model: Transformer, prototype: Prototype, places: Iterator, found: Found, executor: Executor) -> Iterator[int]:
-    """Fills `found`; yields the number of samples of each task that ended. A task is sent without the model at first; a worker
-    that lacks it says so, and the task goes out again with it. The number in flight grows with the tasks that ended, so that
-    few workers lack it at a time."""
+def _spread(
+    model: Transformer, prototype: Prototype, places: Iterator, found: Found, executor: Executor
+) -> Iterator[int]:
+    """Fills `found`; yields the number of samples of each task that ended. A task is sent without the model at first; a
+    worker that lacks it says so, and the task goes out again with it. The number in flight grows with the tasks that
+    ended, so that few workers lack it at a time."""
     run, flying, limit = uuid.uuid4().hex, {}, 2
 
     def send(task: list, model: Transformer | None) -> None:
@@ -152,7 +169,8 @@ def _spread(model: Transformer, prototype: Prototype, places: Iterator, found: F
             if not flying:
                 return
             ended = wait(flying, return_when=FIRST_COMPLETED).done
-            for future in [future for future in flying if future in ended]:  # as sent, so that it is the first that complains
+            # as sent, so that it is the first that complains
+            for future in [future for future in flying if future in ended]:
                 task = flying.pop(future)
                 part = _result(future, task)
                 if part is None:
@@ -172,7 +190,9 @@ def _result(future: Future, task: list) -> Found | None:
     try:
         return future.result()
     except BrokenExecutor as error:
-        raise CqError(f"executor: a worker died while samples {task[0][0]} to {task[-1][0]} were under way ({error})") from error
+        raise CqError(
+            f"executor: a worker died while samples {task[0][0]} to {task[-1][0]} were under way ({error})"
+        ) from error
 
 
 def _work(run: str, model: Transformer | None, prototype: Prototype, task: list) -> Found | None:
@@ -199,12 +219,13 @@ def _watch(prototype: Prototype, found: Found, site: str, x: np.ndarray, place: 
         found[2].setdefault(site, Tokens(keep[site])).update(x, place, start)
 
 
-Watch = Callable[[str, np.ndarray, int, int], None]  # (site, float32 (rows, n), place of the sample, its first row's number)
+# (site, float32 (rows, n), place of the sample, its first row's number)
+Watch = Callable[[str, np.ndarray, int, int], None]
 
 
 def show(model: Transformer, places: Iterator[tuple[int, object]], watch: Watch) -> Iterator[int]:
-    """Runs (place, sample) pairs in batches of some 2,000 tokens; yields the number of samples of each. `watch` sees what flows
-    where, one sample at a time; a place is what errors call the sample by."""
+    """Runs (place, sample) pairs in batches of some 2,000 tokens; yields the number of samples of each. `watch` sees
+    what flows where, one sample at a time; a place is what errors call the sample by."""
     waiting: list[tuple[int, list[np.ndarray]]] = []
     tokens = 0
     for place, sample in places:
@@ -224,7 +245,8 @@ def show(model: Transformer, places: Iterator[tuple[int, object]], watch: Watch)
 def _show_batch(model: Transformer, batch: list[tuple[int, list[np.ndarray]]], watch: Watch) -> int:
     """Runs one sample, or several that fit one pass of the model."""
     sizes = [[sum(map(len, sequences)) for _, sequences in batch], [len(sequences) for _, sequences in batch]]
-    rows_of = {sum(each): each for each in reversed(sizes)}  # rows of all → rows of each: tokens, or a classifier's sequences
+    # rows of all → rows of each: tokens, or a classifier's sequences
+    rows_of = {sum(each): each for each in reversed(sizes)}
     came: dict[str, int] = {}
     watched = True
 
@@ -237,7 +259,7 @@ def _show_batch(model: Transformer, batch: list[tuple[int, list[np.ndarray]]], w
             watched = False
             if rows:
                 with _sample(place, site):
-                    watch(site, x[begin:begin + rows], place, first)
+                    watch(site, x[begin : begin + rows], place, first)
             watched, begin = True, begin + rows
 
     try:

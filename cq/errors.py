@@ -2,7 +2,8 @@
 
 
 class CqError(ValueError):
-    """An argument or a state that cq cannot work with; the message names it, what came, what was wanted and the way out."""
+    """An argument or a state that cq cannot work with; the message names it, what came, what was wanted and the way
+    out."""
 
 
 class FormatError(CqError):

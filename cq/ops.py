@@ -1,4 +1,6 @@
-"""int8 building blocks for use without a model: pack a weight, multiply, apply a linear layer. Arguments are checked here."""
+"""int8 building blocks for use without a model: pack a weight, multiply, apply a linear layer. Arguments are checked
+here."""
+
 import reprlib
 from functools import lru_cache
 
@@ -20,13 +22,15 @@ SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32)
 def pack(b: np.ndarray | QTensor, zero_point: int | np.ndarray = 0) -> PackedWeight:
     """Lays a weight out for cq's kernels, with its column sums.
 
-    b: int8 (K, N), any strides, with `zero_point` an integer -128 … 127 or one per column (N,); or a QTensor of such codes,
-    with its own parameters (per tensor, axis 1, or groups along K), which `linear` needs for its scales.
+    b: int8 (K, N), any strides, with `zero_point` an integer -128 … 127 or one per column (N,); or a QTensor of such
+    codes, with its own parameters (per tensor, axis 1, or groups along K), which `linear` needs for its scales.
     K ≤ 65,793, so that no sum can overflow int32. Raises CqError, UnsupportedError."""
     if isinstance(b, QTensor):
         if b.data.ndim != 2 or b.data.dtype != np.int8 or b.axis not in (None, 1):
-            raise CqError(f"b: need a QTensor of int8 (K, N), per tensor or with axis=1; got {b.data.dtype} {b.shape}, "
-                          f"axis={b.axis}")
+            raise CqError(
+                f"b: need a QTensor of int8 (K, N), per tensor or with axis=1; got {b.data.dtype} {b.shape}, "
+                f"axis={b.axis}"
+            )
         if np.any(zero_point):
             raise CqError("zero_point: the QTensor has its own; leave this argument out")
         flip = None if b.axis is None else 0
@@ -51,15 +55,22 @@ def matmul_integer(a: np.ndarray, w: PackedWeight, a_zero_point: int | np.ndarra
     return _core.matmul_integer(_core.Coded(np.ascontiguousarray(a), 1.0, zero_points), w)
 
 
-def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = None, activation: str | None = None,
-           residual: np.ndarray | QTensor | None = None, out_scale: float | None = None, out_zero_point: int = 0,
-           out_dtype: str = "int8") -> np.ndarray | QTensor:
+def linear(
+    x: np.ndarray | QTensor,
+    w: PackedWeight,
+    bias: np.ndarray | None = None,
+    activation: str | None = None,
+    residual: np.ndarray | QTensor | None = None,
+    out_scale: float | None = None,
+    out_zero_point: int = 0,
+    out_dtype: str = "int8",
+) -> np.ndarray | QTensor:
     """act(x w + bias) + residual.
 
-    x: float32 (M, K), multiplied in float32 by the weight dequantized on the fly; or a QTensor of int8 or uint8 (M, K), per
-    tensor or axis 0, multiplied in int8. w: a packed QTensor. bias: float32 (N,). activation: None, "relu", "gelu",
-    "gelu_tanh" or "silu". residual: float32 (M, N) or a QTensor. With out_scale the result is requantized to `out_dtype` at
-    (out_scale, out_zero_point) and returned as a QTensor, else it is float32 (M, N). Raises CqError."""
+    x: float32 (M, K), multiplied in float32 by the weight dequantized on the fly; or a QTensor of int8 or uint8 (M, K),
+    per tensor or axis 0, multiplied in int8. w: a packed QTensor. bias: float32 (N,). activation: None, "relu", "gelu",
+    "gelu_tanh" or "silu". residual: float32 (M, N) or a QTensor. With out_scale the result is requantized to
+    `out_dtype` at (out_scale, out_zero_point) and returned as a QTensor, else it is float32 (M, N). Raises CqError."""
     _packed(w)
     form = None
     if out_scale is not None:
@@ -90,8 +101,8 @@ def linear(x: np.ndarray | QTensor, w: PackedWeight, bias: np.ndarray | None = N
 
 @lru_cache(256)
 def _result(dtype: str, scale: float, zero_point: int) -> tuple[Fixed, np.ndarray, np.ndarray]:
-    """The form of codes, and its parameters as a QTensor holds them: shared by results, hence not to be written. Kept, as making
-    them takes longer than a small product."""
+    """The form of codes, and its parameters as a QTensor holds them: shared by results, hence not to be written. Kept,
+    as making them takes longer than a small product."""
     parts = np.array(scale, np.float32), np.array(zero_point, np.int32)
     for part in parts:
         part.flags.writeable = False
@@ -156,15 +167,19 @@ def _zero_points(value, name: str, shape: tuple[int, ...], low: int, high: int) 
         array = np.empty(0, object)
     fits = array.dtype.kind in "iu" and array.shape in ((), shape)
     if not fits or (array.size and (array.min() < low or array.max() > high)):
-        raise CqError(f"{name}: need an integer from {low} to {high}{f' or an array of shape {shape}' if shape else ''}, "
-                      f"got {reprlib.repr(value)}")
+        raise CqError(
+            f"{name}: need an integer from {low} to {high}{f' or an array of shape {shape}' if shape else ''}, "
+            f"got {reprlib.repr(value)}"
+        )
     return np.array(np.broadcast_to(array, shape), np.int32, order="C")
 
 
 def _coded(x: QTensor, name: str) -> _core.Coded:
     """A QTensor (M, K), per tensor or per row, as the kernels read it."""
     if x.data.ndim != 2 or x.axis not in (None, 0) or x.group_size:
-        raise CqError(f"{name}: need a two-dimensional QTensor, per tensor or with axis=0; got shape {x.shape}, axis={x.axis}")
+        raise CqError(
+            f"{name}: need a two-dimensional QTensor, per tensor or with axis=0; got shape {x.shape}, axis={x.axis}"
+        )
     if x.axis is None:
         return _core.Coded(np.ascontiguousarray(x.data), float(x.scale), int(x.zero_point))
     return _core.Coded(np.ascontiguousarray(x.data), np.ascontiguousarray(x.scale), np.ascontiguousarray(x.zero_point))

@@ -1,4 +1,5 @@
-"""QTensor: an array of 8-bit codes with the scales and zero points that give it meaning; knows no layers and no kernels."""
+"""QTensor: an array of 8-bit codes with the scales and zero points that give it meaning; knows no layers and no
+kernels."""
 
 from dataclasses import dataclass
 from operator import index as as_index
@@ -76,7 +77,9 @@ class QTensor:
 
     def dequantize(self) -> np.ndarray:
         """A new float32 array of the same shape: scale * (data - zero_point), by affine.dequantize."""
-        return affine.dequantize(self.data, *_spread(self.scale, self.zero_point, self.shape, self.axis, self.group_size))
+        return affine.dequantize(
+            self.data, *_spread(self.scale, self.zero_point, self.shape, self.axis, self.group_size)
+        )
 
 
 def quantize_tensor(
@@ -102,7 +105,9 @@ def quantize_tensor(
     return QTensor(affine.quantize(x, *spread, dtype, symmetric), scale, zero_point, axis, group_size)
 
 
-def _checked_layout(x: np.ndarray, name: str, axis: int | None, group_size: int | None) -> tuple[int | None, int | None]:
+def _checked_layout(
+    x: np.ndarray, name: str, axis: int | None, group_size: int | None
+) -> tuple[int | None, int | None]:
     """axis counted from the front and group_size as plain ints, or CqError."""
     if x.size == 0:
         raise CqError(f"{name}: got shape {x.shape}, wanted at least one element")

@@ -1,14 +1,19 @@
-"""The choices that a user makes when quantizing or training: frozen records that hold them and nothing else. Knows no arrays."""
+"""The choices that a user makes when quantizing or training: frozen records that hold them and nothing else. Knows no
+arrays."""
+
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 from .errors import CqError
 
-GRANULARITIES = {"weight_granularity": ("per_tensor", "per_channel", "per_group"),
-                 "activation_granularity": ("per_tensor", "per_token"),
-                 "activation_dtype": ("uint8", "int8"),
-                 "bias": ("float32", "int32", "int8"), "attention": ("int8", "float32")}
+GRANULARITIES = {
+    "weight_granularity": ("per_tensor", "per_channel", "per_group"),
+    "activation_granularity": ("per_tensor", "per_token"),
+    "activation_dtype": ("uint8", "int8"),
+    "bias": ("float32", "int32", "int8"),
+    "attention": ("int8", "float32"),
+}
 OBSERVERS = ("minmax", "moving_average", "percentile", "token_percentile", "histogram", "mse", "entropy")
 LOSSES = ("distillation", "next_token", "pairs")
 RANGES = ("moving_average", "learned")
@@ -16,17 +21,19 @@ RANGES = ("moving_average", "learned")
 
 @dataclass(frozen=True)
 class Scheme:
-    """How numbers become codes. The default is the production form: int8 symmetric weights with a scale per output channel,
-    uint8 affine activations with parameters per token (dynamic) or per tensor (static), int32 bias at x_scale * w_scale.
+    """How numbers become codes. The default is the production form: int8 symmetric weights with a scale per output
+    channel, uint8 affine activations with parameters per token (dynamic) or per tensor (static), int32 bias at x_scale
+    * w_scale.
 
     weight_granularity: "per_tensor", "per_channel", or "per_group" with `group_size` (a multiple of 4; weight-only).
-    activation_granularity: "per_token" or "per_tensor", for dynamic; static is always per tensor. Dynamic per tensor takes one
-    range for all tokens of a call, so that there alone a result depends on what else is in the batch.
-    bias: "int32" where the activation's scale is known beforehand (static) and float32 elsewhere; "int8" with its own affine
-    parameters; or "float32".
-    attention: "int8": scores and their products with values too, where queries, keys and values are all dynamic (int8 symmetric,
-    a scale per token and head) or all static; or "float32". Raises CqError for anything else.
+    activation_granularity: "per_token" or "per_tensor", for dynamic; static is always per tensor. Dynamic per tensor
+    takes one range for all tokens of a call, so that there alone a result depends on what else is in the batch.
+    bias: "int32" where the activation's scale is known beforehand (static) and float32 elsewhere; "int8" with its own
+    affine parameters; or "float32".
+    attention: "int8": scores and their products with values too, where queries, keys and values are all dynamic (int8
+    symmetric, a scale per token and head) or all static; or "float32". Raises CqError for anything else.
     """
+
     weight_symmetric: bool = True
     weight_granularity: str = "per_channel"
     group_size: int | None = None
@@ -47,16 +54,23 @@ class Scheme:
             raise CqError("Scheme: symmetric activations need activation_dtype='int8'")
         grouped = self.weight_granularity == "per_group"
         if grouped != (self.group_size is not None):
-            raise CqError("Scheme: give group_size with weight_granularity='per_group', and only then; "
-                          f"got {self.group_size!r} with {self.weight_granularity!r}")
+            raise CqError(
+                "Scheme: give group_size with weight_granularity='per_group', and only then; "
+                f"got {self.group_size!r} with {self.weight_granularity!r}"
+            )
         if grouped and (type(self.group_size) is not int or self.group_size < 4 or self.group_size % 4):
             raise CqError(f"Scheme: group_size must be a positive multiple of 4, got {self.group_size!r}")
 
     @classmethod
     def textbook(cls) -> "Scheme":
         """The form that the literature teaches first: int8 affine per-tensor for weights, bias and activations."""
-        return cls(weight_symmetric=False, weight_granularity="per_tensor", activation_dtype="int8",
-                   activation_granularity="per_tensor", bias="int8")
+        return cls(
+            weight_symmetric=False,
+            weight_granularity="per_tensor",
+            activation_dtype="int8",
+            activation_granularity="per_tensor",
+            bias="int8",
+        )
 
 
 @dataclass(frozen=True)
@@ -75,12 +89,15 @@ class _Strategy:
             several = isinstance(patterns, Iterable) and not isinstance(patterns, str)
             patterns = tuple(patterns) if several else (patterns,)
             if not all(isinstance(pattern, str) for pattern in patterns):
-                raise CqError(f"{type(self).__name__}: {field} must hold name patterns such as 'layers.*.ffn.*', "
-                              f"got {patterns!r}")
+                raise CqError(
+                    f"{type(self).__name__}: {field} must hold name patterns such as 'layers.*.ffn.*', got {patterns!r}"
+                )
             object.__setattr__(self, field, patterns)
         if self.scheme.group_size and not isinstance(self, WeightOnly):
-            raise CqError(f"{type(self).__name__}: integer products take one scale per output channel; "
-                          "per_group is for WeightOnly")
+            raise CqError(
+                f"{type(self).__name__}: integer products take one scale per output channel; "
+                "per_group is for WeightOnly"
+            )
 
     def to_dict(self) -> dict:
         return {"name": self.name} | asdict(self)
@@ -90,14 +107,16 @@ class _Strategy:
 class WeightOnly(_Strategy):
     """Parameters stored in int8, dequantized on the fly; matmuls in float32.
 
-    include, exclude: patterns of layer names (`*` matches anything); a layer is quantized where it matches an `include` and
-    no `exclude`. Names: "embed.word", "layers.0.attention.query", "layers.0.ffn.down", "head" ..."""
+    include, exclude: patterns of layer names (`*` matches anything); a layer is quantized where it matches an `include`
+    and no `exclude`. Names: "embed.word", "layers.0.attention.query", "layers.0.ffn.down", "head" ..."""
+
     name = "weight-only"
 
 
 @dataclass(frozen=True)
 class Dynamic(_Strategy):
     """Activations quantized on the fly from their exact values; matmuls in int8. Arguments as WeightOnly."""
+
     name = "dynamic"
 
 
@@ -105,15 +124,16 @@ class Dynamic(_Strategy):
 class Static(_Strategy):
     """Activation scales fixed beforehand by calibration; layers hand int8 to each other. Arguments as WeightOnly, and
 
-    observer: how a range is found from samples, in the words of cq.observers.make: "minmax", "moving_average", "percentile" (of
-    elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse" (least squared error) or
-    "entropy"; with a setting as in "percentile:99.9".
+    observer: how a range is found from samples, in the words of cq.observers.make: "minmax", "moving_average",
+    "percentile" (of elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse"
+    (least squared error) or "entropy"; with a setting as in "percentile:99.9".
     residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
-    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the weights
-    and biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error of the layers
-    that read it stays as it is. correct_bias: biases take back each layer's mean error on calibration's tokens. Neither costs
-    anything at inference. Both need symmetric weights with a scale per output channel, so Scheme.textbook() goes without; QAT
-    begins with both."""
+    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the
+    weights and biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error
+    of the layers that read it stays as it is. correct_bias: biases take back each layer's mean error on calibration's
+    tokens. Neither costs anything at inference. Both need symmetric weights with a scale per output channel, so
+    Scheme.textbook() goes without; QAT begins with both."""
+
     observer: str = "mse"
     residual: str = "float32"
     smooth: bool = True
@@ -134,14 +154,16 @@ class Static(_Strategy):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a float32 model is trained: AdamW (Loshchilov, Hutter 2019) with a linear warm-up and half a cosine down to 0.
+    """How a float32 model is trained: AdamW (Loshchilov, Hutter 2019) with a linear warm-up and half a cosine down to
+    0.
 
-    steps: of the optimizer. batch_size: samples of one pass; accumulate: passes of one step, whose gradients are averaged.
-    learning_rate: the peak, reached after `warmup` steps. weight_decay: of matrices and tables. betas: Adam's. clip_norm: the
-    largest norm of the gradient. seed: of the order of samples.
-    loss: "next_token", cross-entropy; "distillation", from the float32 model's own outputs, without labels: logits where there
-    is a language-model head, else final states and, where the model pools, embeddings; "pairs", the cosine of two texts'
-    embeddings against a score, -1 … 1. Raises CqError for anything else."""
+    steps: of the optimizer. batch_size: samples of one pass; accumulate: passes of one step, whose gradients are
+    averaged. learning_rate: the peak, reached after `warmup` steps. weight_decay: of matrices and tables. betas:
+    Adam's. clip_norm: the largest norm of the gradient. seed: of the order of samples.
+    loss: "next_token", cross-entropy; "distillation", from the float32 model's own outputs, without labels: logits
+    where there is a language-model head, else final states and, where the model pools, embeddings; "pairs", the cosine
+    of two texts' embeddings against a score, -1 … 1. Raises CqError for anything else."""
+
     steps: int = 1000
     batch_size: int = 16
     accumulate: int = 1
@@ -174,19 +196,20 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class QAT(Training):
-    """Quantization-aware training (Jacob et al. 2018): float32 weights learn behind quantize/dequantize pairs, at the places
-    where `target` has int8, and are then converted to it. Arguments as Training, and
+    """Quantization-aware training (Jacob et al. 2018): float32 weights learn behind quantize/dequantize pairs, at the
+    places where `target` has int8, and are then converted to it. Arguments as Training, and
 
     target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
-    ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's observer
-    and the weights' extremes put them (LSQ, Esser et al. 2020), and with one scale for each weight from where the loss on the
-    first batch is least, which takes a hundred steps' time for a small model (LAPQ, Nahshan et al. 2019); or "moving_average" of
-    each batch's extremes, at rest from step `freeze` on (None: half of the steps). Where the target smooths, features' own scales
-    and shifts come from calibration on the first 500 samples and rest; where its scheme has one scale for each weight, channels
-    are made alike first: values with what reads them, and outliers in feed-forward layers are split between hidden units of
-    which some are given up (cq/channels.py); with learned scales norms and biases then move 100 times as far as weights. A
-    residual stream in int8 cannot be trained: Static(residual="int8") is refused. Batches of 64 sentences served MiniLM better
-    than more steps of fewer."""
+    ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's
+    observer and the weights' extremes put them (LSQ, Esser et al. 2020), and with one scale for each weight from where
+    the loss on the first batch is least, which takes a hundred steps' time for a small model (LAPQ, Nahshan et al.
+    2019); or "moving_average" of each batch's extremes, at rest from step `freeze` on (None: half of the steps). Where
+    the target smooths, features' own scales and shifts come from calibration on the first 500 samples and rest; where
+    its scheme has one scale for each weight, channels are made alike first: values with what reads them, and outliers
+    in feed-forward layers are split between hidden units of which some are given up (cq/channels.py); with learned
+    scales norms and biases then move 100 times as far as weights. A residual stream in int8 cannot be trained:
+    Static(residual="int8") is refused. Batches of 64 sentences served MiniLM better than more steps of fewer."""
+
     target: WeightOnly | Dynamic | Static = Static()
     ranges: str = "learned"
     freeze: int | None = None
@@ -216,24 +239,35 @@ class QAT(Training):
 
 @dataclass(frozen=True)
 class Mixed:
-    """A strategy for each layer (mixed precision). choices: (pattern, strategy) pairs of which the first whose pattern matches a
-    layer's name decides; strategy: WeightOnly(), Dynamic() or Static(), or None, which like no match at all is float32. Patterns
-    and names as WeightOnly's include; a word table tied to the head goes with it. A strategy in a mix has no include or exclude
-    of its own, and a residual stream in float32. `cq.mix` finds one by measuring. Raises CqError for anything else."""
+    """A strategy for each layer (mixed precision). choices: (pattern, strategy) pairs of which the first whose pattern
+    matches a layer's name decides; strategy: WeightOnly(), Dynamic() or Static(), or None, which like no match at all
+    is float32. Patterns and names as WeightOnly's include; a word table tied to the head goes with it. A strategy in a
+    mix has no include or exclude of its own, and a residual stream in float32. `cq.mix` finds one by measuring. Raises
+    CqError for anything else."""
+
     choices: tuple[tuple[str, WeightOnly | Dynamic | Static | None], ...]
 
     name = "mixed"
 
     def __post_init__(self):
         pairs = tuple(self.choices) if isinstance(self.choices, Iterable) and not isinstance(self.choices, str) else ()
-        if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and
-                                (pair[1] is None or isinstance(pair[1], (WeightOnly, Dynamic, Static))) for pair in pairs):
-            raise CqError("Mixed: choices must be pairs of a name pattern and a strategy or None, such as "
-                          f"(('layers.0.*', cq.Dynamic()), ('*', cq.Static())); got {self.choices!r}")
+        if not pairs or not all(
+            isinstance(pair, (tuple, list))
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and (pair[1] is None or isinstance(pair[1], (WeightOnly, Dynamic, Static)))
+            for pair in pairs
+        ):
+            raise CqError(
+                "Mixed: choices must be pairs of a name pattern and a strategy or None, such as "
+                f"(('layers.0.*', cq.Dynamic()), ('*', cq.Static())); got {self.choices!r}"
+            )
         for pattern, strategy in pairs:
             if strategy is not None and (strategy.include, strategy.exclude) != (("*",), ()):
-                raise CqError(f"Mixed: {pattern!r}: include and exclude do not work in a mix, whose patterns say where a "
-                              "strategy applies; leave them out")
+                raise CqError(
+                    f"Mixed: {pattern!r}: include and exclude do not work in a mix, whose patterns say where a "
+                    "strategy applies; leave them out"
+                )
             if isinstance(strategy, Static) and strategy.residual != "float32":
                 raise CqError(f"Mixed: {pattern!r}: a mix keeps the residual stream in float32; use residual='float32'")
         object.__setattr__(self, "choices", tuple(map(tuple, pairs)))
@@ -256,16 +290,28 @@ def from_dict(values: dict):
     values = dict(values)
     if values.get("name") == Mixed.name:
         choices = values.get("choices")
-        if set(values) != {"name", "choices"} or not isinstance(choices, list) \
-                or not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], (dict, type(None))) and
-                           (pair[1] or {}).get("name") != Mixed.name for pair in choices):
+        if (
+            set(values) != {"name", "choices"}
+            or not isinstance(choices, list)
+            or not all(
+                isinstance(pair, list)
+                and len(pair) == 2
+                and isinstance(pair[1], (dict, type(None)))
+                and (pair[1] or {}).get("name") != Mixed.name
+                for pair in choices
+            )
+        ):
             raise CqError("strategy: not a record of a mix")
         return Mixed(tuple((pattern, None if part is None else from_dict(part)) for pattern, part in choices))
     kind = STRATEGIES.get(values.pop("name", None))
     known = {field.name for field in fields(kind)} if kind else set()
     scheme = values.get("scheme")
-    if kind is None or set(values) != known or not isinstance(scheme, dict) \
-            or set(scheme) - {field.name for field in fields(Scheme)}:
+    if (
+        kind is None
+        or set(values) != known
+        or not isinstance(scheme, dict)
+        or set(scheme) - {field.name for field in fields(Scheme)}
+    ):
         raise CqError(f"strategy: not a record of one of {', '.join(STRATEGIES)}")
     values["scheme"] = Scheme(**scheme)
     return kind(**values)

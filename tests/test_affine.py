@@ -29,7 +29,9 @@ def same_bits(got, wanted):
 
 def test_matmul_integer_is_exact_at_the_largest_products():
     a, b = np.full((2, 70_000), 255, np.uint8), np.full((70_000, 3), -128, np.int8)
-    same_bits(affine.matmul_integer(a, b, 0, [0, 1, 127]), np.int64([[255 * 70_000 * w for w in (-128, -129, -255)]] * 2))
+    same_bits(
+        affine.matmul_integer(a, b, 0, [0, 1, 127]), np.int64([[255 * 70_000 * w for w in (-128, -129, -255)]] * 2)
+    )
     same_bits(affine.matmul_integer(a, b, [255, 0])[:, 0], np.int64([0, -255 * 128 * 70_000]))
 
 
@@ -134,9 +136,17 @@ def test_layer_is_the_float_layer_of_the_dequantized_operands(rng, activation, f
     w_codes = affine.quantize(w, w_scale, w_zero_point)
     bias, residual = rng.standard_normal(7).astype(np.float32), rng.standard_normal((5, 7)).astype(np.float32)
     got = affine.layer(
-        x_codes, w_codes, x_scale, x_zero_point, w_scale, w_zero_point,
-        bias_i32=np.arange(7), bias=bias, activation=activation, residual=residual,
-    )  # fmt: skip
+        x_codes,
+        w_codes,
+        x_scale,
+        x_zero_point,
+        w_scale,
+        w_zero_point,
+        bias_i32=np.arange(7),
+        bias=bias,
+        activation=activation,
+        residual=residual,
+    )
     x_back = affine.dequantize(x_codes, x_scale[:, None], x_zero_point[:, None]).astype(np.float64)
     y = x_back @ affine.dequantize(w_codes, w_scale, w_zero_point) + np.outer(x_scale, w_scale * np.arange(7)) + bias
     np.testing.assert_allclose(got, np.vectorize(function)(y) + residual, rtol=3e-6, atol=3e-6)

@@ -12,9 +12,34 @@ from cq import affine
 TINY = np.float32(2.0**-126)
 LARGEST = np.finfo(np.float32).max
 EXTREMES = np.float32(
-    [0.0, -0.0, 1e-45, -1e-45, 1e-40, -1e-40, TINY, -TINY, 3e-38, 0.5, -0.5, 1.5, 2.5, -2.5, 254.5, 255.5, 1e6,
-     2**24 + 2, -(2**31), 1e20, -1e20, 3e38, -3e38, LARGEST, -LARGEST]
-)  # fmt: skip
+    [
+        0.0,
+        -0.0,
+        1e-45,
+        -1e-45,
+        1e-40,
+        -1e-40,
+        TINY,
+        -TINY,
+        3e-38,
+        0.5,
+        -0.5,
+        1.5,
+        2.5,
+        -2.5,
+        254.5,
+        255.5,
+        1e6,
+        2**24 + 2,
+        -(2**31),
+        1e20,
+        -1e20,
+        3e38,
+        -3e38,
+        LARGEST,
+        -LARGEST,
+    ]
+)
 finite32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
@@ -35,6 +60,7 @@ def onnx_quantize(onnx_node):
         codes = str(zero_point.dtype)
         node = onnx_node("QuantizeLinear", f"x:float32 s:float32 z:{codes}", f"q:{codes}", axis=axis)
         return node.run(None, {"x": x, "s": np.asarray(scale), "z": zero_point})[0]
+
     return quantize
 
 

@@ -1,4 +1,6 @@
-"""Calibration: the same bits from any executor, memory that does not grow, how far ranges still move, failures by name."""
+"""Calibration: the same bits from any executor, memory that does not grow, how far ranges still move, failures by
+name."""
+
 import multiprocessing
 import os
 import pickle
@@ -28,13 +30,21 @@ def samples() -> list:
     """Arrays, lists of ids, texts and batches, of many lengths."""
     rng = np.random.default_rng(3)
     arrays = [rng.integers(0, 256, rng.integers(1, 60)).astype(np.int32) for _ in range(60)]
-    return arrays + [array.tolist() for array in arrays[:5]] + ["to be", "or not to be"] + [arrays[:3], ["that", arrays[7]]]
+    return (
+        arrays
+        + [array.tolist() for array in arrays[:5]]
+        + ["to be", "or not to be"]
+        + [arrays[:3], ["that", arrays[7]]]
+    )
 
 
 def bits(calibration) -> dict:
     """All that the observers of the whole and of both halves hold."""
-    return {(i, site): state(observer) for i, sites in enumerate((calibration.sites, *calibration.halves))
-            for site, observer in sites.items()}
+    return {
+        (i, site): state(observer)
+        for i, sites in enumerate((calibration.sites, *calibration.halves))
+        for site, observer in sites.items()
+    }
 
 
 def state(thing):
@@ -70,9 +80,11 @@ def peak(model, samples, observer: str) -> int:
 @pytest.mark.parametrize("observer", ["moving_average", "mse"])
 def test_memory_is_flat_from_500_to_10_000_samples(observer):
     """500 fill several batches."""
+
     def drawn(n: int):
         rng = np.random.default_rng(5)
         return (rng.integers(0, 256, 12) for _ in range(n))
+
     peak(Source(), drawn(500), observer)
     few, many = peak(Source(), drawn(500), observer), peak(Source(), drawn(10_000), observer)
     assert many <= 1.05 * few, (few, many)
@@ -97,8 +109,12 @@ def executor(request):
             yield pool
     else:
         distributed = pytest.importorskip("distributed")
-        with (distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-              distributed.Client(cluster) as client):
+        with (
+            distributed.LocalCluster(
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            ) as cluster,
+            distributed.Client(cluster) as client,
+        ):
             pids = client.run(os.getpid)
             assert len(set(pids.values()) | {os.getpid()}) == 3
             yield client.get_executor()
@@ -138,8 +154,13 @@ def test_nan_is_named_with_its_site(tiny_lm, samples):
 
 def test_any_other_failure_carries_the_sample(lm, samples, monkeypatch):
     observe = cq.Transformer.observe
-    monkeypatch.setattr(cq.Transformer, "observe", lambda self, batch, watch:
-                        1 / 0 if any(np.array_equal(ids, samples[9]) for ids in batch) else observe(self, batch, watch))
+    monkeypatch.setattr(
+        cq.Transformer,
+        "observe",
+        lambda self, batch, watch: (
+            1 / 0 if any(np.array_equal(ids, samples[9]) for ids in batch) else observe(self, batch, watch)
+        ),
+    )
     with ThreadPoolExecutor(2) as pool:
         for executor in (None, pool):
             with pytest.raises(ZeroDivisionError) as error:
@@ -163,7 +184,9 @@ class Counted(Executor):
         module._models.update(worker)
         buffers = []
         sent = pickle.dumps(arguments, 5, buffer_callback=buffers.append)
-        future.set_result(function(*pickle.loads(sent, buffers=[memoryview(b'0' + bytes(buffer))[1:] for buffer in buffers])))
+        future.set_result(
+            function(*pickle.loads(sent, buffers=[memoryview(b"0" + bytes(buffer))[1:] for buffer in buffers]))
+        )
         worker.update(module._models)
         module._models.clear()
         module._models.update(kept)
@@ -191,6 +214,7 @@ def test_endless_samples_are_drawn_as_workers_take_them(lm, samples):
     def progress(done, total):
         if done == 80:
             raise Stop
+
     with ThreadPoolExecutor(1) as pool, pytest.raises(Stop):
         calibrate(lm, endless(), "minmax", progress, pool)
     assert len(drawn) <= 80 + 8 * 13
@@ -210,18 +234,25 @@ def test_an_executor_that_cannot(lm, samples):
             future = Future()
             future.set_exception(BrokenProcessPool("a process was killed"))
             return future
+
     with pytest.raises(cq.CqError, match="a worker died while samples 0 to 7 were under way .a process was killed"):
         calibrate(lm, samples, "minmax", executor=Dead())
 
 
-@pytest.mark.parametrize("observer, error, message", [
-    ("entropic", cq.CqError, "observer: got 'entropic'"), (3, cq.CqError, "need a name or a cq.observers object"),
-    (MinMax, cq.CqError, "need a name"), (like_torch.Histogram(), cq.UnsupportedError, "cannot merge"),
-])
+@pytest.mark.parametrize(
+    "observer, error, message",
+    [
+        ("entropic", cq.CqError, "observer: got 'entropic'"),
+        (3, cq.CqError, "need a name or a cq.observers object"),
+        (MinMax, cq.CqError, "need a name"),
+        (like_torch.Histogram(), cq.UnsupportedError, "cannot merge"),
+    ],
+)
 def test_bad_observers_are_refused_before_the_work(lm, observer, error, message):
     def never():
         raise AssertionError("a sample was drawn")
         yield
+
     with pytest.raises(error, match=message):
         calibrate(lm, never(), observer)
     used = MinMax()

@@ -1,4 +1,5 @@
 """The house of DESIGN: what lies where, which way the arrows point, who may include what."""
+
 import ast
 import re
 import shutil
@@ -10,21 +11,50 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOP = {"pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "src", "cq", "tests", "bench", ".ci"}
-# Each room may import the rooms to its right, and those in its own. "leaf" rooms import only errors and each other's data.
+# Each room may import the rooms to its right, and those in its own. "leaf" rooms import only errors and each other's
+# data.
 MAY_IMPORT = {
-    "errors": set(), "core": {"_core"}, "affine": {"errors"}, "strategies": {"errors"},
-    "functions": {"_core"}, "observers": {"functions", "affine", "errors"},
-    "qtensor": {"affine", "errors"}, "_core": {"errors"}, "system": {"_core", "errors"},
+    "errors": set(),
+    "core": {"_core"},
+    "affine": {"errors"},
+    "strategies": {"errors"},
+    "functions": {"_core"},
+    "observers": {"functions", "affine", "errors"},
+    "qtensor": {"affine", "errors"},
+    "_core": {"errors"},
+    "system": {"_core", "errors"},
     "model": {"functions", "qtensor", "affine", "_core", "errors"},
     "ops": {"model", "qtensor", "affine", "_core", "errors"},
     "formats": {"model", "strategies", "qtensor", "affine", "_core", "errors"},
     "calibrate": {"model", "observers", "errors"},
     "prepare": {"functions", "calibrate", "model", "observers", "affine", "_core", "errors"},
     "train": {"functions", "formats", "model", "observers", "strategies", "affine", "_core", "errors"},
-    "quantize": {"train", "prepare", "functions", "calibrate", "observers", "model", "strategies", "qtensor", "affine", "_core",
-                 "errors"},
+    "quantize": {
+        "train",
+        "prepare",
+        "functions",
+        "calibrate",
+        "observers",
+        "model",
+        "strategies",
+        "qtensor",
+        "affine",
+        "_core",
+        "errors",
+    },
     "report": {"functions", "quantize", "calibrate", "formats", "model", "strategies", "system", "errors"},
-    "cli": {"report", "quantize", "train", "prepare", "calibrate", "formats", "model", "strategies", "system", "errors"},
+    "cli": {
+        "report",
+        "quantize",
+        "train",
+        "prepare",
+        "calibrate",
+        "formats",
+        "model",
+        "strategies",
+        "system",
+        "errors",
+    },
 }
 
 
@@ -47,7 +77,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {tuple(name.name.split(".")) for name in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else ()
+            base = package[: len(package) - node.level + 1] if node.level else ()
             base += tuple(node.module.split(".")) if node.module else ()
             found |= {base + (name.name,) for name in node.names}
     return {name[1] for name in found if name[0] == "cq" and len(name) > 1}
@@ -71,7 +101,9 @@ def test_no_arrow_is_left_over():
     used = {}
     for path in MODULES:
         used.setdefault(room(path), set()).update(imports(path))
-    assert {own: allowed - used[own] for own, allowed in MAY_IMPORT.items() if own in used and allowed - used[own]} == {}
+    assert {
+        own: allowed - used[own] for own, allowed in MAY_IMPORT.items() if own in used and allowed - used[own]
+    } == {}
 
 
 def arguments(signature: str) -> list[str]:
@@ -83,13 +115,23 @@ def arguments(signature: str) -> list[str]:
 def test_the_core_is_as_its_types_say():
     """Every name that cq takes from the core has a type, and every typed function takes the arguments that it says."""
     from cq import _core
-    typed = {node.name: node for node in ast.parse((ROOT / "cq" / "_core.pyi").read_text()).body
-             if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    taken = {node.attr for path in MODULES for node in ast.walk(ast.parse(path.read_text()))
-             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "_core"}
+
+    typed = {
+        node.name: node
+        for node in ast.parse((ROOT / "cq" / "_core.pyi").read_text()).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+    taken = {
+        node.attr
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "_core"
+    }
     assert taken - {"MAX_K", "PANEL", "COMPILER"} <= typed.keys()
     for name, node in typed.items():
-        functions = [node] if isinstance(node, ast.FunctionDef) else [f for f in node.body if isinstance(f, ast.FunctionDef)]
+        functions = (
+            [node] if isinstance(node, ast.FunctionDef) else [f for f in node.body if isinstance(f, ast.FunctionDef)]
+        )
         owner = _core if isinstance(node, ast.FunctionDef) else getattr(_core, name)
         for function in functions:
             if function.decorator_list or function.name.startswith("__"):
@@ -111,12 +153,16 @@ def test_c_doors():
     _core.pyx."""
     sources = {p.name: p.read_text() for p in (ROOT / "src").glob("*.[ch]")}
     assert {name for name, text in sources.items() if "immintrin.h" in text} == {"kernel_avx2.c", "kernel_avx512vnni.c"}
-    assert {name for name, text in sources.items() if re.search("omp.h|#pragma omp|pthread|futex", text)} == {"threads.c"}
+    assert {name for name, text in sources.items() if re.search("omp.h|#pragma omp|pthread|futex", text)} == {
+        "threads.c"
+    }
     assert {name for name, text in sources.items() if "cpuid.h" in text} == {"cpu.c"}
     assert {name for name, text in sources.items() if "getenv" in text} == {"dispatch.c"}
     for name, text in sources.items():
         assert not re.search(r"\bPython\.h|\bprintf\(|\babort\(|\bexit\(", text), name
-    assert {p.name for p in (ROOT / "cq").rglob("*.py*") if p.suffix != ".pyc" and "cimport " in p.read_text()} == {"_core.pyx"}
+    assert {p.name for p in (ROOT / "cq").rglob("*.py*") if p.suffix != ".pyc" and "cimport " in p.read_text()} == {
+        "_core.pyx"
+    }
 
 
 def test_drivers_reach_kernels_only_through_dispatch():
@@ -140,7 +186,11 @@ def test_mutable_globals():
     found = set()
     for path in (ROOT / "src").glob("*.c"):
         for line in path.read_text().splitlines():
-            if re.match(r"(static |_Atomic |volatile )*(const cq_kernels \*|cq_team|int|int64_t|float|void|unsigned)\b[^(){}]*;", line):
+            if re.match(
+                r"(static |_Atomic |volatile )*"
+                r"(const cq_kernels \*|cq_team|int|int64_t|float|void|unsigned)\b[^(){}]*;",
+                line,
+            ):
                 found.add(line.split(";")[0].split()[-1].lstrip("*"))
     assert found == {"cq_active", "team"}
 
@@ -153,12 +203,14 @@ def test_run_time_dependencies():
 
 def test_files_fit_a_sitting():
     for path in [*(ROOT / "src").glob("*.[ch]"), *(ROOT / "cq").rglob("*.py")]:
-        assert len(path.read_text().splitlines()) <= 400, path
-        assert max(map(len, path.read_text().splitlines())) <= 130, path
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 400, path
+        assert max(map(len, lines)) <= (120 if path.suffix == ".py" else 130), path
 
 
 def test_public_names_have_docstrings():
     import cq
+
     for name in cq.__all__:
         assert getattr(getattr(cq, name), "__doc__", None), name
 

@@ -1,4 +1,5 @@
-"""What all observers promise: merging loses nothing, only what counts is seen, bad input is loud and changes nothing."""
+"""What all observers promise: merging loses nothing, only what counts is seen, bad input is loud and changes
+nothing."""
 
 import copy
 import pickle
@@ -15,9 +16,16 @@ from cq.observers import MSE, Entropy, Histogram, MinMax, MovingAverage, Percent
 
 NAMES = list(strategies.OBSERVERS)
 KINDS = [("uint8", False), ("int8", False), ("int8", True)]
-SETS = [MinMax, Percentile, lambda: Percentile(99, of="tokens"), Histogram, MSE, Entropy]  # those that see a set, not a stream
+# those that see a set, not a stream
+SETS = [MinMax, Percentile, lambda: Percentile(99, of="tokens"), Histogram, MSE, Entropy]
 PER_CHANNEL = [MinMax, MovingAverage, Percentile, Histogram, MSE, Entropy]
-LIKE = [like_torch.MinMax, like_torch.MovingAverage, like_torch.Histogram, like_onnxruntime.Percentile, like_onnxruntime.Entropy]
+LIKE = [
+    like_torch.MinMax,
+    like_torch.MovingAverage,
+    like_torch.Histogram,
+    like_onnxruntime.Percentile,
+    like_onnxruntime.Entropy,
+]
 finite32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
@@ -63,7 +71,8 @@ def test_merging_is_exact_in_any_order_and_partition(kind, parts, random):
 
 @pytest.mark.parametrize("axis", [None, -1])
 def test_a_thousand_partitions(rng, axis):
-    """Tokens of very different sizes, dealt to workers at random and merged in random order: the same bits each time."""
+    """Tokens of very different sizes, dealt to workers at random and merged in random order: the same bits each
+    time."""
     x = (rng.standard_normal((30, 3)) * 10.0 ** rng.integers(-6, 6, (30, 1))).astype(np.float32)
     kinds = SETS[:1] + SETS[3:] if axis else SETS
     make = [(lambda kind=kind: kind() if axis is None else kind(axis=axis)) for kind in kinds]
@@ -153,8 +162,11 @@ def test_zeros_and_constants(name, dtype, symmetric):
     assert fed(observers.make(name), [0.0, -0.0], [0.0]).qparams(dtype, symmetric) == (1, 0)
     for constant in (0.9999, -7.3, 1e-30, 3.4e38):
         observer = fed(observers.make(name), np.full((3, 4), constant), [constant])
-        np.testing.assert_allclose(observer.qparams(dtype, symmetric)[0], affine.qparams(*[np.float32(constant)] * 2, dtype,
-                                   symmetric)[0], rtol=1e-6)  # fmt: skip
+        np.testing.assert_allclose(
+            observer.qparams(dtype, symmetric)[0],
+            affine.qparams(*[np.float32(constant)] * 2, dtype, symmetric)[0],
+            rtol=1e-6,
+        )
     for values in ([1e-45, -1e-45], [3.4e38, -3.4e38], [1e-45, 3.4e38], [-1e-45, 0, 3e-39], [1e-45] * 300 + [2e-38]):
         scale, _ = fed(observers.make(name), values).qparams(dtype, symmetric)
         assert 2.0**-126 <= scale < np.inf
@@ -213,7 +225,10 @@ ROWS = np.ones((3, 4), np.float32)
         (lambda: MinMax(axis=2).update(ROWS), "wanted one that has an axis 2"),
         (lambda: MinMax(axis=1.0), "axis: got 1.0"),
         (lambda: MinMax(axis=True), "axis: got True"),
-        (lambda: Percentile(99).merge(Percentile(99.9)), r"wanted another Percentile\(percentile=99.0, of='elements'\)"),
+        (
+            lambda: Percentile(99).merge(Percentile(99.9)),
+            r"wanted another Percentile\(percentile=99.0, of='elements'\)",
+        ),
         (lambda: Percentile().merge(Percentile(of="tokens")), "of='tokens'"),
         (lambda: Percentile(of="words"), "of: got 'words'"),
         (lambda: Percentile(of="tokens", axis=0), "tokens go across channels"),
@@ -265,8 +280,14 @@ def test_state_is_of_constant_size(rng, kind):
 def test_calibration_is_quick(rng):
     x = rng.standard_normal((1000, 2000)).astype(np.float32)
     # ten times the CPU time expected, so that a slower machine passes
-    for name, update, search in (("minmax", 0.0003, 0.001), ("token_percentile", 0.001, 0.001), ("percentile", 0.005, 0.001),
-                                 ("histogram", 0.005, 0.03), ("mse", 0.005, 0.03), ("entropy", 0.005, 0.05)):  # fmt: skip
+    for name, update, search in (
+        ("minmax", 0.0003, 0.001),
+        ("token_percentile", 0.001, 0.001),
+        ("percentile", 0.005, 0.001),
+        ("histogram", 0.005, 0.03),
+        ("mse", 0.005, 0.03),
+        ("entropy", 0.005, 0.05),
+    ):
         observer = observers.make(name)
         observer.update(x[:10])
         start = time.thread_time()

@@ -32,8 +32,10 @@ STREAMS = {
 def stream(name, seed=0):
     """Arrays whose range grows, holds and grows again."""
     rng = np.random.default_rng(seed)
-    return [(STREAMS[name](rng, n) * scale).astype(np.float32)
-            for n, scale in ((3000, 1), (500, 0.7), (4000, 1.6), (100, 1.1), (2000, 2.2))]  # fmt: skip
+    return [
+        (STREAMS[name](rng, n) * scale).astype(np.float32)
+        for n, scale in ((3000, 1), (500, 0.7), (4000, 1.6), (100, 1.1), (2000, 2.2))
+    ]
 
 
 def fed(observer, arrays):
@@ -62,8 +64,10 @@ def test_torch_per_channel(symmetric, axis):
     rng = np.random.default_rng(1)
     scheme = torch.per_channel_symmetric if symmetric else torch.per_channel_affine
     arrays = [(rng.standard_normal((7, 5)) * rng.uniform(0, 9, 5)).astype(np.float32) for _ in range(40)]
-    for mine, theirs in ((like_torch.MinMax(axis=axis), ao.PerChannelMinMaxObserver),
-                         (like_torch.MovingAverage(0.05, axis=axis), ao.MovingAveragePerChannelMinMaxObserver)):
+    for mine, theirs in (
+        (like_torch.MinMax(axis=axis), ao.PerChannelMinMaxObserver),
+        (like_torch.MovingAverage(0.05, axis=axis), ao.MovingAveragePerChannelMinMaxObserver),
+    ):
         more = {"averaging_constant": 0.05} if "Moving" in theirs.__name__ else {}
         theirs = theirs(ch_axis=axis, dtype=torch.qint8, qscheme=scheme, **more)
         for x in arrays:
@@ -86,7 +90,9 @@ def test_torch_histograms_are_the_same(seed):
         theirs = ao.HistogramObserver()
         for x in stream(name, seed):
             theirs(torch.from_numpy(x))
-        np.testing.assert_array_equal(fed(like_torch.Histogram(), stream(name, seed))._counts, theirs.histogram.numpy(), name)
+        np.testing.assert_array_equal(
+            fed(like_torch.Histogram(), stream(name, seed))._counts, theirs.histogram.numpy(), name
+        )
 
 
 def test_torch_linspace():
@@ -131,9 +137,14 @@ def test_onnxruntime_entropy_of_2048_bins(name):
     assert fed(like_onnxruntime.Entropy(2048), arrays).range() == collected("entropy", False, 2048, None, arrays)
 
 
-@pytest.mark.parametrize(("method", "mine"), [
-    (ort.CalibrationMethod.MinMax, MinMax), (ort.CalibrationMethod.Percentile, like_onnxruntime.Percentile),
-    (ort.CalibrationMethod.Entropy, like_onnxruntime.Entropy)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "mine"),
+    [
+        (ort.CalibrationMethod.MinMax, MinMax),
+        (ort.CalibrationMethod.Percentile, like_onnxruntime.Percentile),
+        (ort.CalibrationMethod.Entropy, like_onnxruntime.Entropy),
+    ],
+)
 def test_onnxruntime_calibrators_end_to_end(method, mine, tmp_path):
     """A graph of one Relu through create_calibrator, one collect_data() call for each array."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [50, 8]) for name in "xy")
@@ -153,6 +164,10 @@ def test_onnxruntime_calibrators_end_to_end(method, mine, tmp_path):
         for array in arrays:
             calibrator.collect_data(Reader(array))
         lo, hi = calibrator.compute_data()["x"].range_value
-    for dtype, limits, symmetric in (("uint8", (0, 255), False), ("int8", (-128, 127), False), ("int8", (-127, 127), True)):
+    for dtype, limits, symmetric in (
+        ("uint8", (0, 255), False),
+        ("int8", (-128, 127), False),
+        ("int8", (-127, 127), True),
+    ):
         zero_point, scale = compute_scale_zp(np.float32(lo), np.float32(hi), *np.array(limits, dtype), symmetric)
         assert fed(mine(), arrays).qparams(dtype, symmetric) == (scale, zero_point)

@@ -24,7 +24,9 @@ def fed(observer, *arrays):
 
 
 def dequantized(x, scale, zero_point, dtype, symmetric):
-    return affine.dequantize(affine.quantize(x, scale, zero_point, dtype, symmetric), scale, zero_point).astype(np.float64)
+    return affine.dequantize(affine.quantize(x, scale, zero_point, dtype, symmetric), scale, zero_point).astype(
+        np.float64
+    )
 
 
 DISTRIBUTIONS = {
@@ -39,7 +41,7 @@ DISTRIBUTIONS = {
     "outliers below": lambda rng, n: np.append(rng.standard_normal(n), [-40, -41, 35]),
     "uniform": lambda rng, n: rng.uniform(-1, 3, n),
     "two clusters": lambda rng, n: np.append(rng.normal(0, 0.1, n), rng.normal(50, 0.5, n // 50)),
-}  # fmt: skip
+}
 
 
 def test_minmax_is_min_and_max(rng):
@@ -107,8 +109,10 @@ def test_token_percentiles_clip_a_share_of_tokens(rng):
     for percentile in (90, 98, 99.5, 100):
         lo, hi = fed(Percentile(percentile, of="tokens"), x[:300], x[300:].reshape(10, 70, 16)).range()
         lows, highs = x.min(axis=1), x.max(axis=1)
-        for end, wanted, extremes in ((hi, np.percentile(highs, percentile, method="inverted_cdf"), highs),
-                                      (-lo, np.percentile(-lows, percentile, method="inverted_cdf"), -lows)):  # fmt: skip
+        for end, wanted, extremes in (
+            (hi, np.percentile(highs, percentile, method="inverted_cdf"), highs),
+            (-lo, np.percentile(-lows, percentile, method="inverted_cdf"), -lows),
+        ):
             assert wanted <= end <= wanted + extremes.max() / 2048
 
 
@@ -169,9 +173,12 @@ def test_errors_are_what_they_stand_for(rng, dtype, symmetric, norm):
 def test_mse_clips_a_lonely_outlier_and_keeps_a_uniform_range(rng):
     x = rng.standard_normal(100_000)
     lo, hi = fed(MSE(), x, [300.0]).range()
-    # 100000 (c / 255)**2 / 12 + (300 - c)**2 is least at c = 266; the true step is a little larger, as lo takes its share
+    # 100000 (c / 255)**2 / 12 + (300 - c)**2 is least at c = 266; the true step is a little larger, as lo takes its
+    # share
     assert 255 < hi < 270 and -6 < lo < -1
-    assert [fed(Histogram(norm), x, [300.0]).range()[1] > least for norm, least in ((1.5, 5), (2.4, 280), (8, 298))] == [True] * 3
+    assert [
+        fed(Histogram(norm), x, [300.0]).range()[1] > least for norm, least in ((1.5, 5), (2.4, 280), (8, 298))
+    ] == [True] * 3
     lo, hi = fed(MSE(), rng.uniform(-1, 3, 100_000)).range()
     np.testing.assert_allclose((lo, hi), (-1, 3), rtol=0.01)
 
@@ -205,7 +212,8 @@ def test_divergence_is_what_it_stands_for(rng):
 
 @pytest.mark.parametrize("name", ["normal", "relu", "below zero", "heavy tail", "shifted"])
 def test_entropy_tries_every_threshold(rng, name):
-    """Symmetric: no threshold is better. Affine: no other place of one end is, and the range is no worse than the full one."""
+    """Symmetric: no threshold is better. Affine: no other place of one end is, and the range is no worse than the full
+    one."""
     x = DISTRIBUTIONS[name](rng, 30_000).astype(np.float32)
     observer = fed(Entropy(), x)
     x = x[x != 0].astype(np.float64)

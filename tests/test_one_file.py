@@ -1,8 +1,10 @@
-"""One file gives one checkpoint: the same bytes on every CPU, with any number of threads, in one process or over several.
+"""One file gives one checkpoint: the same bytes on every CPU, with any number of threads, in one process or over
+several.
 
 Child processes make checkpoints of two small models by each recipe, under another instruction set, other numbers of
 threads, other kernels of BLAS and without NumPy's CPU features, and print their hashes. A second part holds what this
 rests on: no module calls what chooses its code by CPU."""
+
 import ast
 import hashlib
 import json
@@ -21,18 +23,61 @@ import cq
 
 ROOT = Path(__file__).parent.parent
 _SIZES = {
-    "encoder": dict(family="bert", vocab_size=53, hidden_size=84, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=42,
-                    intermediate_size=133, max_positions=33, type_vocab_size=2, pooling="mean", normalize=True),
-    "classifier": dict(family="bert", vocab_size=53, hidden_size=40, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=20,
-                       intermediate_size=37, max_positions=33, type_vocab_size=2, classifier="tanh", labels=("a", "b", "c")),
-    "llama": dict(family="llama", vocab_size=197, hidden_size=60, num_layers=2, num_heads=6, num_kv_heads=2, head_dim=10,
-                  intermediate_size=101, max_positions=300, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
-                  gated=True, rope_theta=1e4, causal=True, lm_head=True, tied=True)}
+    "encoder": dict(
+        family="bert",
+        vocab_size=53,
+        hidden_size=84,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=42,
+        intermediate_size=133,
+        max_positions=33,
+        type_vocab_size=2,
+        pooling="mean",
+        normalize=True,
+    ),
+    "classifier": dict(
+        family="bert",
+        vocab_size=53,
+        hidden_size=40,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=20,
+        intermediate_size=37,
+        max_positions=33,
+        type_vocab_size=2,
+        classifier="tanh",
+        labels=("a", "b", "c"),
+    ),
+    "llama": dict(
+        family="llama",
+        vocab_size=197,
+        hidden_size=60,
+        num_layers=2,
+        num_heads=6,
+        num_kv_heads=2,
+        head_dim=10,
+        intermediate_size=101,
+        max_positions=300,
+        norm="rms",
+        norm_eps=1e-5,
+        norm_first=True,
+        activation="silu",
+        gated=True,
+        rope_theta=1e4,
+        causal=True,
+        lm_head=True,
+        tied=True,
+    ),
+}
 OBSERVERS = ("minmax", "moving_average", "percentile", "token_percentile", "histogram", "mse", "entropy")
 TEXTBOOK = cq.Scheme.textbook()
 
 
 # --- in a child: models, recipes, hashes ------------------------------------------------------------------------------
+
 
 def _model(kind: str) -> cq.Transformer:
     """Random weights, every bias among them, some features much larger than the others."""
@@ -40,8 +85,10 @@ def _model(kind: str) -> cq.Transformer:
     shapes = config.shapes()
     if config.family == "bert":
         shapes |= {name[:-6] + "bias": shape[:1] for name, shape in shapes.items() if name.endswith(".weight")}
-    weights = {name: (name.endswith("norm.weight") + (rng.random(shape) - 0.5) * 0.7).astype(np.float32)
-               for name, shape in shapes.items()}
+    weights = {
+        name: (name.endswith("norm.weight") + (rng.random(shape) - 0.5) * 0.7).astype(np.float32)
+        for name, shape in shapes.items()
+    }
     for name in weights:
         if name.endswith("norm.weight"):
             weights[name][::17] *= 9
@@ -60,20 +107,38 @@ def _qat(target, **choices) -> cq.QAT:
 # name → (model, strategy, change of the float32 model before it)
 RECIPES = {f"static {name}": ("encoder", cq.Static(observer=name, smooth=False), None) for name in OBSERVERS}
 RECIPES |= {f"static {kind}": (kind, cq.Static(), None) for kind in _SIZES}
-RECIPES |= {f"{name} {kind}": (kind, strategy, None) for kind in ("encoder", "llama") for name, strategy in {
-    "dynamic": cq.Dynamic(), "weight-only": cq.WeightOnly(),
-    "weight-only groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=4)),
-    "static textbook": cq.Static(TEXTBOOK, observer="minmax"), "dynamic textbook": cq.Dynamic(TEXTBOOK),
-    "static plain": cq.Static(smooth=False, correct_bias=False, observer="minmax"),
-    "mix": cq.Mixed((("*.ffn.*", cq.Static(observer="percentile")), ("*.output", None), ("*.key", cq.WeightOnly()),
-                     ("*", cq.Dynamic()))),
-    "qat static": _qat(cq.Static(observer="minmax")),
-    "qat moving average": _qat(cq.Static(observer="minmax"), ranges="moving_average"),
-    "qat dynamic": _qat(cq.Dynamic()), "qat textbook": _qat(cq.Static(TEXTBOOK, observer="minmax"))}.items()}
+RECIPES |= {
+    f"{name} {kind}": (kind, strategy, None)
+    for kind in ("encoder", "llama")
+    for name, strategy in {
+        "dynamic": cq.Dynamic(),
+        "weight-only": cq.WeightOnly(),
+        "weight-only groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=4)),
+        "static textbook": cq.Static(TEXTBOOK, observer="minmax"),
+        "dynamic textbook": cq.Dynamic(TEXTBOOK),
+        "static plain": cq.Static(smooth=False, correct_bias=False, observer="minmax"),
+        "mix": cq.Mixed(
+            (
+                ("*.ffn.*", cq.Static(observer="percentile")),
+                ("*.output", None),
+                ("*.key", cq.WeightOnly()),
+                ("*", cq.Dynamic()),
+            )
+        ),
+        "qat static": _qat(cq.Static(observer="minmax")),
+        "qat moving average": _qat(cq.Static(observer="minmax"), ranges="moving_average"),
+        "qat dynamic": _qat(cq.Dynamic()),
+        "qat textbook": _qat(cq.Static(TEXTBOOK, observer="minmax")),
+    }.items()
+}
 RECIPES |= {f"compensated {kind}": (kind, cq.Dynamic(), "compensate") for kind in ("encoder", "llama")}
-RECIPES |= {"rotated llama": ("llama", cq.Dynamic(), "rotate"), "dynamic classifier": ("classifier", cq.Dynamic(), None),
-            "float32 encoder": ("encoder", None, None), "float32 llama": ("llama", None, None),
-            "qat next token": ("llama", _qat(cq.Dynamic(), loss="next_token"), None)}
+RECIPES |= {
+    "rotated llama": ("llama", cq.Dynamic(), "rotate"),
+    "dynamic classifier": ("classifier", cq.Dynamic(), None),
+    "float32 encoder": ("encoder", None, None),
+    "float32 llama": ("llama", None, None),
+    "qat next token": ("llama", _qat(cq.Dynamic(), loss="next_token"), None),
+}
 SPREAD = ("static llama", "static moving_average", "mix encoder")  # whose samples go over an executor, too
 
 
@@ -103,7 +168,8 @@ def _outputs(model: cq.Transformer, kind: str) -> str:
 
 
 def _print_hashes(spread: bool) -> None:
-    """Recipe → hashes of the file and of outputs, as JSON; with `spread`, of the files of SPREAD, made over processes."""
+    """Recipe → hashes of the file and of outputs, as JSON; with `spread`, of the files of SPREAD, made over
+    processes."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -120,9 +186,11 @@ def _print_hashes(spread: bool) -> None:
 
 # --- the test ---------------------------------------------------------------------------------------------------------
 
+
 def _numpy_features() -> str:
     """All that NumPy would choose code by, of what this CPU has."""
     from numpy._core import _multiarray_umath as umath
+
     return " ".join(name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name))
 
 
@@ -130,8 +198,12 @@ def _ways() -> dict[str, dict[str, str]]:
     ways = {f"CQ_ISA={isa}": {"CQ_ISA": isa} for isa in ("scalar", "avx2") if isa in cq.info()["isa_available"]}
     ways |= {f"{n} threads": {"OMP_NUM_THREADS": str(n), "OPENBLAS_NUM_THREADS": str(n)} for n in (1, 5)}
     ways |= {f"OPENBLAS_CORETYPE={core}": {"OPENBLAS_CORETYPE": core} for core in ("Haswell", "Prescott")}
-    return ways | {"plain NumPy and libm": {"NPY_DISABLE_CPU_FEATURES": _numpy_features(),
-                                            "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-AVX2,-AVX512F"}}
+    return ways | {
+        "plain NumPy and libm": {
+            "NPY_DISABLE_CPU_FEATURES": _numpy_features(),
+            "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-AVX2,-AVX512F",
+        }
+    }
 
 
 def _child(setting: dict[str, str], *arguments: str) -> dict[str, list[str]]:
@@ -159,24 +231,33 @@ def test_same_bytes_over_processes(usual):
 
 
 def test_the_record(usual):
-    """The bytes are also those that every other machine found. Where arithmetic changes on purpose, record them anew: `python
-    tests/test_one_file.py` prints them."""
+    """The bytes are also those that every other machine found. Where arithmetic changes on purpose, record them anew:
+    `python tests/test_one_file.py` prints them."""
     record = json.loads(Path(__file__).with_suffix(".json").with_stem("one_file").read_text())
-    assert [recipe for recipe in RECIPES if record.get(recipe) != usual[recipe]] == [] and record.keys() == RECIPES.keys()
+    assert [
+        recipe for recipe in RECIPES if record.get(recipe) != usual[recipe]
+    ] == [] and record.keys() == RECIPES.keys()
 
 
 # --- what it rests on -------------------------------------------------------------------------------------------------
 
 # NumPy's loops over these, and the C library's functions, differ from CPU to CPU; products are BLAS's.
-_NUMPY = set("exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2 sinh cosh tanh arctanh power "
-             "float_power cbrt hypot logaddexp linalg einsum dot vdot inner tensordot matmul vecdot matvec vecmat convolve correlate "
-             "polyfit interp".split())
-_MATH = set("exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan atan2 sinh cosh tanh pow cbrt hypot erf erfc "
-            "gamma lgamma dist sumprod".split())
+_NUMPY = set(
+    "exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2 sinh cosh tanh arctanh power "
+    "float_power cbrt hypot logaddexp linalg einsum dot vdot inner tensordot matmul vecdot matvec vecmat convolve "
+    "correlate "
+    "polyfit interp".split()
+)
+_MATH = set(
+    "exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan atan2 sinh cosh tanh pow cbrt hypot erf erfc "
+    "gamma lgamma dist sumprod".split()
+)
 _CHECKS = "gradients are checked in float64 with it; float32, which trains, has the kernels of _core"
 ALLOWED = {  # file → what it may call, and why
-    "affine.py": ({"**", "np.exp", "np.matmul", "math.erfc"},
-                  "the executable specification: sums of whole numbers that are exact; no model runs it"),
+    "affine.py": (
+        {"**", "np.exp", "np.matmul", "math.erfc"},
+        "the executable specification: sums of whole numbers that are exact; no model runs it",
+    ),
     "train/passes.py": ({"**", "@", "np.exp", "np.einsum", "np.matmul"}, _CHECKS),
     "model/overflow.py": ({"np.log2"}, "bits of headroom, which are only shown"),
 }

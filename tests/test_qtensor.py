@@ -49,11 +49,15 @@ def test_per_channel_is_each_channel_alone(rng, dtype, symmetric, axis):
         codes, scale, zero_point = by_hand(channel, dtype, symmetric)
         np.testing.assert_array_equal(t.data.take(i, axis), codes)
         assert (t.scale[i], t.zero_point[i]) == (scale, zero_point)
-        np.testing.assert_array_equal(back.take(i, axis), scale * (codes.astype(np.int32) - zero_point).astype(np.float32))
+        np.testing.assert_array_equal(
+            back.take(i, axis), scale * (codes.astype(np.int32) - zero_point).astype(np.float32)
+        )
 
 
 @pytest.mark.parametrize(("dtype", "symmetric"), KINDS)
-@pytest.mark.parametrize(("axis", "group_size"), [(None, 4), (1, 3), (1, 10), (1, 99), (1, 1), (0, 4), (-2, 7), (-1, 5)])
+@pytest.mark.parametrize(
+    ("axis", "group_size"), [(None, 4), (1, 3), (1, 10), (1, 99), (1, 1), (0, 4), (-2, 7), (-1, 5)]
+)
 def test_per_group_is_each_group_alone(rng, dtype, symmetric, axis, group_size):
     x = (rng.standard_normal((10, 14)) * 10.0 ** rng.uniform(-3, 3, (10, 14))).astype(np.float32)
     t = quantize_tensor(x, dtype, symmetric, axis, group_size)

@@ -1,5 +1,6 @@
-"""The READMEs' numbers: each table is what its JSON gives, each JSON says where it was measured and by what command, and a
-yardstick that is missed says so."""
+"""The READMEs' numbers: each table is what its JSON gives, each JSON says where it was measured and by what command,
+and a yardstick that is missed says so."""
+
 import importlib
 import inspect
 import json
@@ -9,8 +10,22 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ("gemm", "model", "scaling", "avx2", "profile", "compare_shakespeare", "compare_minilm", "lm",
-           "lm_accuracy", "float32", "float32_avx2", "calibration", "neighbour", "train")
+RESULTS = (
+    "gemm",
+    "model",
+    "scaling",
+    "avx2",
+    "profile",
+    "compare_shakespeare",
+    "compare_minilm",
+    "lm",
+    "lm_accuracy",
+    "float32",
+    "float32_avx2",
+    "calibration",
+    "neighbour",
+    "train",
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +79,27 @@ def test_results_carry_card_and_command(name):
 
 
 def found_row(case: str, work: str, name: str, threads: int, seconds: float, **more) -> dict:
-    return {"case": case, "work": work, "name": name, "threads": threads, "seconds": seconds, "kind": "int8", "gops": 400.0,
-            "percent_of_peak": 98.0, "model": "BERT-base"} | more
+    return {
+        "case": case,
+        "work": work,
+        "name": name,
+        "threads": threads,
+        "seconds": seconds,
+        "kind": "int8",
+        "gops": 400.0,
+        "percent_of_peak": 98.0,
+        "model": "BERT-base",
+    } | more
 
 
 def products(cq_seconds: float, peer_seconds: float, case: str = "128×768×768", threads: int = 1) -> list[dict]:
     ahead_of = {"onnxruntime MatMulInteger": peer_seconds / cq_seconds}
-    return [found_row(case, "codes → int32", "cq matmul_integer", threads, cq_seconds, ahead_of=ahead_of),
-            found_row(case, "codes → int32", "onnxruntime MatMulInteger", threads, peer_seconds),
-            found_row(case, "peak", "register-only peak int8", threads, 1.0),
-            found_row(case, "peak", "register-only peak float32", threads, 1.0, kind="float32")]
+    return [
+        found_row(case, "codes → int32", "cq matmul_integer", threads, cq_seconds, ahead_of=ahead_of),
+        found_row(case, "codes → int32", "onnxruntime MatMulInteger", threads, peer_seconds),
+        found_row(case, "peak", "register-only peak int8", threads, 1.0),
+        found_row(case, "peak", "register-only peak float32", threads, 1.0, kind="float32"),
+    ]
 
 
 NOTHING = {"rows": []}
@@ -112,13 +138,27 @@ def test_what_was_not_measured_is_not_met(tables):
 def test_yardsticks_of_the_model_take_the_faster_strategy_and_the_best_peer(tables):
     def rows(case: str, dynamic: float, static: float, peers: dict, **more) -> list[dict]:
         each = {"cq float32": 4.0, "cq weight-only": 3.0, "cq dynamic": dynamic, "cq static": static} | peers
-        return [found_row(case, "hidden states", name, 1, seconds, ahead_of={other: each[other] / seconds for other in each
-                                                                            if other != name}, **more)
-                for name, seconds in each.items()]
-    model = {"rows": rows("8×128", 0.06, 0.05, {"A": 0.2, "B": 0.07}, activation_bytes=100) +
-             rows("stream of sentences", 1.0, 2.0, {"A": 5.0, "A, sorted by length": 1.6}, sequences=1500, tokens=9000)}
+        return [
+            found_row(
+                case,
+                "hidden states",
+                name,
+                1,
+                seconds,
+                ahead_of={other: each[other] / seconds for other in each if other != name},
+                **more,
+            )
+            for name, seconds in each.items()
+        ]
+
+    model = {
+        "rows": rows("8×128", 0.06, 0.05, {"A": 0.2, "B": 0.07}, activation_bytes=100)
+        + rows("stream of sentences", 1.0, 2.0, {"A": 5.0, "A, sorted by length": 1.6}, sequences=1500, tokens=9000)
+    }
     found = {row.work: row for row in yardsticks(tables, model=model)}
-    assert found["MiniLM-L6 8×128, ms"].measured == {"1": "50.0 (cq static)"} and found["MiniLM-L6 8×128, ms"].met == {"1": True}
+    assert found["MiniLM-L6 8×128, ms"].measured == {"1": "50.0 (cq static)"} and found["MiniLM-L6 8×128, ms"].met == {
+        "1": True
+    }
     best = found["MiniLM-L6 8×128: the best peer's time over cq's"]
     assert best.measured == {"1": "1.40 (cq static)"} and best.verdict() == "**missed** / not measured"
     stream = [row for work, row in found.items() if "real sentences" in work]
@@ -129,15 +169,48 @@ def test_yardsticks_of_the_model_take_the_faster_strategy_and_the_best_peer(tabl
 
 def test_yardsticks_and_tables_of_a_language_models_accuracy(tables):
     def scored(name: str, perplexity: float, error: float) -> dict:
-        return found_row("text", "accuracy", name, 2, 1.0, perplexity=perplexity, over_error=error, kl=0.0, top1=1.0, flips=0.0,
-                         sqnr_db=None, windows=32)
-    texts = found_row("greedy text", "greedy", "cq weight-only", 2, 1.0, prompts=3, tokens=200, equal=1, first=[None, 5, 0],
-                      gaps=[None, 0.25, 0.75])
-    given = {"rows": [scored("cq float32", 20.0, 0.0), scored("cq weight-only", 20.02, 5e-4),
-                      scored("cq weight-only, int8 cache", 20.08, 1e-3), texts], "cards": result("lm_accuracy")["cards"]}
+        return found_row(
+            "text",
+            "accuracy",
+            name,
+            2,
+            1.0,
+            perplexity=perplexity,
+            over_error=error,
+            kl=0.0,
+            top1=1.0,
+            flips=0.0,
+            sqnr_db=None,
+            windows=32,
+        )
+
+    texts = found_row(
+        "greedy text",
+        "greedy",
+        "cq weight-only",
+        2,
+        1.0,
+        prompts=3,
+        tokens=200,
+        equal=1,
+        first=[None, 5, 0],
+        gaps=[None, 0.25, 0.75],
+    )
+    given = {
+        "rows": [
+            scored("cq float32", 20.0, 0.0),
+            scored("cq weight-only", 20.02, 5e-4),
+            scored("cq weight-only, int8 cache", 20.08, 1e-3),
+            texts,
+        ],
+        "cards": result("lm_accuracy")["cards"],
+    }
     found = {row.work: row for row in yardsticks(tables, lm_accuracy=given) if row.met}
     assert [(row.measured, row.verdict()) for row in found.values()] == [
-        ({"2": "0.10"}, "met"), ({"2": "0.30"}, "**missed**"), ({"2": "1"}, "**missed**")]
+        ({"2": "0.10"}, "met"),
+        ({"2": "0.30"}, "**missed**"),
+        ({"2": "1"}, "**missed**"),
+    ]
     assert "| cq weight-only | 20.020 | +0.10 ± 0.05 |" in tables.lm_accuracy(given)
     assert "| cq weight-only | 1 | –, 5, 0 | 0.500 |" in tables.lm_greedy(given)
 
@@ -151,6 +224,7 @@ def test_greedy_texts_are_compared_up_to_the_first_other_token():
     def logits(ids: np.ndarray) -> np.ndarray:
         asked.append(ids.tolist())
         return np.arange(6, dtype=np.float32)[None]
+
     ours, theirs = [np.array([5, 4]), np.array([5, 4])], [np.array([5, 4]), np.array([5, 3])]
     found = greedy.compared([np.array([1]), np.array([2])], ours, theirs, logits)
     assert (found["equal"], found["first"], found["gaps"]) == (1, [None, 1], [None, 1.0]) and asked == [[2, 5]]
@@ -158,7 +232,9 @@ def test_greedy_texts_are_compared_up_to_the_first_other_token():
 
 def test_two_threads_over_one(tables):
     rows = products(2.0, 2.5) + products(1.0, 2.5, threads=2) + products(2.0, 2.5, "8×768×768")
-    assert tables.products.large({"rows": rows}, NOTHING)[0] == {("128×768×768", "codes → int32", "cq matmul_integer"): 2.0}
+    assert tables.products.large({"rows": rows}, NOTHING)[0] == {
+        ("128×768×768", "codes → int32", "cq matmul_integer"): 2.0
+    }
 
 
 def test_a_busy_machine_is_told_of(tables):
@@ -180,11 +256,19 @@ def test_a_contest_measures_time_peak_and_bandwidth(measure):
         def pedantic(self, call, rounds, iterations):
             for _ in range(rounds):
                 call()
-    entries = [measure.Entry("work", "cq", lambda: None, 1e6, "int8", {"note": 1}, weight_bytes=4096),
-               measure.Entry("work", "peer", lambda: sum(range(2000)), 1e6, "int8")]
+
+    entries = [
+        measure.Entry("work", "cq", lambda: None, 1e6, "int8", {"note": 1}, weight_bytes=4096),
+        measure.Entry("work", "peer", lambda: sum(range(2000)), 1e6, "int8"),
+    ]
     rows = measure.contest(Benchmark(), "case", entries, threads=1, rounds=2, turn_s=0.001)
-    assert [row["name"] for row in rows] == ["cq", "peer", "register-only peak int8", "register-only peak float32",
-                                             "read of 4096 bytes"]
+    assert [row["name"] for row in rows] == [
+        "cq",
+        "peer",
+        "register-only peak int8",
+        "register-only peak float32",
+        "read of 4096 bytes",
+    ]
     ours, peer, int8, _, read = rows
     assert ours["ahead_of_best_peer"] == ours["ahead_of"]["peer"] > 1 and "ahead_of" not in peer and ours["note"] == 1
     assert int8["percent_of_peak"] == pytest.approx(100) and int8["gops"] > 0

@@ -1,4 +1,5 @@
 """llama.cpp: Q8_0, through llama-cpp-python, built from source for the machine's own CPU. Times nothing."""
+
 import ctypes
 import importlib.util
 from collections.abc import Callable
@@ -15,9 +16,12 @@ def language_models(file: Path, scratch: Path, threads: int) -> dict:
     import llama_cpp as api
 
     from . import LanguageModel
+
     if b"OPENMP = 1" in api.llama_print_system_info():
-        raise RuntimeError("llama.cpp uses OpenMP: its threads would be counted with torch's and cq's. Build it again "
-                           "with CMAKE_ARGS=-DGGML_OPENMP=OFF")
+        raise RuntimeError(
+            "llama.cpp uses OpenMP: its threads would be counted with torch's and cq's. Build it again "
+            "with CMAKE_ARGS=-DGGML_OPENMP=OFF"
+        )
     api.llama_log_set(_SILENT, None)
     made, choices = scratch / "q8_0.gguf", api.llama_model_quantize_default_params()
     choices.ftype, choices.allow_requantize = Q8_0, True
@@ -47,6 +51,7 @@ class _Context:
 
     def ways(self) -> tuple[Callable, Callable, Callable]:
         """logits, prefill and generate, as LanguageModel says."""
+
         def generate(ids: np.ndarray, count: int) -> Callable:
             def call() -> list[int]:
                 self.api.llama_memory_clear(self.memory, False)
@@ -54,7 +59,9 @@ class _Context:
                 while len(found) < count:
                     found.append(self._next(found[-1:]))
                 return found
+
             return call
+
         return self._logits, lambda ids: lambda call=generate(ids, 1): call()[0], generate
 
     def _next(self, ids: list[int]) -> int:

@@ -1,4 +1,5 @@
 """onnxruntime: float32, dynamic and static int8, and single operators. Times nothing."""
+
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ SLOW_FUSION = "SkipLayerNormFusion"
 def session(model, threads: int):
     """A session on the CPU. model: an onnx.ModelProto, or the path of one."""
     import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
@@ -25,16 +27,22 @@ def one_operator(op: str, order: str, constants: dict[str, np.ndarray], threads:
 
     order: its inputs by name: "x", the one that varies, and those in `constants`."""
     from onnx import TensorProto, helper, numpy_helper
-    kinds = {"MatMulInteger": (TensorProto.UINT8, TensorProto.INT32),
-             "QLinearMatMul": (TensorProto.UINT8, TensorProto.UINT8),
-             "MatMulIntegerToFloat": (TensorProto.UINT8, TensorProto.FLOAT),
-             "DynamicQuantizeMatMul": (TensorProto.FLOAT, TensorProto.FLOAT)}
+
+    kinds = {
+        "MatMulInteger": (TensorProto.UINT8, TensorProto.INT32),
+        "QLinearMatMul": (TensorProto.UINT8, TensorProto.UINT8),
+        "MatMulIntegerToFloat": (TensorProto.UINT8, TensorProto.FLOAT),
+        "DynamicQuantizeMatMul": (TensorProto.FLOAT, TensorProto.FLOAT),
+    }
     inside, outside = kinds[op]
     node = helper.make_node(op, order.split(), ["y"], domain=domain)
-    graph = helper.make_graph([node], "one",
-                              [helper.make_tensor_value_info("x", inside, ["m", "k"])],
-                              [helper.make_tensor_value_info("y", outside, ["m", "n"])],
-                              [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()])
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", inside, ["m", "k"])],
+        [helper.make_tensor_value_info("y", outside, ["m", "n"])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
     domains = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     ready = session(helper.make_model(graph, opset_imports=domains, ir_version=9), threads)
     return lambda x: ready.run(None, {"x": x})[0]
@@ -43,10 +51,16 @@ def one_operator(op: str, order: str, constants: dict[str, np.ndarray], threads:
 def encoders(source, threads: int) -> dict[str, Callable]:
     """float32; quantize_dynamic's int8; quantize_static's int8. All int8 is per channel.
 
-    Of the static forms the fastest that computes the right thing: QOperator took 99 ms, QDQ 100 (8 x 128 tokens of MiniLM-L6,
-    one thread); quantizing attention's products too, 101; every operator that can be, 124, and then nothing of the model is
-    left (0 dB: the mask's -3e38 spoils the scale of its sum)."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+    Of the static forms the fastest that computes the right thing: QOperator took 99 ms, QDQ 100 (8 x 128 tokens of
+    MiniLM-L6, one thread); quantizing attention's products too, 101; every operator that can be, 124, and then nothing
+    of the model is left (0 dB: the mask's -3e38 spoils the scale of its sum)."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):
         def __init__(self, feeds: Iterator):
@@ -58,12 +72,25 @@ def encoders(source, threads: int) -> dict[str, Callable]:
     dynamic, static = source.scratch / "dynamic.onnx", source.scratch / "static.onnx"
     logging.disable(logging.WARNING)  # advice to preprocess, which changes nothing here
     quantize_dynamic(source.onnx, dynamic, weight_type=QuantType.QInt8, per_channel=True)
-    quantize_static(source.onnx, static, Reader(source.feeds()), QuantFormat.QOperator, ["MatMul"], per_channel=True,
-                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True})
+    quantize_static(
+        source.onnx,
+        static,
+        Reader(source.feeds()),
+        QuantFormat.QOperator,
+        ["MatMul"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={"MatMulConstBOnly": True},
+    )
     logging.disable(logging.NOTSET)
 
     def encoder(path: Path) -> Callable:
         ready = session(path, threads)
         return lambda ids, mask, often: lambda: ready.run(None, {"ids": ids, "mask": mask})[0]
-    return {"onnxruntime float32": encoder(source.onnx), "onnxruntime dynamic int8": encoder(dynamic),
-            "onnxruntime static int8": encoder(static)}
+
+    return {
+        "onnxruntime float32": encoder(source.onnx),
+        "onnxruntime dynamic int8": encoder(dynamic),
+        "onnxruntime static int8": encoder(static),
+    }

@@ -1,4 +1,5 @@
 """torch: float32, and dynamic int8 by each engine that it has. Times nothing."""
+
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -12,17 +13,21 @@ ENGINES = ("x86", "onednn")  # of torch's int8; x86 uses fbgemm too
 def linear(weight: np.ndarray, threads: int) -> dict[str, Callable]:
     """Name → function x float32 (M, K) → (M, N): dynamic int8, by engine. weight float32 (N, K)."""
     import torch
+
     torch.set_num_threads(threads)
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight.data = torch.from_numpy(weight)
-    return {f"torch dynamic int8 ({engine})": _inference(quantized)
-            for engine, quantized in _dynamic(torch.nn.Sequential(layer)).items()}
+    return {
+        f"torch dynamic int8 ({engine})": _inference(quantized)
+        for engine, quantized in _dynamic(torch.nn.Sequential(layer)).items()
+    }
 
 
 def encoders(source, threads: int) -> dict[str, Callable]:
     """float32, and dynamic int8 by engine."""
     import torch
     import transformers
+
     torch.set_num_threads(threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -31,13 +36,16 @@ def encoders(source, threads: int) -> dict[str, Callable]:
     def encoder(model) -> Callable:
         run = _inference(lambda ids, mask: model(input_ids=ids, attention_mask=mask).last_hidden_state)
         return lambda ids, mask, often: lambda: run(ids, mask).numpy()
-    return {"torch float32": encoder(model)} | \
-        {f"torch dynamic int8 ({engine})": encoder(quantized) for engine, quantized in _dynamic(model).items()}
+
+    return {"torch float32": encoder(model)} | {
+        f"torch dynamic int8 ({engine})": encoder(quantized) for engine, quantized in _dynamic(model).items()
+    }
 
 
 def _dynamic(model) -> dict:
     """Engine → model with its linear layers in dynamic int8."""
     import torch
+
     found = {}
     for engine in ENGINES:
         if engine in torch.backends.quantized.supported_engines:
@@ -54,4 +62,5 @@ def _inference(call: Callable) -> Callable:
     @torch.inference_mode()
     def run(*arrays: np.ndarray):
         return call(*(torch.from_numpy(array) for array in arrays))
+
     return run

@@ -1,5 +1,6 @@
 """The command line: parse, call the library, show. Holds no arithmetic and decides nothing that a Python caller could
 not."""
+
 import click
 
 from . import bench, compare, embed, generate, inspect, quantize, terminal, train
@@ -11,6 +12,14 @@ def main() -> None:
     """Small and fast int8 transformers on ordinary CPUs."""
 
 
-for command in (compare.compare_command, quantize.quantize_command, inspect.inspect_command, generate.generate_command,
-                embed.embed_command, train.train_command, bench.bench_command, inspect.info_command):
+for command in (
+    compare.compare_command,
+    quantize.quantize_command,
+    inspect.inspect_command,
+    generate.generate_command,
+    embed.embed_command,
+    train.train_command,
+    bench.bench_command,
+    inspect.info_command,
+):
     main.add_command(command)

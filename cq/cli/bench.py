@@ -1,4 +1,5 @@
 """The command `cq bench`."""
+
 import click
 
 from ..formats import load
@@ -12,25 +13,40 @@ from .options import calibration_of, check_target, write
 
 @click.command("bench", short_help="Time a model, beside what the machine can do.")
 @click.argument("model", required=False)
-@click.option("--strategy", "names", multiple=True, type=click.Choice(["float32", *STRATEGIES]), help="Only these; may be "
-              "repeated. Without it: all, static only where there is something to calibrate on.")
-@click.option("--shape", "shapes", multiple=True, type=terminal.Shape(), metavar="SEQUENCESxLENGTH", help="Batches to time, of "
-              "random tokens; may be repeated. Without it: 1x16 and 8x128.")
+@click.option(
+    "--strategy",
+    "names",
+    multiple=True,
+    type=click.Choice(["float32", *STRATEGIES]),
+    help="Only these; may be repeated. Without it: all, static only where there is something to calibrate on.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=terminal.Shape(),
+    metavar="SEQUENCESxLENGTH",
+    help="Batches to time, of random tokens; may be repeated. Without it: 1x16 and 8x128.",
+)
 @click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs.")
-@click.option("--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part.")
+@click.option(
+    "--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part."
+)
 @click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON; - is stdout.")
 def bench_command(model, names, shapes, calibration, profiled, json_file) -> None:
     """Milliseconds, tokens per second and percent of the machine's peak, strategy by strategy.
 
-    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint (one quantized is timed as it is); without
-    it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
+    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint (one quantized is timed as it is);
+    without it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
     check_target(json_file)
     title = model or samples.shipped_model().name
     calibration = calibration or (() if model else [samples.shipped_model() / "calibration.txt"])
     model = load(model or samples.shipped_model())
     if model.strategy and (names or calibration):
-        raise click.UsageError(f"{title} is already quantized ({model.strategy.name}): --strategy and --calibration are for "
-                               "its float32 original")
+        raise click.UsageError(
+            f"{title} is already quantized ({model.strategy.name}): --strategy and --calibration are for "
+            "its float32 original"
+        )
     with terminal.progress() as progress:
         models = {model.strategy.name: model} if model.strategy else _strategies(model, names, calibration, progress)
         report = bench(title, models, shapes or [(1, 16), (8, 128)], profiled, progress)
@@ -47,6 +63,9 @@ def _strategies(model, names, calibration, progress) -> dict:
     found = {}
     for name in dict.fromkeys(names):
         given = calibration_of(calibration, model) if name == "static" else None
-        found[name] = model if name == "float32" else quantize(model, STRATEGIES[name](), given,
-                                                               lambda done, total: progress("calibrate", done, total))
+        found[name] = (
+            model
+            if name == "float32"
+            else quantize(model, STRATEGIES[name](), given, lambda done, total: progress("calibrate", done, total))
+        )
     return found

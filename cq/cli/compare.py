@@ -1,4 +1,5 @@
 """The command `cq compare`."""
+
 from pathlib import Path
 
 import click
@@ -10,35 +11,94 @@ from ..report.plot import check_plot, plot
 from ..report.trials import best_of
 from ..strategies import QAT, STRATEGIES
 from . import terminal
-from .options import CALIBRATION_SAMPLES, calibration_of, check_target, learning_rate_option, opened, rotated_option, write
+from .options import (
+    CALIBRATION_SAMPLES,
+    calibration_of,
+    check_target,
+    learning_rate_option,
+    opened,
+    rotated_option,
+    write,
+)
 
 
 @click.command("compare", short_help="Measure float32 and every strategy side by side.")
 @click.argument("model", required=False)
-@click.option("--data", multiple=True, metavar="FILE", help=".tsv of sentence pairs (score, sentence, sentence) or .txt; a "
-              "folder or a glob of them. Without it: the text that ships with cq.")
-@click.option("--calibration", multiple=True, metavar="FILE", help="Such files again, others than the data, to calibrate "
-              f"static on, and to train on; at most {CALIBRATION_SAMPLES} samples are taken, evenly spread.")
-@click.option("--metric", type=click.Choice(["perplexity", "bits_per_token", "top1", "kl", "flips", "spearman", "cosine"]),
-              help="Accuracy to report.")
-@click.option("--strategy", "names", multiple=True, type=click.Choice(list(STRATEGIES)), help="Only these; may be repeated.")
-@click.option("--qat", type=click.IntRange(min=1), metavar="STEPS", help="Also train behind static int8, for so many steps "
-              "on the calibration samples: minutes rather than seconds.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="FILE",
+    help=".tsv of sentence pairs (score, sentence, sentence) or .txt; a "
+    "folder or a glob of them. Without it: the text that ships with cq.",
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="Such files again, others than the data, to calibrate "
+    f"static on, and to train on; at most {CALIBRATION_SAMPLES} samples are taken, evenly spread.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["perplexity", "bits_per_token", "top1", "kl", "flips", "spearman", "cosine"]),
+    help="Accuracy to report.",
+)
+@click.option(
+    "--strategy", "names", multiple=True, type=click.Choice(list(STRATEGIES)), help="Only these; may be repeated."
+)
+@click.option(
+    "--qat",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Also train behind static int8, for so many steps on the calibration samples: minutes rather than seconds.",
+)
 @learning_rate_option
-@click.option("--mix", "mix_file", metavar="FILE", help="Also the mix in the record that `cq quantize --strategy mixed` wrote.")
-@click.option("--with", "ready", multiple=True, metavar="FILE", help="Also this checkpoint, which `cq quantize` made of MODEL; "
-              "may be repeated.")
+@click.option(
+    "--mix", "mix_file", metavar="FILE", help="Also the mix in the record that `cq quantize --strategy mixed` wrote."
+)
+@click.option(
+    "--with",
+    "ready",
+    multiple=True,
+    metavar="FILE",
+    help="Also this checkpoint, which `cq quantize` made of MODEL; may be repeated.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples of the data, evenly spread.")
 @click.option("--layers", is_flag=True, help="Also quantize each layer alone: what it costs, why, and what would help.")
-@click.option("--plot", "plot_file", metavar="FILE", help="Draw accuracy against speed and memory, and the layers, as .svg, .png "
-              "or .pdf; needs the extra cquant[plot].")
-@click.option("--check-order", "ordered", is_flag=True, help="Fail unless accuracy falls from weight-only to dynamic to static "
-              "where schemes are equal, in SQNR, and rises with --qat.")
+@click.option(
+    "--plot",
+    "plot_file",
+    metavar="FILE",
+    help="Draw accuracy against speed and memory, and the layers, as .svg, .png or .pdf; needs the extra cquant[plot].",
+)
+@click.option(
+    "--check-order",
+    "ordered",
+    is_flag=True,
+    help="Fail unless accuracy falls from weight-only to dynamic to static "
+    "where schemes are equal, in SQNR, and rises with --qat.",
+)
 @rotated_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
-def compare_command(model, data, calibration, metric, names, qat, learning_rate, mix_file, ready, limit, layers, plot_file,
-                    ordered, rotated, json_file, markdown_file) -> None:
+def compare_command(
+    model,
+    data,
+    calibration,
+    metric,
+    names,
+    qat,
+    learning_rate,
+    mix_file,
+    ready,
+    limit,
+    layers,
+    plot_file,
+    ordered,
+    rotated,
+    json_file,
+    markdown_file,
+) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
     MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint; without it, the small model in the
@@ -58,15 +118,19 @@ def compare_command(model, data, calibration, metric, names, qat, learning_rate,
     if model is None and not (names or qat or rotated):
         ready = (samples.shipped_model() / "qat.safetensors", *ready)
     model = opened(model or samples.shipped_model(), rotated)
-    chosen = [s for s in default_strategies(qat, QAT.learning_rate if learning_rate is None else learning_rate)
-              if not names or s.name in names or isinstance(s, QAT)]
+    chosen = [
+        s
+        for s in default_strategies(qat, QAT.learning_rate if learning_rate is None else learning_rate)
+        if not names or s.name in names or isinstance(s, QAT)
+    ]
     chosen += [best_of(mix_file)] if mix_file else []
     chosen += map(Path, ready)
     with terminal.progress() as progress:
         data = samples.read([Path(path) for path in data], model)
         data = data.limit(limit) if limit else data
-        report = compare(model, data, chosen, calibration_of(calibration, model), metric, progress,
-                         layers=layers or bool(plot_file)).named(name)
+        report = compare(
+            model, data, chosen, calibration_of(calibration, model), metric, progress, layers=layers or bool(plot_file)
+        ).named(name)
     write(json_file, report.to_json() + "\n")
     write(markdown_file, report.to_markdown())
     if plot_file:

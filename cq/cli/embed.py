@@ -1,4 +1,5 @@
 """The command `cq embed`."""
+
 import json
 import sys
 from pathlib import Path
@@ -17,8 +18,11 @@ _AT_ONCE = 256  # texts between two moves of the progress bar
 @click.argument("model")
 @click.argument("text", nargs=-1)
 @click.option("--input", "input_file", type=click.File("r", encoding="utf-8"), help="One text per line; - is stdin.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write one (texts, dim) float32 array as "
-              ".npy; without it, a JSON object per text goes to stdout.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write one (texts, dim) float32 array as .npy; without it, a JSON object per text goes to stdout.",
+)
 def embed_command(model, text, input_file, output) -> None:
     """One vector per TEXT, in order."""
     try:
@@ -34,11 +38,13 @@ def embed_command(model, text, input_file, output) -> None:
     arrays = []
     with terminal.progress(hidden=not output and sys.stdout.isatty()) as progress:
         for start in range(0, len(texts), _AT_ONCE):
-            part = texts[start:start + _AT_ONCE]
+            part = texts[start : start + _AT_ONCE]
             arrays.append(model.embed(part))
             if not output:
                 for one, vector in zip(part, arrays.pop()):
-                    click.echo(json.dumps({"text": one, "embedding": [float(str(x)) for x in vector]}, ensure_ascii=False))
+                    click.echo(
+                        json.dumps({"text": one, "embedding": [float(str(x)) for x in vector]}, ensure_ascii=False)
+                    )
             progress("embed", start + len(part), len(texts))
     if output:
         with open(output, "wb") as file:

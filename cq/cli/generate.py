@@ -1,5 +1,6 @@
-"""The command `cq generate`: parse, call the library, show what comes as it comes. Decides nothing that a Python caller could
-not."""
+"""The command `cq generate`: parse, call the library, show what comes as it comes. Decides nothing that a Python caller
+could not."""
+
 import sys
 
 import click
@@ -13,18 +14,29 @@ from ..strategies import STRATEGIES
 @click.argument("model")
 @click.argument("prompt")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: the best token each time; else one is drawn.")
+@click.option(
+    "--temperature", type=float, default=0.0, show_default=True, help="0: the best token each time; else one is drawn."
+)
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw among the K best tokens.")
 @click.option("--top-p", type=float, help="Draw among the fewest best tokens that make up this probability.")
 @click.option("--repetition-penalty", type=float, default=1.0, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), help="Of the draws; without it, others each time.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated.")
-@click.option("--strategy", type=click.Choice([name for name in STRATEGIES if name != "static"]), help="Quantize a float32 MODEL "
-              "first, in memory.")
-@click.option("--cache", type=click.Choice(["float32", "int8"]), help="What keys and values are kept in; without it, what the "
-              "model's attention computes in.")
-@click.option("--raw", is_flag=True, help="Continue the text itself where MODEL has a chat template, which else makes a question "
-              "of it.")
+@click.option(
+    "--strategy",
+    type=click.Choice([name for name in STRATEGIES if name != "static"]),
+    help="Quantize a float32 MODEL first, in memory.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(["float32", "int8"]),
+    help="What keys and values are kept in; without it, what the model's attention computes in.",
+)
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Continue the text itself where MODEL has a chat template, which else makes a question of it.",
+)
 def generate_command(model, prompt, strategy, raw, **options) -> None:
     """What MODEL says after PROMPT (-: stdin), as it comes.
 

@@ -1,4 +1,5 @@
 """The commands `cq inspect` and `cq info`: what a model and a machine are made of."""
+
 import json
 
 import click
@@ -13,8 +14,11 @@ from .options import listing
 
 @click.command("inspect")
 @click.argument("model")
-@click.option("--tokens", type=click.IntRange(min=1), help="Length of the sequence whose multiply-adds count; without it, 128 or "
-              "all positions if fewer.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    help="Length of the sequence whose multiply-adds count; without it, 128 or all positions if fewer.",
+)
 def inspect_command(model, tokens) -> None:
     """What MODEL is made of, where each of its layers runs, and how far its integer sums stay below int32's end."""
     model = load(model)

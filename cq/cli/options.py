@@ -1,4 +1,5 @@
 """Options and arguments that several commands share: models, samples and files to write."""
+
 from pathlib import Path
 
 import click
@@ -10,10 +11,17 @@ from ..strategies import QAT
 
 CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
 
-rotated_option = click.option("--rotate", "rotated", is_flag=True, help="Rotate the hidden features of a Llama-type model "
-                              "first, which spreads outliers: less is lost in int8.")
-learning_rate_option = click.option("--learning-rate", type=float, help="For qat: peak learning rate "
-                                    f"[default: {QAT.learning_rate:g}, as found on MiniLM].")
+rotated_option = click.option(
+    "--rotate",
+    "rotated",
+    is_flag=True,
+    help="Rotate the hidden features of a Llama-type model first, which spreads outliers: less is lost in int8.",
+)
+learning_rate_option = click.option(
+    "--learning-rate",
+    type=float,
+    help=f"For qat: peak learning rate [default: {QAT.learning_rate:g}, as found on MiniLM].",
+)
 
 
 def opened(path, rotated: bool):

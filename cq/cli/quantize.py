@@ -1,4 +1,5 @@
 """The command `cq quantize`."""
+
 from pathlib import Path
 
 import click
@@ -17,7 +18,15 @@ from ..report.mix import mix
 from ..report.trials import Mix
 from ..strategies import OBSERVERS, QAT, STRATEGIES, Scheme, Static
 from . import terminal
-from .options import CALIBRATION_SAMPLES, calibration_of, check_target, learning_rate_option, opened, rotated_option, size_of
+from .options import (
+    CALIBRATION_SAMPLES,
+    calibration_of,
+    check_target,
+    learning_rate_option,
+    opened,
+    rotated_option,
+    size_of,
+)
 
 _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that is 5 % off costs 10 % of error, 0.4 dB
 
@@ -25,36 +34,92 @@ _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that
 @click.command("quantize")
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--strategy", required=True, type=click.Choice([*STRATEGIES, "qat", "mixed"]), help="mixed: of each layer the "
-              "fastest that keeps to --budget, found by measuring.")
-@click.option("--target", type=click.Choice(list(STRATEGIES)), help="For qat: what it is converted to; without it, static.")
+@click.option(
+    "--strategy",
+    required=True,
+    type=click.Choice([*STRATEGIES, "qat", "mixed"]),
+    help="mixed: of each layer the fastest that keeps to --budget, found by measuring.",
+)
+@click.option(
+    "--target", type=click.Choice(list(STRATEGIES)), help="For qat: what it is converted to; without it, static."
+)
 @click.option("--steps", type=click.IntRange(min=1), help=f"For qat: of the optimizer; without it, {QAT.steps}.")
 @learning_rate_option
-@click.option("--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges.")
-@click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs; at "
-              f"most {CALIBRATION_SAMPLES} samples are taken, evenly spread. For qat: such files to train on, all samples.")
-@click.option("--data", multiple=True, metavar="FILE", help="For mixed: such files to judge by, others than --calibration's.")
-@click.option("--budget", type=click.FloatRange(min=0), help="For mixed: how much of the metric may be lost against float32, in "
-              "its own units, as 0.1 of Spearman ×100.")
+@click.option(
+    "--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges."
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="For static: .tsv or .txt files, folders or globs; at "
+    f"most {CALIBRATION_SAMPLES} samples are taken, evenly spread. For qat: such files to train on, all samples.",
+)
+@click.option(
+    "--data", multiple=True, metavar="FILE", help="For mixed: such files to judge by, others than --calibration's."
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0),
+    help="For mixed: how much of the metric may be lost against float32, in its own units, as 0.1 of Spearman ×100.",
+)
 @click.option("--metric", type=click.Choice([*LM, *ENCODER]), help="For mixed: as in `cq compare`.")
-@click.option("--record", metavar="FILE", help="For mixed: a JSON file that keeps every trial, and from which a search goes on; "
-              "without it, OUT with .json after it.")
-@click.option("--observer", metavar="NAME", help=f"For static: how a range is found from the samples: {', '.join(OBSERVERS)}; "
-              "some take a setting, like percentile:99.9.")
-@click.option("--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'.")
+@click.option(
+    "--record",
+    metavar="FILE",
+    help="For mixed: a JSON file that keeps every trial, and from which a search goes on; "
+    "without it, OUT with .json after it.",
+)
+@click.option(
+    "--observer",
+    metavar="NAME",
+    help=f"For static: how a range is found from the samples: {', '.join(OBSERVERS)}; "
+    "some take a setting, like percentile:99.9.",
+)
+@click.option(
+    "--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'."
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
 @rotated_option
-@click.option("--compensate", "compensated", is_flag=True, help="Round weights so that they take back each other's errors on the "
-              "samples of --calibration; for weight-only, dynamic and static.")
-@click.option("--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be.")
+@click.option(
+    "--compensate",
+    "compensated",
+    is_flag=True,
+    help="Round weights so that they take back each other's errors on the "
+    "samples of --calibration; for weight-only, dynamic and static.",
+)
+@click.option(
+    "--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be."
+)
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-def quantize_command(model, out, strategy, target, steps, learning_rate, textbook, calibration, data, budget, metric, record,
-                     observer, include, exclude, rotated, compensated, strict, force) -> None:
+def quantize_command(
+    model,
+    out,
+    strategy,
+    target,
+    steps,
+    learning_rate,
+    textbook,
+    calibration,
+    data,
+    budget,
+    metric,
+    record,
+    observer,
+    include,
+    exclude,
+    rotated,
+    compensated,
+    strict,
+    force,
+) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_out(out, Path(model), force)
     _check_choices(strategy, data, metric, record, budget, compensated, calibration)
     seen = () if compensated and strategy != "static" else calibration
-    training = {name: value for name, value in (("steps", steps), ("learning_rate", learning_rate)) if value is not None}
+    training = {
+        name: value for name, value in (("steps", steps), ("learning_rate", learning_rate)) if value is not None
+    }
     strategy = _strategy(strategy, target, training, textbook, seen, observer, include, exclude)
     record = record or out.with_suffix(".mix.json")
     check_target(record)
@@ -70,7 +135,9 @@ def quantize_command(model, out, strategy, target, steps, learning_rate, textboo
             found = mix(model, judged, budget, strategy, given, metric, record, progress=progress)
             strategy, given = found.strategy, given if needs_samples(found.strategy) else None
         if isinstance(strategy, Static):
-            given = given and calibrate(model, given, strategy.observer, lambda done, total: progress("calibrate", done, total))
+            given = given and calibrate(
+                model, given, strategy.observer, lambda done, total: progress("calibrate", done, total)
+            )
         what = "train" if isinstance(strategy, QAT) else "quantize"
         quantized = quantize(model, strategy, given, lambda done, total: progress(what, done, total), strict=strict)
     save(quantized, out)
@@ -118,8 +185,11 @@ def _strategy(name, target, training, textbook, calibration, observer, include, 
         if include or exclude:
             raise click.UsageError("--include and --exclude are not for mixed, which chooses for every layer")
         static = {"static": (calibration, observer)} if calibration else {}
-        return [_strategy(kind, target, training, textbook, *static.get(kind, ((), None)), (), ())
-                for kind in STRATEGIES if kind != "static" or static]
+        return [
+            _strategy(kind, target, training, textbook, *static.get(kind, ((), None)), (), ())
+            for kind in STRATEGIES
+            if kind != "static" or static
+        ]
     if name != "qat" and (target or training):
         raise click.UsageError(f"--target, --learning-rate and --steps are for qat, not for {name}")
     becomes = (target or "static") if name == "qat" else name
@@ -141,5 +211,8 @@ def _movement(calibration: Calibration, scheme: Scheme) -> str:
         return "calibrated on 1 sample: too few to say whether the ranges are stable"
     median, site = float(np.median(list(moved.values()))), max(moved, key=moved.get)
     advice = "stable" if median <= _STABLE else "not stable yet: more samples would help"
-    return (f"calibrated on {calibration.samples} samples: half of them give ranges that differ by {median:.1%} in the median "
-            f"and by {moved[site]:.1%} at {site}; {advice}")
+    return (
+        f"calibrated on {calibration.samples} samples: half of them give ranges that differ by {median:.1%} in the "
+        "median "
+        f"and by {moved[site]:.1%} at {site}; {advice}"
+    )

@@ -1,5 +1,6 @@
-"""What the command line needs of a terminal: every failure as one sentence, progress, a shape as an argument, a table of
-layers. Knows no command."""
+"""What the command line needs of a terminal: every failure as one sentence, progress, a shape as an argument, a table
+of layers. Knows no command."""
+
 import contextlib
 import signal
 import sys
@@ -18,8 +19,8 @@ from ..model import Coverage
 
 
 class Group(click.Group):
-    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C, 143 for SIGTERM,
-    after which unfinished files are removed as well."""
+    """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C, 143 for
+    SIGTERM, after which unfinished files are removed as well."""
 
     def main(self, *args, standalone_mode: bool = True, **kwargs):
         for stream in (sys.stdout, sys.stderr):
@@ -52,6 +53,7 @@ def fail(message: str, code: int = 1) -> int:
 
 class Shape(click.ParamType):
     """SEQUENCESxLENGTH, as in 8x128."""
+
     name = "shape"
 
     def convert(self, value, param, ctx) -> tuple[int, int]:
@@ -78,19 +80,25 @@ def progress(hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
+
         yield show
 
 
 def placements(coverage: Coverage, headroom: dict[str, float] | None = None) -> Table:
-    """Where each part runs: shape (in, out), bytes, share of the multiply-adds, bits by which int32 is larger than any of its
-    sums, and why one stayed in float32."""
+    """Where each part runs: shape (in, out), bytes, share of the multiply-adds, bits by which int32 is larger than any
+    of its sums, and why one stayed in float32."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     names = ["layer", "runs in", "shape", "bytes", "mult-adds"] + ["headroom"] * bool(headroom) + ["why"]
     for name in names:
         table.add_column(name, justify="left" if name in ("layer", "runs in", "why") else "right", overflow="fold")
     for place in coverage:
-        cells = [place.name, place.runs_in, " × ".join(map(str, place.shape or ())), f"{place.nbytes:,}" * bool(place.nbytes),
-                 f"{place.multiply_adds / coverage.multiply_adds:.2%}" * bool(place.multiply_adds)]
+        cells = [
+            place.name,
+            place.runs_in,
+            " × ".join(map(str, place.shape or ())),
+            f"{place.nbytes:,}" * bool(place.nbytes),
+            f"{place.multiply_adds / coverage.multiply_adds:.2%}" * bool(place.multiply_adds),
+        ]
         if headroom:
             cells.append(f"{headroom[place.name]:.1f} bits" if place.name in headroom else "")
         table.add_row(*map(Text, (*cells, place.reason)))

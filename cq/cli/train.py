@@ -1,4 +1,5 @@
 """The command `cq train`."""
+
 import json
 from pathlib import Path
 
@@ -19,35 +20,52 @@ from .options import check_target, listing
 @click.command("train", short_help="Train a small language model from a text, and quantization-aware after it.")
 @click.argument("text", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--like", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder whose config.json and "
-              "tokenizer.json say what to train; without it, those of the model that ships with cq, which reads bytes.")
+@click.option(
+    "--like",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder whose config.json and "
+    "tokenizer.json say what to train; without it, those of the model that ships with cq, which reads bytes.",
+)
 @click.option("--steps", type=click.IntRange(min=1), default=2600, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=12, show_default=True, help="Windows of one step.")
 @click.option("--learning-rate", type=float, default=3e-3, show_default=True, help="At its peak.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store float16, half the size.")
-@click.option("--qat", type=click.IntRange(min=1), metavar="STEPS", help="Then train behind int8 for so many steps, against the "
-              "float32 model's own logits, and save OUT/qat.safetensors.")
-@click.option("--checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="A .safetensors file to save the training "
-              "to on the way, and to go on from where it exists.")
+@click.option(
+    "--qat",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Then train behind int8 for so many steps, against the "
+    "float32 model's own logits, and save OUT/qat.safetensors.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A .safetensors file to save the training to on the way, and to go on from where it exists.",
+)
 @click.option("--force", is_flag=True, help="Overwrite what OUT holds.")
 def train_command(text, out, like, steps, batch_size, learning_rate, seed, half, qat, checkpoint, force) -> None:
     """Train a language model on the first 90 % of TEXT and write it as the folder OUT.
 
-    The next 5 % are written to OUT/calibration.txt, the last to OUT/evaluation.txt, and OUT/training.json says what came out."""
+    The next 5 % are written to OUT/calibration.txt, the last to OUT/evaluation.txt, and OUT/training.json says what
+    came out."""
     check_target(out / "model.safetensors" if out.exists() else out)
     if (out / "model.safetensors").exists() and not force:
         raise CqError(f"{out} holds a model: choose another name or add --force")
-    training = Training(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed)
+    training = Training(
+        steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed
+    )
     like = like or samples.shipped_model()
     with terminal.progress() as progress:
-        model, windows, record = train_folder(text, out, like, training, half, checkpoint,
-                                              lambda done, total, loss: progress("train", done, total))
+        model, windows, record = train_folder(
+            text, out, like, training, half, checkpoint, lambda done, total, loss: progress("train", done, total)
+        )
         record |= _bits(model, out)
         if qat:
             choices = QAT(steps=qat, batch_size=batch_size, learning_rate=learning_rate / 30, seed=seed)
-            trained = quantize(model, choices, windows.consecutive(),
-                               lambda done, total: progress("quantization-aware", done, total))
+            trained = quantize(
+                model, choices, windows.consecutive(), lambda done, total: progress("quantization-aware", done, total)
+            )
             save(trained, out / "qat.safetensors")
             record |= {"qat_steps": qat} | {f"qat_{name}": value for name, value in _bits(trained, out).items()}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -59,5 +77,7 @@ def _bits(model: Transformer, folder: Path) -> dict[str, float]:
     found = {}
     for name in ("calibration", "evaluation"):
         text = samples.read(folder / f"{name}.txt", model)
-        found[f"{name}_bits_per_token"] = round(Evaluation(model, text, ("bits_per_token",))([model])[0]["bits_per_token"], 4)
+        found[f"{name}_bits_per_token"] = round(
+            Evaluation(model, text, ("bits_per_token",))([model])[0]["bits_per_token"], 4
+        )
     return found

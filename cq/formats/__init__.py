@@ -1,5 +1,6 @@
-"""Files in and out: load finds what a path holds and makes a model of it, save writes cq's checkpoint. Knows nothing of how a
-model computes."""
+"""Files in and out: load finds what a path holds and makes a model of it, save writes cq's checkpoint. Knows nothing of
+how a model computes."""
+
 from os import PathLike
 
 from ..errors import CqError, FormatError
@@ -8,16 +9,16 @@ from .arrays import read_arrays
 from .checkpoint import KEY, load_checkpoint, save_checkpoint
 from .gguf import read_gguf
 from .huggingface import read_folder
-from .untrusted import as_name, as_path
 from .tensors import read_tensors
+from .untrusted import as_name, as_path
 
 
 def load(path: str | PathLike, config: Config | dict | str | PathLike | None = None) -> Transformer:
-    """The model at `path`: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), a `.safetensors` or `.npz`
-    of NumPy arrays, a `.gguf` (with the package gguf; its codes become float32), or a cq checkpoint.
+    """The model at `path`: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), a `.safetensors` or
+    `.npz` of NumPy arrays, a `.gguf` (with the package gguf; its codes become float32), or a cq checkpoint.
 
-    config: for a file of arrays that brings none: a cq.Config, a dict in its form or in that of config.json, or the path of
-    such JSON. Raises FileNotFoundError, FormatError (damaged, or not what it claims), UnsupportedError."""
+    config: for a file of arrays that brings none: a cq.Config, a dict in its form or in that of config.json, or the
+    path of such JSON. Raises FileNotFoundError, FormatError (damaged, or not what it claims), UnsupportedError."""
     path = as_path(path)
     if path.is_dir():
         if config is not None:
@@ -35,8 +36,8 @@ def load(path: str | PathLike, config: Config | dict | str | PathLike | None = N
 
 
 def save(model: Transformer, path: str | PathLike) -> None:
-    """Writes the model, float32 or quantized, as one cq checkpoint (safetensors), whole or not at all; load gives back the
-    same bits. `path` must end in .safetensors. Raises CqError, OSError."""
+    """Writes the model, float32 or quantized, as one cq checkpoint (safetensors), whole or not at all; load gives back
+    the same bits. `path` must end in .safetensors. Raises CqError, OSError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer, got {type(model).__name__}")
     target = as_name(path)

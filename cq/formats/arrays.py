@@ -1,5 +1,6 @@
-"""A model from one file of arrays, npz or safetensors, with its configuration in the file, beside it or given. Must not know
-how a model computes."""
+"""A model from one file of arrays, npz or safetensors, with its configuration in the file, beside it or given. Must not
+know how a model computes."""
+
 from os import PathLike
 from pathlib import Path
 
@@ -10,20 +11,21 @@ from ..errors import CqError, FormatError
 from ..model.config import Config
 from .huggingface import parse_config, read_settings, read_tokenizer
 from .names import canonical, check_weights, is_canonical
-from .untrusted import parse_json, read_json
 from .tensors import read_tensors
+from .untrusted import parse_json, read_json
 
 
-def read_arrays(path, config: Config | dict | str | PathLike | None = None) \
-        -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
+def read_arrays(
+    path, config: Config | dict | str | PathLike | None = None
+) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
     """The model in the `.npz` or `.safetensors` file `path`: configuration, weights by canonical names (float32, Linear
     weights (out, in)), and the tokenizer of a tokenizer.json beside the file, if there is one.
 
     The file names its arrays canonically or as Hugging Face does for the family. The configuration is
     `config`, in the form of `Config.to_dict` or of config.json, or the path of a JSON file of such; or else the string
     `config` in the npz or in the metadata of the safetensors file; or else config.json beside the file, with the
-    sentence-transformers files around it. Raises FileNotFoundError, FormatError, UnsupportedError, naming the file and the
-    tensor or entry."""
+    sentence-transformers files around it. Raises FileNotFoundError, FormatError, UnsupportedError, naming the file and
+    the tensor or entry."""
     tensors, metadata = read_tensors(path)
     where, folder = str(path), Path(path).parent
     lowercase = False
@@ -35,8 +37,10 @@ def read_arrays(path, config: Config | dict | str | PathLike | None = None) \
     elif (folder / "config.json").is_file():
         config, biases, folder, lowercase = read_settings(folder)
     else:
-        raise FormatError(f"{where}: no configuration: give config=, put one into the file as the string \"config\", "
-                          "or config.json beside it")
+        raise FormatError(
+            f'{where}: no configuration: give config=, put one into the file as the string "config", '
+            "or config.json beside it"
+        )
     if not is_canonical(tensors):
         tensors = canonical(tensors, config.family, where, classifier=bool(config.labels))
     return config, check_weights(tensors, config, where, biases), read_tokenizer(folder, lowercase)

@@ -1,5 +1,6 @@
 """cq's own checkpoint: one safetensors file with codes, scales and float32 rest, and a record in its metadata of the
 configuration, the strategy and each layer's form. Knows no strategy's meaning."""
+
 import json
 import math
 
@@ -17,11 +18,12 @@ from ..model.overflow import check_attention
 from ..qtensor import QTensor
 from .huggingface import parse_config, parse_tokenizer
 from .names import check_finite
-from .untrusted import brief, parse_json
 from .tensors import write_safetensors
+from .untrusted import brief, parse_json
 
 KEY, VERSION = "cq", 4
-INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": (Fixed, Smoothed)}  # what a layer may read
+# what a layer may read
+INPUTS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": (Fixed, Smoothed)}
 TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
 
@@ -38,8 +40,11 @@ def save_checkpoint(model: Transformer, path) -> None:
     if model.tokenizer is not None:
         tensors[TOKENIZER] = np.frombuffer(model.tokenizer.to_str().encode(), np.uint8)
     record = {
-        "version": VERSION, "config": model.config.to_dict(), "strategy": model.strategy and model.strategy.to_dict(),
-        "layers": layers, "word": "head" if shared else "int8" if isinstance(word, _core.Weight) else "float32",
+        "version": VERSION,
+        "config": model.config.to_dict(),
+        "strategy": model.strategy and model.strategy.to_dict(),
+        "layers": layers,
+        "word": "head" if shared else "int8" if isinstance(word, _core.Weight) else "float32",
         "reason": model.embedding.reason,
         "attention": [_put_forms(tensors, block) for block in model.blocks],
         "streams": [model.embedding.stream, *(form for block in model.blocks for form in block.streams)],
@@ -62,8 +67,11 @@ def _float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
 def _put_linear(tensors: dict, name: str, layer: Linear | QuantizedLinear, shared: str | None) -> dict:
     bias = layer.bias
     if isinstance(bias, QTensor):
-        tensors |= {f"{name}.bias": bias.data, f"{name}.bias.scale": bias.scale[None],
-                    f"{name}.bias.zero_point": bias.zero_point[None]}
+        tensors |= {
+            f"{name}.bias": bias.data,
+            f"{name}.bias.scale": bias.scale[None],
+            f"{name}.bias.zero_point": bias.zero_point[None],
+        }
     elif bias is not None:
         tensors[f"{name}.bias"] = bias
     if isinstance(layer, Linear):
@@ -78,7 +86,10 @@ def _put_form(tensors: dict, name: str, form: Form) -> list | None:
     """The form as a list; features' own parameters go to tensors beside `name`."""
     if not isinstance(form, Smoothed):
         return form
-    tensors |= {f"{name}.columns.scale": form.columns.scale[0], f"{name}.columns.zero_point": form.columns.zero_point[0]}
+    tensors |= {
+        f"{name}.columns.scale": form.columns.scale[0],
+        f"{name}.columns.zero_point": form.columns.zero_point[0],
+    }
     return [*form[:4], name]
 
 
@@ -89,7 +100,10 @@ def _put_forms(tensors: dict, block) -> list | None:
 
 
 def _put_weight(tensors: dict, name: str, weight: _core.Weight) -> None:
-    tensors |= {f"{name}.weight": Deferred(weight.shape, "int8", weight.unpack), f"{name}.scale": _narrow(weight.scales)}
+    tensors |= {
+        f"{name}.weight": Deferred(weight.shape, "int8", weight.unpack),
+        f"{name}.scale": _narrow(weight.scales),
+    }
     if weight.zero_points is not None:
         tensors[f"{name}.zero_point"] = _narrow(weight.zero_points)
 
@@ -144,7 +158,9 @@ class _Reader:
             raise FormatError(f"{self.where}: no tensor {name!r}")
         array = self.tensors.pop(name)
         if array.dtype != dtype or array.shape != shape:
-            raise FormatError(f"{self.where}: {name}: got {array.dtype} of shape {array.shape}, wanted {dtype} of {shape}")
+            raise FormatError(
+                f"{self.where}: {name}: got {array.dtype} of shape {array.shape}, wanted {dtype} of {shape}"
+            )
         if array.dtype == np.float32:
             check_finite(array, name, self.where)
         return array
@@ -153,7 +169,9 @@ class _Reader:
         """The inverse of `_narrow`."""
         groups, n = shape
         narrow = name in self.tensors and self.tensors[name].shape == (groups, 1)
-        return np.ascontiguousarray(np.broadcast_to(read(self._take(name, dtype, (groups, 1) if narrow else shape)), (groups, n)))
+        return np.ascontiguousarray(
+            np.broadcast_to(read(self._take(name, dtype, (groups, 1) if narrow else shape)), (groups, n))
+        )
 
     def _tokenizer(self) -> Tokenizer | None:
         if TOKENIZER not in self.tensors:
@@ -171,7 +189,9 @@ class _Reader:
         weights = {}
         for name, shape in config.shapes().items():
             weights[name] = self._stand_in(coded[name], shape) if name in coded else self._take(name, "float32", shape)
-        for name in [name for name in self.tensors if name.endswith(".bias") and self.tensors[name].dtype == np.float32]:
+        for name in [
+            name for name in self.tensors if name.endswith(".bias") and self.tensors[name].dtype == np.float32
+        ]:
             module = name.removesuffix(".bias")
             if module + ".weight" in weights:
                 weights[name] = self._take(name, "float32", (weights[module + ".weight"].shape[0],))
@@ -193,7 +213,9 @@ class _Reader:
             return layer
         form, kind = self._form(entry["input"], name, layer.shape[0]), entry["runs_in"]
         if kind not in kinds or not isinstance(form, INPUTS[kind]):
-            raise FormatError(f"{self.where}: {name} runs in {kind!r} on {form!r}, the strategy has {', '.join(sorted(kinds))}")
+            raise FormatError(
+                f"{self.where}: {name} runs in {kind!r} on {form!r}, the strategy has {', '.join(sorted(kinds))}"
+            )
         weight = self._weight(name, layer.shape, entry["group_size"])
         if form is not None and weight.group_size != weight.k:
             raise FormatError(f"{self.where}: {name}: integer products with grouped scales")
@@ -273,7 +295,9 @@ class _Reader:
                 raise FormatError(f"{self.where}: {name}.columns.scale: not positive")
             self.columns[name] = Columns(scale[None], zero_point[None])
         elif self.columns[name].scale.size != features:
-            raise FormatError(f"{self.where}: {name}.columns: {self.columns[name].scale.size} features, wanted {features}")
+            raise FormatError(
+                f"{self.where}: {name}.columns: {self.columns[name].scale.size} features, wanted {features}"
+            )
         return self.columns[name]
 
     def _join(self, model: Transformer) -> None:
@@ -318,6 +342,10 @@ def _is_sound(form: PerToken | PerTensor | Fixed) -> bool:
         return False
     if isinstance(form, Fixed):
         low, high = (0, 0) if form.symmetric else affine.RANGES[form.dtype]
-        return type(form.scale) is float and float(affine.SMALLEST_SCALE) <= form.scale <= float(affine.LARGEST) \
-            and type(form.zero_point) is int and low <= form.zero_point <= high
+        return (
+            type(form.scale) is float
+            and float(affine.SMALLEST_SCALE) <= form.scale <= float(affine.LARGEST)
+            and type(form.zero_point) is int
+            and low <= form.zero_point <= high
+        )
     return isinstance(form, PerToken) or form.granularity == "per_tensor"

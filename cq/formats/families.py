@@ -1,14 +1,28 @@
 """config.json of each family as entries of Config. Must not know weights and their names."""
+
 from ..errors import FormatError, UnsupportedError
 from ..model.rope import yarn_attention
 from .generation import read_ids
 from .untrusted import brief, flag_of, real_of, size_of
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
-                "gelu_fast": "gelu_tanh", "silu": "silu", "swish": "silu", "relu": "relu"}
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
 _ONLY = {  # entry of config.json → the one value that is implemented; absent or null counts as that value
-    "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False, "sliding_window": None,
-    "partial_rotary_factor": 1.0, "quantization_config": None}
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "sliding_window": None,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+}
 _ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.output")
 _WINDOWED = ("mistral", "qwen2", "qwen3")  # families that may let a token see only so many before it
 _MAX_LABELS = 1 << 16  # that a number alone may ask for
@@ -20,26 +34,43 @@ _ROPE = {  # kind of scaling → each of its numbers and what counts where it is
 
 
 def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str, ...] | None]:
-    """Entries of Config from those of config.json, and which modules have biases (see names.check_weights). Raises FormatError,
-    UnsupportedError naming the entry; messages start with `where`."""
+    """Entries of Config from those of config.json, and which modules have biases (see names.check_weights). Raises
+    FormatError, UnsupportedError naming the entry; messages start with `where`."""
     for key, only in _ONLY.items():
-        if values.get(key) is not None and values[key] != only and not (key == "sliding_window" and family in _WINDOWED):
-            raise UnsupportedError(f"{where}: {key} {brief(values[key])} is not implemented"
-                                   + (f", only {only!r}" if only is not None else ""))
+        if (
+            values.get(key) is not None
+            and values[key] != only
+            and not (key == "sliding_window" and family in _WINDOWED)
+        ):
+            raise UnsupportedError(
+                f"{where}: {key} {brief(values[key])} is not implemented"
+                + (f", only {only!r}" if only is not None else "")
+            )
     biases = None
     if family in ("llama", "qwen3"):
-        biases = tuple(module for modules, key in ((_ATTENTION, "attention_bias"), (("ffn",), "mlp_bias"))
-                       if flag_of(values, key, where) for module in modules)
+        biases = tuple(
+            module
+            for modules, key in ((_ATTENTION, "attention_bias"), (("ffn",), "mlp_bias"))
+            if flag_of(values, key, where)
+            for module in modules
+        )
     entries = _READERS[family](values, where)
     return entries | (read_ids(values, entries["vocab_size"], where) if entries.get("lm_head") else {}), biases
 
 
 def _bert(values: dict, where: str) -> dict:
     """Entries of Config of the BERT type."""
-    return _common(values, where) | {
-        "type_vocab_size": size_of(values, "type_vocab_size", where, 2),
-        "norm": "layer", "norm_eps": real_of(values, "layer_norm_eps", where, 1e-12),
-        "activation": _activation(values, "gelu", where), "pooling": "mean"} | _classifier(values, "tanh", where)
+    return (
+        _common(values, where)
+        | {
+            "type_vocab_size": size_of(values, "type_vocab_size", where, 2),
+            "norm": "layer",
+            "norm_eps": real_of(values, "layer_norm_eps", where, 1e-12),
+            "activation": _activation(values, "gelu", where),
+            "pooling": "mean",
+        }
+        | _classifier(values, "tanh", where)
+    )
 
 
 def _roberta(values: dict, where: str) -> dict:
@@ -48,26 +79,38 @@ def _roberta(values: dict, where: str) -> dict:
     entries = _bert(values, where)
     positions = entries["max_positions"] - padding - 1 if type(padding) is int and padding >= 0 else 0
     if positions < 1:
-        raise FormatError(f"{where}: pad_token_id {brief(padding)} leaves no positions of max_position_embeddings "
-                          f"{entries['max_positions']}")
+        raise FormatError(
+            f"{where}: pad_token_id {brief(padding)} leaves no positions of max_position_embeddings "
+            f"{entries['max_positions']}"
+        )
     return entries | {"position_offset": padding + 1, "max_positions": positions, "max_length": positions}
 
 
 def _distilbert(values: dict, where: str) -> dict:
-    names = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers",
-             "intermediate_size": "hidden_dim", "hidden_act": "activation"}
+    names = {
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+    }
     return _bert(_renamed(values, names), where) | {"type_vocab_size": 0} | _classifier(values, "relu", where)
 
 
 def _classifier(values: dict, activation: str, where: str) -> dict:
-    """The labels, where `architectures` says that the head is there. Without names they are called as transformers calls them."""
+    """The labels, where `architectures` says that the head is there. Without names they are called as transformers
+    calls them."""
     if not any(name.endswith("ForSequenceClassification") for name in _architectures(values, where)):
         return {}
     named = values.get("id2label")
     if named is None:
         named = {i: f"LABEL_{i}" for i in range(min(size_of(values, "num_labels", where, 2), _MAX_LABELS))}
     numbers = {str(i) for i in range(len(named))} if isinstance(named, dict) else set()
-    if not numbers or {str(key) for key in named} != numbers or not all(isinstance(label, str) for label in named.values()):
+    if (
+        not numbers
+        or {str(key) for key in named} != numbers
+        or not all(isinstance(label, str) for label in named.values())
+    ):
         raise FormatError(f"{where}: id2label must give each number from 0 on a name, got {brief(named)}")
     labels = {str(key): label for key, label in named.items()}
     return {"labels": tuple(labels[str(i)] for i in range(len(labels))), "classifier": activation}
@@ -85,9 +128,17 @@ def _llama(values: dict, where: str) -> dict:
     common["max_positions"] = common["max_length"] = min(common["max_positions"], _window(values, common, where))
     return common | {
         "num_kv_heads": size_of(values, "num_key_value_heads", where, common["num_heads"]),
-        "norm": "rms", "norm_eps": real_of(values, "rms_norm_eps", where, 1e-6), "norm_first": True,
-        "activation": _activation(values, "silu", where), "gated": True, "rope_theta": theta, "rope_scaling": scaling,
-        "causal": True, "lm_head": lm_head, "tied": lm_head and flag_of(values, "tie_word_embeddings", where)}
+        "norm": "rms",
+        "norm_eps": real_of(values, "rms_norm_eps", where, 1e-6),
+        "norm_first": True,
+        "activation": _activation(values, "silu", where),
+        "gated": True,
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "causal": True,
+        "lm_head": lm_head,
+        "tied": lm_head and flag_of(values, "tie_word_embeddings", where),
+    }
 
 
 def _qwen3(values: dict, where: str) -> dict:
@@ -95,8 +146,14 @@ def _qwen3(values: dict, where: str) -> dict:
 
 
 def _gpt2(values: dict, where: str) -> dict:
-    names = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
-             "max_position_embeddings": "n_positions", "intermediate_size": "n_inner", "hidden_act": "activation_function"}
+    names = {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+        "intermediate_size": "n_inner",
+        "hidden_act": "activation_function",
+    }
     values = _renamed(values, names)
     for key, only in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         if flag_of(values, key, where, only) is not only:
@@ -105,13 +162,19 @@ def _gpt2(values: dict, where: str) -> dict:
         values["intermediate_size"] = 4 * size_of(values, "hidden_size", where)
     lm_head = _lm_head(values, where)
     return _common(values, where) | {
-        "norm": "layer", "norm_eps": real_of(values, "layer_norm_epsilon", where, 1e-5), "norm_first": True,
-        "activation": _activation(values, "gelu_new", where), "causal": True, "lm_head": lm_head,
-        "tied": lm_head and flag_of(values, "tie_word_embeddings", where, True)}
+        "norm": "layer",
+        "norm_eps": real_of(values, "layer_norm_epsilon", where, 1e-5),
+        "norm_first": True,
+        "activation": _activation(values, "gelu_new", where),
+        "causal": True,
+        "lm_head": lm_head,
+        "tied": lm_head and flag_of(values, "tie_word_embeddings", where, True),
+    }
 
 
 def _window(values: dict, common: dict, where: str) -> int:
-    """How many tokens see each other: texts within the sliding window are as if there were none, and longer ones are refused."""
+    """How many tokens see each other: texts within the sliding window are as if there were none, and longer ones are
+    refused."""
     used = flag_of(values, "use_sliding_window", where, common["family"] == "mistral")
     return size_of(values, "sliding_window", where, common["max_positions"]) if used else common["max_positions"]
 
@@ -121,22 +184,30 @@ def _common(values: dict, where: str) -> dict:
     if values.get("head_dim") is None and hidden % heads:
         raise FormatError(f"{where}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
     positions = size_of(values, "max_position_embeddings", where)
-    return {"family": values["model_type"], "vocab_size": size_of(values, "vocab_size", where), "hidden_size": hidden,
-            "num_layers": size_of(values, "num_hidden_layers", where), "num_heads": heads, "num_kv_heads": heads,
-            "head_dim": size_of(values, "head_dim", where, hidden // heads),
-            "intermediate_size": size_of(values, "intermediate_size", where), "max_positions": positions,
-            "max_length": positions}
+    return {
+        "family": values["model_type"],
+        "vocab_size": size_of(values, "vocab_size", where),
+        "hidden_size": hidden,
+        "num_layers": size_of(values, "num_hidden_layers", where),
+        "num_heads": heads,
+        "num_kv_heads": heads,
+        "head_dim": size_of(values, "head_dim", where, hidden // heads),
+        "intermediate_size": size_of(values, "intermediate_size", where),
+        "max_positions": positions,
+        "max_length": positions,
+    }
 
 
 def _lm_head(values: dict, where: str) -> bool:
-    """LlamaModel has no head, LlamaForCausalLM has; where config.json does not say, the family is one of language models."""
+    """LlamaModel has no head, LlamaForCausalLM has; where config.json does not say, the family is one of language
+    models."""
     names = _architectures(values, where)
     return not names or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def _rope(values: dict, positions: int, where: str) -> tuple[float, dict | None]:
-    """rope_theta and Config.rope_scaling, from rope_theta and rope_scaling, or from rope_parameters, where transformers 5 writes
-    both. `positions`: the longest text, where nothing says which the model was trained on before."""
+    """rope_theta and Config.rope_scaling, from rope_theta and rope_scaling, or from rope_parameters, where transformers
+    5 writes both. `positions`: the longest text, where nothing says which the model was trained on before."""
     theta, scaling = real_of(values, "rope_theta", where, 10000.0), None
     for key in ("rope_scaling", "rope_parameters"):
         rope, at = values.get(key), f"{where}: {key}"
@@ -148,7 +219,9 @@ def _rope(values: dict, positions: int, where: str) -> tuple[float, dict | None]
         if rope.get("partial_rotary_factor") not in (None, 1.0):
             raise UnsupportedError(f"{at} {brief(rope)} is not implemented, only with a partial_rotary_factor of 1")
         if kind != "default" and (not isinstance(kind, str) or kind not in _ROPE):
-            raise UnsupportedError(f"{at}: rope_type {brief(kind)} is not implemented; these are: default, {', '.join(_ROPE)}")
+            raise UnsupportedError(
+                f"{at}: rope_type {brief(kind)} is not implemented; these are: default, {', '.join(_ROPE)}"
+            )
         theta = real_of(rope, "rope_theta", at, theta)
         scaling = _scaling(rope, kind, positions, at) if kind != "default" else scaling
     return theta, scaling
@@ -164,15 +237,18 @@ def _scaling(rope: dict, kind: str, positions: int, at: str) -> dict:
     if kind == "yarn":
         if rope.get("truncate", True) is not True:
             raise UnsupportedError(f"{at}: truncate {brief(rope['truncate'])} is not implemented, only true")
-        scaling["attention_factor"] = real_of(rope, "attention_factor", at, _attention_factor(rope, scaling["factor"], at))
+        scaling["attention_factor"] = real_of(
+            rope, "attention_factor", at, _attention_factor(rope, scaling["factor"], at)
+        )
     return scaling
 
 
 def _attention_factor(rope: dict, factor: float, at: str) -> float:
     """YaRN's factor of cosines and sines, where nothing says it."""
     if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return (yarn_attention(factor, real_of(rope, "mscale", at, 1.0))
-                / yarn_attention(factor, real_of(rope, "mscale_all_dim", at, 1.0)))
+        return yarn_attention(factor, real_of(rope, "mscale", at, 1.0)) / yarn_attention(
+            factor, real_of(rope, "mscale_all_dim", at, 1.0)
+        )
     return yarn_attention(factor)
 
 
@@ -188,10 +264,21 @@ def _architectures(values: dict, where: str) -> list[str]:
 def _activation(values: dict, default: str, where: str) -> str:
     name = values.get("hidden_act", default)
     if not isinstance(name, str) or name not in _ACTIVATIONS:
-        raise UnsupportedError(f"{where}: hidden_act {brief(name)} is not implemented; these are: {', '.join(_ACTIVATIONS)}")
+        raise UnsupportedError(
+            f"{where}: hidden_act {brief(name)} is not implemented; these are: {', '.join(_ACTIVATIONS)}"
+        )
     return _ACTIVATIONS[name]
 
 
-_READERS = {"bert": _bert, "roberta": _roberta, "xlm-roberta": _roberta, "camembert": _roberta, "distilbert": _distilbert,
-            "llama": _llama, "mistral": _llama, "qwen2": _llama, "qwen3": _qwen3,
-            "gpt2": _gpt2}
+_READERS = {
+    "bert": _bert,
+    "roberta": _roberta,
+    "xlm-roberta": _roberta,
+    "camembert": _roberta,
+    "distilbert": _distilbert,
+    "llama": _llama,
+    "mistral": _llama,
+    "qwen2": _llama,
+    "qwen3": _qwen3,
+    "gpt2": _gpt2,
+}

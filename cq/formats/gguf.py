@@ -1,5 +1,6 @@
-"""GGUF, llama.cpp's one file of a model, as configuration, float32 weights and tokenizer. Its header is read here, in bounds, its
-blocks of codes by the gguf package. Must not know how a model computes."""
+"""GGUF, llama.cpp's one file of a model, as configuration, float32 weights and tokenizer. Its header is read here, in
+bounds, its blocks of codes by the gguf package. Must not know how a model computes."""
+
 import importlib
 import struct
 from functools import partial
@@ -14,14 +15,15 @@ from ..model.config import Config
 from ..model.deferred import Deferred
 from .gguf_config import read_entries
 from .gguf_tokenizer import read_vocabulary
-from .names import GGUF, canonical, check_weights
-from .untrusted import as_file, brief
+from .name_tables import GGUF
+from .names import canonical, check_weights
 from .tensors import MappedFile
+from .untrusted import as_file, brief
 
-MAX_ENTRIES = 1 << 16   # of metadata, and tensors; the largest in the wild have a few thousand
-MAX_ITEMS = 1 << 21     # of all lists together; the largest vocabularies have near a million tokens and merges
-MAX_STRING = 1 << 24    # bytes
-_PIECE = 1 << 20        # weights dequantized at once: temporaries stay small beside the result
+MAX_ENTRIES = 1 << 16  # of metadata, and tensors; the largest in the wild have a few thousand
+MAX_ITEMS = 1 << 21  # of all lists together; the largest vocabularies have near a million tokens and merges
+MAX_STRING = 1 << 24  # bytes
+_PIECE = 1 << 20  # weights dequantized at once: temporaries stay small beside the result
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _LIST = 8, 9
@@ -29,19 +31,20 @@ _STRING, _LIST = 8, 9
 
 class _Tensor(NamedTuple):
     shape: tuple[int, ...]  # rows first, as NumPy's
-    kind: int               # GGMLQuantizationType
-    begin: int              # in bytes, from the end of the header
+    kind: int  # GGMLQuantizationType
+    begin: int  # in bytes, from the end of the header
     nbytes: int
 
 
 def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
-    """The model in the GGUF file `path` of version 2 or 3: its configuration, its weights by canonical names (float32, Linear
-    weights (out, in), matrices Deferred), and its tokenizer, which neither pads nor truncates, or that of a
+    """The model in the GGUF file `path` of version 2 or 3: its configuration, its weights by canonical names (float32,
+    Linear weights (out, in), matrices Deferred), and its tokenizer, which neither pads nor truncates, or that of a
     tokenizer.json beside the file where it brings none that cq can build.
 
     Codes are dequantized as the gguf package does; rows of queries and keys that llama.cpp interleaves for its rotary
-    positions are put back in halves. Every count and size is checked against the file before anything is allocated. Layout:
-    ggml's docs/gguf.md. Raises FileNotFoundError, FormatError, UnsupportedError (also where the gguf package is missing)."""
+    positions are put back in halves. Every count and size is checked against the file before anything is allocated.
+    Layout: ggml's docs/gguf.md. Raises FileNotFoundError, FormatError, UnsupportedError (also where the gguf package is
+    missing)."""
     path = as_file(path)
     where, ggml = str(path), _package()
     if path.stat().st_size < 24:
@@ -52,7 +55,9 @@ def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer
     _check_places(tensors, len(data) - start, where)
 
     def decoded(name: str) -> np.ndarray:
-        return _dequantize(file.part(start + tensors[name].begin, tensors[name].nbytes), tensors[name], ggml, f"{where}: {name}")
+        return _dequantize(
+            file.part(start + tensors[name].begin, tensors[name].nbytes), tensors[name], ggml, f"{where}: {name}"
+        )
 
     arrays = {name: Deferred(tensor.shape, np.float32, partial(decoded, name)) for name, tensor in tensors.items()}
     config = read_entries(values, arrays, where)
@@ -85,7 +90,9 @@ class _Header:
             raise FormatError(f"{self.where}: not GGUF: it begins with {bytes(self.data[:4])!r}")
         version = self._number("I")
         if version not in (2, 3):
-            raise UnsupportedError(f"{self.where}: GGUF of version {version}; little-endian files of version 2 and 3 are read")
+            raise UnsupportedError(
+                f"{self.where}: GGUF of version {version}; little-endian files of version 2 and 3 are read"
+            )
         counts = self._number("Q"), self._number("Q")
         if max(counts) > MAX_ENTRIES:
             raise FormatError(f"{self.where}: {counts[0]} tensors, {counts[1]} entries; at most {MAX_ENTRIES} are read")
@@ -111,9 +118,11 @@ class _Header:
 
     def _take(self, count: int) -> memoryview:
         if count > len(self.data) - self.at:
-            raise FormatError(f"{self.where}: truncated: {count} bytes should follow byte {self.at} of {len(self.data)}")
+            raise FormatError(
+                f"{self.where}: truncated: {count} bytes should follow byte {self.at} of {len(self.data)}"
+            )
         self.at += count
-        return self.data[self.at - count:self.at]
+        return self.data[self.at - count : self.at]
 
     def _number(self, code: str) -> int | float | bool:
         return struct.unpack("<" + code, self._take(struct.calcsize("<" + code)))[0]
@@ -154,7 +163,9 @@ class _Header:
         shape = struct.unpack(f"<{rank}Q", self._take(8 * rank))[::-1]
         kind, begin = self._number("I"), self._number("Q")
         if kind not in sizes:
-            raise UnsupportedError(f"{self.where}: tensor {brief(name)}: type {kind} is none that the gguf package knows")
+            raise UnsupportedError(
+                f"{self.where}: tensor {brief(name)}: type {kind} is none that the gguf package knows"
+            )
         weights, nbytes = sizes[kind]
         count = 1
         for size in shape:
@@ -165,14 +176,17 @@ class _Header:
 
 
 def _check_places(tensors: dict[str, _Tensor], available: int, where: str) -> None:
-    """Raises FormatError where tensors share bytes, so that a small file cannot stand for much memory, or leave the file."""
+    """Raises FormatError where tensors share bytes, so that a small file cannot stand for much memory, or leave the
+    file."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
         if tensor.begin < end:
             raise FormatError(f"{where}: tensor {brief(name)} begins at {tensor.begin}, inside the one before it")
         end = tensor.begin + tensor.nbytes
         if end > available:
-            raise FormatError(f"{where}: truncated: tensor {brief(name)} ends at byte {end} of the data, of {max(available, 0)}")
+            raise FormatError(
+                f"{where}: truncated: tensor {brief(name)} ends at byte {end} of the data, of {max(available, 0)}"
+            )
 
 
 def _check_shapes(weights: dict[str, Deferred], config: Config, where: str) -> None:
@@ -181,10 +195,14 @@ def _check_shapes(weights: dict[str, Deferred], config: Config, where: str) -> N
         raise FormatError(f"{where}: {config.num_layers} layers, but only {len(weights)} tensors")
     for name, shape in config.shapes().items():
         if name in weights and weights[name].shape != shape:
-            raise FormatError(f"{where}: weight {name} has shape {weights[name].shape}, the configuration asks for {shape}")
+            raise FormatError(
+                f"{where}: weight {name} has shape {weights[name].shape}, the configuration asks for {shape}"
+            )
         bias = name.removesuffix("weight") + "bias"
         if name.endswith(".weight") and bias in weights and weights[bias].shape != shape[:1]:
-            raise FormatError(f"{where}: weight {bias} has shape {weights[bias].shape}, the configuration asks for {shape[:1]}")
+            raise FormatError(
+                f"{where}: weight {bias} has shape {weights[bias].shape}, the configuration asks for {shape[:1]}"
+            )
 
 
 def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str) -> np.ndarray:
@@ -197,14 +215,15 @@ def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str) -> np.ndarra
     try:
         with np.errstate(all="ignore"):  # scales of NaN or Inf show when weights are checked
             for at in range(0, len(rows), step):
-                result[at:at + step] = ggml.dequantize(rows[at:at + step], kind)
+                result[at : at + step] = ggml.dequantize(rows[at : at + step], kind)
     except NotImplementedError:
         raise UnsupportedError(f"{where}: the gguf package does not dequantize {kind.name}") from None
     return result.reshape(tensor.shape)
 
 
 def _halves(array: Deferred, name: str, config: Config) -> Deferred:
-    """Rows of queries and keys (heads · dim, …) that turn together side by side → dim / 2 apart, as Hugging Face has them."""
+    """Rows of queries and keys (heads · dim, …) that turn together side by side → dim / 2 apart, as Hugging Face has
+    them."""
     part = name.split(".")[-2] if ".attention." in name else None
     if part not in ("query", "key"):
         return array
@@ -213,4 +232,5 @@ def _halves(array: Deferred, name: str, config: Config) -> Deferred:
     def change(rows: np.ndarray) -> np.ndarray:
         pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
+
     return array.then(array.shape, change)

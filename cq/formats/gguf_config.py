@@ -1,4 +1,5 @@
 """What a GGUF file's entries say of a model, as Config. Must not know where weights lie."""
+
 import numpy as np
 
 from ..errors import FormatError, UnsupportedError
@@ -9,30 +10,45 @@ from .untrusted import brief, real_of, size_of
 
 _DECODER = {"norm_first": True, "causal": True, "lm_head": True}
 _LLAMA = _DECODER | {"norm": "rms", "norm_eps": 1e-6, "activation": "silu", "gated": True, "rope_theta": 10000.0}
-_ARCHITECTURES = {  # general.architecture → what it alone says, as entries of Config; epsilon and theta: where the file does not
-    "llama": _LLAMA | {"family": "llama"}, "mistral3": _LLAMA | {"family": "mistral"}, "qwen2": _LLAMA | {"family": "qwen2"},
+# general.architecture → what it alone says, as entries of Config; epsilon and theta: where the file does not
+_ARCHITECTURES = {
+    "llama": _LLAMA | {"family": "llama"},
+    "mistral3": _LLAMA | {"family": "mistral"},
+    "qwen2": _LLAMA | {"family": "qwen2"},
     "qwen3": _LLAMA | {"family": "qwen3", "qk_norm": True},
     "gpt2": _DECODER | {"family": "gpt2", "norm": "layer", "norm_eps": 1e-5, "activation": "gelu_tanh"},
     "bert": {"family": "bert", "norm": "layer", "norm_eps": 1e-12, "activation": "gelu", "causal": False},
 }
 _EPSILON = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
 _ONLY = {  # entry of the architecture → the one value that is implemented, which it has where it is absent
-    "expert_count": 0, "attention.temperature_scale": 0.0, "rope.scaling.yarn_ext_factor": 1.0}
+    "expert_count": 0,
+    "attention.temperature_scale": 0.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+}
 _POOLINGS = {0: None, 1: "mean", 2: "cls", 3: "last"}  # of pooling_type
 _SCALINGS = ("none", "linear", "yarn")  # of rope.scaling.type
 
 
 def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Config:
-    """The configuration in a GGUF file's metadata; of tensors only shapes are read, and rope_freqs.weight. What is absent counts
-    as llama.cpp counts it. Raises FormatError, UnsupportedError naming the entry; messages start with `where`."""
+    """The configuration in a GGUF file's metadata; of tensors only shapes are read, and rope_freqs.weight. What is
+    absent counts as llama.cpp counts it. Raises FormatError, UnsupportedError naming the entry; messages start with
+    `where`."""
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
-        raise UnsupportedError(f"{where}: general.architecture {brief(architecture)} is not implemented; these are: "
-                               + ", ".join(_ARCHITECTURES))
+        raise UnsupportedError(
+            f"{where}: general.architecture {brief(architecture)} is not implemented; these are: "
+            + ", ".join(_ARCHITECTURES)
+        )
     if values.get("split.count", 1) not in (0, 1):
-        raise UnsupportedError(f"{where}: one of {brief(values['split.count'])} files that a model was split into; "
-                               "merge them first: llama-gguf-split --merge")
-    own = {key.removeprefix(architecture + "."): value for key, value in values.items() if key.startswith(architecture + ".")}
+        raise UnsupportedError(
+            f"{where}: one of {brief(values['split.count'])} files that a model was split into; "
+            "merge them first: llama-gguf-split --merge"
+        )
+    own = {
+        key.removeprefix(architecture + "."): value
+        for key, value in values.items()
+        if key.startswith(architecture + ".")
+    }
     at, known = f"{where}: {architecture}", _ARCHITECTURES[architecture]
     for key, only in (_ONLY | {"attention.causal": known["causal"]}).items():
         if own.get(key, only) != only:
@@ -41,24 +57,38 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
     head_dim = size_of(own, "attention.key_length", at, max(hidden // heads, 1))
     for key in ("attention.value_length", "rope.dimension_count"):
         if size_of(own, key, at, head_dim) != head_dim:
-            raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented, only that of the head, {head_dim}")
+            raise UnsupportedError(
+                f"{at}.{key} {brief(own[key])} is not implemented, only that of the head, {head_dim}"
+            )
     positions = size_of(own, "context_length", at)
     if own.get("attention.sliding_window") and size_of(own, "attention.sliding_window", at) < positions:
         raise UnsupportedError(f"{at}.attention.sliding_window {own['attention.sliding_window']} is not implemented")
     if "token_embd.weight" not in tensors:
         raise FormatError(f"{where}: no tensor token_embd.weight")
     entries = known | {
-        "vocab_size": tensors["token_embd.weight"].shape[0], "hidden_size": hidden,
-        "num_layers": size_of(own, "block_count", at), "num_heads": heads,
-        "num_kv_heads": size_of(own, "attention.head_count_kv", at, heads), "head_dim": head_dim,
-        "intermediate_size": size_of(own, "feed_forward_length", at), "max_positions": positions, "max_length": positions,
-        "norm_eps": real_of(own, _EPSILON[known["norm"]], at, known["norm_eps"])}
+        "vocab_size": tensors["token_embd.weight"].shape[0],
+        "hidden_size": hidden,
+        "num_layers": size_of(own, "block_count", at),
+        "num_heads": heads,
+        "num_kv_heads": size_of(own, "attention.head_count_kv", at, heads),
+        "head_dim": head_dim,
+        "intermediate_size": size_of(own, "feed_forward_length", at),
+        "max_positions": positions,
+        "max_length": positions,
+        "norm_eps": real_of(own, _EPSILON[known["norm"]], at, known["norm_eps"]),
+    }
     if "rope_theta" in known:
-        entries |= {"rope_theta": real_of(own, "rope.freq_base", at, known["rope_theta"]),
-                    "rope_scaling": _scaling(own, tensors, positions, head_dim, at)}
+        entries |= {
+            "rope_theta": real_of(own, "rope.freq_base", at, known["rope_theta"]),
+            "rope_scaling": _scaling(own, tensors, positions, head_dim, at),
+        }
     if known["causal"]:
-        entries |= {"tied": "output.weight" not in tensors, "bos_token_id": values.get("tokenizer.ggml.bos_token_id"),
-                    "eos_token_ids": _ends(values), "chat_template": values.get("tokenizer.chat_template")}
+        entries |= {
+            "tied": "output.weight" not in tensors,
+            "bos_token_id": values.get("tokenizer.ggml.bos_token_id"),
+            "eos_token_ids": _ends(values),
+            "chat_template": values.get("tokenizer.chat_template"),
+        }
     else:
         entries |= _pooled(own, at) | {"type_vocab_size": _rows(tensors, "token_types.weight")}
     try:
@@ -72,11 +102,14 @@ def _rows(tensors: dict[str, Deferred], name: str) -> int:
 
 
 def _pooled(own: dict, at: str) -> dict:
-    """An encoder pools by mean where the file says nothing, and embeddings are normalized, as llama.cpp's own tools do."""
+    """An encoder pools by mean where the file says nothing, and embeddings are normalized, as llama.cpp's own tools
+    do."""
     kind = own.get("pooling_type", 1)
     if type(kind) is not int or kind not in _POOLINGS:
-        raise UnsupportedError(f"{at}.pooling_type {brief(kind)} is not implemented; these are: "
-                               + ", ".join(f"{i} ({name or 'none'})" for i, name in _POOLINGS.items()))
+        raise UnsupportedError(
+            f"{at}.pooling_type {brief(kind)} is not implemented; these are: "
+            + ", ".join(f"{i} ({name or 'none'})" for i, name in _POOLINGS.items())
+        )
     return {"pooling": _POOLINGS[kind], "normalize": _POOLINGS[kind] is not None}
 
 
@@ -90,7 +123,9 @@ def _scaling(own: dict, tensors: dict[str, Deferred], positions: int, head_dim: 
     """Config.rope_scaling. A llama3 scaling lies in the file as the factors that it comes to, one per frequency."""
     kind, factor = own.get("rope.scaling.type", "linear"), 1.0
     if kind not in _SCALINGS:
-        raise UnsupportedError(f"{at}.rope.scaling.type {brief(kind)} is not implemented; these are: {', '.join(_SCALINGS)}")
+        raise UnsupportedError(
+            f"{at}.rope.scaling.type {brief(kind)} is not implemented; these are: {', '.join(_SCALINGS)}"
+        )
     for key in ("rope.scale_linear", "rope.scaling.factor"):
         if kind != "none" and own.get(key):  # 0 says none
             factor = real_of(own, key, at, 1.0)
@@ -112,17 +147,26 @@ def _yarn(own: dict, factor: float, attention: float, positions: int, at: str) -
     if by:  # 0 says none
         whole /= yarn_attention(factor, real_of(own, "rope.scaling.yarn_log_multiplier", at, 1.0))
     whole *= attention
-    if abs(real_of(own, key, at, whole) / whole - 1) > 1e-4:  # converters and llama.cpp read this entry in different ways
-        raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented, only {whole:.6g}, which the factor asks for")
-    return {"kind": "yarn", "factor": factor, "attention_factor": whole,
-            "original_positions": size_of(own, "rope.scaling.original_context_length", at, positions),
-            "beta_fast": real_of(own, "rope.scaling.yarn_beta_fast", at, 32.0),
-            "beta_slow": real_of(own, "rope.scaling.yarn_beta_slow", at, 1.0)}
+    # converters and llama.cpp read this entry in different ways
+    if abs(real_of(own, key, at, whole) / whole - 1) > 1e-4:
+        raise UnsupportedError(
+            f"{at}.{key} {brief(own[key])} is not implemented, only {whole:.6g}, which the factor asks for"
+        )
+    return {
+        "kind": "yarn",
+        "factor": factor,
+        "attention_factor": whole,
+        "original_positions": size_of(own, "rope.scaling.original_context_length", at, positions),
+        "beta_fast": real_of(own, "rope.scaling.yarn_beta_fast", at, 32.0),
+        "beta_slow": real_of(own, "rope.scaling.yarn_beta_slow", at, 1.0),
+    }
 
 
 def _factors(tensor: Deferred, head_dim: int, at: str) -> dict:
     if tensor.shape != (head_dim // 2,):
-        raise FormatError(f"{at}: rope_freqs.weight has shape {tensor.shape}; wanted {(head_dim // 2,)}, half of a head")
+        raise FormatError(
+            f"{at}: rope_freqs.weight has shape {tensor.shape}; wanted {(head_dim // 2,)}, half of a head"
+        )
     factors = tensor.read()
     if not np.all((factors > 1e-6) & (factors < 1e12)):  # NaN is neither
         raise FormatError(f"{at}: rope_freqs.weight must be positive numbers, got {brief(factors.tolist())}")

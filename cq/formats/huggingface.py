@@ -1,5 +1,6 @@
-"""A Hugging Face folder, sentence-transformers files included, as configuration, weights and tokenizer. Must not know how a
-model computes."""
+"""A Hugging Face folder, sentence-transformers files included, as configuration, weights and tokenizer. Must not know
+how a model computes."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,24 +15,25 @@ from .families import read_config
 from .generation import read_generation
 from .names import FAMILIES, canonical, check_weights, foreign
 from .sentence import read_limits, read_modules, read_pooling
-from .untrusted import as_file, as_path, brief, read_json
 from .tensors import PICKLES, read_tensors, write_safetensors
+from .untrusted import as_file, as_path, brief, read_json
 
 MAX_TOKENIZER = 256 << 20  # bytes; the largest in the wild are near 40 MB
 
 
 class Settings(NamedTuple):
     """All that a folder says of a model beside its weights."""
+
     config: Config
     biases: tuple[str, ...] | None  # as in names.check_weights
-    folder: Path                    # where config.json, weights and tokenizer.json are
-    lowercase: bool                 # texts are lowercased before they are tokenized
+    folder: Path  # where config.json, weights and tokenizer.json are
+    lowercase: bool  # texts are lowercased before they are tokenized
 
 
 def read_folder(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
-    """The model in a Hugging Face folder: its configuration, its weights by canonical names (float32, Linear weights (out,
-    in), matrices Deferred), from model.safetensors or the files that model.safetensors.index.json names, and its tokenizer,
-    which neither pads nor truncates, if there is one.
+    """The model in a Hugging Face folder: its configuration, its weights by canonical names (float32, Linear weights
+    (out, in), matrices Deferred), from model.safetensors or the files that model.safetensors.index.json names, and its
+    tokenizer, which neither pads nor truncates, if there is one.
 
     Raises FileNotFoundError, FormatError for damage (pickled weights included), UnsupportedError for what cq does not
     implement; messages name the file and the tensor or entry."""
@@ -46,8 +48,9 @@ def read_folder(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokeniz
 
 
 def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype: str = "float32") -> None:
-    """A folder that `read_folder` reads: config.json and tokenizer.json of the folder `like`, and model.safetensors with
-    `weights` (canonical name → float32) in `dtype`, "float32" or "float16". What is there is replaced. Raises OSError."""
+    """A folder that `read_folder` reads: config.json and tokenizer.json of the folder `like`, and model.safetensors
+    with `weights` (canonical name → float32) in `dtype`, "float32" or "float16". What is there is replaced. Raises
+    OSError."""
     folder, like = Path(path), Path(like)
     folder.mkdir(exist_ok=True)
     whole = {name: read(array) for name, array in weights.items()}
@@ -59,9 +62,10 @@ def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype:
 
 
 def read_settings(root: Path) -> Settings:
-    """config.json of the folder `root` and the sentence-transformers files around it: pooling, normalize and max_length; and
-    those of a language model that say how texts begin and end.
-    Without those an encoder pools by mean without normalizing, a decoder does not pool, and max_length is all positions."""
+    """config.json of the folder `root` and the sentence-transformers files around it: pooling, normalize and
+    max_length; and those of a language model that say how texts begin and end.
+    Without those an encoder pools by mean without normalizing, a decoder does not pool, and max_length is all
+    positions."""
     modules = read_modules(root)
     folder = modules["Transformer"]
     file = folder / "config.json"
@@ -81,8 +85,9 @@ def read_settings(root: Path) -> Settings:
 
 
 def parse_config(values: dict, where: str) -> tuple[Config, tuple[str, ...] | None]:
-    """A configuration from JSON in the form of `Config.to_dict` or of Hugging Face's config.json, and which modules have
-    biases (see names.check_weights). Raises FormatError, UnsupportedError naming the entry; messages start with `where`."""
+    """A configuration from JSON in the form of `Config.to_dict` or of Hugging Face's config.json, and which modules
+    have biases (see names.check_weights). Raises FormatError, UnsupportedError naming the entry; messages start with
+    `where`."""
     family = values.get("family", values.get("model_type"))
     if family is None:
         raise FormatError(f"{where}: no model_type, so nothing says which family of models this is")
@@ -98,7 +103,8 @@ def parse_config(values: dict, where: str) -> tuple[Config, tuple[str, ...] | No
 
 
 def read_tokenizer(folder: Path, lowercase: bool = False) -> Tokenizer | None:
-    """tokenizer.json of `folder` with padding and truncation off, or None if there is none. `lowercase`: before all else."""
+    """tokenizer.json of `folder` with padding and truncation off, or None if there is none. `lowercase`: before all
+    else."""
     file = folder / "tokenizer.json"
     if not file.exists():
         return None
@@ -108,8 +114,8 @@ def read_tokenizer(folder: Path, lowercase: bool = False) -> Tokenizer | None:
 
 
 def parse_tokenizer(data: bytes, where: str, lowercase: bool = False) -> Tokenizer:
-    """The tokenizer in `data`, the bytes of a tokenizer.json, as `read_tokenizer`. Raises FormatError, its message starting
-    with `where`."""
+    """The tokenizer in `data`, the bytes of a tokenizer.json, as `read_tokenizer`. Raises FormatError, its message
+    starting with `where`."""
     if len(data) > MAX_TOKENIZER:
         raise FormatError(f"{where}: at most {MAX_TOKENIZER} bytes are read, this has more")
     try:
@@ -136,8 +142,10 @@ def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray | Deferred], str]:
         return _read_shards(index), str(index)
     pickled = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
     if pickled:
-        raise FormatError(f"{folder}: no model.safetensors; {pickled[0]} is a pickle, which could run code and is never "
-                          "read; save the model again with safe_serialization=True")
+        raise FormatError(
+            f"{folder}: no model.safetensors; {pickled[0]} is a pickle, which could run code and is never "
+            "read; save the model again with safe_serialization=True"
+        )
     raise FormatError(f"{folder}: no model.safetensors")
 
 

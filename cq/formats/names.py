@@ -1,110 +1,19 @@
-"""The names of weights: one table per family, of Hugging Face and of llama.cpp, into cq's own, and the check
-that all weights are there and sound. Must not know files or config.json."""
+"""Foreign names of weights into this library's own and back, by the tables of name_tables.py, and the check that all
+weights are there and sound. Must not know files or config.json."""
+
 import re
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred, read
+from .name_tables import FAMILIES, Family
 from .untrusted import brief
 
-
-@dataclass(frozen=True)
-class Family:
-    """How Hugging Face or llama.cpp names a family. A table's keys are modules, whose leaves are weight and bias, or tensors."""
-    prefix: str                       # stands before every name in checkpoints that carry a head
-    layer: str                        # what stands before a layer's number
-    outside: dict[str, str]           # name outside the layers → canonical
-    inside: dict[str, str]            # name within a layer → canonical, within a layer
-    ignored: tuple[str, ...]          # beginnings of names, after prefix or layer, that no hidden state depends on
-    biases: tuple[str, ...] | None    # canonical modules that always have a bias; None: the checkpoint's configuration says
-    classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
-    fused: str | None = None          # canonical module that holds queries, keys and values
-    turned: bool = False              # matrices in layers are (in, out)
-    paired: bool = False              # rows of queries and keys: what turns together side by side, not half a head apart
-
-
-_BERT = Family(
-    prefix="bert.", layer="encoder.layer.",
-    outside={"embeddings.word_embeddings.weight": "embed.word",
-             "embeddings.position_embeddings.weight": "embed.position",
-             "embeddings.token_type_embeddings.weight": "embed.type", "embeddings.LayerNorm": "embed.norm"},
-    inside={"attention.self.query": "attention.query", "attention.self.key": "attention.key",
-            "attention.self.value": "attention.value", "attention.output.dense": "attention.output",
-            "attention.output.LayerNorm": "attention_norm", "intermediate.dense": "ffn.up", "output.dense": "ffn.down",
-            "output.LayerNorm": "ffn_norm"},
-    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
-    biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier"),
-    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"})
-_ROBERTA = replace(
-    _BERT, prefix="roberta.",
-    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs."),
-    classifier={"classifier.dense": "classifier.dense", "classifier.out_proj": "classifier.scores"})
-_DISTILBERT = Family(
-    prefix="distilbert.", layer="transformer.layer.",
-    outside={"embeddings.word_embeddings.weight": "embed.word", "embeddings.position_embeddings.weight": "embed.position",
-             "embeddings.LayerNorm": "embed.norm"},
-    inside={"attention.q_lin": "attention.query", "attention.k_lin": "attention.key", "attention.v_lin": "attention.value",
-            "attention.out_lin": "attention.output", "sa_layer_norm": "attention_norm", "ffn.lin1": "ffn.up",
-            "ffn.lin2": "ffn.down", "output_layer_norm": "ffn_norm"},
-    ignored=("embeddings.position_ids", "vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
-    biases=_BERT.biases, classifier={"pre_classifier": "classifier.dense", "classifier": "classifier.scores"})
-_LLAMA = Family(
-    prefix="model.", layer="layers.",
-    outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
-    inside={"self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
-            "self_attn.v_proj": "attention.value", "self_attn.o_proj": "attention.output",
-            "self_attn.q_norm": "attention.query_norm", "self_attn.k_norm": "attention.key_norm",
-            "input_layernorm": "attention_norm",
-            "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn.gate", "mlp.up_proj": "ffn.up",
-            "mlp.down_proj": "ffn.down"},
-    ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
-    biases=None)
-_GPT2 = Family(
-    prefix="transformer.", layer="h.",
-    outside={"wte.weight": "embed.word", "wpe.weight": "embed.position", "ln_f": "final_norm", "lm_head": "head"},
-    inside={"ln_1": "attention_norm", "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.output", "ln_2": "ffn_norm",
-            "mlp.c_fc": "ffn.up", "mlp.c_proj": "ffn.down"},
-    ignored=("attn.bias", "attn.masked_bias", "score."),
-    biases=("final_norm", "attention", "attention_norm", "ffn", "ffn_norm"), fused="attention.qkv", turned=True)
-FAMILIES = {
-    "bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "camembert": _ROBERTA, "distilbert": _DISTILBERT,
-    "llama": _LLAMA,
-    "mistral": replace(_LLAMA, biases=()),
-    "qwen2": replace(_LLAMA, biases=("attention.query", "attention.key", "attention.value")),
-    "qwen3": _LLAMA, "gpt2": _GPT2,
-}
-_GGUF_LLAMA = Family(
-    prefix="", layer="blk.",
-    outside={"token_embd.weight": "embed.word", "output_norm": "final_norm", "output": "head"},
-    inside={"attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
-            "attn_output": "attention.output", "attn_norm": "attention_norm", "ffn_norm": "ffn_norm",
-            "ffn_gate": "ffn.gate", "ffn_up": "ffn.up", "ffn_down": "ffn.down"},
-    ignored=("attn_rot_embd.", "rope_freqs."),  # the latter is not a weight but part of the configuration
-    biases=None, paired=True)
-_GGUF_QWEN2 = replace(_GGUF_LLAMA, ignored=(), paired=False)
-_GGUF_GPT2 = replace(
-    _GGUF_QWEN2, outside=_GGUF_LLAMA.outside | {"position_embd.weight": "embed.position"},
-    inside={"attn_norm": "attention_norm", "attn_qkv": "attention.qkv", "attn_output": "attention.output", "ffn_norm": "ffn_norm",
-            "ffn_up": "ffn.up", "ffn_down": "ffn.down"},
-    fused="attention.qkv")
-_GGUF_BERT = replace(
-    _GGUF_QWEN2,
-    outside={"token_embd.weight": "embed.word", "position_embd.weight": "embed.position", "token_types.weight": "embed.type",
-             "token_embd_norm": "embed.norm"},
-    inside={"attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
-            "attn_output": "attention.output", "attn_output_norm": "attention_norm", "ffn_up": "ffn.up", "ffn_down": "ffn.down",
-            "layer_output_norm": "ffn_norm"})
-GGUF = {  # llama.cpp's names, by general.architecture
-    "llama": _GGUF_LLAMA, "mistral3": _GGUF_LLAMA, "qwen2": _GGUF_QWEN2,
-    "qwen3": replace(_GGUF_QWEN2, inside=_GGUF_QWEN2.inside | {"attn_q_norm": "attention.query_norm",
-                                                               "attn_k_norm": "attention.key_norm"}),
-    "gpt2": _GGUF_GPT2, "bert": _GGUF_BERT,
-}
 _BARE = ("lm_head.", "classifier.", "pre_classifier.")  # Hugging Face's heads, which stand beside what has the prefix
-_LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}  # gamma, beta: norms of TensorFlow's time
+# gamma, beta: norms of TensorFlow's time
+_LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
@@ -113,9 +22,11 @@ def is_canonical(names) -> bool:
     return any(name.startswith(("embed.", "layers.0.attention.")) for name in names)
 
 
-def canonical(tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES, classifier: bool = False) -> dict:
-    """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out, but for a
-    sequence classifier's head where `classifier`.
+def canonical(
+    tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES, classifier: bool = False
+) -> dict:
+    """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out,
+    but for a sequence classifier's head where `classifier`.
     Raises UnsupportedError for a family without a table and for tensors that have no place in it, FormatError where two
     tensors claim the same place; messages start with `where`."""
     table = _family(family, where, tables)
@@ -167,18 +78,28 @@ def _split(weights: dict[str, np.ndarray | Deferred], table: Family, where: str)
         if _module(name) != fused:
             result[name] = _rows(array, shape, turned, 0)
         elif not shape or shape[0] % 3:
-            raise FormatError(f"{where}: weight {name}, as (out, in), has shape {shape}; wanted three times as many "
-                              "outputs as hidden features")
+            raise FormatError(
+                f"{where}: weight {name}, as (out, in), has shape {shape}; wanted three times as many "
+                "outputs as hidden features"
+            )
         else:
             third = shape[0] // 3, *shape[1:]
-            result |= {name.replace(fused, part): _rows(array, third, turned, i * third[0]) for i, part in enumerate(_THREE)}
+            result |= {
+                name.replace(fused, part): _rows(array, third, turned, i * third[0]) for i, part in enumerate(_THREE)
+            }
     return result
 
 
 def _rows(array: np.ndarray | Deferred, shape: tuple[int, ...], turned: bool, begin: int) -> np.ndarray | Deferred:
     """`shape` of an array's rows, or of its columns turned to rows, from `begin` on."""
+
     def taken(whole: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(whole[:, begin:begin + shape[0]].T) if turned else whole[begin:begin + shape[0]].copy()
+        return (
+            np.ascontiguousarray(whole[:, begin : begin + shape[0]].T)
+            if turned
+            else whole[begin : begin + shape[0]].copy()
+        )
+
     if not turned and array.shape == shape:
         return array
     return array.then(shape, taken) if isinstance(array, Deferred) else taken(array)
@@ -189,21 +110,25 @@ def _fuse(weights: dict[str, np.ndarray], table: Family) -> dict[str, np.ndarray
     result, fused = {}, table.fused
     for name, array in weights.items():
         if _module(name) == _THREE[0]:
-            name, array = name.replace(_THREE[0], fused), np.concatenate([weights[name.replace(_THREE[0], p)] for p in _THREE])
+            name, array = (
+                name.replace(_THREE[0], fused),
+                np.concatenate([weights[name.replace(_THREE[0], p)] for p in _THREE]),
+            )
         if _module(name) not in _THREE:
             result[name] = array.T if table.turned and _LAYER.fullmatch(name) and array.ndim == 2 else array
     return result
 
 
-def check_weights(weights: dict[str, np.ndarray | Deferred], config: Config, where: str,
-                  biases: tuple[str, ...] | None = None) -> dict[str, np.ndarray | Deferred]:
-    """The weights that `config` asks for, checked: none missing, none too many, float32, of the right shape, finite; those that
-    are Deferred are read one at a time, and not kept.
+def check_weights(
+    weights: dict[str, np.ndarray | Deferred], config: Config, where: str, biases: tuple[str, ...] | None = None
+) -> dict[str, np.ndarray | Deferred]:
+    """The weights that `config` asks for, checked: none missing, none too many, float32, of the right shape, finite;
+    those that are Deferred are read one at a time, and not kept.
 
-    `biases`: canonical modules ("ffn", "attention.query") that have a bias, all others having none; None: those that the
-    family always has, or else those found, provided that every layer has the same. A `head.weight` equal to the word
-    embeddings it is tied to is left out. Raises FormatError or UnsupportedError naming the tensor, what came and what was
-    wanted; messages start with `where`."""
+    `biases`: canonical modules ("ffn", "attention.query") that have a bias, all others having none; None: those that
+    the family always has, or else those found, provided that every layer has the same. A `head.weight` equal to the
+    word embeddings it is tied to is left out. Raises FormatError or UnsupportedError naming the tensor, what came and
+    what was wanted; messages start with `where`."""
     _check_layers(weights, config, where)
     shapes = config.shapes()
     shapes |= _bias_shapes(shapes, weights, _family(config.family, where).biases if biases is None else biases)
@@ -211,8 +136,10 @@ def check_weights(weights: dict[str, np.ndarray | Deferred], config: Config, whe
         weights = _untangle(weights, where)
     missing = [name for name in shapes if name not in weights]
     if missing:
-        raise FormatError(f"{where}: missing weight {missing[0]} of shape {shapes[missing[0]]}"
-                          + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""))
+        raise FormatError(
+            f"{where}: missing weight {missing[0]} of shape {shapes[missing[0]]}"
+            + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+        )
     _refuse([name for name in weights if name not in shapes], "is not asked for by the configuration", where)
     for name, shape in shapes.items():
         array = weights[name]
@@ -244,15 +171,19 @@ def _refuse(names: list[str], why: str, where: str) -> None:
 
 
 def _check_layers(weights: dict[str, np.ndarray], config: Config, where: str) -> None:
-    """Counts before anything is built per layer, so that a configuration of two thousand million layers costs nothing."""
+    """Counts before anything is built per layer, so that a configuration of two thousand million layers costs
+    nothing."""
     found = {int(match.group(1)) for match in map(_LAYER.fullmatch, weights) if match}
     if len(found) != config.num_layers or max(found) != len(found) - 1:
-        raise FormatError(f"{where}: the configuration says {config.num_layers} layers, the weights are of layers "
-                          f"{brief(sorted(found)) if found else 'none'}")
+        raise FormatError(
+            f"{where}: the configuration says {config.num_layers} layers, the weights are of layers "
+            f"{brief(sorted(found)) if found else 'none'}"
+        )
 
 
-def _bias_shapes(shapes: dict[str, tuple[int, ...]], weights: dict[str, np.ndarray],
-                 biases: tuple[str, ...] | None) -> dict[str, tuple[int, ...]]:
+def _bias_shapes(
+    shapes: dict[str, tuple[int, ...]], weights: dict[str, np.ndarray], biases: tuple[str, ...] | None
+) -> dict[str, tuple[int, ...]]:
     """Shapes of the biases that must be there. A bias found in one layer is wanted in all."""
     if biases is None:
         biases = tuple({_module(name) for name in weights if name.endswith(".bias")})
@@ -265,22 +196,24 @@ def _bias_shapes(shapes: dict[str, tuple[int, ...]], weights: dict[str, np.ndarr
 
 
 def _module(name: str) -> str:
-    """"layers.3.ffn.up.weight" → "ffn.up": what the layers have in common."""
+    """ "layers.3.ffn.up.weight" → "ffn.up": what the layers have in common."""
     match = _LAYER.fullmatch(name)
     return (match.group(2) if match else name).rpartition(".")[0]
 
 
 def _untangle(weights: dict[str, np.ndarray | Deferred], where: str) -> dict[str, np.ndarray | Deferred]:
     if "embed.word" in weights and not np.array_equal(read(weights["head.weight"]), read(weights["embed.word"])):
-        raise FormatError(f"{where}: the configuration ties head.weight to embed.word, yet both are there and differ; "
-                          "set tie_word_embeddings to false or leave the head out")
+        raise FormatError(
+            f"{where}: the configuration ties head.weight to embed.word, yet both are there and differ; "
+            "set tie_word_embeddings to false or leave the head out"
+        )
     return {name: array for name, array in weights.items() if name != "head.weight"}
 
 
 def check_finite(array: np.ndarray | Deferred, name: str, where: str) -> None:
     flat, step = read(array).reshape(-1), 1 << 20  # in pieces: the mask of a whole embedding would be megabytes
     for at in range(0, flat.size, step):
-        finite = np.isfinite(flat[at:at + step])
+        finite = np.isfinite(flat[at : at + step])
         if not finite.all():
             bad = at + int(np.argmin(finite))
             index = tuple(int(i) for i in np.unravel_index(bad, array.shape))

@@ -1,5 +1,6 @@
 """Tensor files as plain arrays: reads safetensors and npz, writes safetensors. Must not know models or names
 of weights."""
+
 import math
 import mmap
 import os
@@ -19,12 +20,25 @@ from ..errors import CqError, FormatError, UnsupportedError
 from ..model.deferred import Deferred, read
 from .untrusted import as_file, brief, parse_json
 
-MAX_HEADER = 16 << 20   # bytes; JSON takes up to 35 times its size as Python objects: half a gigabyte at worst
-MAX_RANK = 16           # NumPy's own limit is 64, no weight has more than 4
+MAX_HEADER = 16 << 20  # bytes; JSON takes up to 35 times its size as Python objects: half a gigabyte at worst
+MAX_RANK = 16  # NumPy's own limit is 64, no weight has more than 4
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
-           "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1"}
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
 _CODES = {np.dtype(text): code for code, text in _DTYPES.items() if code != "BF16"}
 _PICKLED = "holds pickled objects, which could run code and are never read; save the arrays as safetensors or npz"
 
@@ -32,12 +46,12 @@ _PICKLED = "holds pickled objects, which could run code and are never read; save
 def read_tensors(path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]]:
     """The tensors and the metadata of a `.safetensors` or `.npz` file, by their names in the file.
 
-    Floats of 16, 32 and 64 bits come as float32 in C order, integers and booleans as they are. Matrices of a safetensors file
-    are Deferred: mapped one at a time when they are wanted, read-only where they need no conversion; the file must
-    not be changed in place while they live, but may be replaced. Metadata: the `__metadata__` of safetensors; for
-    npz every entry that is a single string. Sizes are checked against the file before anything is allocated. Raises
-    FileNotFoundError, FormatError naming file and tensor (pickles included), UnsupportedError for dtypes NumPy cannot compute
-    with and for other kinds of file.
+    Floats of 16, 32 and 64 bits come as float32 in C order, integers and booleans as they are. Matrices of a
+    safetensors file are Deferred: mapped one at a time when they are wanted, read-only where they need no conversion;
+    the file must not be changed in place while they live, but may be replaced. Metadata: the `__metadata__` of
+    safetensors; for npz every entry that is a single string. Sizes are checked against the file before anything is
+    allocated. Raises FileNotFoundError, FormatError naming file and tensor (pickles included), UnsupportedError for
+    dtypes NumPy cannot compute with and for other kinds of file.
     """
     path = as_file(path)
     suffix = path.suffix.lower()
@@ -51,13 +65,14 @@ def read_tensors(path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]
 
 
 def write_safetensors(path, tensors: dict[str, np.ndarray | Deferred], metadata: dict[str, str] | None = None) -> None:
-    """Writes arrays (float16/32/64, int8…64, uint8…64, bool; any strides) to `path`, whole or not at all; those that are
-    Deferred are made one at a time.
+    """Writes arrays (float16/32/64, int8…64, uint8…64, bool; any strides) to `path`, whole or not at all; those that
+    are Deferred are made one at a time.
 
-    The bytes go to a temporary file beside the target, are flushed to disk and then renamed; on any failure the temporary
-    file is removed and what stood at `path` stays. Equal input gives equal bytes (the safetensors library's own writer puts
-    metadata in random order, makes files that only their owner can read, and takes all tensors at once). Data begins at a
-    multiple of 64 bytes. Raises CqError for what the format cannot hold, FileNotFoundError where the folder is missing, OSError.
+    The bytes go to a temporary file beside the target, are flushed to disk and then renamed; on any failure the
+    temporary file is removed and what stood at `path` stays. Equal input gives equal bytes (the safetensors library's
+    own writer puts metadata in random order, makes files that only their owner can read, and takes all tensors at
+    once). Data begins at a multiple of 64 bytes. Raises CqError for what the format cannot hold, FileNotFoundError
+    where the folder is missing, OSError.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
@@ -81,9 +96,11 @@ def write_safetensors(path, tensors: dict[str, np.ndarray | Deferred], metadata:
     _sync_folder(path.parent)
 
 
-def _header_of(tensors: dict[str, np.ndarray | Deferred],
-               metadata: dict[str, str]) -> tuple[bytes, list[np.ndarray | Deferred]]:
-    """The header's bytes, padded, and the arrays in the order of their data: widest items first, which keeps all aligned."""
+def _header_of(
+    tensors: dict[str, np.ndarray | Deferred], metadata: dict[str, str]
+) -> tuple[bytes, list[np.ndarray | Deferred]]:
+    """The header's bytes, padded, and the arrays in the order of their data: widest items first, which keeps all
+    aligned."""
     for key, value in metadata.items():
         if not (isinstance(key, str) and isinstance(value, str)):
             raise CqError(f"metadata: wanted str → str, got {key!r}: {type(value).__name__}")
@@ -91,13 +108,18 @@ def _header_of(tensors: dict[str, np.ndarray | Deferred],
         if not isinstance(name, str) or name == "__metadata__":
             raise CqError(f"tensors: {name!r} cannot be the name of a tensor")
         if not isinstance(array, np.ndarray | Deferred) or array.dtype.newbyteorder("<") not in _CODES:
-            raise CqError(f"tensors: {name!r} is {getattr(array, 'dtype', type(array).__name__)}; wanted a NumPy array of "
-                          "float16/32/64, an integer type or bool")
+            raise CqError(
+                f"tensors: {name!r} is {getattr(array, 'dtype', type(array).__name__)}; wanted a NumPy array of "
+                "float16/32/64, an integer type or bool"
+            )
     header: dict[str, dict] = {"__metadata__": {key: metadata[key] for key in sorted(metadata)}} if metadata else {}
     begin, ordered = 0, []
     for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        header[name] = {"dtype": _CODES[array.dtype.newbyteorder("<")], "shape": list(array.shape),
-                        "data_offsets": [begin, begin + array.nbytes]}
+        header[name] = {
+            "dtype": _CODES[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [begin, begin + array.nbytes],
+        }
         ordered.append(array)
         begin += array.nbytes
     try:
@@ -132,8 +154,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     except SafetensorError as error:
         raise FormatError(f"{path}: {error}") from None
     file = MappedFile(path)
-    return {name: file.deferred(start + begin, end - begin, _dtype(code), shape, partial(_decode, code=code, shape=shape))
-            for name, (code, shape, begin, end) in spans.items()}, metadata
+    return {
+        name: file.deferred(start + begin, end - begin, _dtype(code), shape, partial(_decode, code=code, shape=shape))
+        for name, (code, shape, begin, end) in spans.items()
+    }, metadata
 
 
 class MappedFile:
@@ -147,17 +171,23 @@ class MappedFile:
         """uint8 (count,), read-only; it leaves the process's memory with its last view."""
         if not count:
             return np.empty(0, np.uint8)
-        part = np.frombuffer(memoryview(self._map)[begin:begin + count], np.uint8)
+        part = np.frombuffer(memoryview(self._map)[begin : begin + count], np.uint8)
         first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
         pages = (begin + count - first) // mmap.PAGESIZE * mmap.PAGESIZE
         if pages > 0:
             weakref.finalize(part, self._map.madvise, mmap.MADV_DONTNEED, first, pages).atexit = False
         return part
 
-    def deferred(self, begin: int, count: int, dtype: np.dtype, shape: tuple[int, ...],
-                 decode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | Deferred:
-        """What `decode` makes of so many bytes, an array of this dtype and shape: at once, in memory of its own, unless it is a
-        matrix."""
+    def deferred(
+        self,
+        begin: int,
+        count: int,
+        dtype: np.dtype,
+        shape: tuple[int, ...],
+        decode: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray | Deferred:
+        """What `decode` makes of so many bytes, an array of this dtype and shape: at once, in memory of its own, unless
+        it is a matrix."""
         if len(shape) != 2:
             return decode(self.part(begin, count).copy())
         return Deferred(shape, dtype, lambda: decode(self.part(begin, count)))
@@ -181,7 +211,8 @@ def _read_header(path: Path) -> tuple[dict, int]:
 
 
 def _span(entry: object, where: str) -> tuple[str, tuple[int, ...], int, int]:
-    """(dtype code, shape, begin, end) of a header's entry, consistent with one another; nothing is said of the file yet."""
+    """(dtype code, shape, begin, end) of a header's entry, consistent with one another; nothing is said of the file
+    yet."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(f"{where}: wanted dtype, shape and data_offsets, got {brief(entry)}")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -190,11 +221,15 @@ def _span(entry: object, where: str) -> tuple[str, tuple[int, ...], int, int]:
     if code not in _DTYPES:
         raise UnsupportedError(f"{where}: dtype {brief(code)} is not one of {', '.join(_DTYPES)}")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise FormatError(f"{where}: shape and data_offsets must be natural numbers, got {brief(shape)}, {brief(offsets)}")
+        raise FormatError(
+            f"{where}: shape and data_offsets must be natural numbers, got {brief(shape)}, {brief(offsets)}"
+        )
     nbytes = _nbytes(tuple(shape), np.dtype(_DTYPES[code]), where)
     if offsets[1] - offsets[0] != nbytes:
-        raise FormatError(f"{where}: shape {brief(shape)} of {code} takes {nbytes} bytes, "
-                          f"data_offsets {brief(offsets)} span {offsets[1] - offsets[0]}")
+        raise FormatError(
+            f"{where}: shape {brief(shape)} of {code} takes {nbytes} bytes, "
+            f"data_offsets {brief(offsets)} span {offsets[1] - offsets[0]}"
+        )
     return code, tuple(shape), offsets[0], offsets[1]
 
 
@@ -203,8 +238,10 @@ def _check_cover(spans: dict[str, tuple], available: int, path: Path) -> None:
     at = 0
     for name, (_, _, begin, end) in sorted(spans.items(), key=lambda item: item[1][2:]):
         if begin != at:
-            raise FormatError(f"{path}: tensor {brief(name)} begins at {begin}, "
-                              f"{'inside' if begin < at else 'not at the end of'} the tensor before it, which ends at {at}")
+            raise FormatError(
+                f"{path}: tensor {brief(name)} begins at {begin}, "
+                f"{'inside' if begin < at else 'not at the end of'} the tensor before it, which ends at {at}"
+            )
         if end > available:
             raise FormatError(f"{path}: truncated: tensor {brief(name)} ends at byte {end} of the data, of {available}")
         at = end

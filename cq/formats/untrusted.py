@@ -1,4 +1,5 @@
 """Paths and JSON that come from strangers, opened with suspicion. Must not know what the JSON is about."""
+
 import json
 import reprlib
 from pathlib import Path
@@ -9,7 +10,8 @@ MAX_JSON = 16 << 20  # bytes of one small JSON file; the largest config.json in 
 
 
 def as_name(path) -> Path:
-    """`path` (str or os.PathLike) as a Path, whether it exists or not. Raises CqError for another type or a zero byte."""
+    """`path` (str or os.PathLike) as a Path, whether it exists or not. Raises CqError for another type or a zero
+    byte."""
     try:
         name = Path(path)
     except TypeError:
@@ -28,7 +30,8 @@ def as_path(path) -> Path:
 
 
 def as_file(path) -> Path:
-    """As `as_path`, for a regular file: a folder, pipe or device raises FormatError (reading one could block for ever)."""
+    """As `as_path`, for a regular file: a folder, pipe or device raises FormatError (reading one could block for
+    ever)."""
     path = as_path(path)
     if not path.is_file():
         raise FormatError(f"{path}: not a regular file")
@@ -36,8 +39,8 @@ def as_file(path) -> Path:
 
 
 def parse_json(data: bytes, where: str, kind: type) -> dict | list:
-    """The JSON value in `data`, UTF-8, of Python type `kind`. Keys that occur twice, NaN and Infinity are refused as well.
-    Raises FormatError, its message starting with `where`."""
+    """The JSON value in `data`, UTF-8, of Python type `kind`. Keys that occur twice, NaN and Infinity are refused as
+    well. Raises FormatError, its message starting with `where`."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -67,8 +70,10 @@ def size_of(values: dict, key: str, where: str, default: int | None = None) -> i
     """The entry `key`, a size: 1…2**31 − 1. Absent or null it is `default`; without one that is a FormatError too."""
     value = default if values.get(key) is None else values[key]
     if type(value) is not int or not 0 < value < 2**31:
-        raise FormatError(f"{where}: {key} must be a positive integer below 2**31, "
-                          + (f"got {brief(value)}" if key in values else "and is missing"))
+        raise FormatError(
+            f"{where}: {key} must be a positive integer below 2**31, "
+            + (f"got {brief(value)}" if key in values else "and is missing")
+        )
     return value
 
 

@@ -1,4 +1,5 @@
 """The transformer in reading order: config, activation, linear, norm, embedding, attention, block, transformer."""
+
 from .config import Config
 from .coverage import Coverage, Placement
 from .transformer import Transformer

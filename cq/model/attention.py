@@ -1,4 +1,5 @@
 """Self-attention over ragged sequences: projections, rotary positions, softmax. Knows no strategy, only its forms."""
+
 import math
 
 import numpy as np
@@ -8,8 +9,8 @@ from ..errors import UnsupportedError
 from .activation import Activation, Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
-from .rope import frequencies
 from .overflow import INT32_MAX
+from .rope import frequencies
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
 
@@ -34,10 +35,12 @@ class Rotary:
 
 
 class Attention:
-    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static), the last
-    of which may be Smoothed, or PerHead; None: float32 scores."""
+    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static),
+    the last of which may be Smoothed, or PerHead; None: float32 scores."""
 
-    def __init__(self, query, key, value, output, heads: int, kv_heads: int, dim: int, causal: bool, rotary: Rotary | None):
+    def __init__(
+        self, query, key, value, output, heads: int, kv_heads: int, dim: int, causal: bool, rotary: Rotary | None
+    ):
         self.query: Linear | QuantizedLinear = query
         self.key: Linear | QuantizedLinear = key
         self.value: Linear | QuantizedLinear = value
@@ -54,7 +57,8 @@ class Attention:
         return self.__dict__ | {"_derived": (None,) * 5}
 
     def _joined(self) -> tuple:
-        """(the three layers as one, or None; the form of all three), made again where a layer or the forms were replaced."""
+        """(the three layers as one, or None; the form of all three), made again where a layer or the forms were
+        replaced."""
         query, key, value, forms, result = self._derived
         if query is not self.query or key is not self.key or value is not self.value or forms is not self.forms:
             by_column = self.forms is not None and not isinstance(self.forms, PerHead)
@@ -78,13 +82,15 @@ class Attention:
         return (self.query, self.key, self.value) if joint is None else (joint,)
 
     def __call__(self, x: Activation, batch, site: str, then: Then) -> tuple:
-        """x (tokens, hidden) → what follows the output projection. Raises UnsupportedError for sequences longer than MAX_KEYS
-        where scores are int8."""
+        """x (tokens, hidden) → what follows the output projection. Raises UnsupportedError for sequences longer than
+        MAX_KEYS where scores are int8."""
         if batch.cache is not None:
             return self._cached(x, batch, site, then)
         if self.forms and batch.longest > MAX_KEYS:
-            raise UnsupportedError(f"int8 attention sums at most {MAX_KEYS:,} tokens in int32, this sequence has "
-                                   f"{batch.longest:,}; cut it, or use a Scheme with attention='float32'")
+            raise UnsupportedError(
+                f"int8 attention sums at most {MAX_KEYS:,} tokens in int32, this sequence has "
+                f"{batch.longest:,}; cut it, or use a Scheme with attention='float32'"
+            )
         joint, joint_form = self._joined()
         qkv = self._project(x, joint, joint_form if self.rotary is None and self.query_norm is None else None)
         if self.query_norm is not None:
@@ -122,7 +128,7 @@ class Attention:
     def _norm_heads(self, qkv: np.ndarray) -> None:
         start = 0
         for norm, heads in ((self.query_norm, self.heads), (self.key_norm, self.kv_heads)):
-            part = qkv[:, start:start + heads * self.dim]
+            part = qkv[:, start : start + heads * self.dim]
             part[...] = norm(part.reshape(-1, self.dim)).values.reshape(part.shape)
             start += heads * self.dim
 
@@ -132,5 +138,5 @@ class Attention:
             return
         start = 0
         for name, width in zip(("query", "key", "value"), self._widths()):
-            batch.tap(site + name, qkv[:, start:start + width])
+            batch.tap(site + name, qkv[:, start : start + width])
             start += width

@@ -1,4 +1,6 @@
-"""One layer of the transformer: attention and feed-forward. Knows no strategy, and not where norms stand: transformer.py does."""
+"""One layer of the transformer: attention and feed-forward. Knows no strategy, and not where norms stand:
+transformer.py does."""
+
 from .. import _core
 from .activation import Activation, Fixed, PerToken, Smoothed
 from .attention import Attention
@@ -48,8 +50,8 @@ class FeedForward:
 
 
 class Block:
-    """attention, its norm, ffn, its norm. name: "layers.3". streams: the Fixed forms in which the residual stream leaves each of
-    the two parts, or None each: float32."""
+    """attention, its norm, ffn, its norm. name: "layers.3". streams: the Fixed forms in which the residual stream
+    leaves each of the two parts, or None each: float32."""
 
     def __init__(self, attention: Attention, attention_norm: Norm, ffn: FeedForward, ffn_norm: Norm, name: str):
         self.attention, self.attention_norm, self.ffn, self.ffn_norm = attention, attention_norm, ffn, ffn_norm
@@ -59,5 +61,16 @@ class Block:
     def parts(self) -> tuple:
         """Layers, norms and forms: all that may be replaced."""
         a, f = self.attention, self.ffn
-        return (a.query, a.key, a.value, a.output, a.forms, self.attention_norm, f.gate, f.up, f.down, self.ffn_norm,
-                self.streams)
+        return (
+            a.query,
+            a.key,
+            a.value,
+            a.output,
+            a.forms,
+            self.attention_norm,
+            f.gate,
+            f.up,
+            f.down,
+            self.ffn_norm,
+            self.streams,
+        )

@@ -1,5 +1,6 @@
-"""What a sequence's tokens leave for those that follow: keys and values, layer by layer. Knows how they grow, and not how they
-are read: src/cache.c does."""
+"""What a sequence's tokens leave for those that follow: keys and values, layer by layer. Knows how they grow, and not
+how they are read: src/cache.c does."""
+
 import numpy as np
 
 from .. import _core
@@ -11,8 +12,9 @@ BLOCK = 64  # tokens that a layout holds together: capacities are multiples
 
 
 class LayerCache:
-    """One attention's keys and values for some sequences, and the form in which they, and the queries, are kept: None, float32;
-    PerHead, int8 symmetric with a scale for every token and head; or the attention's own static forms as one."""
+    """One attention's keys and values for some sequences, and the form in which they, and the queries, are kept: None,
+    float32; PerHead, int8 symmetric with a scale for every token and head; or the attention's own static forms as
+    one."""
 
     def __init__(self, attention: Attention, form, sequences: int):
         self.attention, self.form = attention, form
@@ -34,11 +36,12 @@ class LayerCache:
                 return [(heads, tokens // BLOCK, dim * BLOCK), (heads, tokens, 16 * sixteens)]
             found = [(heads, tokens // 16, 64 * fours), (heads * sixteens, tokens // 4, 64), (heads, tokens)]
             return found + [(heads * 3, tokens)] if isinstance(self.form, PerHead) else found
+
         dtypes = (np.float32,) * 2 if self.form is None else (np.int8, np.int8, np.int32, np.float32)
         arrays = [np.zeros(shape, dtype) for shape, dtype in zip(shapes(capacity), dtypes)]
         if old:
             for array, before, shape in zip(arrays, self._arrays[sequence], shapes(old)):
-                array[:, :shape[1]] = before.reshape(shape)
+                array[:, : shape[1]] = before.reshape(shape)
         self._arrays[sequence] = tuple(array.reshape(-1) for array in arrays)
         self.kept.put(sequence, length, capacity, *self._arrays[sequence])
 
@@ -54,13 +57,15 @@ class LayerCache:
 
 
 class KVCache:
-    """Keys and values of sequences in all layers. Room doubles as they grow, so that a token costs no copy but the one into its
-    place, in the mean, and never passes `bounds`, the tokens that each sequence may come to."""
+    """Keys and values of sequences in all layers. Room doubles as they grow, so that a token costs no copy but the one
+    into its place, in the mean, and never passes `bounds`, the tokens that each sequence may come to."""
 
     def __init__(self, attentions: dict[str, Attention], kind: str | None, bounds: list[int]):
         """attentions: site → the attention there. kind: "float32", "int8", or None: each as its attention computes."""
         self.bounds, self.lengths, self.capacities = list(bounds), [0] * len(bounds), [0] * len(bounds)
-        self.layers = {site: LayerCache(attention, _form(attention, kind), len(bounds)) for site, attention in attentions.items()}
+        self.layers = {
+            site: LayerCache(attention, _form(attention, kind), len(bounds)) for site, attention in attentions.items()
+        }
 
     def reserve(self, more: list[int]) -> None:
         """Room for so many more tokens of each sequence."""
@@ -82,8 +87,9 @@ class KVCache:
 
     def keep(self, sequences: list[int]) -> None:
         """Only these sequences go on, in this order."""
-        self.bounds, self.lengths, self.capacities = ([values[i] for i in sequences]
-                                                      for values in (self.bounds, self.lengths, self.capacities))
+        self.bounds, self.lengths, self.capacities = (
+            [values[i] for i in sequences] for values in (self.bounds, self.lengths, self.capacities)
+        )
         for layer in self.layers.values():
             layer.keep(sequences, self.lengths, self.capacities)
 
@@ -96,8 +102,10 @@ def _form(attention: Attention, kind: str | None):
     own = attention.form
     if kind == "float32":
         if isinstance(own, Smoothed):
-            raise UnsupportedError("cache: a static model keeps its own codes, which the layers behind them are made for; leave "
-                                   "it out, or use a Scheme with attention='float32'")
+            raise UnsupportedError(
+                "cache: a static model keeps its own codes, which the layers behind them are made for; leave "
+                "it out, or use a Scheme with attention='float32'"
+            )
         return None
     return PerHead("int8", True, attention.dim) if own is None and kind == "int8" else own
 

@@ -1,4 +1,5 @@
 """A conversation as a prompt, by the template that a checkpoint brings. Knows no files and no models."""
+
 import importlib
 
 from ..errors import CqError, UnsupportedError
@@ -10,14 +11,17 @@ def is_conversation(prompt) -> bool:
 
 
 def render(template: str | None, messages: list[dict], bos_token: str, eos_token: str) -> str:
-    """The prompt for an answer to messages {"role": …, "content": …}, special tokens included. template: Jinja, as in Hugging
-    Face's tokenizers; it runs in jinja2's sandbox, where it sees nothing but the arguments and cannot change them. Raises CqError
-    for messages that are none, and a template that fails or refuses them; UnsupportedError without a template or jinja2."""
+    """The prompt for an answer to messages {"role": …, "content": …}, special tokens included. template: Jinja, as in
+    Hugging Face's tokenizers; it runs in jinja2's sandbox, where it sees nothing but the arguments and cannot change
+    them. Raises CqError for messages that are none, and a template that fails or refuses them; UnsupportedError without
+    a template or jinja2."""
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise CqError(f'prompt: message {i}: need {{"role": str, "content": str}}, got {message!r}')
     if template is None:
-        raise UnsupportedError("prompt: this checkpoint has no chat template for a conversation; give the prompt as a text")
+        raise UnsupportedError(
+            "prompt: this checkpoint has no chat template for a conversation; give the prompt as a text"
+        )
     try:
         jinja2, sandbox = importlib.import_module("jinja2"), importlib.import_module("jinja2.sandbox")
     except ImportError:
@@ -25,11 +29,18 @@ def render(template: str | None, messages: list[dict], bos_token: str, eos_token
 
     def refuse(message):
         raise jinja2.TemplateError(str(message))
-    room = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+
+    room = sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     room.globals["raise_exception"] = refuse
     try:
-        return room.from_string(template).render(messages=[dict(message) for message in messages], add_generation_prompt=True,
-                                                 bos_token=bos_token, eos_token=eos_token)
+        return room.from_string(template).render(
+            messages=[dict(message) for message in messages],
+            add_generation_prompt=True,
+            bos_token=bos_token,
+            eos_token=eos_token,
+        )
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except Exception as error:  # of any kind: the template is a stranger's program

@@ -1,4 +1,6 @@
-"""The head of a sequence classifier: from the first token's last hidden state to a score for each label. Knows no strategy."""
+"""The head of a sequence classifier: from the first token's last hidden state to a score for each label. Knows no
+strategy."""
+
 import numpy as np
 
 from .. import functions

@@ -1,8 +1,12 @@
-"""What a transformer is made of, in one record; the rest of the model reads it and nothing else. Knows no files and no names
-of any model hub."""
+"""What a transformer is made of, in one record; the rest of the model reads it and nothing else. Knows no files and no
+names of any model hub."""
+
 from dataclasses import asdict, dataclass, fields
 
-from ..errors import FormatError
+import numpy as np
+
+from ..errors import CqError, FormatError
+from .deferred import Deferred
 from .rope import check_scaling
 
 _CHOICES = {
@@ -16,12 +20,14 @@ _MAY_BE_0 = ("type_vocab_size", "position_offset")
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions, whose
-    table has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it. `qk_norm`: each
-    head's queries and keys are normed before they are rotated.
+    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions,
+    whose table has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it.
+    `qk_norm`: each head's queries and keys are normed before they are rotated.
 
-    Of sequence classifiers, the labels' names and what stands between the head's two layers. Of language models, where their
-    files say so: the ids that begin a text and that end one, and the Jinja template that makes a prompt of a conversation."""
+    Of sequence classifiers, the labels' names and what stands between the head's two layers. Of language models, where
+    their files say so: the ids that begin a text and that end one, and the Jinja template that makes a prompt of a
+    conversation."""
+
     family: str
     vocab_size: int
     hidden_size: int
@@ -56,8 +62,9 @@ class Config:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < (field.name not in _MAY_BE_0)
-                                      or value > 2**31 - 1):
+            if field.type is int and (
+                type(value) is not int or value < (field.name not in _MAY_BE_0) or value > 2**31 - 1
+            ):
                 raise FormatError(f"config: {field.name} must be a positive integer below 2**31, got {value!r}")
             if field.type is bool and type(value) is not bool:
                 raise FormatError(f"config: {field.name} must be true or false, got {value!r}")
@@ -71,11 +78,15 @@ class Config:
         self._check_text()
         self._check_labels()
         if self.num_heads % self.num_kv_heads:
-            raise FormatError(f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+            raise FormatError(
+                f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+            )
         if self.rope_theta is not None and self.head_dim % 2:
             raise FormatError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
         if self.rope_theta is not None and self.position_offset:
-            raise FormatError(f"config: position_offset {self.position_offset} needs a table, which rotary positions have not")
+            raise FormatError(
+                f"config: position_offset {self.position_offset} needs a table, which rotary positions have not"
+            )
         if self.rope_scaling is not None and (self.rope_theta or 0) <= 1:
             raise FormatError(f"config: rope_scaling needs a rope_theta above 1, got {self.rope_theta!r}")
 
@@ -95,7 +106,9 @@ class Config:
             raise FormatError(f"config: labels must be a list of strings, got {self.labels!r:.200}")
         object.__setattr__(self, "labels", tuple(self.labels))
         if bool(self.labels) != (self.classifier is not None):
-            raise FormatError(f"config: labels and classifier come together, got {self.labels!r:.200} and {self.classifier!r}")
+            raise FormatError(
+                f"config: labels and classifier come together, got {self.labels!r:.200} and {self.classifier!r}"
+            )
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -123,10 +136,16 @@ class Config:
             shapes["embed.type"] = (self.type_vocab_size, h)
         for i in range(self.num_layers):
             at = f"layers.{i}."
-            shapes |= {at + "attention.query.weight": (q, h), at + "attention.key.weight": (kv, h),
-                       at + "attention.value.weight": (kv, h), at + "attention.output.weight": (h, q),
-                       at + "attention_norm.weight": (h,), at + "ffn_norm.weight": (h,),
-                       at + "ffn.up.weight": (f, h), at + "ffn.down.weight": (h, f)}
+            shapes |= {
+                at + "attention.query.weight": (q, h),
+                at + "attention.key.weight": (kv, h),
+                at + "attention.value.weight": (kv, h),
+                at + "attention.output.weight": (h, q),
+                at + "attention_norm.weight": (h,),
+                at + "ffn_norm.weight": (h,),
+                at + "ffn.up.weight": (f, h),
+                at + "ffn.down.weight": (h, f),
+            }
             if self.qk_norm:
                 shapes |= {at + f"attention.{part}_norm.weight": (self.head_dim,) for part in ("query", "key")}
             if self.gated:
@@ -137,3 +156,26 @@ class Config:
         if self.labels:
             shapes |= {"classifier.dense.weight": (h, h), "classifier.scores.weight": (len(self.labels), h)}
         return shapes
+
+
+def check_weights(config: Config, weights: dict[str, np.ndarray | Deferred]) -> None:
+    """Raises CqError unless these are the float32 weights and biases of the configuration, by canonical name."""
+    shapes = config.shapes()
+    missing = [name for name in shapes if name not in weights]
+    if missing:
+        raise CqError(f"weights: no {missing[0]!r} of shape {shapes[missing[0]]}")
+    shapes |= {
+        name.removesuffix("weight") + "bias": shape[:1] for name, shape in shapes.items() if name.endswith(".weight")
+    }
+    if config.lm_head:
+        shapes["head.bias"] = (config.vocab_size,)  # of a tied head too
+    for name, array in weights.items():
+        if name not in shapes:
+            raise CqError(f"weights: {name!r} has no place in this configuration; Config.shapes() names what has")
+        if not isinstance(array, np.ndarray | Deferred) or array.dtype != np.float32 or array.shape != shapes[name]:
+            got = (
+                f"{array.dtype} of shape {array.shape}"
+                if isinstance(array, np.ndarray | Deferred)
+                else type(array).__name__
+            )
+            raise CqError(f"weights: {name!r}: need a float32 array of shape {shapes[name]}, got {got}")

@@ -1,9 +1,9 @@
 """What share of a model runs in int8, part by part, and why the rest does not. Reads a model's layers; runs nothing."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import _core
 from .activation import Fixed, PerHead, Smoothed
 from .attention import MAX_KEYS
 from .block import Block
@@ -17,8 +17,9 @@ INTEGER = ("dynamic", "static")  # products in int8; weight-only multiplies in f
 
 
 class Placement(NamedTuple):
-    """Where a part of the model runs. shape (inputs, outputs), or None for work without a matrix; reason: why it is not int8;
-    multiply_adds: of one sequence of Coverage.tokens tokens."""
+    """Where a part of the model runs. shape (inputs, outputs), or None for work without a matrix; reason: why it is not
+    int8; multiply_adds: of one sequence of Coverage.tokens tokens."""
+
     name: str
     runs_in: str
     shape: tuple[int, int] | None
@@ -30,9 +31,10 @@ class Placement(NamedTuple):
 @dataclass(frozen=True)
 class Coverage:
     """Every part's Placement, in the order of work; iterates over them. tokens: the length of the one sequence whose
-    multiply-adds are counted: linear layers, logits of every position, and attention's two products, of which a causal model
-    needs those up to the diagonal. nbytes: of the whole model; int8_nbytes: of weights in codes, with their scales and sums.
-    What two parts share counts once in both."""
+    multiply-adds are counted: linear layers, logits of every position, and attention's two products, of which a causal
+    model needs those up to the diagonal. nbytes: of the whole model; int8_nbytes: of weights in codes, with their
+    scales and sums. What two parts share counts once in both."""
+
     rows: tuple[Placement, ...]
     tokens: int
     nbytes: int
@@ -70,8 +72,10 @@ class Coverage:
     @property
     def summary(self) -> str:
         """Both shares, in a sentence."""
-        return (f"int8: {self.share_of_multiply_adds:.2%} of {self.multiply_adds:,} multiply-adds (one sequence of "
-                f"{self.tokens:,} tokens), {self.share_of_bytes:.2%} of {self.nbytes:,} bytes")
+        return (
+            f"int8: {self.share_of_multiply_adds:.2%} of {self.multiply_adds:,} multiply-adds (one sequence of "
+            f"{self.tokens:,} tokens), {self.share_of_bytes:.2%} of {self.nbytes:,} bytes"
+        )
 
 
 def coverage_of(model: "Transformer", tokens: int) -> Coverage:
@@ -81,21 +85,39 @@ def coverage_of(model: "Transformer", tokens: int) -> Coverage:
     rows = [Placement("embed.word", word.runs_in, word.shape, _nbytes(word.word_arrays()), word.reason)]
     for name, table in (("embed.position", word.position), ("embed.type", word.type)):
         if table is not None:
-            rows.append(Placement(name, "float32", table.shape[::-1], table.nbytes,
-                                  "looked up and added, never multiplied" * quantized))
+            rows.append(
+                Placement(
+                    name,
+                    "float32",
+                    table.shape[::-1],
+                    table.nbytes,
+                    "looked up and added, never multiplied" * quantized,
+                )
+            )
     for name, layer in model.linears():
         inputs, outputs = layer.shape
         times = 1 if name.startswith("classifier.") else tokens  # of the first token only
-        rows.append(Placement(name, layer.runs_in, layer.shape, _nbytes(layer.arrays()), layer.reason, times * inputs * outputs))
+        rows.append(
+            Placement(name, layer.runs_in, layer.shape, _nbytes(layer.arrays()), layer.reason, times * inputs * outputs)
+        )
         coded += layer.arrays() if isinstance(layer, QuantizedLinear) else []
     norms = [array for _, norm in model.norms() for array in norm.arrays()]
-    rows.append(Placement("norms", "float32", None, _nbytes(norms), "a norm's own numbers, a few per channel" * quantized))
+    rows.append(
+        Placement("norms", "float32", None, _nbytes(norms), "a norm's own numbers, a few per channel" * quantized)
+    )
     for block in model.blocks:
         rows += _weightless(block, tokens, quantized)
     if quantized:
         stream = all(block.streams[0] is not None for block in model.blocks)
-        rows.append(Placement("residual stream", "static" if stream else "float32", None, 0,
-                              "" if stream else "sums over layers keep float32; norms hand codes to the next layer"))
+        rows.append(
+            Placement(
+                "residual stream",
+                "static" if stream else "float32",
+                None,
+                0,
+                "" if stream else "sums over layers keep float32; norms hand codes to the next layer",
+            )
+        )
     return Coverage(tuple(rows), tokens, model.nbytes, sum({id(a): a.nbytes for a in coded}.values()))
 
 
@@ -106,9 +128,13 @@ def _weightless(block: Block, tokens: int, quantized: bool) -> Iterator[Placemen
     kind, reason = "float32", "q, k and v are not all int8, or float32 was chosen" * quantized
     if attention.forms is not None:
         kind = "dynamic" if isinstance(attention.forms, PerHead) else "static"
-        steps = " and ".join(["normed"] * (attention.query_norm is not None) + ["rotated"] * (attention.rotary is not None))
+        steps = " and ".join(
+            ["normed"] * (attention.query_norm is not None) + ["rotated"] * (attention.rotary is not None)
+        )
         reason = f"q and k are {steps} in float32 before they become int8" if steps else ""
-    yield Placement(f"{block.name}.attention.scores", kind, None, 0, reason, 2 * attention.heads * attention.dim * pairs)
+    yield Placement(
+        f"{block.name}.attention.scores", kind, None, 0, reason, 2 * attention.heads * attention.dim * pairs
+    )
     if not quantized:
         return
     if ffn.gate is not None and not (ffn.gate.runs_in in INTEGER and may_join((ffn.gate, ffn.up))):
@@ -120,8 +146,11 @@ def _weightless(block: Block, tokens: int, quantized: bool) -> Iterator[Placemen
 def headroom_of(model: "Transformer") -> dict[str, float]:
     """See Transformer.headroom."""
     longest = min(model.config.max_positions, MAX_KEYS)
-    found = {name: headroom(layer_reach(layer.weight, layer.input_form, layer.bias_codes)) for name, layer in model.linears()
-             if layer.input_form is not None}
+    found = {
+        name: headroom(layer_reach(layer.weight, layer.input_form, layer.bias_codes))
+        for name, layer in model.linears()
+        if layer.input_form is not None
+    }
     for block in model.blocks:
         if block.attention.forms is not None:
             reach = attention_reach(block.attention.forms, block.attention.dim, longest)

@@ -1,4 +1,5 @@
 """Arrays that are made when they are wanted, so that a model may be larger than memory. Knows no files."""
+
 from collections.abc import Callable
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Where tokens become vectors: word, position and token-type tables, and the norm after them. Knows no tokenizer."""
+
 import numpy as np
 
 from .. import _core
@@ -9,11 +10,17 @@ from .norm import Norm
 
 
 class Embedding:
-    """word: float32 (vocabulary, hidden), or an int8 packed weight (hidden, vocabulary), shared with a tied head. offset: rows of
-    `position` before the first token's."""
+    """word: float32 (vocabulary, hidden), or an int8 packed weight (hidden, vocabulary), shared with a tied head.
+    offset: rows of `position` before the first token's."""
 
-    def __init__(self, word: np.ndarray | Deferred | _core.Weight, position: np.ndarray | None, type: np.ndarray | None,
-                 norm: Norm | None, offset: int = 0):
+    def __init__(
+        self,
+        word: np.ndarray | Deferred | _core.Weight,
+        position: np.ndarray | None,
+        type: np.ndarray | None,
+        norm: Norm | None,
+        offset: int = 0,
+    ):
         self.source, self.position, self.type, self.norm, self.offset = word, position, type, norm, offset
         self.reason = ""
         self.stream: Fixed | None = None  # the form in which the residual stream begins; None: float32
@@ -45,8 +52,10 @@ class Embedding:
         self.source = head.source
         return packed
 
-    def __call__(self, ids: np.ndarray, positions: np.ndarray, readers: tuple, head: Linear | None = None) -> Activation:
+    def __call__(
+        self, ids: np.ndarray, positions: np.ndarray, readers: tuple, head: Linear | None = None
+    ) -> Activation:
         """ids, positions int32 (tokens,) → (tokens, hidden). All tokens are of type 0. head: as for `word`."""
-        table = self.position[self.offset:] if self.offset else self.position
+        table = self.position[self.offset :] if self.offset else self.position
         x = _core.embed(ids, self.word(head), positions, table, None, self.type)
         return self.norm(x, readers, keep_float=self.stream is None) if self.norm else Activation(x)

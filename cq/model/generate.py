@@ -1,5 +1,6 @@
-"""Generation: prompts in, tokens out, one step of all sequences at a time. Knows of a model what runs a batch, and of sampling
-that it chooses."""
+"""Generation: prompts in, tokens out, one step of all sequences at a time. Knows of a model what runs a batch, and of
+sampling that it chooses."""
+
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -18,24 +19,30 @@ PREFILL = 2048  # tokens of one pass over prompts, which bounds the memory of wh
 
 
 class Generator:
-    """Sequences that grow. steps() gives, in turn, (sequence, token) for each token that a sequence gains, until all have ended:
-    by stop(sequence, token), by their number of new tokens, or by the model's positions."""
+    """Sequences that grow. steps() gives, in turn, (sequence, token) for each token that a sequence gains, until all
+    have ended: by stop(sequence, token), by their number of new tokens, or by the model's positions."""
 
     def __init__(self, model, prompts: list[np.ndarray], max_new_tokens: int, sampling: Sampling, cache: str | None):
-        """prompts: checked ids. Raises UnsupportedError for a model without a head, or not causal; CqError for prompts that leave
-        no room, and bad arguments."""
+        """prompts: checked ids. Raises UnsupportedError for a model without a head, or not causal; CqError for prompts
+        that leave no room, and bad arguments."""
         if model.head is None or not model.config.causal:
-            raise UnsupportedError(f"generate: this {model.config.family} model does not continue texts; use forward or embed")
+            raise UnsupportedError(
+                f"generate: this {model.config.family} model does not continue texts; use forward or embed"
+            )
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
             raise CqError(f"max_new_tokens: need a whole number of at least 1, got {max_new_tokens!r}")
         if cache not in CACHES:
-            raise CqError(f"cache: need 'float32', 'int8', or None for what the model's attention computes in; got {cache!r}")
+            raise CqError(
+                f"cache: need 'float32', 'int8', or None for what the model's attention computes in; got {cache!r}"
+            )
         self.model, self.sampling = model, sampling
         self.attentions = {f"{block.name}.attention.": block.attention for block in model.blocks}
         most = most_tokens(self.attentions, cache, model.config.max_positions)
         for i, prompt in enumerate(prompts):
             if len(prompt) >= most:
-                raise CqError(f"prompt {i}: {len(prompt)} tokens leave no room for a new one, the model takes {most}; cut it")
+                raise CqError(
+                    f"prompt {i}: {len(prompt)} tokens leave no room for a new one, the model takes {most}; cut it"
+                )
         self.tokens = [prompt.astype(np.int64) for prompt in prompts]
         self.bounds = [min(len(prompt) + int(max_new_tokens), most) for prompt in prompts]
         self.cache = KVCache(self.attentions, cache, self.bounds)
@@ -60,13 +67,13 @@ class Generator:
                 scores = step(np.array([self.tokens[i][-1] for i in alive], np.int32))
 
     def prefill(self) -> np.ndarray:
-        """The prompts' keys and values into the cache, as many tokens of them at a time as a pass may have. Scores (sequences,
-        vocabulary) of what follows each."""
+        """The prompts' keys and values into the cache, as many tokens of them at a time as a pass may have. Scores
+        (sequences, vocabulary) of what follows each."""
         done, hidden = [0] * len(self.tokens), [None] * len(self.tokens)
         while any(n < len(prompt) for n, prompt in zip(done, self.tokens)):
             room, parts = PREFILL, []
             for n, prompt in zip(done, self.tokens):
-                parts.append(prompt[n:n + room])
+                parts.append(prompt[n : n + room])
                 room -= len(parts[-1])
             last = _pass(self.model, Batch(parts, None, self.cache), parts)
             for i, part in enumerate(parts):
@@ -85,8 +92,8 @@ def _pass(model, batch: Batch, parts: list[np.ndarray]) -> np.ndarray:
 
 
 class Step:
-    """One more token of every sequence. The calls of the first are recorded and made again for those that follow, without the
-    Python between them, where nothing between them is NumPy's."""
+    """One more token of every sequence. The calls of the first are recorded and made again for those that follow,
+    without the Python between them, where nothing between them is NumPy's."""
 
     def __init__(self, model, cache: KVCache):
         self.model, self.cache, self.more = model, cache, [1] * len(cache.lengths)
@@ -125,21 +132,21 @@ class Text:
     def __init__(self, tokenizer, stops: tuple[str, ...]):
         self.tokenizer, self.stops = tokenizer, stops
         self.ids: list[int] = []  # since where the text was last sure
-        self.known = 0            # of them, those whose text has been taken
+        self.known = 0  # of them, those whose text has been taken
         self.held, self.ended = "", False
 
     def add(self, token: int) -> str:
         """What can be said for sure now. `ended` tells of a stop string, which, like what follows it, is left out."""
         self.ids.append(token)
-        before, after = self._decode(self.ids[:self.known]), self._decode(self.ids)
+        before, after = self._decode(self.ids[: self.known]), self._decode(self.ids)
         if after.endswith("\ufffd"):
             return ""
-        self.ids, self.known = self.ids[self.known:], len(self.ids) - self.known
-        return self._release(after[len(before):])
+        self.ids, self.known = self.ids[self.known :], len(self.ids) - self.known
+        return self._release(after[len(before) :])
 
     def rest(self) -> str:
         """At the end: what was held back."""
-        after = "" if self.ended else self._decode(self.ids)[len(self._decode(self.ids[:self.known])):]
+        after = "" if self.ended else self._decode(self.ids)[len(self._decode(self.ids[: self.known])) :]
         piece, self.held = self._release(after) + self.held, ""
         return piece
 
@@ -153,21 +160,23 @@ class Text:
             self.ended = True
             return text[:found]
         held = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        self.held = text[len(text) - held:]
-        return text[:len(text) - held]
+        self.held = text[len(text) - held :]
+        return text[: len(text) - held]
 
 
-def answers(model, prompts: list, max_new_tokens: int, sampling: Sampling, stop,
-            cache: str | None) -> Iterator[tuple[int, object]]:
-    """(prompt, piece) as they come: a str where the prompt is a text or a conversation, an id where it is ids. Everything is
-    checked before the first. Raises as `Transformer.generate`."""
+def answers(
+    model, prompts: list, max_new_tokens: int, sampling: Sampling, stop, cache: str | None
+) -> Iterator[tuple[int, object]]:
+    """(prompt, piece) as they come: a str where the prompt is a text or a conversation, an id where it is ids.
+    Everything is checked before the first. Raises as `Transformer.generate`."""
     strings, ends = _stops(stop, model.config.vocab_size)
     ids = [_ids(model, prompt, i) for i, prompt in enumerate(prompts)]
     spoken = [isinstance(prompt, str) or is_conversation(prompt) for prompt in prompts]
     if strings and not all(spoken):
         raise CqError("stop: texts end texts; for prompts of ids give ids")
-    generator = Generator(model, check_tokens(ids, model.config.vocab_size, model.config.max_positions), max_new_tokens, sampling,
-                          cache)
+    generator = Generator(
+        model, check_tokens(ids, model.config.vocab_size, model.config.max_positions), max_new_tokens, sampling, cache
+    )
     texts = [Text(model.tokenizer, strings) if speaks else None for speaks in spoken]
     return _pieces(generator, texts, ends | set(model.config.eos_token_ids))
 
@@ -187,12 +196,16 @@ def _pieces(generator: Generator, texts: list[Text | None], ends: set[int]) -> I
 def _ids(model, prompt, i: int):
     if is_conversation(prompt):
         begin, end = model.config.bos_token_id, next(iter(model.config.eos_token_ids), None)
-        names = ("" if token is None or model.tokenizer is None else model.tokenizer.id_to_token(token) or ""
-                 for token in (begin, end))
+        names = (
+            "" if token is None or model.tokenizer is None else model.tokenizer.id_to_token(token) or ""
+            for token in (begin, end)
+        )
         return model.tokenize(render(model.config.chat_template, prompt, *names), special_tokens=False)
     if not isinstance(prompt, (str, np.ndarray)):
-        raise CqError(f"prompt {i}: need a text, a conversation (a list of messages) or a 1-D integer array, got "
-                      f"{type(prompt).__name__}")
+        raise CqError(
+            f"prompt {i}: need a text, a conversation (a list of messages) or a 1-D integer array, got "
+            f"{type(prompt).__name__}"
+        )
     return model.tokenize(prompt) if isinstance(prompt, str) else prompt
 
 

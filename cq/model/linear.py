@@ -1,11 +1,12 @@
-"""Linear layers: the float32 one and the one in codes that all strategies share. A layer knows the form that it reads; its
-caller says the form that the next one reads. Knows no strategy: cq/quantize.py makes the layers."""
+"""Linear layers: the float32 one and the one in codes that all strategies share. A layer knows the form that it reads;
+its caller says the form that the next one reads. Knows no strategy: cq/quantize.py makes the layers."""
+
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import _core, affine
-from ..errors import CqError, UnsupportedError
+from ..errors import UnsupportedError
 from ..qtensor import QTensor, quantize_tensor
 from .activation import Activation, Fixed, Form, Smoothed
 from .deferred import Deferred, read
@@ -21,13 +22,19 @@ _BLOCK = 1 << 20  # weights quantized at once
 class Linear:
     """y = act(x weight.T + bias) in float32; weight (out, in).
 
-    source: the weight as it was given, perhaps still in its file. Once it is packed for products, this is the packed weight,
-    unpacked for those who ask, so that the weight lies in memory once."""
+    source: the weight as it was given, perhaps still in its file. Once it is packed for products, this is the packed
+    weight, unpacked for those who ask, so that the weight lies in memory once."""
+
     runs_in = "float32"
     input_form: Form = None
 
-    def __init__(self, weight: np.ndarray | Deferred, bias: np.ndarray | None = None, activation: str | None = None,
-                 reason: str = ""):
+    def __init__(
+        self,
+        weight: np.ndarray | Deferred,
+        bias: np.ndarray | None = None,
+        activation: str | None = None,
+        reason: str = "",
+    ):
         self.source, self.bias, self.activation, self.reason = weight, bias, activation, reason
         self._packed: _core.FloatWeight | None = None
 
@@ -71,9 +78,12 @@ class Linear:
 
     @classmethod
     def joined(cls, layers: tuple["Linear", ...]) -> "Linear":
-        """One layer that gives the layers' outputs side by side; they share its packed weight where they fill whole panels."""
+        """One layer that gives the layers' outputs side by side; they share its packed weight where they fill whole
+        panels."""
         widths = [layer.shape[1] for layer in layers]
-        rows = Deferred((sum(widths), layers[0].shape[0]), np.float32, lambda: np.concatenate([layer.weight for layer in layers]))
+        rows = Deferred(
+            (sum(widths), layers[0].shape[0]), np.float32, lambda: np.concatenate([layer.weight for layer in layers])
+        )
         joint, first = cls(rows, _side_by_side(layers, "bias"), layers[0].activation), 0
         packed = joint.packed
         for layer, width in zip(layers, widths):
@@ -86,13 +96,25 @@ class Linear:
 class QuantizedLinear:
     """The same with int8 weights. input_form None: float32 products (weight-only); else integer products of x's codes.
 
-    weight: packed, one scale per output (or per group and output, weight-only). bias: float32, or a QTensor of int8 (per
-    tensor) or int32 codes (at x_scale * w_scale, for a Fixed input)."""
+    weight: packed, one scale per output (or per group and output, weight-only). bias: float32, or a QTensor of int8
+    (per tensor) or int32 codes (at x_scale * w_scale, for a Fixed input)."""
 
-    def __init__(self, weight: _core.Weight, bias: np.ndarray | QTensor | None, activation: str | None, input_form: Form,
-                 runs_in: str):
+    def __init__(
+        self,
+        weight: _core.Weight,
+        bias: np.ndarray | QTensor | None,
+        activation: str | None,
+        input_form: Form,
+        runs_in: str,
+    ):
         """Raises UnsupportedError where an int32 sum may overflow: what is not proven (sums.py) does not exist."""
-        self.weight, self.bias, self.activation, self.input_form, self.runs_in = weight, bias, activation, input_form, runs_in
+        self.weight, self.bias, self.activation, self.input_form, self.runs_in = (
+            weight,
+            bias,
+            activation,
+            input_form,
+            runs_in,
+        )
         self.reason = ""
         self._bias = self._bias_i32 = None
         if isinstance(bias, QTensor):
@@ -116,20 +138,37 @@ class QuantizedLinear:
 
     def arrays(self) -> list[np.ndarray]:
         weight, form = self.weight, self.input_form
-        columns = (form.columns.scale, form.columns.inverse, form.columns.zero_point) if isinstance(form, Smoothed) else ()
-        return [a for a in (weight.panels, weight.column_sums, weight.zero_points, weight.scales, self._bias, self._bias_i32,
-                            *columns) if a is not None]
+        columns = (
+            (form.columns.scale, form.columns.inverse, form.columns.zero_point) if isinstance(form, Smoothed) else ()
+        )
+        return [
+            a
+            for a in (
+                weight.panels,
+                weight.column_sums,
+                weight.zero_points,
+                weight.scales,
+                self._bias,
+                self._bias_i32,
+                *columns,
+            )
+            if a is not None
+        ]
 
     def gated(self, x: Activation, activation: str, form=None) -> np.ndarray | _core.Coded:
         """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
         given, coding = x.for_product(self.input_form)
-        return _core.linear(given, self.weight, self._bias, self._bias_i32, activation, None, form, coding=coding, gated=True)
+        return _core.linear(
+            given, self.weight, self._bias, self._bias_i32, activation, None, form, coding=coding, gated=True
+        )
 
     def __call__(self, x: Activation, form=None, then: "Then | None" = None):
         """As Linear's."""
         given, coding = x.for_product(self.input_form)
         residual, *rest = (None, form) if then is None else then.arguments()
-        y = _core.linear(given, self.weight, self._bias, self._bias_i32, self.activation, residual, *rest, coding=coding)
+        y = _core.linear(
+            given, self.weight, self._bias, self._bias_i32, self.activation, residual, *rest, coding=coding
+        )
         return y if then is None else then.unpacked(y)
 
     @classmethod
@@ -140,14 +179,19 @@ class QuantizedLinear:
         np.concatenate([w.panels for w in weights], out=panels)
         zero_points = None
         if any(w.zero_points is not None for w in weights):
-            zero_points = np.concatenate([np.zeros_like(w.scales, np.int32) if w.zero_points is None else w.zero_points
-                                          for w in weights], 1)
+            zero_points = np.concatenate(
+                [np.zeros_like(w.scales, np.int32) if w.zero_points is None else w.zero_points for w in weights], 1
+            )
         sums, scales = np.concatenate([w.column_sums for w in weights]), np.concatenate([w.scales for w in weights], 1)
         whole = _core.Weight(panels, sums, zero_points, scales, first.weight.k, len(sums), first.weight.group_size)
         joint = cls(whole, None, first.activation, first.input_form, first.runs_in)
         joint._bias, joint._bias_i32 = _side_by_side(layers, "_bias"), _side_by_side(layers, "_bias_i32")
-        shared = zip(*(_parts(array, [getattr(w, name).shape[-1] for w in weights])
-                       for name, array in (("panels", panels), ("column_sums", sums), ("scales", scales))))
+        shared = zip(
+            *(
+                _parts(array, [getattr(w, name).shape[-1] for w in weights])
+                for name, array in (("panels", panels), ("column_sums", sums), ("scales", scales))
+            )
+        )
         for layer, w, (panels, sums, scales) in zip(layers, weights, shared):
             layer.weight = _core.Weight(panels, sums, w.zero_points, scales, w.k, w.n, w.group_size)
         return joint
@@ -162,8 +206,13 @@ def may_join(layers: tuple[Linear | QuantizedLinear, ...]) -> bool:
     """Whether they are of one kind, and their codes follow one another in whole panels."""
     first = layers[0]
     whole = all(layer.shape[1] % _core.PANEL == 0 for layer in layers[:-1])  # packed panels follow one another
-    alike = all(type(layer) is type(first) and layer.runs_in == first.runs_in and layer.input_form == first.input_form and
-                _kind_of_bias(layer) == _kind_of_bias(first) for layer in layers)
+    alike = all(
+        type(layer) is type(first)
+        and layer.runs_in == first.runs_in
+        and layer.input_form == first.input_form
+        and _kind_of_bias(layer) == _kind_of_bias(first)
+        for layer in layers
+    )
     if isinstance(first, QuantizedLinear):
         alike = alike and whole and all(layer.weight.group_size == first.weight.group_size for layer in layers)
     return alike
@@ -185,11 +234,15 @@ def _parts(array: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 
 class Then:
-    """What follows a part's last layer, in the same pass: the residual is added, the sum normed and coded for its readers.
-    stream: what goes on beside them, as float32 or in this form: "sum", or "normed" (both float32), or a Fixed form of either."""
+    """What follows a part's last layer, in the same pass: the residual is added, the sum normed and coded for its
+    readers. stream: what goes on beside them, as float32 or in this form: "sum", or "normed" (both float32), or a Fixed
+    form of either."""
+
     __slots__ = ("residual", "norm", "form", "keep", "stream")
 
-    def __init__(self, residual: np.ndarray | _core.Coded, norm: "Norm", readers: tuple, keep: str, stream: Fixed | None):
+    def __init__(
+        self, residual: np.ndarray | _core.Coded, norm: "Norm", readers: tuple, keep: str, stream: Fixed | None
+    ):
         self.residual, self.norm, self.keep, self.stream = residual, norm, keep, stream
         self.form = norm.form_for(readers)
 
@@ -216,38 +269,46 @@ def pack_weight(weight: QTensor) -> _core.Weight:
     """QTensor int8 (out, in), per tensor, along axis 0, or in groups along the inputs → packed (in, out)."""
     n, k = weight.shape
     if k > _core.MAX_K:
-        raise UnsupportedError(f"weight: {k:,} inputs are more than the {_core.MAX_K:,} whose products always fit int32; "
-                               "split the layer or leave it in float32")
+        raise UnsupportedError(
+            f"weight: {k:,} inputs are more than the {_core.MAX_K:,} whose products always fit int32; "
+            "split the layer or leave it in float32"
+        )
     scale, zero_point = weight.scale, weight.zero_point
     if weight.axis is None:
         scale, zero_point = np.full((1, n), scale), np.full((1, n), zero_point)
     else:
         scale, zero_point = (np.ascontiguousarray(p.reshape(n, -1).T) for p in (scale, zero_point))
-    return _core.pack(weight.data.T, zero_point.astype(np.int32) if zero_point.any() else None, scale.astype(np.float32),
-                      weight.group_size or 0)
+    return _core.pack(
+        weight.data.T,
+        zero_point.astype(np.int32) if zero_point.any() else None,
+        scale.astype(np.float32),
+        weight.group_size or 0,
+    )
 
 
 def quantize_weight(weight: np.ndarray, symmetric: bool, granularity: str, group_size: int | None) -> QTensor:
-    """weight float32 (out, in) → int8 codes, per tensor, per output channel, or per group of inputs; some rows at a time, so that
-    nothing but codes is as large as the weight."""
+    """weight float32 (out, in) → int8 codes, per tensor, per output channel, or per group of inputs; some rows at a
+    time, so that nothing but codes is as large as the weight."""
     affine.check_finite(weight, "weight")
     codes, parts = np.empty(weight.shape, np.int8), []
     one = affine.qparams(weight.min(), weight.max(), "int8", symmetric) if granularity == "per_tensor" else None
     step = max(1, _BLOCK // weight.shape[1])
     for at in range(0, len(weight), step):
-        rows = weight[at:at + step]
+        rows = weight[at : at + step]
         if one is not None:
-            codes[at:at + step] = affine.quantize(rows, *one, "int8", symmetric)
+            codes[at : at + step] = affine.quantize(rows, *one, "int8", symmetric)
         else:
             parts.append(quantize_tensor(rows, "int8", symmetric, 0, group_size))
-            codes[at:at + step] = parts[-1].data
+            codes[at : at + step] = parts[-1].data
     if one is not None:
         return QTensor(codes, *one)
     scale, zero_point = (np.concatenate([getattr(part, name) for part in parts]) for name in ("scale", "zero_point"))
     return QTensor(codes, scale, zero_point, 0, group_size)
 
 
-def quantize_bias(bias: np.ndarray | None, kind: str, input_form: Form, weight: _core.Weight) -> np.ndarray | QTensor | None:
+def quantize_bias(
+    bias: np.ndarray | None, kind: str, input_form: Form, weight: _core.Weight
+) -> np.ndarray | QTensor | None:
     """The bias as the scheme wants it: int8 affine, int32 codes where the input's scale is fixed, float32 elsewhere."""
     if bias is None:
         return None

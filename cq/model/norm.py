@@ -1,4 +1,5 @@
 """Layer norm and RMS norm, one pass with the residual before and the codes after. Knows no layers."""
+
 import numpy as np
 
 from .. import _core
@@ -6,7 +7,8 @@ from .activation import Activation, Fixed, PerToken, Smoothed
 
 
 class Norm:
-    """(x + residual - mean) / sqrt(var + eps) * weight + bias (Ba et al. 2016), or x / rms(x) * weight (Zhang, Sennrich 2019)."""
+    """(x + residual - mean) / sqrt(var + eps) * weight + bias (Ba et al. 2016), or x / rms(x) * weight (Zhang, Sennrich
+    2019)."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None, eps: float, rms: bool):
         self.weight, self.bias, self.eps, self.rms = weight, bias, eps, rms
@@ -18,12 +20,14 @@ class Norm:
     def form_for(self, readers: tuple) -> PerToken | Fixed | Smoothed | None:
         """The form that all `readers` (linear layers) want alike, where it can be made in the norm's own pass."""
         form = readers[0].input_form if readers else None
-        alike = isinstance(form, (PerToken, Fixed, Smoothed)) and all(reader.input_form == form for reader in readers[1:])
+        alike = isinstance(form, (PerToken, Fixed, Smoothed)) and all(
+            reader.input_form == form for reader in readers[1:]
+        )
         return form if alike else None
 
     def __call__(self, x: np.ndarray, readers: tuple = (), keep_float: bool = False) -> Activation:
-        """x float32 (tokens, hidden). The codes that all readers want are made in the same pass, and float32 is left out where
-        nobody reads it."""
+        """x float32 (tokens, hidden). The codes that all readers want are made in the same pass, and float32 is left
+        out where nobody reads it."""
         form = self.form_for(readers)
         y, codes, _ = _core.norm(x, *self.arguments, None, form, keep_float or form is None)
         return Activation(y, {form: codes} if form is not None else None)

@@ -1,11 +1,12 @@
-"""Proof that no int32 sum of a layer can overflow: the largest magnitude that any accumulator of the kernels reaches, whatever
-codes the activations take. Knows no strategy.
+"""Proof that no int32 sum of a layer can overflow: the largest magnitude that any accumulator of the kernels reaches,
+whatever codes the activations take. Knows no strategy.
 
-What is bounded is not only the result but all that stands in a register on the way (src/gemm.c, tiles_*.h, epilogue.h). A sum
-starts at the int32 bias, with or without the activation's zero-point correction; products come in any order, in twos and fours;
-the corrections follow. Kernels read activations as uint8, a code from 0 to 255 with zero point z, so with P and N the sums of a
-column's positive weights and of its negative ones' magnitudes any part of the products lies in -255 N ... 255 P, and reaches
-both ends."""
+What is bounded is not only the result but all that stands in a register on the way (src/gemm.c, tiles_*.h, epilogue.h).
+A sum starts at the int32 bias, with or without the activation's zero-point correction; products come in any order, in
+twos and fours; the corrections follow. Kernels read activations as uint8, a code from 0 to 255 with zero point z, so
+with P and N the sums of a column's positive weights and of its negative ones' magnitudes any part of the products lies
+in -255 N ... 255 P, and reaches both ends."""
+
 import numpy as np
 
 from .. import _core
@@ -15,8 +16,11 @@ from .activation import Fixed, PerHead, PerTensor, PerToken, Smoothed
 INT32_MAX = 2**31 - 1
 
 
-def layer_reach(weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None) -> int:
-    """The largest magnitude of any int32 in products of activations in `form` with these very weights. bias: int32 codes (n,)."""
+def layer_reach(
+    weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None
+) -> int:
+    """The largest magnitude of any int32 in products of activations in `form` with these very weights. bias: int32
+    codes (n,)."""
     k, zeros = weight.k, np.zeros(weight.n, np.int64)
     zero_points = zeros if weight.zero_points is None else weight.zero_points[0].astype(np.int64)
     start = zeros if bias is None else bias.astype(np.int64)
@@ -30,30 +34,38 @@ def layer_reach(weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoot
         if zero_points.any():
             above = _sum_of_largest(weight, zero_points) - k * zero_points  # as `positive`, of w - zero point
             below = above - weight.column_sums
-            values += [255 * k * zero_points, start - z * above - (255 - z) * below, start + (255 - z) * above + z * below]
+            values += [
+                255 * k * zero_points,
+                start - z * above - (255 - z) * below,
+                start + (255 - z) * above + z * below,
+            ]
     return max(int(np.abs(value).max(initial=0)) for value in values)
 
 
-def check_layer(weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None) -> None:
-    """Raises UnsupportedError where an int32 sum may overflow. Depth alone proves most layers, whatever their int8 weights are;
-    where it does not, the weights themselves are summed."""
+def check_layer(
+    weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None
+) -> None:
+    """Raises UnsupportedError where an int32 sum may overflow. Depth alone proves most layers, whatever their int8
+    weights are; where it does not, the weights themselves are summed."""
     zero_points = np.zeros(1, np.int32) if weight.zero_points is None else weight.zero_points
     widest = max(127 - int(zero_points.min(initial=0)), int(zero_points.max(initial=0)) + 128)
     largest = 0 if bias is None else int(np.abs(bias.astype(np.int64)).max(initial=0))
     if 255 * widest * weight.k + largest > INT32_MAX:
         reach = layer_reach(weight, form, bias)
         if reach > INT32_MAX:
-            raise UnsupportedError(f"weight: sums over its {weight.k:,} inputs may reach {reach:,}, int32 ends at {INT32_MAX:,}; "
-                                   "use symmetric weights, split the layer or leave it in float32")
+            raise UnsupportedError(
+                f"weight: sums over its {weight.k:,} inputs may reach {reach:,}, int32 ends at {INT32_MAX:,}; "
+                "use symmetric weights, split the layer or leave it in float32"
+            )
 
 
 def attention_reach(forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead, dim: int, length: int) -> int:
-    """The same of int8 attention over `length` keys in heads of `dim`: scores, what softmax subtracts from them, the sum of its
-    codes, and their products with values."""
+    """The same of int8 attention over `length` keys in heads of `dim`: scores, what softmax subtracts from them, the
+    sum of its codes, and their products with values."""
     if isinstance(forms, PerHead):  # all symmetric, -127 ... 127
         return max(255 * 127 * dim, 255 * 127 * length)
     query, _, value = forms
-    z_query, = set(_zero_points(query))
+    (z_query,) = set(_zero_points(query))
     z_value = value.zero_point - (128 if value.dtype == "uint8" else 0)
     difference = max(z_query, 255 - z_query) * 255 * dim  # of two keys' scores with one query
     return max(255 * 128 * dim, difference, 255 * max(128, 127 - z_value, 128 + z_value) * length)
@@ -63,8 +75,10 @@ def check_attention(forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead, dim:
     """Raises UnsupportedError where an int32 sum of int8 attention may overflow."""
     reach = attention_reach(forms, dim, length)
     if reach > INT32_MAX:
-        raise UnsupportedError(f"int8 attention: sums over heads of {dim:,} and {length:,} tokens may reach {reach:,}, int32 "
-                               f"ends at {INT32_MAX:,}; use a Scheme with attention='float32'")
+        raise UnsupportedError(
+            f"int8 attention: sums over heads of {dim:,} and {length:,} tokens may reach {reach:,}, int32 "
+            f"ends at {INT32_MAX:,}; use a Scheme with attention='float32'"
+        )
 
 
 def headroom(reach: int) -> float:
@@ -83,7 +97,7 @@ def _sum_of_largest(weight: _core.Weight, floor: np.ndarray) -> np.ndarray:
     """Column sums of max(w, floor), int64 (n,): a product with ones, of the panels as they lie."""
     panels = _core.aligned(weight.panels.size)
     padded = np.zeros(-(-weight.n // _core.PANEL) * _core.PANEL, np.int8)
-    padded[:weight.n] = floor
+    padded[: weight.n] = floor
     shape = len(padded) // _core.PANEL, -1, _core.PANEL, 4  # panels, groups of 4 rows, columns, rows
     np.maximum(weight.panels.reshape(shape), padded.reshape(-1, 1, _core.PANEL, 1), out=panels.reshape(shape))
     raised = _core.Weight(panels, np.zeros(weight.n, np.int32), None, None, weight.k, weight.n, weight.k)

@@ -1,5 +1,6 @@
-"""Forward passes over few tokens, where Python between the kernels takes as long as many of them: recorded once, then run again
-as one list of calls. Runs no layers itself."""
+"""Forward passes over few tokens, where Python between the kernels takes as long as many of them: recorded once, then
+run again as one list of calls. Runs no layers itself."""
+
 import operator
 from collections.abc import Callable
 from threading import Lock
@@ -17,17 +18,21 @@ MOST_TOKENS = 64  # of a batch: on MiniLM Python takes 20 % of the time of 16 to
 
 
 def recordable(blocks: list[Block], *layers) -> bool:
-    """Whether a tape records all work of these blocks and layers: NumPy has no part in products, unless a range is that of all
-    tokens of a call; it norms heads, and lays queries, keys and values that could not be joined side by side."""
-    every = [*layers, *(part for block in blocks for part in block.parts() if isinstance(part, (Linear, QuantizedLinear)))]
-    return (all(not isinstance(layer.input_form, PerTensor) for layer in every)
-            and all(len(block.attention.readers()) == 1 and block.attention.query_norm is None for block in blocks))
+    """Whether a tape records all work of these blocks and layers: NumPy has no part in products, unless a range is that
+    of all tokens of a call; it norms heads, and lays queries, keys and values that could not be joined side by side."""
+    every = [
+        *layers,
+        *(part for block in blocks for part in block.parts() if isinstance(part, (Linear, QuantizedLinear))),
+    ]
+    return all(not isinstance(layer.input_form, PerTensor) for layer in every) and all(
+        len(block.attention.readers()) == 1 and block.attention.query_norm is None for block in blocks
+    )
 
 
 class Replay:
-    """What `hidden` (a function of a Batch → float32 (tokens, n)) does, without Python where a tape records all of its work.
-    Before a recording is used it must give the bits of `hidden` on the first tokens that come, which it has not seen. One thread
-    at a time replays; another that comes meanwhile takes the long way."""
+    """What `hidden` (a function of a Batch → float32 (tokens, n)) does, without Python where a tape records all of its
+    work. Before a recording is used it must give the bits of `hidden` on the first tokens that come, which it has not
+    seen. One thread at a time replays; another that comes meanwhile takes the long way."""
 
     def __init__(self):
         self._lock = Lock()
@@ -39,8 +44,8 @@ class Replay:
         return Replay, ()
 
     def __call__(self, batch: Batch, hidden: Callable[[Batch], np.ndarray], blocks: list[Block], *others) -> np.ndarray:
-        """hidden(batch). Raises what that raises. blocks, others: what hidden works with; where any part was replaced, it is
-        recorded anew."""
+        """hidden(batch). Raises what that raises. blocks, others: what hidden works with; where any part was replaced,
+        it is recorded anew."""
         if len(batch.ids) > MOST_TOKENS or batch.observe is not None or not self._lock.acquire(blocking=False):
             return hidden(batch)
         try:
@@ -76,6 +81,10 @@ class _Recording:
 
     def __call__(self, batch: Batch) -> np.ndarray:
         tokens, ends, inputs = len(batch.ids), len(batch.offsets), self._inputs
-        inputs.ids[:tokens], inputs.positions[:tokens], inputs.offsets[:ends] = batch.ids, batch.positions, batch.offsets
+        inputs.ids[:tokens], inputs.positions[:tokens], inputs.offsets[:ends] = (
+            batch.ids,
+            batch.positions,
+            batch.offsets,
+        )
         self._tape.replay(tokens, ends - 1)
         return self._result[:tokens].copy()

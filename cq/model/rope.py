@@ -1,4 +1,6 @@
-"""How fast rotary positions turn, and the ways to stretch them over texts longer than those trained on. Knows no tables."""
+"""How fast rotary positions turn, and the ways to stretch them over texts longer than those trained on. Knows no
+tables."""
+
 import math
 
 import numpy as np
@@ -15,12 +17,14 @@ SCALINGS = {  # kind → the numbers that it takes
 
 
 def check_scaling(scaling: dict | None, dim: int) -> None:
-    """Raises FormatError unless `scaling` is None or {"kind": one of SCALINGS, and each of its numbers, positive}; "factors" is a
-    list of dim / 2."""
+    """Raises FormatError unless `scaling` is None or {"kind": one of SCALINGS, and each of its numbers, positive};
+    "factors" is a list of dim / 2."""
     if scaling is None:
         return
     if not isinstance(scaling, dict) or scaling.get("kind") not in SCALINGS:
-        raise FormatError(f"config: rope_scaling must be null or have a kind of {', '.join(SCALINGS)}, got {scaling!r:.200}")
+        raise FormatError(
+            f"config: rope_scaling must be null or have a kind of {', '.join(SCALINGS)}, got {scaling!r:.200}"
+        )
     wanted = {"kind", *SCALINGS[scaling["kind"]]}
     if set(scaling) != wanted:
         raise FormatError(f"config: rope_scaling must have the entries {sorted(wanted)}, got {sorted(scaling)!r:.200}")
@@ -30,19 +34,24 @@ def check_scaling(scaling: dict | None, dim: int) -> None:
             wanted = "a list of positive numbers" if name == "factors" else "a positive number"
             raise FormatError(f"config: rope_scaling: {name} must be {wanted}, got {scaling[name]!r:.200}")
     if scaling["kind"] == "factors" and len(scaling["factors"]) != dim // 2:
-        raise FormatError(f"config: rope_scaling: factors must be {dim // 2}, half of head_dim; got {len(scaling['factors'])}")
+        raise FormatError(
+            f"config: rope_scaling: factors must be {dim // 2}, half of head_dim; got {len(scaling['factors'])}"
+        )
     if scaling["kind"] == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
-        raise FormatError("config: rope_scaling: low_freq_factor must be less than high_freq_factor, got "
-                          f"{scaling['low_freq_factor']} and {scaling['high_freq_factor']}")
+        raise FormatError(
+            "config: rope_scaling: low_freq_factor must be less than high_freq_factor, got "
+            f"{scaling['low_freq_factor']} and {scaling['high_freq_factor']}"
+        )
 
 
 def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np.ndarray, float]:
     """(radians by which each of dim / 2 pairs turns per position, float32; a factor of cosines and sines).
 
-    Su et al. 2021. scaling (see check_scaling): "linear" divides all by `factor` (Chen et al. 2023); "llama3" only those that
-    turn less than low_freq_factor times in original_positions, leaves those above high_freq_factor, and goes from one to the
-    other in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from beta_fast to beta_slow turns,
-    with cosines and sines times attention_factor (Peng et al. 2023); "factors" divides each by its own.
+    Su et al. 2021. scaling (see check_scaling): "linear" divides all by `factor` (Chen et al. 2023); "llama3" only
+    those that turn less than low_freq_factor times in original_positions, leaves those above high_freq_factor, and goes
+    from one to the other in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from
+    beta_fast to beta_slow turns, with cosines and sines times attention_factor (Peng et al. 2023); "factors" divides
+    each by its own.
 
     Each step rounds to float32, as in common implementations. Powers are rounded from float64."""
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
@@ -64,12 +73,14 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np
 
 
 def yarn_attention(factor: float, by: float = 1.0) -> float:
-    """YaRN's factor of cosines and sines for positions stretched by `factor`, where nothing else says it (Peng et al. 2023)."""
+    """YaRN's factor of cosines and sines for positions stretched by `factor`, where nothing else says it (Peng et al.
+    2023)."""
     return float(0.1 * by * functions.log(factor) + 1) if factor > 1 else 1.0
 
 
 def _ramp(dim: int, theta: float, scaling: dict) -> np.ndarray:
     """YaRN's share of interpolation for each pair, 0 … 1."""
+
     def pair(turns: float) -> float:
         """The pair that turns so often in original_positions."""
         return dim * functions.log(scaling["original_positions"] / (turns * 2 * math.pi)) / (2 * functions.log(theta))

@@ -1,4 +1,5 @@
 """From scores to the next token: greedy, temperature, top-k, top-p, repetition penalty. Knows no model."""
+
 import math
 from dataclasses import dataclass
 
@@ -14,11 +15,13 @@ _FIRST = 256  # candidates that top-p looks at first: a sort of a whole vocabula
 class Sampling:
     """How a token is chosen from its scores, in this order:
 
-    repetition_penalty: scores of tokens that prompt or result hold are divided by it where positive, else multiplied (Keskar et
-    al. 2019); 1: off. temperature: scores are divided by it; 0: the best token is taken, the first of equals, and what follows is
-    of no use. top_k: the k best stay, and their equals. top_p: of these, as probabilities, the fewest that make up p (Holtzman et
-    al. 2019). One of what stays is drawn, by its probability; seed: of the draws, sequence i of a call drawing by (seed, i), or
-    None: another each time. Raises CqError for values out of range."""
+    repetition_penalty: scores of tokens that prompt or result hold are divided by it where positive, else multiplied
+    (Keskar et al. 2019); 1: off. temperature: scores are divided by it; 0: the best token is taken, the first of
+    equals, and what follows is of no use. top_k: the k best stay, and their equals. top_p: of these, as probabilities,
+    the fewest that make up p (Holtzman et al. 2019). One of what stays is drawn, by its probability; seed: of the
+    draws, sequence i of a call drawing by (seed, i), or None: another each time. Raises CqError for values out of
+    range."""
+
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
@@ -26,19 +29,43 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self):
-        _check(_is_number(self.temperature) and 0 <= self.temperature < math.inf, "temperature", self.temperature,
-               "a number of at least 0; 0 takes the best token")
-        _check(self.top_k is None or _is_whole(self.top_k) and self.top_k >= 1, "top_k", self.top_k,
-               "a whole number of at least 1, or None")
-        _check(self.top_p is None or _is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p,
-               "a number above 0 and at most 1, or None")
-        _check(_is_number(self.repetition_penalty) and 0 < self.repetition_penalty < math.inf, "repetition_penalty",
-               self.repetition_penalty, "a positive number; 1 changes nothing")
-        _check(self.seed is None or _is_whole(self.seed) and self.seed >= 0, "seed", self.seed,
-               "a whole number of at least 0, or None")
+        _check(
+            _is_number(self.temperature) and 0 <= self.temperature < math.inf,
+            "temperature",
+            self.temperature,
+            "a number of at least 0; 0 takes the best token",
+        )
+        _check(
+            self.top_k is None or _is_whole(self.top_k) and self.top_k >= 1,
+            "top_k",
+            self.top_k,
+            "a whole number of at least 1, or None",
+        )
+        _check(
+            self.top_p is None or _is_number(self.top_p) and 0 < self.top_p <= 1,
+            "top_p",
+            self.top_p,
+            "a number above 0 and at most 1, or None",
+        )
+        _check(
+            _is_number(self.repetition_penalty) and 0 < self.repetition_penalty < math.inf,
+            "repetition_penalty",
+            self.repetition_penalty,
+            "a positive number; 1 changes nothing",
+        )
+        _check(
+            self.seed is None or _is_whole(self.seed) and self.seed >= 0,
+            "seed",
+            self.seed,
+            "a whole number of at least 0, or None",
+        )
         unused = [name for name in ("top_k", "top_p", "seed") if getattr(self, name) is not None]
-        _check(self.temperature > 0 or not unused, unused[0] if unused else "", getattr(self, unused[0]) if unused else None,
-               "temperature above 0 with it: at 0 the best token is taken and nothing is drawn")
+        _check(
+            self.temperature > 0 or not unused,
+            unused[0] if unused else "",
+            getattr(self, unused[0]) if unused else None,
+            "temperature above 0 with it: at 0 the best token is taken and nothing is drawn",
+        )
 
     def generators(self, sequences: int) -> list[np.random.Generator]:
         """The draws of each sequence."""
@@ -50,8 +77,9 @@ class Sampling:
         if self.repetition_penalty != 1:
             scores = scores.copy()
             some = scores[seen]
-            scores[seen] = np.where(some > 0, some / np.float32(self.repetition_penalty),
-                                    some * np.float32(self.repetition_penalty))
+            scores[seen] = np.where(
+                some > 0, some / np.float32(self.repetition_penalty), some * np.float32(self.repetition_penalty)
+            )
         if self.temperature == 0:
             return int(scores.argmax())
         tokens, probabilities = self.candidates(scores)
@@ -81,7 +109,7 @@ def _nucleus(chances: np.ndarray, p: float) -> np.ndarray:
         places = places[np.argsort(-chances[places], kind="stable")]
         sums = chances[places].cumsum()
         if sums[-1] >= p or not few:
-            return places[:np.searchsorted(sums, p) + 1]
+            return places[: np.searchsorted(sums, p) + 1]
         n *= 8
 
 

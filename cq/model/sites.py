@@ -1,8 +1,10 @@
-"""The graph of a configuration, described once: its linear layers in the order of work, the site that each one reads, the
-norm before it, and what passes between layers. Holds names only: no weights and no arithmetic.
+"""The graph of a configuration, described once: its linear layers in the order of work, the site that each one reads,
+the norm before it, and what passes between layers. Holds names only: no weights and no arithmetic.
 
-A site is a place where activations flow from one layer to the next. Calibration observes it, static codes have parameters
-for it, and training rounds at it. Queries, keys and values are sites too, named like the layers that give them."""
+A site is a place where activations flow from one layer to the next. Calibration observes it, static codes have
+parameters for it, and training rounds at it. Queries, keys and values are sites too, named like the layers that give
+them."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +13,18 @@ from .config import Config
 
 _PROJECTIONS, _OUTPUT = "query, key, value", "attention's output, residual, norm"
 _UP, _DOWN = "feed-forward's up, activation", "feed-forward's down, residual, norm"
-# The work between two sites of a block that are observed one after another, in words; "start" and "end" are those of a pass.
+# The work between two sites of a block that are observed one after another, in words; "start" and "end" are those of a
+# pass.
 WORK = {
-    ("start", "attention.input"): "embedding", ("attention.input", "attention.query"): _PROJECTIONS,
-    ("attention.query", "attention.key"): _PROJECTIONS, ("attention.key", "attention.value"): _PROJECTIONS,
-    ("attention.value", "attention.context"): "attention: scores, softmax, mix", ("attention.context", "ffn.input"): _OUTPUT,
-    ("ffn.input", "ffn.hidden"): _UP, ("ffn.hidden", "attention.input"): _DOWN, ("ffn.hidden", "head.input"): _DOWN,
+    ("start", "attention.input"): "embedding",
+    ("attention.input", "attention.query"): _PROJECTIONS,
+    ("attention.query", "attention.key"): _PROJECTIONS,
+    ("attention.key", "attention.value"): _PROJECTIONS,
+    ("attention.value", "attention.context"): "attention: scores, softmax, mix",
+    ("attention.context", "ffn.input"): _OUTPUT,
+    ("ffn.input", "ffn.hidden"): _UP,
+    ("ffn.hidden", "attention.input"): _DOWN,
+    ("ffn.hidden", "head.input"): _DOWN,
     ("head.input", "end"): "leaving",
 }
 
@@ -25,9 +33,10 @@ WORK = {
 class Site:
     """A site that linear layers read.
 
-    name: such as "layers.0.ffn.input". readers: the layers. norm: the norm whose result it is, or None. source: the layer
-    in whose outputs its channels are linear, one by one, or None. pattern: matches the readers' names, as strategies and
-    mixes write them."""
+    name: such as "layers.0.ffn.input". readers: the layers. norm: the norm whose result it is, or None. source: the
+    layer in whose outputs its channels are linear, one by one, or None. pattern: matches the readers' names, as
+    strategies and mixes write them."""
+
     name: str
     readers: tuple[str, ...]
     norm: str | None
@@ -39,8 +48,10 @@ class Site:
 class AttentionPart:
     """The names in a block's attention.
 
-    input, context, sum: sites: before it, before the output projection, and of the residual stream after it. query, key,
-    value: layers, and the sites of what they give. output: a layer. scores: what attention computes from queries and keys."""
+    input, context, sum: sites: before it, before the output projection, and of the residual stream after it. query,
+    key, value: layers, and the sites of what they give. output: a layer. scores: what attention computes from queries
+    and keys."""
+
     input: str
     query: str
     key: str
@@ -60,8 +71,9 @@ class AttentionPart:
 class FeedForwardPart:
     """The names in a block's feed-forward part.
 
-    input, hidden, sum: sites: before it, before the down projection, and of the residual stream after it. gate (None where
-    there is none), up, down: layers."""
+    input, hidden, sum: sites: before it, before the down projection, and of the residual stream after it. gate (None
+    where there is none), up, down: layers."""
+
     input: str
     gate: str | None
     up: str
@@ -78,6 +90,7 @@ class FeedForwardPart:
 @dataclass(frozen=True)
 class BlockPart:
     """A block's names. attention_norm, ffn_norm: before their parts, or after them (Config.norm_first)."""
+
     name: str
     attention: AttentionPart
     ffn: FeedForwardPart
@@ -86,9 +99,9 @@ class BlockPart:
 
 
 class Graph:
-    """blocks: in the order of work. sites: name → Site, of all sites that layers read, in the order of work; trunk: those of
-    them that every token passes, all but a classifier's. reads: linear layer → name of the site that it reads, in the order of
-    work."""
+    """blocks: in the order of work. sites: name → Site, of all sites that layers read, in the order of work; trunk:
+    those of them that every token passes, all but a classifier's. reads: linear layer → name of the site that it reads,
+    in the order of work."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -106,11 +119,21 @@ class Graph:
         first, norm = self.config.norm_first, "embed.norm"
         for block in self.blocks:
             attention, ffn = block.attention, block.ffn
-            yield Site(attention.input, attention.projections, block.attention_norm if first else norm, None,
-                       f"{block.name}.attention.[qkv]*")
+            yield Site(
+                attention.input,
+                attention.projections,
+                block.attention_norm if first else norm,
+                None,
+                f"{block.name}.attention.[qkv]*",
+            )
             yield Site(attention.context, (attention.output,), None, attention.value, attention.output)
-            yield Site(ffn.input, ffn.projections, block.ffn_norm if first else block.attention_norm, None,
-                       f"{block.name}.ffn.[gu]*")
+            yield Site(
+                ffn.input,
+                ffn.projections,
+                block.ffn_norm if first else block.attention_norm,
+                None,
+                f"{block.name}.ffn.[gu]*",
+            )
             yield Site(ffn.hidden, (ffn.down,), None, ffn.up if ffn.gate is not None else None, ffn.down)
             norm = block.ffn_norm
         if self.config.lm_head:

@@ -13,8 +13,18 @@ from cq.observers.histogram import Histogram
 from cq.observers.mse import MSE
 from cq.observers.percentile import Percentile
 
-__all__ = ["MSE", "Entropy", "Histogram", "MinMax", "MovingAverage", "Observer", "Percentile", "like_onnxruntime", "like_torch",
-           "make"]  # fmt: skip
+__all__ = [
+    "MSE",
+    "Entropy",
+    "Histogram",
+    "MinMax",
+    "MovingAverage",
+    "Observer",
+    "Percentile",
+    "like_onnxruntime",
+    "like_torch",
+    "make",
+]
 
 _KINDS = {
     "minmax": MinMax,
@@ -24,13 +34,13 @@ _KINDS = {
     "histogram": Histogram,
     "mse": MSE,
     "entropy": Entropy,
-}  # fmt: skip
+}
 
 
 def make(name: str) -> Observer:
-    """A new observer by name: "minmax", "moving_average", "percentile", "token_percentile" (99.9 % of tokens), "histogram",
-    "mse" or "entropy", of usual settings; or with its first setting, where it has one, as in "percentile:99.9",
-    "moving_average:0.05" or "histogram:3". Else CqError."""
+    """A new observer by name: "minmax", "moving_average", "percentile", "token_percentile" (99.9 % of tokens),
+    "histogram", "mse" or "entropy", of usual settings; or with its first setting, where it has one, as in
+    "percentile:99.9", "moving_average:0.05" or "histogram:3". Else CqError."""
     kind, colon, setting = name.partition(":") if isinstance(name, str) else (None, "", "")
     if kind not in _KINDS:
         raise CqError(f"observer: got {name!r}, wanted one of {', '.join(map(repr, _KINDS))}")

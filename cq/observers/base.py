@@ -14,15 +14,18 @@ from cq.errors import CalibrationError, CqError, UnsupportedError
 
 
 class Observer(ABC):
-    """A streaming accumulator: update() with arrays as they go by, merge() with others, ask range() or qparams() at any time.
+    """A streaming accumulator: update() with arrays as they go by, merge() with others, ask range() or qparams() at any
+    time.
 
-    axis: None for one range over all elements (per tensor), else the axis of the arrays that holds channels, each of which
-    gets a range of its own (per channel); then all results have shape (channels,). State is of constant size. What is said
-    of "any order and partition" means the same bits.
+    axis: None for one range over all elements (per tensor), else the axis of the arrays that holds channels, each of
+    which gets a range of its own (per channel); then all results have shape (channels,). State is of constant size.
+    What is said of "any order and partition" means the same bits.
     """
 
     def __init__(self, axis: int | None = None) -> None:
-        self.axis = None if axis is None else whole(axis, "axis", -64, 63, "None or a whole number that an axis may have")
+        self.axis = (
+            None if axis is None else whole(axis, "axis", -64, 63, "None or a whole number that an axis may have")
+        )
         self._shape: tuple[int, ...] | None = None  # of the ranges: () or (channels,); None before any data
 
     @property
@@ -31,13 +34,14 @@ class Observer(ABC):
         return self._shape is not None
 
     def update(self, x: ArrayLike, keep: ArrayLike | None = None, order: int | None = None) -> None:
-        """Take in the elements of `x`, real floats of any shape; `x` is not modified, and an empty array changes nothing.
+        """Take in the elements of `x`, real floats of any shape; `x` is not modified, and an empty array changes
+        nothing.
 
         keep: which tokens count: bools over the leading axes of `x`, such as an attention mask (batch, length) for x
         (batch, length, hidden), or whole numbers that pick along the first axis. The others may hold anything, NaN too.
-        order: the place, from 0, of `x` in the whole stream, for observers to which order matters (MovingAverage); without
-        it, `x` comes after all that this observer has seen. Raises CqError, with nothing changed, for NaN and Inf among
-        what counts, other types, a mask that does not fit, and another number of channels than before.
+        order: the place, from 0, of `x` in the whole stream, for observers to which order matters (MovingAverage);
+        without it, `x` comes after all that this observer has seen. Raises CqError, with nothing changed, for NaN and
+        Inf among what counts, other types, a mask that does not fit, and another number of channels than before.
         """
         if order is not None:
             order = whole(order, "order", 0, 2**62, "None or a whole number from 0")
@@ -56,8 +60,8 @@ class Observer(ABC):
         self._update(x, lo, hi, order)
 
     def merge(self, other: Self) -> Self:
-        """Take in, in place, all that `other` has seen; returns self. Another class, other settings or another number of
-        channels raise CqError, with nothing changed. `other` stays as it is."""
+        """Take in, in place, all that `other` has seen; returns self. Another class, other settings or another number
+        of channels raise CqError, with nothing changed. `other` stays as it is."""
         if type(other) is not type(self) or other._settings() != self._settings():
             raise CqError(f"other: got {other!r}, wanted another {self!r}, as only equal observers can merge")
         if other.seen:
@@ -68,8 +72,8 @@ class Observer(ABC):
         return self
 
     def range(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The range (lo, hi) that this observer names for codes of this kind, float64 scalars or (channels,), lo <= hi, not
-        always holding 0. No data raises CalibrationError; a kind of codes that affine does not know CqError."""
+        """The range (lo, hi) that this observer names for codes of this kind, float64 scalars or (channels,), lo <= hi,
+        not always holding 0. No data raises CalibrationError; a kind of codes that affine does not know CqError."""
         affine.code_range(dtype, symmetric)
         if not self.seen:
             raise CalibrationError(f"{self!r} has seen no data; call update() with samples first")
@@ -89,8 +93,8 @@ class Observer(ABC):
 
     @abstractmethod
     def _update(self, x: np.ndarray, lo: np.ndarray, hi: np.ndarray, order: int | None) -> None:
-        """x: finite float32 that is not empty, of any shape, or (rows, channels) where there is an axis; lo, hi: its extremes,
-        () or (channels,)."""
+        """x: finite float32 that is not empty, of any shape, or (rows, channels) where there is an axis; lo, hi: its
+        extremes, () or (channels,)."""
 
     @abstractmethod
     def _merge(self, other: Self) -> None: ...
@@ -148,8 +152,10 @@ def _chosen(keep: ArrayLike, shape: tuple[int, ...], axis: int | None) -> np.nda
     keep = np.asarray(keep)
     mask = keep.dtype == bool
     if not mask and (keep.dtype.kind not in "iu" or keep.ndim != 1):
-        raise CqError(f"keep: got {keep.dtype} of shape {keep.shape}, wanted bools over the leading axes of x, or a 1-D array "
-                      "of whole numbers")
+        raise CqError(
+            f"keep: got {keep.dtype} of shape {keep.shape}, wanted bools over the leading axes of x, or a 1-D array "
+            "of whole numbers"
+        )
     if not 0 < keep.ndim <= len(shape) or (mask and keep.shape != shape[: keep.ndim]):
         raise CqError(f"keep: got shape {keep.shape}, wanted that of the leading axes of x, which has shape {shape}")
     if axis is not None and axis + len(shape) < keep.ndim:
@@ -160,7 +166,8 @@ def _chosen(keep: ArrayLike, shape: tuple[int, ...], axis: int | None) -> np.nda
 
 
 def _extremes(x: np.ndarray, axes: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x as float32 with its smallest and largest elements; they tell of NaN and Inf too, so that x is read twice only."""
+    """x as float32 with its smallest and largest elements; they tell of NaN and Inf too, so that x is read twice
+    only."""
     if x.dtype != np.float32:
         x = affine.as_float32(x)
     with np.errstate(invalid="ignore"):

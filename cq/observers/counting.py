@@ -1,7 +1,8 @@
-"""Histograms that merge without loss: whole counts on bins whose width is a power of two. Knows no way to choose a range.
+"""Histograms that merge without loss: whole counts on bins whose width is a power of two. Knows no way to choose a
+range.
 
-The exponent follows from the largest magnitude seen alone, and coarser bins are exact unions of finer ones, so the state
-after any updates and merges depends on the set of elements only, not on their order or partition.
+The exponent follows from the largest magnitude seen alone, and coarser bins are exact unions of finer ones, so the
+state after any updates and merges depends on the set of elements only, not on their order or partition.
 """
 
 from abc import abstractmethod
@@ -29,9 +30,13 @@ class Grid:
         self.exponents = np.zeros(0, np.int64)
 
     def add(self, x: np.ndarray, largest: np.ndarray) -> None:
-        """Count finite float32 elements: x of any shape with the largest magnitude (), or (rows, channels) with (channels,)."""
-        self._coarsen(np.maximum(np.where(largest > 0, np.frexp(largest)[1] - 12, -(2**15)), SMALLEST_EXPONENT).reshape(-1))
-        per_width = np.ldexp(np.float32(1), -self.exponents)  # exact, and so is the product, but for what is far below 1
+        """Count finite float32 elements: x of any shape with the largest magnitude (), or (rows, channels) with
+        (channels,)."""
+        self._coarsen(
+            np.maximum(np.where(largest > 0, np.frexp(largest)[1] - 12, -(2**15)), SMALLEST_EXPONENT).reshape(-1)
+        )
+        # exact, and so is the product, but for what is far below 1
+        per_width = np.ldexp(np.float32(1), -self.exponents)
         if largest.ndim:
             self._add_channels(x, per_width)
             return
@@ -85,7 +90,9 @@ class Counting(MinMax):
 
     def _range(self, dtype: DTypeLike, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
         extremes = zip(np.float64(self._lo).reshape(-1), np.float64(self._hi).reshape(-1), strict=True)
-        ends = [self._choose(channel, float(lo), float(hi), dtype, symmetric) for channel, (lo, hi) in enumerate(extremes)]
+        ends = [
+            self._choose(channel, float(lo), float(hi), dtype, symmetric) for channel, (lo, hi) in enumerate(extremes)
+        ]
         lo, hi = np.array(ends).T
         return lo.reshape(self._shape), hi.reshape(self._shape)
 
@@ -95,7 +102,8 @@ class Counting(MinMax):
 
 
 def coarser(counts: np.ndarray, doublings: int) -> np.ndarray:
-    """`counts` (2 * HALF,) on bins 2**doublings times as wide: floor(k / 2**doublings) of bins counted from 0; exact."""
+    """`counts` (2 * HALF,) on bins 2**doublings times as wide: floor(k / 2**doublings) of bins counted from 0;
+    exact."""
     if not doublings:
         return counts
     target = (np.arange(-HALF, HALF) >> min(int(doublings), HALF.bit_length())) + HALF
@@ -106,8 +114,8 @@ def coarser(counts: np.ndarray, doublings: int) -> np.ndarray:
 
 
 def _bins(x: np.ndarray, per_width: np.ndarray, out: np.ndarray) -> None:
-    """Bins of x's elements into the integers `out`: truncated towards 0, then one down below 0. The sign is x's own, as a
-    product may underflow."""
+    """Bins of x's elements into the integers `out`: truncated towards 0, then one down below 0. The sign is x's own, as
+    a product may underflow."""
     np.multiply(x, per_width, out=out, casting="unsafe", dtype=np.float32)
     out -= x < 0
     out += HALF

@@ -15,16 +15,16 @@ NOISE = 1e-12  # differences of divergence below this are rounding
 
 
 class Entropy(Counting):
-    """The range whose quantized distribution has the least Kullback-Leibler divergence from the observed one (Migacz, "8-bit
-    inference with TensorRT", GTC 2017).
+    """The range whose quantized distribution has the least Kullback-Leibler divergence from the observed one (Migacz,
+    "8-bit inference with TensorRT", GTC 2017).
 
-    The observed range is cut into 2,048 to 4,095 bins. For a candidate, P is the histogram inside it, with what lies outside
-    added to its end bins; Q spreads what each of 128 even levels holds inside it over that level's bins where P is not 0;
-    the candidate costs KL(P || Q). Where a level holds nothing but P's end bin does, Q is 0.0001 elements, as in MXNet and
-    ONNX Runtime. Candidates hold 0 and span at least 128 bins.
-    Symmetric codes: magnitudes are counted, and every threshold is tried. Affine codes: the ends move apart from each other;
-    from the best of 32 x 32 pairs, all positions of one end are tried and then all of the other, until neither improves.
-    Among equals the widest range wins. Exact zeros are left out, as every range represents them without loss.
+    The observed range is cut into 2,048 to 4,095 bins. For a candidate, P is the histogram inside it, with what lies
+    outside added to its end bins; Q spreads what each of 128 even levels holds inside it over that level's bins where P
+    is not 0; the candidate costs KL(P || Q). Where a level holds nothing but P's end bin does, Q is 0.0001 elements, as
+    in MXNet and ONNX Runtime. Candidates hold 0 and span at least 128 bins.
+    Symmetric codes: magnitudes are counted, and every threshold is tried. Affine codes: the ends move apart from each
+    other; from the best of 32 x 32 pairs, all positions of one end are tried and then all of the other, until neither
+    improves. Among equals the widest range wins. Exact zeros are left out, as every range represents them without loss.
     A histogram of few elements says little: give 10,000 or more. Merging is exact in any order and partition. A search
     takes about 30 ms, per channel for each.
     """
@@ -69,7 +69,8 @@ class Entropy(Counting):
 def _search(counts: np.ndarray, first: int, last: int) -> tuple[int, int]:
     """The bins [start, stop) of least divergence inside the observed [first, last), start <= HALF <= stop."""
     prefixes = _prefixes(counts)
-    starts, stops = np.arange(first, HALF + 1), np.arange(last, HALF - 1, -1)  # the widest first, as it wins among equals
+    # the widest first, as it wins among equals
+    starts, stops = np.arange(first, HALF + 1), np.arange(last, HALF - 1, -1)
     pairs = np.meshgrid(_spread(starts), _spread(stops), indexing="ij")
     start, stop, cost = _best(counts, prefixes, *(ends.ravel() for ends in pairs))
     while True:
@@ -105,8 +106,8 @@ def divergences(counts: np.ndarray, prefixes: np.ndarray, starts: np.ndarray, st
     """KL(P || Q) in nats of each candidate [starts[i], stops[i]) of at least LEVELS bins; float64 (candidates,).
 
     With all sums over bins taken from prefixes, a candidate costs its 128 levels and not its bins:
-    sum of P log P - sum over levels of P log(S / bins) - N log N + N log(N inside), S being what a level holds inside and
-    bins those of its bins where P is not 0.
+    sum of P log P - sum over levels of P log(S / bins) - N log N + N log(N inside), S being what a level holds inside
+    and bins those of its bins where P is not 0.
     """
     total, filled, logs = prefixes
     everything = total[-1]

@@ -40,11 +40,11 @@ class MovingAverage(Observer):
     """Exponential moving averages of each array's smallest and largest element, beginning at the first array's:
     lo += momentum * (min(x) - lo) in float32, and so for hi (Jacob et al. 2018, arXiv:1712.05877, section 3.1).
 
-    momentum: 0 < momentum <= 1. Here order matters, so each array has a place in the stream: the `order` of update(), or
-    one after the last that this observer has seen. What comes with the same place counts as parts of one array, so merging
-    is exact in any order and any partition, of arrays into updates too, where the places are the true ones; observers that
-    counted for themselves merge as workers that shared each batch among them. Kept are the extremes of the arrays whose
-    weight is at least 2**-40, at most 65,536 arrays; the average begins at the oldest of them.
+    momentum: 0 < momentum <= 1. Here order matters, so each array has a place in the stream: the `order` of update(),
+    or one after the last that this observer has seen. What comes with the same place counts as parts of one array, so
+    merging is exact in any order and any partition, of arrays into updates too, where the places are the true ones;
+    observers that counted for themselves merge as workers that shared each batch among them. Kept are the extremes of
+    the arrays whose weight is at least 2**-40, at most 65,536 arrays; the average begins at the oldest of them.
     """
 
     def __init__(self, momentum: float = 0.01, axis: int | None = None) -> None:
@@ -53,7 +53,8 @@ class MovingAverage(Observer):
         # place p lies in slot p % window: what a later place overwrites is older than the window, whatever came first
         self._window = _window(self.momentum)
         self._places = np.full(self._window, -1, np.int64)
-        self._ends: np.ndarray | None = None  # (2, window) or (2, window, channels) float32: -lo and hi, to widen by maximum
+        # (2, window) or (2, window, channels) float32: -lo and hi, to widen by maximum
+        self._ends: np.ndarray | None = None
 
     def _settings(self) -> dict[str, object]:
         return {"momentum": self.momentum} | super()._settings()

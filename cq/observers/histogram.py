@@ -10,14 +10,15 @@ from cq.observers.mse import COARSE, FINER
 
 
 class Histogram(Counting):
-    """The clipping range of least mean |x - dequantized x| ** norm over all elements, found by search over both its ends.
+    """The clipping range of least mean |x - dequantized x| ** norm over all elements, found by search over both its
+    ends.
 
-    norm: 1 < norm <= 8. The higher, the dearer is one large clipping error beside many small rounding errors, and the wider
-    the range: 2 is MSE's criterion, 8 hardly clips. 2.4 is usual where outliers carry meaning (Li et al. 2021, BRECQ,
-    arXiv:2102.05426, code). The error of a candidate is that of the scale and zero point it leads to, with elements spread
-    evenly inside each bin; each end is searched in turn on ever finer steps. The full range is a candidate, and the
-    range of a constant is never clipped. Merging is exact in any order and partition. A search takes about 30 ms, per
-    channel for each.
+    norm: 1 < norm <= 8. The higher, the dearer is one large clipping error beside many small rounding errors, and the
+    wider the range: 2 is MSE's criterion, 8 hardly clips. 2.4 is usual where outliers carry meaning (Li et al. 2021,
+    BRECQ, arXiv:2102.05426, code). The error of a candidate is that of the scale and zero point it leads to, with
+    elements spread evenly inside each bin; each end is searched in turn on ever finer steps. The full range is a
+    candidate, and the range of a constant is never clipped. Merging is exact in any order and partition. A search takes
+    about 30 ms, per channel for each.
     """
 
     def __init__(self, norm: float = 2.4, axis: int | None = None) -> None:
@@ -49,13 +50,18 @@ class Histogram(Counting):
         turns = [1] if symmetric or not lo else [0] if not hi else [1, 0, 1]
         for steps in (COARSE, *FINER):
             for end in turns:
-                cost = [self.error(counts, edges, *pair, dtype, symmetric) for pair in zip(*ends(end, steps), strict=True)]
+                cost = [
+                    self.error(counts, edges, *pair, dtype, symmetric) for pair in zip(*ends(end, steps), strict=True)
+                ]
                 fractions[end] = min(fractions[end] + steps[int(np.argmin(cost))], 0.0)
         lo, hi = ends(1, np.zeros(1))
         return float(lo[0]), float(hi[0])
 
-    def error(self, counts: np.ndarray, edges: np.ndarray, lo: float, hi: float, dtype: DTypeLike, symmetric: bool) -> float:
-        """Sum of |error| ** norm for the range (lo, hi), of elements counted between `edges` (bins + 1,), over their number.
+    def error(
+        self, counts: np.ndarray, edges: np.ndarray, lo: float, hi: float, dtype: DTypeLike, symmetric: bool
+    ) -> float:
+        """Sum of |error| ** norm for the range (lo, hi), of elements counted between `edges` (bins + 1,), over their
+        number.
 
         In steps of the scale, u = n + r with n the code of u: the integral of |u - n| ** norm from 0 to u is
         n 2 (1/2) ** (norm + 1) / (norm + 1) + sign(r) |r| ** (norm + 1) / (norm + 1), beyond the last code too.

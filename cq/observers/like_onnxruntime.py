@@ -1,9 +1,9 @@
-"""Observers that give the parameters of ONNX Runtime's calibrators (onnxruntime.quantization.calibrate, read at 1.32), for
-those who compare or move from there. MinMax needs none of its own: cq.observers.MinMax is ONNX Runtime's.
+"""Observers that give the parameters of ONNX Runtime's calibrators (onnxruntime.quantization.calibrate, read at 1.32),
+for those who compare or move from there. MinMax needs none of its own: cq.observers.MinMax is ONNX Runtime's.
 
-Theirs depend on the order of the arrays, because their bins follow the first one: they cannot merge. One update() here is one
-collect() there, which is given all batches of one collect_data() call together. Scales below 2**-126 become 2**-126 here and 1
-there.
+Theirs depend on the order of the arrays, because their bins follow the first one: they cannot merge. One update() here
+is one collect() there, which is given all batches of one collect_data() call together. Scales below 2**-126 become
+2**-126 here and 1 there.
 """
 
 import numpy as np
@@ -14,7 +14,8 @@ from cq.observers.base import Ordered, number, whole
 
 
 class _Collected(Ordered):
-    """A histogram of even bins over [-t, t] or, of magnitudes, [0, t], that grows by whole bins where a later t is larger."""
+    """A histogram of even bins over [-t, t] or, of magnitudes, [0, t], that grows by whole bins where a later t is
+    larger."""
 
     def __init__(self, bins: int, magnitudes: bool) -> None:
         super().__init__()
@@ -68,8 +69,8 @@ class _Collected(Ordered):
 class Percentile(_Collected):
     """PercentileCalibrater: the edges of the bins at the percentiles, inside the extremes seen.
 
-    percentile: 50 < percentile <= 100. symmetric: of magnitudes, as its option of this name; else half of the rest is cut at
-    each end. bins: of the first array.
+    percentile: 50 < percentile <= 100. symmetric: of magnitudes, as its option of this name; else half of the rest is
+    cut at each end. bins: of the first array.
     """
 
     def __init__(self, percentile: float = 99.999, symmetric: bool = True, bins: int = 2048) -> None:
@@ -92,9 +93,9 @@ class Percentile(_Collected):
 class Entropy(_Collected):
     """EntropyCalibrater: of the thresholds around the middle bin, the one of least Kullback-Leibler divergence.
 
-    bins: of the first array; levels: its num_quantized_bins. Its default of 128 bins and 128 levels has one candidate only,
-    the full range. The divergence is worked out in float32 from whole numbers, as there. A search over 2,048 bins takes about
-    100 ms (there, seconds).
+    bins: of the first array; levels: its num_quantized_bins. Its default of 128 bins and 128 levels has one candidate
+    only, the full range. The divergence is worked out in float32 from whole numbers, as there. A search over 2,048 bins
+    takes about 100 ms (there, seconds).
     """
 
     def __init__(self, bins: int = 128, levels: int = 128) -> None:
@@ -121,7 +122,8 @@ class Entropy(_Collected):
         totals = inside[: self.levels * size].reshape(parts).sum(axis=1)
         totals[-1] += inside[self.levels * size :].sum()
         norms = filled[: self.levels * size].reshape(parts).sum(axis=1)
-        q = np.zeros(len(p), np.int64)  # whole numbers: the share of a bin is cut to one, and bins after the last level hold 0
+        # whole numbers: the share of a bin is cut to one, and bins after the last level hold 0
+        q = np.zeros(len(p), np.int64)
         q[: self.levels * size] = np.repeat(np.where(norms, totals / np.maximum(norms, 1), 0).astype(np.int64), size)
         if not p.any() or not q.any():
             return np.float32(np.inf)

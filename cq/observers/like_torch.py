@@ -1,4 +1,5 @@
-"""Observers that give the parameters of torch.ao.quantization's (read at torch 2.13), for those who compare or move from there.
+"""Observers that give the parameters of torch.ao.quantization's (read at torch 2.13), for those who compare or move
+from there.
 
 They share torch's arithmetic: float32 throughout, no scale below 2**-23, symmetric codes from -128 on with a scale of
 absmax / 127.5, and uint8 codes that are symmetric around 128.
@@ -18,7 +19,8 @@ EPS = np.finfo(np.float32).eps
 
 class _TorchParameters(Observer):
     def qparams(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Scale (float32) and zero point (int32) by torch's UniformQuantizationObserverBase; raises as Observer.range."""
+        """Scale (float32) and zero point (int32) by torch's UniformQuantizationObserverBase; raises as
+        Observer.range."""
         qmin, qmax = affine.code_range(dtype)
         lo, hi = (np.float32(end) for end in self.range(dtype))
         lo, hi = np.minimum(lo, np.float32(0)), np.maximum(hi, np.float32(0))
@@ -34,16 +36,17 @@ class MinMax(_TorchParameters, extremes.MinMax):
 
 
 class MovingAverage(_TorchParameters, extremes.MovingAverage):
-    """MovingAverageMinMaxObserver (its averaging_constant is momentum here), and with an axis the one per channel. Merging as
-    cq.observers.MovingAverage."""
+    """MovingAverageMinMaxObserver (its averaging_constant is momentum here), and with an axis the one per channel.
+    Merging as cq.observers.MovingAverage."""
 
 
 class Histogram(_TorchParameters, Ordered):
     """HistogramObserver, per tensor: even bins over the range so far, mapped onto wider ones when that grows; from both
     ends quantiles are cut off, in steps of 1e-5, until the squared error of 256 codes rises.
 
-    bins: from 2. The result depends on the order of the arrays, so it cannot merge. Sums over bins are taken in float64, which
-    may choose otherwise than torch where two errors are equal to float32's last bit. A search takes about 0.1 s.
+    bins: from 2. The result depends on the order of the arrays, so it cannot merge. Sums over bins are taken in
+    float64, which may choose otherwise than torch where two errors are equal to float32's last bit. A search takes
+    about 0.1 s.
     """
 
     CODES, FINER = 256, 16
@@ -76,10 +79,14 @@ class Histogram(_TorchParameters, Ordered):
         if self._lo == self._hi:
             return self._count(self._lo, lo, hi) * self._counts.sum()
         parts = self.bins * self.FINER
-        middles = _linspace(self._lo, self._hi, parts + 1)[:-1] + np.float32(0.5) * ((self._hi - self._lo) / np.float32(parts))
+        middles = _linspace(self._lo, self._hi, parts + 1)[:-1] + np.float32(0.5) * (
+            (self._hi - self._lo) / np.float32(parts)
+        )
         where = np.searchsorted(_linspace(lo, hi, self.bins + 1), middles, side="right") - 1
         result = np.zeros(self.bins, np.float32)
-        np.add.at(result, np.clip(where, 0, self.bins - 1), np.repeat(self._counts, self.FINER) / np.float32(self.FINER))
+        np.add.at(
+            result, np.clip(where, 0, self.bins - 1), np.repeat(self._counts, self.FINER) / np.float32(self.FINER)
+        )
         return result
 
     def _range(self, dtype: DTypeLike, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +136,7 @@ def _third_of_cubes(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 def _linspace(lo: np.float32, hi: np.float32, points: int) -> np.ndarray:
     """torch.linspace: float32 steps from the nearer end."""
-    step = np.float64((hi - lo) / np.float32(points - 1))  # in float64 the product is exact: one rounding, as a fused step has
+    # in float64 the product is exact: one rounding, as a fused step has
+    step = np.float64((hi - lo) / np.float32(points - 1))
     i = np.arange(points)
     return np.where(i < points // 2, lo + step * i, hi - step * (points - 1 - i)).astype(np.float32)

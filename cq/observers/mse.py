@@ -12,8 +12,8 @@ FINER = [np.arange(6, -7, -1) / 6 * step for step in (1 / 2, 1 / 12, 1 / 72)]
 
 
 class MSE(Counting):
-    """The clipping range of least mean squared quantization error over all elements (the criterion of Banner et al. 2019,
-    arXiv:1810.05723, without their assumed distributions), found by search over both its ends.
+    """The clipping range of least mean squared quantization error over all elements (the criterion of Banner et al.
+    2019, arXiv:1810.05723, without their assumed distributions), found by search over both its ends.
 
     The error of a candidate is that of the scale and zero point it leads to, clipping and rounding together, with
     elements spread evenly inside each bin. The full range is a candidate, so a range is clipped only where that helps;
@@ -22,7 +22,8 @@ class MSE(Counting):
     """
 
     def _choose(self, channel: int, lo: float, hi: float, dtype: DTypeLike, symmetric: bool) -> tuple[float, float]:
-        """Full grid of both ends' fractions on a logarithmic scale, then three ever finer ones around the best so far."""
+        """Full grid of both ends' fractions on a logarithmic scale, then three ever finer ones around the best so
+        far."""
         constant = lo == hi
         lo, hi = min(lo, 0.0), max(hi, 0.0)
         if constant:
@@ -43,7 +44,9 @@ class MSE(Counting):
         return float(ends_lo[best]), float(ends_hi[best])
 
 
-def errors(table: np.ndarray, exponent: int, lo: np.ndarray, hi: np.ndarray, dtype: DTypeLike, symmetric: bool) -> np.ndarray:
+def errors(
+    table: np.ndarray, exponent: int, lo: np.ndarray, hi: np.ndarray, dtype: DTypeLike, symmetric: bool
+) -> np.ndarray:
     """Sum of squared errors, up to a constant term and factor, of each candidate range (lo[i], hi[i]).
 
     Q(y), the real that y is rounded to, steps by s at the thresholds t between codes, so for y > 0

@@ -15,10 +15,10 @@ from cq.observers.counting import HALF, Counting, Grid
 class Percentile(Counting):
     """The range [100 - percentile, percentile] in percentiles, of all elements or of the tokens' extremes.
 
-    percentile: 50 < percentile <= 100; 100 gives the exact extremes. of: "elements", or "tokens": the lower end is then a
-    percentile of each token's smallest element and the upper end of each token's largest, so that a share of tokens, and
-    not of elements, is clipped anywhere (Wei et al. 2022, arXiv:2209.13325, section 4.2); a token is a row along the last
-    axis, and there are no channels (axis).
+    percentile: 50 < percentile <= 100; 100 gives the exact extremes. of: "elements", or "tokens": the lower end is then
+    a percentile of each token's smallest element and the upper end of each token's largest, so that a share of tokens,
+    and not of elements, is clipped anywhere (Wei et al. 2022, arXiv:2209.13325, section 4.2); a token is a row along
+    the last axis, and there are no channels (axis).
     Each end is the outer edge of the bin in which the element of that rank lies, and never beyond the extremes seen:
     at most 1/2048 of the largest magnitude too wide, and never too narrow. Merging is exact in any order and partition.
     """
@@ -54,8 +54,10 @@ class Percentile(Counting):
         above, below = self._grid.counts[channel], self._minima.counts[channel]
         last = _rank(above, self.percentile) + 1 - HALF
         first = HALF - 1 - _rank(below[::-1], self.percentile)
-        return (max(math.ldexp(first, int(self._minima.exponents[channel])), lo),
-                min(math.ldexp(last, int(self._grid.exponents[channel])), hi))  # fmt: skip
+        return (
+            max(math.ldexp(first, int(self._minima.exponents[channel])), lo),
+            min(math.ldexp(last, int(self._grid.exponents[channel])), hi),
+        )
 
 
 def _rank(counts: np.ndarray, percentile: float) -> int:

@@ -1,5 +1,6 @@
-"""A sample of the tokens that go by and the extremes of every channel: what choices that look at a layer's outputs need. Finds no
-range itself."""
+"""A sample of the tokens that go by and the extremes of every channel: what choices that look at a layer's outputs
+need. Finds no range itself."""
+
 from typing import Self
 
 import numpy as np
@@ -8,15 +9,17 @@ import numpy as np
 class Tokens:
     """The rows of `keep` tokens, drawn evenly from all that came, and each channel's smallest and largest element.
 
-    keep: 0 for the extremes alone. A token's rank is a hash of its place in the stream, and those of smallest rank stay (bottom-k
-    sampling, Cohen, Kaplan 2007), so merging gives the same rows in any order and any partition; the same tokens stay at every
-    place that sees them all."""
+    keep: 0 for the extremes alone. A token's rank is a hash of its place in the stream, and those of smallest rank stay
+    (bottom-k sampling, Cohen, Kaplan 2007), so merging gives the same rows in any order and any partition; the same
+    tokens stay at every place that sees them all."""
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
         self.lo = self.hi = None  # (channels,) float32
-        self._parts: list[tuple[np.ndarray, np.ndarray]] = []  # rows and their ranks, at most a quarter more than are kept
-        self._waiting, self._worst = 0, np.uint64(2**64 - 1 if keep else 0)  # tokens in parts; the rank one must be below
+        # rows and their ranks, at most a quarter more than are kept
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        # tokens in parts; the rank one must be below
+        self._waiting, self._worst = 0, np.uint64(2**64 - 1 if keep else 0)
 
     def update(self, x: np.ndarray, order: int, start: int = 0) -> None:
         """Take in x (tokens, channels), finite float32: tokens start, start + 1, ... of sample `order`."""

@@ -1,5 +1,6 @@
-"""compensate(model, samples) → a float32 model whose weights lie on int8's codes, each rounded so that it takes back the errors
-of those before it, once channels that hid others from the codes were made alike. Knows no strategy."""
+"""compensate(model, samples) → a float32 model whose weights lie on int8's codes, each rounded so that it takes back
+the errors of those before it, once channels that hid others from the codes were made alike. Knows no strategy."""
+
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -7,11 +8,11 @@ import numpy as np
 
 from .. import _core, affine, functions
 from ..calibrate import Progress, check_samples, show
-from .cholesky import inverse_factor
 from ..errors import CalibrationError, CqError
 from ..model import Transformer
 from ..model.linear import quantize_weight
 from ..observers.tokens import Tokens
+from .cholesky import inverse_factor
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)  # the exponent of a channel's size in what divides it
 NARROWEST = 1e-3  # a channel counts as at least this share of the largest one
@@ -22,8 +23,10 @@ _ROWS = 4096  # outputs that are rounded at once
 
 
 class _Place(NamedTuple):
-    """Where `layers` read their inputs, `site` in calibration's names. source: the layer that the place's channels are linear
-    in, output by output, where there is one; group: so many neighbouring heads of `dim` channels each share its outputs."""
+    """Where `layers` read their inputs, `site` in calibration's names. source: the layer that the place's channels are
+    linear in, output by output, where there is one; group: so many neighbouring heads of `dim` channels each share its
+    outputs."""
+
     site: str
     layers: tuple[str, ...]
     source: str | None = None
@@ -31,7 +34,8 @@ class _Place(NamedTuple):
     dim: int = 1
 
     def shared(self, scale: np.ndarray) -> np.ndarray:
-        """A scale for each of the source's outputs from one for each channel: the geometric mean of those that share it."""
+        """A scale for each of the source's outputs from one for each channel: the geometric mean of those that share
+        it."""
         return functions.exp(functions.log(scale).reshape(-1, self.group, self.dim).mean(1)).reshape(-1)
 
     def spread(self, scale: np.ndarray) -> np.ndarray:
@@ -40,22 +44,24 @@ class _Place(NamedTuple):
 
 
 def compensate(model: Transformer, calibration: Iterable, progress: Progress | None = None) -> Transformer:
-    """A float32 model to be quantized in the place of `model`: its int8 codes make smaller errors, at no cost at inference.
+    """A float32 model to be quantized in the place of `model`: its int8 codes make smaller errors, at no cost at
+    inference.
 
-    First the inputs of attention's output and, where a feed-forward is gated, of its down projection are divided by a scale for
-    each channel, which the layers on either side take in, so that no channel takes a token's codes for itself (SmoothQuant, Xiao
-    et al. 2023, arXiv:2211.10438; the strength is searched for each place). Logits stay, up to float rounding. Then every linear
-    layer's weight is rounded to symmetric int8 with a scale per output channel, input by input, and the inputs that follow take
-    back what is left of the outputs' error (GPTQ, Frantar et al. 2023, arXiv:2210.17323). The weights that come back stand for
-    those codes: cq.quantize finds them again, but where a scheme's weights are others than the default's, or smoothing changes
-    them once more. The word table, a head tied to it (cq.rotate unties one) and a sequence classifier's head stay as they are.
+    First the inputs of attention's output and, where a feed-forward is gated, of its down projection are divided by a
+    scale for each channel, which the layers on either side take in, so that no channel takes a token's codes for itself
+    (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438; the strength is searched for each place). Logits stay, up to float
+    rounding. Then every linear layer's weight is rounded to symmetric int8 with a scale per output channel, input by
+    input, and the inputs that follow take back what is left of the outputs' error (GPTQ, Frantar et al. 2023,
+    arXiv:2210.17323). The weights that come back stand for those codes: cq.quantize finds them again, but where a
+    scheme's weights are others than the default's, or smoothing changes them once more. The word table, a head tied to
+    it (cq.rotate unties one) and a sequence classifier's head stay as they are.
 
-    calibration: an iterable of samples, gone over once: texts, 1-D int arrays of token ids, or lists of either (batches); some
-    thousand tokens or more of the kind that the model is for. progress(done, total or None) is called as samples pass, and after
-    them as places are done. Memory: the float32 model twice and, for each place that layers read, a float32 matrix of its width
-    squared.
-    Raises CalibrationError where there are no samples; CqError for what is no float32 model, and for samples that it cannot
-    take."""
+    calibration: an iterable of samples, gone over once: texts, 1-D int arrays of token ids, or lists of either
+    (batches); some thousand tokens or more of the kind that the model is for. progress(done, total or None) is called
+    as samples pass, and after them as places are done. Memory: the float32 model twice and, for each place that layers
+    read, a float32 matrix of its width squared.
+    Raises CalibrationError where there are no samples; CqError for what is no float32 model, and for samples that it
+    cannot take."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if model.strategy is not None:
@@ -105,19 +111,25 @@ def _seen(model: Transformer, samples: Iterable, places: list[_Place], progress:
         _core.matmul(x.T, x, squares[site], add=True)
         if site in tokens:
             tokens[site].update(x, place, start)
+
     for count in show(model, enumerate(samples), watch):
-        for done in range(done + 1, done + count + 1):
+        for _ in range(count):
+            done += 1
             if progress is not None:
                 progress(done, total)
     if not squares:
-        raise CalibrationError("calibration: no samples came; give some thousand tokens of typical texts or token arrays")
+        raise CalibrationError(
+            "calibration: no samples came; give some thousand tokens of typical texts or token arrays"
+        )
     return squares, tokens
 
 
-# --- channels ------------------------------------------------------------------------------------------------------------------
+# --- channels ---------------------------------------------------------------------------------------------------------
+
 
 def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, square: np.ndarray) -> None:
-    """Moves scales from the place's channels into the layers on either side, in `weights`, and takes them out of `square`."""
+    """Moves scales from the place's channels into the layers on either side, in `weights`, and takes them out of
+    `square`."""
     (name,) = place.layers
     weight = weights[f"{name}.weight"]
     size = np.sqrt(np.square(x, dtype=np.float64).mean(0))
@@ -139,8 +151,8 @@ def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, squa
 
 
 def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray) -> float:
-    """Of the outputs y of weight's layer when x / scale goes in as codes of each token's own, and the weight is in codes too:
-    each token's over its outputs' size, averaged."""
+    """Of the outputs y of weight's layer when x / scale goes in as codes of each token's own, and the weight is in
+    codes too: each token's over its outputs' size, averaged."""
     size = np.square(y).sum(1)
     given, weight = x / scale, weight * scale
     lo, hi = np.minimum(given.min(1, keepdims=True), 0), np.maximum(given.max(1, keepdims=True), 0)
@@ -150,11 +162,13 @@ def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray) 
     return float((np.square(error).sum(1) / np.maximum(size, 1e-3 * size.mean() or 1.0)).mean())
 
 
-# --- rounding ------------------------------------------------------------------------------------------------------------------
+# --- rounding ---------------------------------------------------------------------------------------------------------
+
 
 class _Factor(NamedTuple):
-    """order: the inputs, those of the largest squares first. upper: float32 (k, k), the Cholesky factor U of the inverse UᵀU of
-    their damped squares."""
+    """order: the inputs, those of the largest squares first. upper: float32 (k, k), the Cholesky factor U of the
+    inverse UᵀU of their damped squares."""
+
     order: np.ndarray
     upper: np.ndarray
 
@@ -168,13 +182,13 @@ def _factor(square: np.ndarray) -> _Factor:
 
 
 def rounded(weight: np.ndarray, factor: _Factor) -> np.ndarray:
-    """weight float32 (n, k) → what the codes of the rounded weight stand for. The code of each output's largest weight stays
-    ±127, so that rounding the result finds the same scale and codes."""
+    """weight float32 (n, k) → what the codes of the rounded weight stand for. The code of each output's largest weight
+    stays ±127, so that rounding the result finds the same scale and codes."""
     result = np.empty_like(weight)
     for at in range(0, len(weight), _ROWS):
-        rows = weight[at:at + _ROWS]
+        rows = weight[at : at + _ROWS]
         scale = quantize_weight(rows, True, "per_channel", None).scale
-        result[at:at + _ROWS, factor.order] = (_codes(rows[:, factor.order].T.copy(), scale, factor.upper) * scale).T
+        result[at : at + _ROWS, factor.order] = (_codes(rows[:, factor.order].T.copy(), scale, factor.upper) * scale).T
     return result
 
 
@@ -189,6 +203,6 @@ def _codes(left: np.ndarray, scale: np.ndarray, upper: np.ndarray) -> np.ndarray
         for i in range(start, end):
             codes[i] = np.where(largest == i, fixed, np.clip(np.rint(left[i] / scale), -127, 127))
             errors[i - start] = error = (left[i] - codes[i] * scale) / upper[i, i]
-            left[i + 1:end] -= upper[i, i + 1:end, None] * error
+            left[i + 1 : end] -= upper[i, i + 1 : end, None] * error
         left[end:] -= _core.matmul(upper[start:end, end:].T, errors)
     return codes

@@ -1,13 +1,14 @@
 """Channels made more alike where a weight will have one scale for all of them, with the same function. Runs no model.
 
-Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721) of values with what reads them: what makes a channel small in one
-weight makes it large in the other.
+Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721) of values with what reads them: what makes a channel
+small in one weight makes it large in the other.
 
-Outlier channel splitting (Zhao et al. 2019, arXiv:1901.09504) of feed-forward layers: a hidden unit with a large weight is
-halved between itself and a copy, which computes the same and halves the range. The paper adds units; here the copy takes the
-place of the unit that matters least, so the shape stays. Models like BERT need it: a few hidden units drive one outlier feature
-(Kovaleva et al. 2021, arXiv:2105.06990), by weights so large that a range which holds them leaves the others a handful of codes.
-What a unit gave that leaves, training makes up for."""
+Outlier channel splitting (Zhao et al. 2019, arXiv:1901.09504) of feed-forward layers: a hidden unit with a large weight
+is halved between itself and a copy, which computes the same and halves the range. The paper adds units; here the copy
+takes the place of the unit that matters least, so the shape stays. Models like BERT need it: a few hidden units drive
+one outlier feature (Kovaleva et al. 2021, arXiv:2105.06990), by weights so large that a range which holds them leaves
+the others a handful of codes. What a unit gave that leaves, training makes up for."""
+
 import numpy as np
 
 from .. import functions
@@ -20,8 +21,8 @@ OUTLIER = 16  # weights beyond so many times the layer's root mean square are sp
 
 
 def equalize_values(weights: dict[str, np.ndarray], attention: AttentionPart, config: Config) -> dict[str, np.ndarray]:
-    """What changes of `weights` (by canonical name) in a block's attention: of each value's feature the largest weight that makes
-    it, and the largest that reads it, become one."""
+    """What changes of `weights` (by canonical name) in a block's attention: of each value's feature the largest weight
+    that makes it, and the largest that reads it, become one."""
     names = attention.value + ".weight", attention.value + ".bias", attention.output + ".weight"
     heads = config.num_kv_heads, config.num_heads // config.num_kv_heads, config.head_dim
     made, read = weights[names[0]], weights[names[2]].reshape(-1, *heads)
@@ -37,13 +38,13 @@ def equalize_values(weights: dict[str, np.ndarray], attention: AttentionPart, co
 
 
 def split_outliers(weights: dict[str, np.ndarray], ffn: FeedForwardPart, hidden: Tokens) -> dict[str, np.ndarray]:
-    """What changes of `weights` (by canonical name) in a block's feed-forward layers, for the hidden values that calibration
-    kept; nothing where no weight is an outlier."""
+    """What changes of `weights` (by canonical name) in a block's feed-forward layers, for the hidden values that
+    calibration kept; nothing where no weight is an outlier."""
     down, bias = weights[ffn.down + ".weight"].copy(), weights.get(ffn.down + ".bias")
     mean = hidden.rows.mean(0, dtype=np.float64) if bias is not None else np.zeros(down.shape[1])
     spread = np.square(hidden.rows - mean).mean(0)
     reach = np.abs(down).max(0)  # of each unit
-    spare = np.argsort(spread * np.square(down, dtype=np.float64).sum(0), kind="stable")[:down.shape[1] // SHARE]
+    spare = np.argsort(spread * np.square(down, dtype=np.float64).sum(0), kind="stable")[: down.shape[1] // SHARE]
     limit = OUTLIER * np.sqrt(np.mean(np.square(down, dtype=np.float64)))
     source, offset = np.arange(down.shape[1]), np.zeros(len(down))
     for unit in spare:

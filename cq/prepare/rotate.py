@@ -1,5 +1,6 @@
-"""rotate(model) → the same language model with its hidden features turned, so that outliers of single ones are spread over all of
-them before they become codes. Knows no strategy."""
+"""rotate(model) → the same language model with its hidden features turned, so that outliers of single ones are spread
+over all of them before they become codes. Knows no strategy."""
+
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,24 +15,29 @@ _ROWS = 4096  # of a weight, turned at once
 
 
 def rotate(model: Transformer) -> Transformer:
-    """A float32 model whose logits are those of `model` up to float rounding, to be quantized in its place: one rotation of the
-    residual stream and one of each head's values, which its weights take in, so that neither costs anything at inference
-    (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456; R1 and R2 of SpinQuant, Liu et al. 2024, arXiv:2405.16406).
+    """A float32 model whose logits are those of `model` up to float rounding, to be quantized in its place: one
+    rotation of the residual stream and one of each head's values, which its weights take in, so that neither costs
+    anything at inference (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456; R1 and R2 of SpinQuant, Liu et al. 2024,
+    arXiv:2405.16406).
 
-    What `forward` gives is turned as well. A head that was tied to the word table gets a weight of its own, since the last norm's
-    goes into it. Weights are turned when they are read. Raises UnsupportedError for models other than decoders with RMS norms
-    before each part and a language-model head, CqError for what is no float32 model."""
+    What `forward` gives is turned as well. A head that was tied to the word table gets a weight of its own, since the
+    last norm's goes into it. Weights are turned when they are read. Raises UnsupportedError for models other than
+    decoders with RMS norms before each part and a language-model head, CqError for what is no float32 model."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); rotate the float32 model first")
     config = model.config
     if config.norm != "rms" or not config.norm_first or not config.lm_head:
-        raise UnsupportedError(f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
-                               "RMS norms before each part and a language-model head, such as Llama's")
+        raise UnsupportedError(
+            f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
+            "RMS norms before each part and a language-model head, such as Llama's"
+        )
     turn, head_turn = _Rotation(config.hidden_size), _Rotation(config.head_dim)
-    weights = {f"{name}.weight": norm.weight if name.endswith(("query_norm", "key_norm")) else np.ones_like(norm.weight)
-               for name, norm in model.norms()}
+    weights = {
+        f"{name}.weight": norm.weight if name.endswith(("query_norm", "key_norm")) else np.ones_like(norm.weight)
+        for name, norm in model.norms()
+    }
     weights["embed.word"] = _deferred(model.embedding.source, turn)
     tables = {"embed.position": model.embedding.position, "embed.type": model.embedding.type}
     weights |= {name: turn(table) for name, table in tables.items() if table is not None}
@@ -58,13 +64,13 @@ def _deferred(source: np.ndarray | Deferred, change: Callable[[np.ndarray], np.n
 
 
 class _Rotation:
-    """An orthogonal map of `size` features that spreads each over all: random signs, then a cosine transform of as many features
-    as the largest odd divisor has, then a Hadamard transform of the rest, whose sums and differences are n log n (Fino, Algazi
-    1976). All in float64, one rounding at the end."""
+    """An orthogonal map of `size` features that spreads each over all: random signs, then a cosine transform of as many
+    features as the largest odd divisor has, then a Hadamard transform of the rest, whose sums and differences are n log
+    n (Fino, Algazi 1976). All in float64, one rounding at the end."""
 
     def __init__(self, size: int):
         self.size, self.odd = size, size // (size & -size)
-        row, column = np.ogrid[:self.odd, :self.odd]
+        row, column = np.ogrid[: self.odd, : self.odd]
         angles = np.pi * row * (2 * column + 1) / (2 * self.odd)
         self.cosines = functions.cos(angles) * np.sqrt(np.where(row, 2, 1) / size)
         self.signs = np.where(np.random.default_rng(0).random(size) < 0.5, -1.0, 1.0)
@@ -73,14 +79,14 @@ class _Rotation:
         """rows (n, size) float32 → turned, float32."""
         result = np.empty(rows.shape, np.float32)
         for at in range(0, len(rows), _ROWS):
-            x = (rows[at:at + _ROWS] * self.signs).reshape(-1, self.odd)
+            x = (rows[at : at + _ROWS] * self.signs).reshape(-1, self.odd)
             x = _core.matmul(x, self.cosines).reshape(-1, self.size)
             width = self.odd
             while width < self.size:
                 first, second = np.moveaxis(x.reshape(len(x), -1, 2, width), 2, 0)
                 x = np.stack((first + second, first - second), axis=2).reshape(len(x), self.size)
                 width *= 2
-            result[at:at + _ROWS] = x
+            result[at : at + _ROWS] = x
         return result
 
 

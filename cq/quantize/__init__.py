@@ -1,4 +1,6 @@
-"""quantize(model, strategy) → a new model with its linear layers and word table in int8. The only file that swaps layers."""
+"""quantize(model, strategy) → a new model with its linear layers and word table in int8. The only file that swaps
+layers."""
+
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -10,42 +12,48 @@ import numpy as np
 from .. import _core, affine
 from ..affine import check_finite
 from ..calibrate import KEEP, Calibration, Progress, calibrate
-from ..prepare.equalize import equalize_values, split_outliers
 from ..errors import CalibrationError, CqError, UnsupportedError
 from ..model import Transformer
 from ..model.activation import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from ..model.attention import MAX_KEYS
 from ..model.deferred import read
 from ..model.linear import Linear, QuantizedLinear, pack_weight, quantize_bias, quantize_weight
-from ..model.sites import Graph
 from ..model.overflow import check_attention
+from ..model.sites import Graph
+from ..prepare.equalize import equalize_values, split_outliers
 from ..qtensor import QTensor
-from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
 from ..strategies import QAT, Dynamic, Mixed, Scheme, Static, WeightOnly, parts
 from ..train import fit
+from .smooth import NO_PLAN, Fold, Plan, plan, scaled, wanted
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
 
 
-def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
-             calibration: Iterable | Calibration | None = None, progress: Progress | None = None,
-             executor: Executor | None = None, strict: bool = False) -> Transformer:
+def quantize(
+    model: Transformer,
+    strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
+    calibration: Iterable | Calibration | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    strict: bool = False,
+) -> Transformer:
     """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
 
-    calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list of either
-    (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the strategy's observer. For
-    QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples (text or ids, text or ids, score
-    -1 … 1); the result is its target's, `strategy` included.
-    progress(done, total or None) is called as samples pass, or steps; for Static then as places between layers are smoothed; and
-    at last as layers are converted. Weights still in their file are read one at a time and not kept, but where calibration or
-    training runs the float32 model.
+    calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list
+    of either (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the
+    strategy's observer. For QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples
+    (text or ids, text or ids, score -1 … 1); the result is its target's, `strategy` included.
+    progress(done, total or None) is called as samples pass, or steps; for Static then as places between layers are
+    smoothed; and at last as layers are converted. Weights still in their file are read one at a time and not kept, but
+    where calibration or training runs the float32 model.
     executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits.
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if not isinstance(strategy, (WeightOnly, Dynamic, Static, Mixed, QAT)):
-        raise CqError("strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed(...) or cq.QAT(), got "
-                      f"{strategy!r}")
+        raise CqError(
+            f"strategy: need cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed(...) or cq.QAT(), got {strategy!r}"
+        )
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); quantize the float32 model instead")
     if progress is not None and not callable(progress):
@@ -60,29 +68,44 @@ def quantize(model: Transformer, strategy: WeightOnly | Dynamic | Static | Mixed
         return _mixed(model, strategy, calibration, progress, executor, strict)
     if isinstance(strategy, Static):
         if calibration is None:
-            raise CalibrationError("calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
-                                   "arrays as calibration=, or use Dynamic(), which needs none")
+            raise CalibrationError(
+                "calibration: Static fixes its scales from samples; give 100-500 typical texts or token "
+                "arrays as calibration=, or use Dynamic(), which needs none"
+            )
         if not isinstance(calibration, Calibration):
-            calibration = calibrate(model, calibration, strategy.observer, progress, executor, KEEP if wanted(strategy) else 0)
+            calibration = calibrate(
+                model, calibration, strategy.observer, progress, executor, KEEP if wanted(strategy) else 0
+            )
         elif calibration.observer != strategy.observer:
-            raise CqError(f"calibration: made by observer {calibration.observer!r}, the strategy wants {strategy.observer!r}")
+            raise CqError(
+                f"calibration: made by observer {calibration.observer!r}, the strategy wants {strategy.observer!r}"
+            )
     elif calibration is not None or executor is not None:
         name = "executor" if calibration is None else "calibration"
         raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
 
     folds = _folds(model, strategy, calibration, progress) if isinstance(strategy, Static) else NO_PLAN
-    return _convert(model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict, folds=folds,
-                    progress=progress)
+    return _convert(
+        model, strategy, lambda site: _fixed(calibration, site, strategy.scheme), strict, folds=folds, progress=progress
+    )
 
 
 def _folds(model: Transformer, strategy: Static, calibration: Calibration, progress: Progress | None = None) -> Plan:
     if not wanted(strategy):
         return NO_PLAN
-    return plan(model, calibration, strategy, lambda site: _fixed(calibration, site, strategy.scheme),
-                lambda name: not _chosen(name, strategy), progress)
+    return plan(
+        model,
+        calibration,
+        strategy,
+        lambda site: _fixed(calibration, site, strategy.scheme),
+        lambda name: not _chosen(name, strategy),
+        progress,
+    )
 
 
-def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool) -> Transformer:
+def _trained(
+    model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None, strict: bool
+) -> Transformer:
     """Trained behind fake quantization, then converted with the ranges and scales that it was trained with."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
@@ -101,8 +124,15 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
             folded, smoothed = _folded(model, target, found, ranges)
         if coarse:
             folded = _split(folded or model.weights(), model.graph, target, found)
-    network = fit(model, samples, strategy, ranges if strategy.ranges == "learned" else None,
-                  progress=progress and (lambda done, total, loss: progress(done, total)), folded=folded, smoothed=smoothed)
+    network = fit(
+        model,
+        samples,
+        strategy,
+        ranges if strategy.ranges == "learned" else None,
+        progress=progress and (lambda done, total, loss: progress(done, total)),
+        folded=folded,
+        smoothed=smoothed,
+    )
     trained = Transformer(model.config, network.weights(), model.tokenizer)
     forms = network.forms()
     if isinstance(target, Static) and model.classifier is not None:  # whose head is not trained, only calibrated
@@ -111,10 +141,11 @@ def _trained(model: Transformer, strategy: QAT, samples: Iterable | None, progre
     return _convert(trained, target, forms.get, strict, network.scales())
 
 
-def _folded(model: Transformer, target: Static, calibration: Calibration,
-            ranges: dict[str, tuple[float, int]]) -> tuple[dict[str, np.ndarray], dict[str, Smoothed]]:
-    """Weights by canonical name, with what smoothing and bias correction change folded in, and place → form where features have
-    scales of their own; elsewhere `ranges` are set to what goes with it."""
+def _folded(
+    model: Transformer, target: Static, calibration: Calibration, ranges: dict[str, tuple[float, int]]
+) -> tuple[dict[str, np.ndarray], dict[str, Smoothed]]:
+    """Weights by canonical name, with what smoothing and bias correction change folded in, and place → form where
+    features have scales of their own; elsewhere `ranges` are set to what goes with it."""
     folds, smoothed, weights = _folds(model, target, calibration), {}, model.weights()
     for name, fold in folds.layers.items():
         bias = fold.bias(weights.get(f"{name}.bias"))
@@ -137,25 +168,40 @@ def _equalized(model: Transformer, target: WeightOnly | Dynamic | Static) -> Tra
     return Transformer(model.config, weights, model.tokenizer)
 
 
-def _split(weights: dict[str, np.ndarray], graph: Graph, target: WeightOnly | Dynamic | Static,
-           calibration: Calibration) -> dict[str, np.ndarray]:
+def _split(
+    weights: dict[str, np.ndarray], graph: Graph, target: WeightOnly | Dynamic | Static, calibration: Calibration
+) -> dict[str, np.ndarray]:
     """Weights by canonical name, with the outliers split of feed-forward layers that will have one scale."""
-    changed = [split_outliers(weights, block.ffn, calibration.tokens[block.ffn.hidden]) for block in graph.blocks
-               if not _chosen(block.ffn.down, target)]
+    changed = [
+        split_outliers(weights, block.ffn, calibration.tokens[block.ffn.hidden])
+        for block in graph.blocks
+        if not _chosen(block.ffn.down, target)
+    ]
     return weights | {name: array for part in changed for name, array in part.items()}
 
 
-def _mixed(model: Transformer, strategy: Mixed, calibration: Iterable | Calibration | None, progress: Progress | None,
-           executor: Executor | None, strict: bool) -> Transformer:
-    """Each layer from the model quantized by its own strategy alone, and what flows between layers of one strategy with them."""
+def _mixed(
+    model: Transformer,
+    strategy: Mixed,
+    calibration: Iterable | Calibration | None,
+    progress: Progress | None,
+    executor: Executor | None,
+    strict: bool,
+) -> Transformer:
+    """Each layer from the model quantized by its own strategy alone, and what flows between layers of one strategy with
+    them."""
     static = [part for part in parts(strategy) if isinstance(part, Static)]
     if not static and (calibration is not None or executor is not None):
-        raise CqError("calibration: only Static uses samples, and this mix has none; leave calibration and executor out")
+        raise CqError(
+            "calibration: only Static uses samples, and this mix has none; leave calibration and executor out"
+        )
     if len(static) > 1 and calibration is not None and not isinstance(calibration, (str, Calibration)):
         calibration = list(calibration)  # gone over once for each
     names = ["embed.word", *(name for name, _ in model.linears())]
-    chosen = {name: _part("head" if name == "embed.word" and model.config.tied and model.head is not None else name, strategy)
-              for name in names}
+    chosen = {
+        name: _part("head" if name == "embed.word" and model.config.tied and model.head is not None else name, strategy)
+        for name in names
+    }
     result = _copied(model, strategy)
     for (owner, attribute, name), (_, layer) in zip(list(result.linear_places()), model.linears()):
         setattr(owner, attribute, Linear(layer.source, layer.bias, layer.activation, chosen[name][1]))
@@ -195,11 +241,18 @@ def _fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
     return Fixed(scheme.activation_dtype, scheme.activation_symmetric, *_params(calibration.sites[site], scheme))
 
 
-def _convert(model: Transformer, strategy, form_at: Callable[[str], Fixed], strict: bool, scales: dict | None = None,
-             folds: Plan = NO_PLAN, progress: Progress | None = None) -> Transformer:
-    """A copy of the model's structure with layers swapped, whose weights are read one at a time; form_at(site) gives static
-    forms, scales the learned scale and zero point of a layer's weight where its own extremes do not give them, folds what takes
-    the place of either where it is smoothed."""
+def _convert(
+    model: Transformer,
+    strategy,
+    form_at: Callable[[str], Fixed],
+    strict: bool,
+    scales: dict | None = None,
+    folds: Plan = NO_PLAN,
+    progress: Progress | None = None,
+) -> Transformer:
+    """A copy of the model's structure with layers swapped, whose weights are read one at a time; form_at(site) gives
+    static forms, scales the learned scale and zero point of a layer's weight where its own extremes do not give them,
+    folds what takes the place of either where it is smoothed."""
     result = _copied(model, strategy)
     places = list(result.linear_places())
     for done, (owner, attribute, name) in enumerate(places, 1):
@@ -229,11 +282,16 @@ def _copied(model: Transformer, strategy) -> Transformer:
 
 
 def _check_fallbacks(model: Transformer, strategy) -> None:
-    """Raises UnsupportedError where a weight stayed in float32 that the user did not leave there. The rest of what runs in
-    float32 does so by the strategy, or because such a weight does."""
+    """Raises UnsupportedError where a weight stayed in float32 that the user did not leave there. The rest of what runs
+    in float32 does so by the strategy, or because such a weight does."""
     weights = [("embed.word", model.embedding), *model.linears()]
-    found = [f"{name}: {part.reason}" for name, part in weights if part.runs_in == "float32" and not _chosen(name, strategy)
-             and not (name == "embed.word" and model.config.tied and _chosen("head", strategy))]
+    found = [
+        f"{name}: {part.reason}"
+        for name, part in weights
+        if part.runs_in == "float32"
+        and not _chosen(name, strategy)
+        and not (name == "embed.word" and model.config.tied and _chosen("head", strategy))
+    ]
     if found:
         raise UnsupportedError(f"strict: {len(found)} of {len(weights)} weights cannot be int8: " + "; ".join(found))
 
@@ -246,8 +304,15 @@ def _chosen(name: str, strategy) -> str:
     return "" if any(fnmatchcase(name, pattern) for pattern in strategy.include) else "matches no include pattern"
 
 
-def _swap(layer: Linear, name: str, strategy, site: str, form_at: Callable[[str], Fixed], learned: tuple | None,
-          fold: Fold | None) -> Linear | QuantizedLinear:
+def _swap(
+    layer: Linear,
+    name: str,
+    strategy,
+    site: str,
+    form_at: Callable[[str], Fixed],
+    learned: tuple | None,
+    fold: Fold | None,
+) -> Linear | QuantizedLinear:
     """site: what the layer reads."""
     reason = _chosen(name, strategy)
     if reason:
@@ -258,7 +323,9 @@ def _swap(layer: Linear, name: str, strategy, site: str, form_at: Callable[[str]
         return _left(layer, weight)
     if layer.bias is not None:
         check_finite(layer.bias, f"{name}.bias")
-    form, bias = (_input_form(site, strategy, form_at), layer.bias) if fold is None else (fold.form, fold.bias(layer.bias))
+    form, bias = (
+        (_input_form(site, strategy, form_at), layer.bias) if fold is None else (fold.form, fold.bias(layer.bias))
+    )
     bias = quantize_bias(bias, scheme.bias, form, weight)
     try:
         return QuantizedLinear(weight, bias, layer.activation, form, strategy.name)
@@ -273,13 +340,17 @@ def _left(layer: Linear, reason: str) -> Linear:
     return Linear(layer.source, layer.bias, layer.activation, reason)
 
 
-def _packed(name: str, weight: np.ndarray, scheme: Scheme, granularity: str, learned: tuple | None = None) -> _core.Weight | str:
+def _packed(
+    name: str, weight: np.ndarray, scheme: Scheme, granularity: str, learned: tuple | None = None
+) -> _core.Weight | str:
     """The weight in codes, by its own extremes or at learned (scale, zero point); or why int8 cannot hold it."""
     try:
         if learned is not None:
             scale, zero_point = learned
             spread = [p[:, None] if p.ndim else p for p in learned]
-            codes = np.clip(affine.quantize(weight, *spread, "int8"), *affine.code_range("int8", scheme.weight_symmetric))
+            codes = np.clip(
+                affine.quantize(weight, *spread, "int8"), *affine.code_range("int8", scheme.weight_symmetric)
+            )
             return pack_weight(QTensor(codes, scale, zero_point, 0 if scale.ndim else None))
         group_size = scheme.group_size if granularity == "per_group" else None
         return pack_weight(quantize_weight(weight, scheme.weight_symmetric, granularity, group_size))

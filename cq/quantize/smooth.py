@@ -1,11 +1,13 @@
-"""Static codes with scales and shifts of each feature's own, chosen by the error of the layers that read them, and biases that
-take back what error is constant. Runs no model: it works on the tokens that calibration kept.
+"""Static codes with scales and shifts of each feature's own, chosen by the error of the layers that read them, and
+biases that take back what error is constant. Runs no model: it works on the tokens that calibration kept.
 
-A feature's scale moves into the rows of the reading layers' weights (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438), its
-strength searched for each place, and its shift into their biases (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145). What
-makes the codes, be it a norm or an activation, takes the scales along when it rounds, so its float32 result, which BERT's
-residual stream goes on with, stays as it is, and neither costs work at inference. Scales of values go through attention. Biases
-are corrected as by Nagel et al. 2019 (arXiv:1906.04721), from the kept tokens."""
+A feature's scale moves into the rows of the reading layers' weights (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438),
+its strength searched for each place, and its shift into their biases (Outlier Suppression+, Wei et al. 2023,
+arXiv:2304.09145). What makes the codes, be it a norm or an activation, takes the scales along when it rounds, so its
+float32 result, which BERT's residual stream goes on with, stays as it is, and neither costs work at inference. Scales
+of values go through attention. Biases are corrected as by Nagel et al. 2019 (arXiv:1906.04721), from the kept
+tokens."""
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,26 +22,32 @@ from ..model.linear import Linear, quantize_weight
 from ..observers.tokens import Tokens
 from ..strategies import Static
 
-STRENGTHS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # the exponent of a feature's range in its scale; the rest is its weights'
-NARROWEST = 0.01  # a feature's half range is at least this share of the widest one's: what calibration saw at rest may move
+# the exponent of a feature's range in its scale; the rest is its weights'
+STRENGTHS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# a feature's half range is at least this share of the widest one's: what calibration saw at rest may move
+NARROWEST = 0.01
 _OUTPUTS = 1024  # evenly spread over a place's layers: the error of these decides
 _ROWS = 1024  # of a weight, worked on at once
 
 
 class Fold(NamedTuple):
-    """How a layer reads codes. form: its input's; factor: what multiplies each input's weights (k,), or None; offset: what is
-    added to its bias (n,), float64."""
+    """How a layer reads codes. form: its input's; factor: what multiplies each input's weights (k,), or None; offset:
+    what is added to its bias (n,), float64."""
+
     form: Fixed | Smoothed
     factor: np.ndarray | None
     offset: np.ndarray
 
     def bias(self, bias: np.ndarray | None) -> np.ndarray | None:
         """The layer's bias with the offset in it."""
-        return bias if not self.offset.any() else (self.offset if bias is None else bias + self.offset).astype(np.float32)
+        return (
+            bias if not self.offset.any() else (self.offset if bias is None else bias + self.offset).astype(np.float32)
+        )
 
 
 class Plan(NamedTuple):
     """layers: name → Fold. values: site of a block's values → their form."""
+
     layers: dict[str, Fold]
     values: dict[str, Smoothed]
 
@@ -48,27 +56,39 @@ NO_PLAN = Plan({}, {})
 
 
 def wanted(strategy: Static) -> bool:
-    """Whether there is anything to plan. A weight's zero point, or a scale shared by all outputs, would undo what features of
-    their own gain."""
-    return (strategy.smooth or strategy.correct_bias) and strategy.scheme.weight_symmetric \
+    """Whether there is anything to plan. A weight's zero point, or a scale shared by all outputs, would undo what
+    features of their own gain."""
+    return (
+        (strategy.smooth or strategy.correct_bias)
+        and strategy.scheme.weight_symmetric
         and strategy.scheme.weight_granularity == "per_channel"
+    )
 
 
-def plan(model: Transformer, calibration: Calibration, strategy: Static, form_at: Callable[[str], Fixed],
-         chosen: Callable[[str], bool], progress: Progress | None = None) -> Plan:
+def plan(
+    model: Transformer,
+    calibration: Calibration,
+    strategy: Static,
+    form_at: Callable[[str], Fixed],
+    chosen: Callable[[str], bool],
+    progress: Progress | None = None,
+) -> Plan:
     """What to fold where, for the layers that are `chosen` by name; form_at(site) gives the plain form of a place.
     progress(done, total) is called as places are done. Raises CalibrationError where `calibration` kept no tokens."""
     found, scheme = Plan({}, {}), strategy.scheme
     done, total = 0, 4 * len(model.blocks) + (model.head is not None)
-    streamed = strategy.residual == "int8" and not model.config.norm_first  # a norm's codes are the residual stream's too
+    # a norm's codes are the residual stream's too
+    streamed = strategy.residual == "int8" and not model.config.norm_first
 
     def fits(name: str, layer: Linear) -> bool:
         return chosen(name) and layer.shape[0] <= _core.MAX_K
 
     def tokens_at(site: str) -> Tokens:
         if site not in calibration.tokens:
-            raise CalibrationError(f"calibration: it kept no tokens of {site!r}, which smooth and correct_bias choose by; "
-                                   "calibrate this model with tokens=256, or use Static(smooth=False, correct_bias=False)")
+            raise CalibrationError(
+                f"calibration: it kept no tokens of {site!r}, which smooth and correct_bias choose by; "
+                "calibrate this model with tokens=256, or use Static(smooth=False, correct_bias=False)"
+            )
         return calibration.tokens[site]
 
     linears = dict(model.linears())
@@ -105,12 +125,13 @@ def plan(model: Transformer, calibration: Calibration, strategy: Static, form_at
 
 def _half(half: np.ndarray) -> np.ndarray:
     """Half ranges of features, widened where they are next to nothing."""
-    return np.maximum(half, max(NARROWEST * half.max(), float(affine.SMALLEST_SCALE) * 2.0 ** 20))
+    return np.maximum(half, max(NARROWEST * half.max(), float(affine.SMALLEST_SCALE) * 2.0**20))
 
 
 class _Candidate(NamedTuple):
-    """Codes q of one place for which sum of weight * factor * (form's scale) * (q - form's zero point) is what a layer reads, but
-    for the constant `shift` (k,) of the inputs."""
+    """Codes q of one place for which sum of weight * factor * (form's scale) * (q - form's zero point) is what a layer
+    reads, but for the constant `shift` (k,) of the inputs."""
+
     form: Fixed | Smoothed
     factor: np.ndarray | None
     shift: np.ndarray
@@ -144,6 +165,7 @@ class _Search:
 
     def _context(self, strength: float, values: Tokens, group: int, dim: int) -> _Candidate:
         """What attention mixes from values: `group` query heads share one of the values', `dim` wide."""
+
         def of_context(x):
             return np.repeat(x.reshape(-1, 1, dim), group, 1).reshape(-1)
 
@@ -176,13 +198,16 @@ class _Search:
         return float(errors.var(0, dtype=np.float64).sum())
 
     def offset(self, candidate: _Candidate, weight: np.ndarray, correct: bool) -> np.ndarray:
-        """What the bias of one of the layers needs (n,): the shifts' share; with `correct`, so much that its outputs' mean over
-        the kept tokens is that of float32."""
+        """What the bias of one of the layers needs (n,): the shifts' share; with `correct`, so much that its outputs'
+        mean over the kept tokens is that of float32."""
         if correct:
             mean, coded = self.x.mean(0, dtype=np.float64), self._codes(candidate).mean(0, dtype=np.float64)
         else:
-            mean, coded = 0.0 * candidate.shift, -candidate.shift / (1.0 if candidate.factor is None else candidate.factor)
-        parts = [weight[at:at + _ROWS] for at in range(0, len(weight), _ROWS)]
+            mean, coded = (
+                0.0 * candidate.shift,
+                -candidate.shift / (1.0 if candidate.factor is None else candidate.factor),
+            )
+        parts = [weight[at : at + _ROWS] for at in range(0, len(weight), _ROWS)]
         return np.concatenate([_times(part, mean) - _times(rounded(part, candidate.factor), coded) for part in parts])
 
     def _codes(self, candidate: _Candidate) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Measuring: what a quantized model costs and gains beside its float32 original. Changes no model."""
+
 from .bench import bench
 from .compare import compare
 from .layers import Sensitivity

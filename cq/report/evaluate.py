@@ -1,9 +1,11 @@
 """Accuracy: models' outputs on one set of samples beside a float32 model's. Knows no strategy and no clock."""
+
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from ..errors import CqError
+from ..model.pooling import pool
 from . import metrics
 from .samples import Samples
 
@@ -13,7 +15,8 @@ _CHUNK_TOKENS, _CHUNK_LOGITS = 4096, 2**25  # evaluated at once; 2**25 float32 l
 
 
 def metric_names(metric, model, samples: Samples) -> tuple[str, ...]:
-    """Names of the accuracies that `metric` (a name, a function or None) asks for. Raises CqError where it does not fit."""
+    """Names of the accuracies that `metric` (a name, a function or None) asks for. Raises CqError where it does not
+    fit."""
     if callable(metric):
         return (getattr(metric, "__name__", "metric"),)
     lm = is_lm(model)
@@ -32,21 +35,24 @@ def is_lm(model) -> bool:
 
 
 class Evaluation:
-    """Calls give the accuracies `names` of each model; "sqnr_db" may be one: mean decibels of the outputs. Outputs are logits
-    of a language model, hidden states of others. "cosine" is of the embeddings, or of the rows of outputs where the model does
-    not pool.
+    """Calls give the accuracies `names` of each model; "sqnr_db" may be one: mean decibels of the outputs. Outputs are
+    logits of a language model, hidden states of others. "cosine" is of the embeddings, or of the rows of outputs where
+    the model does not pool.
 
-    The data goes by in chunks, so that no more than a chunk of outputs is held, and the float32 model's, up to `keep` bytes, for
-    the next call."""
+    The data goes by in chunks, so that no more than a chunk of outputs is held, and the float32 model's, up to `keep`
+    bytes, for the next call."""
 
     def __init__(self, float32, samples: Samples, names: tuple[str, ...], keep: int = 0):
         self.float32, self.samples, self.names, self.keep = float32, samples, names, keep
         self.lm = is_lm(float32)
-        self._beside = bool({"sqnr_db", "cosine", "top1", "kl", "flips"} & set(names))  # whether float32's outputs are needed
+        # whether float32's outputs are needed
+        self._beside = bool({"sqnr_db", "cosine", "top1", "kl", "flips"} & set(names))
         self.embeds = float32.config.pooling is not None and not self.lm and bool(set(names) & set(ENCODER))
         self._kept: dict[int, list[np.ndarray]] = {}
 
-    def __call__(self, models: Iterable, progress: Callable[[str, int, int], None] | None = None) -> list[dict[str, float]]:
+    def __call__(
+        self, models: Iterable, progress: Callable[[str, int, int], None] | None = None
+    ) -> list[dict[str, float]]:
         models, progress = list(models), progress or (lambda what, done, total: None)
         parts, embeddings, done = [{} for _ in models], [], 0
         progress("evaluate", 0, len(self.samples))
@@ -62,7 +68,10 @@ class Evaluation:
             done += len(chunk)
             progress("evaluate", done, len(self.samples))
         embeddings = np.concatenate(embeddings) if embeddings else None
-        return [self._accuracies({key: np.concatenate(values) for key, values in part.items()}, embeddings) for part in parts]
+        return [
+            self._accuracies({key: np.concatenate(values) for key, values in part.items()}, embeddings)
+            for part in parts
+        ]
 
     def _outputs(self, model, chunk) -> list[np.ndarray]:
         return model.logits(chunk) if self.lm else model.forward(chunk)
@@ -103,14 +112,16 @@ class Evaluation:
             "top1": lambda: float(part["top1"].mean()),
             "kl": lambda: float(part["kl"].mean()),
             "flips": lambda: float(part["flips"].mean()),
-            "cosine": lambda: float((metrics.cosine(embeddings, part["embedding"]) if self.embeds else part["rows"]).mean()),
+            "cosine": lambda: float(
+                (metrics.cosine(embeddings, part["embedding"]) if self.embeds else part["rows"]).mean()
+            ),
             "spearman": lambda: _spearman(part["embedding"], self.samples.scores),
         }
         return {name: ways[name]() for name in self.names if name in ways}
 
 
 def _embedded(model, hidden: list[np.ndarray]) -> np.ndarray:
-    return np.stack([model.pool(rows) for rows in hidden])
+    return np.stack([pool(rows, model.config) for rows in hidden])
 
 
 def _chunks(samples: Samples, width: int) -> Iterator[list[np.ndarray]]:

@@ -1,4 +1,6 @@
-"""What a measurement is given, checked at the door: a float32 model, strategies, samples to calibrate on. Measures nothing."""
+"""What a measurement is given, checked at the door: a float32 model, strategies, samples to calibrate on. Measures
+nothing."""
+
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,12 +16,14 @@ from .samples import Samples, read, shipped_model
 @dataclass(frozen=True, eq=False)
 class Ready:
     """A model that was quantized before, by the name of its file."""
+
     name: str
     model: Transformer
 
 
 def opened(model, what: str) -> tuple[str, object, Path | None]:
-    """Name, float32 model and, for the shipped one, the file to calibrate on. what: the work that needs it, for messages."""
+    """Name, float32 model and, for the shipped one, the file to calibrate on. what: the work that needs it, for
+    messages."""
     if isinstance(model, (str, os.PathLike)):
         path, model = Path(model), load(model)
         shipped = path.resolve() == shipped_model()
@@ -27,12 +31,15 @@ def opened(model, what: str) -> tuple[str, object, Path | None]:
     else:
         name, calibration = getattr(model.config, "family", "model"), None
     if model.strategy is not None:
-        raise CqError(f"{what} needs a float32 model, got one already quantized ({model.strategy.name}): load its original")
+        raise CqError(
+            f"{what} needs a float32 model, got one already quantized ({model.strategy.name}): load its original"
+        )
     return name, model, calibration
 
 
 def checked(strategies, original: Transformer | None = None) -> tuple:
-    """Strategy objects of any kind, one or several; beside a model also paths of what was quantized from it before, loaded."""
+    """Strategy objects of any kind, one or several; beside a model also paths of what was quantized from it before,
+    loaded."""
     several = isinstance(strategies, Iterable) and not isinstance(strategies, str)
     return tuple(_checked(strategy, original) for strategy in (strategies if several else (strategies,)))
 
@@ -46,7 +53,9 @@ def _checked(strategy, original: Transformer | None):
         raise CqError(f"strategies must be WeightOnly, Dynamic, Static, Mixed or QAT objects{more}, got {strategy!r}")
     model = load(strategy)
     if model.strategy is None:
-        raise CqError(f"strategies: {strategy} is a float32 model; give one that cq.quantize made of the model compared")
+        raise CqError(
+            f"strategies: {strategy} is a float32 model; give one that cq.quantize made of the model compared"
+        )
     if model.config != original.config:
         raise CqError(f"strategies: {strategy} was made of a model with another configuration than the one compared")
     return Ready(Path(strategy).name, model)
@@ -64,12 +73,18 @@ def calibration_for(strategies, calibration, model, samples: Samples) -> Samples
     if needs is None:
         return None
     if calibration is None:
-        raise CalibrationError(f"{needs} needs samples to calibrate on: give calibration (--calibration on the command line), "
-                               f"100–500 unlabeled samples that are not in the data, or leave {needs} out of the strategies")
+        raise CalibrationError(
+            f"{needs} needs samples to calibrate on: give calibration (--calibration on the command line), "
+            f"100–500 unlabeled samples that are not in the data, or leave {needs} out of the strategies"
+        )
     calibration = read(calibration, model)
     shared = {path.resolve() for path in calibration.sources} & {path.resolve() for path in samples.sources}
     if shared:
-        raise CqError(f"calibration and data share {min(shared)}: never calibrate on what is reported; give other samples")
+        raise CqError(
+            f"calibration and data share {min(shared)}: never calibrate on what is reported; give other samples"
+        )
     if {ids.tobytes() for ids in calibration} == {ids.tobytes() for ids in samples}:
-        raise CqError("calibration and data are the same samples: never calibrate on what is reported; give other samples")
+        raise CqError(
+            "calibration and data are the same samples: never calibrate on what is reported; give other samples"
+        )
     return calibration

@@ -1,5 +1,6 @@
-"""What each layer of a model costs when it alone is quantized, and how that is shown: JSON, Markdown, a table and sentences.
-Measures nothing."""
+"""What each layer of a model costs when it alone is quantized, and how that is shown: JSON, Markdown, a table and
+sentences. Measures nothing."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ from .record import METRICS, Record, described, markdown, number
 
 @dataclass(frozen=True)
 class Alone:
-    """One layer under one strategy while all others are float32. sqnr_db and cosine: of the model's outputs (cosine: of the
-    embeddings, where it pools) against float32's; accuracy: metric name → value; share: of the noise that all layers' own add up
-    to under this strategy, 0 … 1 (of attention's scores: what they add to their query's, key's and value's)."""
+    """One layer under one strategy while all others are float32. sqnr_db and cosine: of the model's outputs (cosine: of
+    the embeddings, where it pools) against float32's; accuracy: metric name → value; share: of the noise that all
+    layers' own add up to under this strategy, 0 … 1 (of attention's scores: what they add to their query's, key's and
+    value's)."""
+
     sqnr_db: float
     cosine: float
     accuracy: dict[str, float]
@@ -24,11 +27,12 @@ class Alone:
 
 @dataclass(frozen=True)
 class Layer:
-    """alone: name of a strategy → Alone. clipped: share of the input's values that the static range cuts; unused_codes: of its
-    256 or 255, those that no value of the data takes (both None without static). outliers: (input channel, how many times the
-    median channel's largest magnitude its own is), the largest first. unused_weight_codes: those of the narrowest strategy's
-    weights; weight_spread: the largest magnitude of the widest output channel over that of the median one. help: what would
-    lessen the noise, empty where there is little to gain."""
+    """alone: name of a strategy → Alone. clipped: share of the input's values that the static range cuts; unused_codes:
+    of its 256 or 255, those that no value of the data takes (both None without static). outliers: (input channel, how
+    many times the median channel's largest magnitude its own is), the largest first. unused_weight_codes: those of the
+    narrowest strategy's weights; weight_spread: the largest magnitude of the widest output channel over that of the
+    median one. help: what would lessen the noise, empty where there is little to gain."""
+
     name: str
     alone: dict[str, Alone]
     clipped: float | None = None
@@ -45,8 +49,10 @@ class Layer:
         if self.clipped is not None:
             facts.append(f"{_percent(self.clipped)} of its input clipped, {self.unused_codes} of 256 codes unused")
         if self.outliers:
-            facts.append("outlier channels " + ", ".join(f"{channel} ({times:.0f}× the median)"
-                                                         for channel, times in self.outliers))
+            facts.append(
+                "outlier channels "
+                + ", ".join(f"{channel} ({times:.0f}× the median)" for channel, times in self.outliers)
+            )
         if self.unused_weight_codes:
             facts.append(f"{self.unused_weight_codes} of 255 weight codes unused")
         if self.weight_spread is not None:
@@ -57,8 +63,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sensitivity(Record):
-    """Every layer alone, in the order of work. metrics: names of the accuracies; float32: their values without quantization;
-    strategies: name → the strategy in full; data and calibration: as in a comparison's Report."""
+    """Every layer alone, in the order of work. metrics: names of the accuracies; float32: their values without
+    quantization; strategies: name → the strategy in full; data and calibration: as in a comparison's Report."""
+
     model: str
     metrics: tuple[str, ...]
     float32: dict[str, float]
@@ -76,8 +83,14 @@ class Sensitivity(Record):
     def show(self) -> Group:
         """For the terminal: the table, and a sentence for each layer."""
         header, *rows = self._cells(brief=True)
-        table = Table(title=Text(f"{self.model}: each layer alone"), caption=Text(self._note()), caption_justify="left",
-                      box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        table = Table(
+            title=Text(f"{self.model}: each layer alone"),
+            caption=Text(self._note()),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            show_edge=False,
+        )
         for i, name in enumerate(header):
             table.add_column(Text(name), justify="right" if i else "left", no_wrap=not i, overflow="fold")
         for row in rows:
@@ -85,8 +98,8 @@ class Sensitivity(Record):
         return Group(table, *(Text(layer.explained()) for layer in self.layers))
 
     def _cells(self, brief: bool = False) -> Iterator[list[str]]:
-        """The header, then one line per layer; a metric as its change from float32. brief: all numbers of the last strategy, of
-        the others the SQNR."""
+        """The header, then one line per layer; a metric as its change from float32. brief: all numbers of the last
+        strategy, of the others the SQNR."""
         metrics = [(name, *METRICS.get(name, (name, "{:.4g}"))) for name in self.metrics if name != "cosine"]
         last = list(self.strategies)[-1]
         metrics = {kind: metrics[:1] if brief else metrics for kind in self.strategies if kind == last or not brief}
@@ -104,12 +117,18 @@ class Sensitivity(Record):
                     line += ["–"] * (0 if shown is None else 1 + len(shown))
                     continue
                 line.append(number("{:.5f}", alone.cosine))
-                line += [number(form.replace(":", ":+"), alone.accuracy[name] - self.float32[name]) for name, _, form in shown]
+                line += [
+                    number(form.replace(":", ":+"), alone.accuracy[name] - self.float32[name])
+                    for name, _, form in shown
+                ]
             yield [*line, f"{layer.alone[last].share:.1%}" if last in layer.alone else "–"]
 
     def _note(self) -> str:
         last = list(self.strategies)[-1]
-        note = f"One layer at a time quantized, all others float32; share of noise: of {last}'s. On {described(self.data)}."
+        note = (
+            f"One layer at a time quantized, all others float32; share of noise: of {last}'s. "
+            f"On {described(self.data)}."
+        )
         return note + (f" Static calibrated on {described(self.calibration)}." if self.calibration else "")
 
 

@@ -1,5 +1,6 @@
-"""How far one array of outputs is from another, in the field's usual numbers: pure NumPy in float64. Knows no model and no
-file."""
+"""How far one array of outputs is from another, in the field's usual numbers: pure NumPy in float64. Knows no model and
+no file."""
+
 import numpy as np
 
 from .. import functions
@@ -10,9 +11,9 @@ _LOG_2, _LOG_10 = 0.6931471805599453, 2.302585092994046
 
 
 def spearman(x, y) -> float:
-    """Spearman's rank correlation of two 1-D arrays, −1…1: Pearson's correlation of the ranks, ties sharing their average
-    rank. NaN where one side is constant (no ranking to compare). Raises CqError for other shapes, fewer than 2 values, NaN
-    or Inf."""
+    """Spearman's rank correlation of two 1-D arrays, −1…1: Pearson's correlation of the ranks, ties sharing their
+    average rank. NaN where one side is constant (no ranking to compare). Raises CqError for other shapes, fewer than 2
+    values, NaN or Inf."""
     x, y = _pair(x, y, "spearman", ndim=1)
     if len(x) < 2:
         raise CqError(f"spearman: needs at least 2 pairs, got {len(x)}")
@@ -31,8 +32,8 @@ def cosine(a, b) -> np.ndarray:
 
 
 def sqnr_db(reference, quantized) -> float:
-    """Signal to quantization noise in decibels, 10 log10 Σ ref² / Σ (ref − quantized)², over arrays of one shape; 6 dB are
-    one bit. Infinite where they are equal. Raises CqError for unequal shapes, empty arrays, NaN or Inf."""
+    """Signal to quantization noise in decibels, 10 log10 Σ ref² / Σ (ref − quantized)², over arrays of one shape; 6 dB
+    are one bit. Infinite where they are equal. Raises CqError for unequal shapes, empty arrays, NaN or Inf."""
     reference, quantized = _pair(reference, quantized, "sqnr_db")
     noise = reference - quantized
     with np.errstate(divide="ignore"):
@@ -46,8 +47,10 @@ def token_nll(logits, tokens) -> np.ndarray:
     vocabulary."""
     logits, tokens = np.asarray(logits), np.asarray(tokens)
     if logits.ndim != 2 or tokens.shape != logits.shape[:1] or tokens.dtype.kind not in "iu":
-        raise CqError(f"token_nll: wanted logits (n, vocab) and n integer tokens, got {logits.shape} and {tokens.dtype} "
-                      f"{tokens.shape}")
+        raise CqError(
+            f"token_nll: wanted logits (n, vocab) and n integer tokens, got {logits.shape} and {tokens.dtype} "
+            f"{tokens.shape}"
+        )
     following = tokens[1:].astype(np.int64)
     if following.size and not 0 <= following.min() <= following.max() < logits.shape[1]:
         raise CqError(f"token_nll: tokens must be 0…{logits.shape[1] - 1}, got {following.min()}…{following.max()}")
@@ -71,27 +74,29 @@ def bits_per_token(nll) -> float:
 
 
 def top1_match(reference, logits) -> np.ndarray:
-    """Where both prefer the same token: (n, vocab), (n, vocab) → (n,) bool; its mean is the top-1 agreement. The lowest id
-    wins a tie. Raises CqError for other shapes."""
+    """Where both prefer the same token: (n, vocab), (n, vocab) → (n,) bool; its mean is the top-1 agreement. The lowest
+    id wins a tie. Raises CqError for other shapes."""
     reference, logits = _same_shape(reference, logits, "top1_match", ndim=2)
     return reference.argmax(1) == logits.argmax(1)
 
 
 def flips(reference, logits, tokens) -> np.ndarray:
     """Where one of the two predicts the next token right and the other does not: (n, vocab), (n, vocab), tokens (n,) →
-    (n − 1,) bool; its mean is the share of answers that changed between right and wrong, which an unchanged accuracy hides
-    (Dutta et al. 2024, "Accuracy is not all you need"). The lowest id wins a tie. Raises CqError for shapes that do not match."""
+    (n − 1,) bool; its mean is the share of answers that changed between right and wrong, which an unchanged accuracy
+    hides (Dutta et al. 2024, "Accuracy is not all you need"). The lowest id wins a tie. Raises CqError for shapes that
+    do not match."""
     reference, logits = _same_shape(reference, logits, "flips", ndim=2)
     tokens = np.asarray(tokens)
     if tokens.shape != logits.shape[:1] or tokens.dtype.kind not in "iu":
-        raise CqError(f"flips: wanted {len(logits)} integer tokens, one for each row of logits, got {tokens.dtype} "
-                      f"{tokens.shape}")
+        raise CqError(
+            f"flips: wanted {len(logits)} integer tokens, one for each row of logits, got {tokens.dtype} {tokens.shape}"
+        )
     return (reference[:-1].argmax(1) == tokens[1:]) != (logits[:-1].argmax(1) == tokens[1:])
 
 
 def kl_divergence(reference, logits) -> np.ndarray:
-    """Kullback-Leibler divergence KL(softmax(reference) ‖ softmax(logits)) of every row in nats: (n, vocab), (n, vocab) →
-    (n,) float64 ≥ 0. Raises CqError for other shapes."""
+    """Kullback-Leibler divergence KL(softmax(reference) ‖ softmax(logits)) of every row in nats: (n, vocab), (n, vocab)
+    → (n,) float64 ≥ 0. Raises CqError for other shapes."""
     reference, logits = _same_shape(reference, logits, "kl_divergence", ndim=2)
     kl = np.empty(len(reference))
     for rows in _blocks(*reference.shape):
@@ -131,8 +136,10 @@ def _mean_nll(nll) -> float:
 def _same_shape(a, b, name: str, ndim: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.size == 0 or (ndim is not None and a.ndim != ndim):
-        raise CqError(f"{name}: wanted two non-empty arrays of one shape{f' with {ndim} axes' if ndim else ''}, "
-                      f"got {a.shape} and {b.shape}")
+        raise CqError(
+            f"{name}: wanted two non-empty arrays of one shape{f' with {ndim} axes' if ndim else ''}, "
+            f"got {a.shape} and {b.shape}"
+        )
     return a, b
 
 

@@ -1,11 +1,13 @@
-"""The search for a mix: a strategy for each layer, the fastest that keeps to a budget of accuracy. Changes no model; knows no
-terminal.
+"""The search for a mix: a strategy for each layer, the fastest that keeps to a budget of accuracy. Changes no model;
+knows no terminal.
 
-Every group of layers that reads one input is probed alone with every strategy, for the noise that it makes (as cq.sensitivity
-does), and every kind of group is timed with every strategy inside a whole model. Starting from the cheapest strategy of each, the
-next step is always the one that takes away the most noise for its price, as in the greedy solution of a multiple-choice knapsack;
-so there is one row of candidates, from the cheapest to the most accurate. Bisection finds the first within the budget, and each
-of its steps is then tried without. What decides is measured on whole models."""
+Every group of layers that reads one input is probed alone with every strategy, for the noise that it makes (as
+cq.sensitivity does), and every kind of group is timed with every strategy inside a whole model. Starting from the
+cheapest strategy of each, the next step is always the one that takes away the most noise for its price, as in the
+greedy solution of a multiple-choice knapsack; so there is one row of candidates, from the cheapest to the most
+accurate. Bisection finds the first within the budget, and each of its steps is then tried without. What decides is
+measured on whole models."""
+
 import dataclasses
 import hashlib
 import itertools
@@ -33,33 +35,44 @@ from .trials import Mix, Search, Trial
 
 _PROBE_TOKENS = 1024  # of the data, for the noise of one group alone
 _ROUNDS = 5
-_LOGITS = 2**24       # of a timed batch: 64 MiB
-_FREE = 1e-4          # of a pass: the least price of a step
-_MEMORY = 0.1         # of a pass: the price of as many bytes as the reference has, lest a table be float32 for 0.1 % of time
+_LOGITS = 2**24  # of a timed batch: 64 MiB
+_FREE = 1e-4  # of a pass: the least price of a step
+# of a pass: the price of as many bytes as the reference has, lest a table be float32 for 0.1 % of time
+_MEMORY = 0.1
 
 
 class _Unit(NamedTuple):
     """Layers that one input goes to. kind: the same in every block; pattern: of their names."""
+
     kind: str
     pattern: str
     names: tuple[str, ...]
 
 
-def mix(model, data, budget: float, strategies: Iterable | None = None, calibration=None, metric: str | Callable | None = None,
-        record: str | os.PathLike | None = None, max_trials: int = 24,
-        progress: Callable[[str, int, int], None] | None = None) -> Mix:
-    """Finds the strategy of each layer: static, dynamic, weight-only or float32. `result.strategy` is what cq.quantize takes.
+def mix(
+    model,
+    data,
+    budget: float,
+    strategies: Iterable | None = None,
+    calibration=None,
+    metric: str | Callable | None = None,
+    record: str | os.PathLike | None = None,
+    max_trials: int = 24,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Mix:
+    """Finds the strategy of each layer: static, dynamic, weight-only or float32. `result.strategy` is what cq.quantize
+    takes.
 
-    model, calibration, progress: as cq.compare's. data: what the budget is held to; as cq.compare's, and best neither what is
-    calibrated on nor what is reported in the end. budget: how much of the metric may be lost against float32, in its own units:
-    0.1 of Spearman ×100, 0.002 of a cosine, 0.01 of a perplexity. strategies: WeightOnly, Dynamic and Static objects, one of each
-    at most, whose include and exclude are not looked at; None is one of each; float32 is always possible. metric: the first that
-    cq.compare would take, or as there. max_trials: whole candidates that are measured, beside each strategy throughout.
-    record: a JSON file that holds what was measured and the best so far after every step, and from which a search that was cut
-    short, or is to keep another budget, goes on.
+    model, calibration, progress: as cq.compare's. data: what the budget is held to; as cq.compare's, and best neither
+    what is calibrated on nor what is reported in the end. budget: how much of the metric may be lost against float32,
+    in its own units: 0.1 of Spearman ×100, 0.002 of a cosine, 0.01 of a perplexity. strategies: WeightOnly, Dynamic and
+    Static objects, one of each at most, whose include and exclude are not looked at; None is one of each; float32 is
+    always possible. metric: the first that cq.compare would take, or as there. max_trials: whole candidates that are
+    measured, beside each strategy throughout. record: a JSON file that holds what was measured and the best so far
+    after every step, and from which a search that was cut short, or is to keep another budget, goes on.
 
-    Time is of a batch of the data through model.forward, or model.logits for a language model. Raises what cq.compare raises;
-    CqError for a record of something else, FormatError for a file that is none."""
+    Time is of a batch of the data through model.forward, or model.logits for a language model. Raises what cq.compare
+    raises; CqError for a record of something else, FormatError for a file that is none."""
     progress = progress or (lambda what, done, total: None)
     if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 <= budget < math.inf:
         raise CqError(f"budget must be a number from 0 on, in the metric's units, got {budget!r}")
@@ -70,7 +83,9 @@ def mix(model, data, budget: float, strategies: Iterable | None = None, calibrat
     samples = read(data if isinstance(data, (str, os.PathLike, Samples)) else listed(data), model)
     name = next(iter(metric_names(metric, model, samples)), None)
     if name is None:
-        raise CqError("metric: this model neither pools nor has a language-model head; give a function (model, data) -> float")
+        raise CqError(
+            "metric: this model neither pools nor has a language-model head; give a function (model, data) -> float"
+        )
     calibration = own_calibration if calibration is None else calibration
     calibration = calibration_for(strategies.values(), calibration, model, samples)
     strategies = {kind: dataclasses.replace(s, include=("*",), exclude=()) for kind, s in strategies.items()}
@@ -96,7 +111,9 @@ def mix(model, data, budget: float, strategies: Iterable | None = None, calibrat
             low = middle + 1
     chosen = dict(row[high])
     if left and tried(chosen).loss <= budget:
-        for unit in sorted((u for u in chosen if chosen[u] != row[0][u]), key=lambda u: -work.gap(u, chosen[u], row[0][u])):
+        for unit in sorted(
+            (u for u in chosen if chosen[u] != row[0][u]), key=lambda u: -work.gap(u, chosen[u], row[0][u])
+        ):
             fewer = chosen | {unit: row[0][unit]}
             if left <= 1 or work.gap(unit, chosen[unit], row[0][unit]) <= _FREE:
                 break
@@ -139,6 +156,7 @@ class _Work:
             loss = accuracy - self.float32 if self.metric in LOWER_IS_BETTER else self.float32 - accuracy
             reference = strategy == Mixed((("*", self.strategies[self.base]),))
             return loss if math.isfinite(loss) else math.inf, 1.0 if reference else self._against_base(candidate)
+
         return self.search.trial(strategy, measured)
 
     def quantized(self, strategy: Mixed) -> Transformer:
@@ -146,7 +164,9 @@ class _Work:
         return quantize(self.model, strategy, self.seen if static else None)
 
     def _accuracy(self, model) -> float:
-        return float(self.metric(model, self.samples) if callable(self.metric) else self._judge([model])[0][self.metric])
+        return float(
+            self.metric(model, self.samples) if callable(self.metric) else self._judge([model])[0][self.metric]
+        )
 
     def _noises(self) -> dict[tuple[_Unit, str], float]:
         """Noise over signal of the model's outputs where the unit alone is quantized; they about add up."""
@@ -154,15 +174,27 @@ class _Work:
         found = {}
         for done, (unit, kind) in enumerate(probes):
             self.progress("noise of layers", done, len(probes))
-            found[unit, kind] = 0.0 if kind == "float32" else self.search.value(
-                f"noise {unit.pattern} {kind}", lambda: functions.power(10, -self._probe([quantize_only(
-                    self.model, unit.names, self.strategies[kind], self.seen)])[0]["sqnr_db"] / 10).item())
+            found[unit, kind] = (
+                0.0
+                if kind == "float32"
+                else self.search.value(
+                    f"noise {unit.pattern} {kind}",
+                    lambda: functions.power(
+                        10,
+                        -self._probe([quantize_only(self.model, unit.names, self.strategies[kind], self.seen)])[0][
+                            "sqnr_db"
+                        ]
+                        / 10,
+                    ).item(),
+                )
+            )
         self.progress("noise of layers", len(probes), len(probes))
         return found
 
     def _prices(self) -> dict[tuple[_Unit, str], float]:
-        """What each unit costs more than by the base strategy, in passes of a model that has that throughout. Time: units of a
-        kind are switched together, and share the difference. Memory: of float32, three bytes more a weight."""
+        """What each unit costs more than by the base strategy, in passes of a model that has that throughout. Time:
+        units of a kind are switched together, and share the difference. Memory: of float32, three bytes more a
+        weight."""
         number = Counter(unit.kind for unit in self.units)
         kinds = {unit.kind: self.options(unit) for unit in self.units}
         probes = [(kind, option) for kind, options in kinds.items() for option in options if option != self.base]
@@ -170,14 +202,27 @@ class _Work:
         for done, (kind, option) in enumerate(probes):
             self.progress("time of layers", done, len(probes))
             choices = {unit: option if unit.kind == kind else self.base for unit in self.units}
-            found[kind, option] = self.search.value(f"time {kind} {option}", lambda: self._against_base(
-                self.quantized(_mixed(choices, self.strategies))) - 1) / number[kind]
+            found[kind, option] = (
+                self.search.value(
+                    f"time {kind} {option}",
+                    lambda: self._against_base(self.quantized(_mixed(choices, self.strategies))) - 1,
+                )
+                / number[kind]
+            )
         self.progress("time of layers", len(probes), len(probes))
         sizes = {place.name: place.shape[0] * place.shape[1] for place in self.model.coverage() if place.shape}
-        more = {unit: _MEMORY * 3 * sum(sizes[name] for name in unit.names if (unit.kind, name) != ("head", "embed.word")) /
-                self._base.nbytes for unit in self.units}
-        return {(unit, option): found[unit.kind, option] + (more[unit] if option == "float32" else 0.0)
-                for unit in self.units for option in kinds[unit.kind]}
+        more = {
+            unit: _MEMORY
+            * 3
+            * sum(sizes[name] for name in unit.names if (unit.kind, name) != ("head", "embed.word"))
+            / self._base.nbytes
+            for unit in self.units
+        }
+        return {
+            (unit, option): found[unit.kind, option] + (more[unit] if option == "float32" else 0.0)
+            for unit in self.units
+            for option in kinds[unit.kind]
+        }
 
     def _against_base(self, model) -> float:
         """Seconds over the base model's, timed in turns."""
@@ -188,12 +233,17 @@ class _Work:
 
 def _candidates(work: _Work) -> Iterator[dict[_Unit, str]]:
     """Choices from the fastest to those without noise, each one step from the one before."""
-    chosen = {unit: min(work.options(unit), key=lambda kind: (work.price[unit, kind], work.noise[unit, kind]))
-              for unit in work.units}
+    chosen = {
+        unit: min(work.options(unit), key=lambda kind: (work.price[unit, kind], work.noise[unit, kind]))
+        for unit in work.units
+    }
     while True:
         yield dict(chosen)
-        best = max(((work.noise[unit, now] - work.noise[unit, kind]) / max(_FREE, work.gap(unit, kind, now)), unit, kind)
-                   for unit, now in chosen.items() for kind in work.options(unit))
+        best = max(
+            ((work.noise[unit, now] - work.noise[unit, kind]) / max(_FREE, work.gap(unit, kind, now)), unit, kind)
+            for unit, now in chosen.items()
+            for kind in work.options(unit)
+        )
         if best[0] <= 0:
             return
         chosen[best[1]] = best[2]
@@ -202,7 +252,9 @@ def _candidates(work: _Work) -> Iterator[dict[_Unit, str]]:
 def _units(model: Transformer) -> list[_Unit]:
     tied = model.head is not None and model.config.tied
     beside = {"head.input": ("embed.word",)} if tied else {}
-    found = [_Unit(_kind(site.pattern), site.pattern, site.readers + beside.get(site.name, ())) for site in model.graph.trunk]
+    found = [
+        _Unit(_kind(site.pattern), site.pattern, site.readers + beside.get(site.name, ())) for site in model.graph.trunk
+    ]
     return found if tied else [*found, _Unit("embed.word", "embed.word", ("embed.word",))]
 
 
@@ -230,18 +282,23 @@ def _timed_tokens(model, samples: Samples) -> list[np.ndarray]:
     if is_lm(model):
         most = max(1, _LOGITS // model.config.vocab_size)
         ends = np.cumsum([len(ids) for ids in batch])
-        batch = batch[:int(np.searchsorted(ends, most, side="right"))] or [batch[0][:most]]
+        batch = batch[: int(np.searchsorted(ends, most, side="right"))] or [batch[0][:most]]
     return batch
 
 
 def _subject(model, strategies: dict, calibration: Samples | None, samples: Samples, metric: str) -> dict:
     """What measurements hold for, in a form that can be compared."""
     machine = info()
-    return {"model": _digest([repr(model.config.to_dict()).encode(), *(np.ascontiguousarray(a) for a in _arrays(model))]),
-            "data": _digest(samples.tokens), "scores": _digest([] if samples.scores is None else [samples.scores]),
-            "calibration": _digest([] if calibration is None else calibration.tokens), "metric": metric,
-            "strategies": [strategy.to_dict() for strategy in strategies.values()],
-            "machine": [machine["cpu"], machine["isa"], machine["threads"]], "cq": machine["version"]}
+    return {
+        "model": _digest([repr(model.config.to_dict()).encode(), *(np.ascontiguousarray(a) for a in _arrays(model))]),
+        "data": _digest(samples.tokens),
+        "scores": _digest([] if samples.scores is None else [samples.scores]),
+        "calibration": _digest([] if calibration is None else calibration.tokens),
+        "metric": metric,
+        "strategies": [strategy.to_dict() for strategy in strategies.values()],
+        "machine": [machine["cpu"], machine["isa"], machine["threads"]],
+        "cq": machine["version"],
+    }
 
 
 def _arrays(model: Transformer) -> Iterator[np.ndarray]:

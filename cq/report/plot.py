@@ -1,4 +1,5 @@
 """A comparison as a picture: accuracy against speed and memory, and each layer's SQNR. Measures nothing."""
+
 import math
 from pathlib import Path
 
@@ -7,14 +8,22 @@ from .evaluate import LOWER_IS_BETTER
 from .record import METRICS, Report
 
 _SUFFIXES = (".svg", ".png", ".pdf")
-_COLOURS = {"float32": "black", "weight-only": "tab:blue", "dynamic": "tab:orange", "static": "tab:green", "qat": "tab:red",
-            "mixed": "tab:purple", "file": "tab:brown"}
+_COLOURS = {
+    "float32": "black",
+    "weight-only": "tab:blue",
+    "dynamic": "tab:orange",
+    "static": "tab:green",
+    "qat": "tab:red",
+    "mixed": "tab:purple",
+    "file": "tab:brown",
+}
 _MARKERS = {"": "*", "default": "o", "textbook": "s", "custom": "D"}
 _PER_LAYER_INCHES, _NARROWEST_INCHES = 0.2, 9.0
 
 
 def check_plot(path) -> None:
-    """Before the work is done: raises UnsupportedError without matplotlib, CqError where the name ends in no kind of picture."""
+    """Before the work is done: raises UnsupportedError without matplotlib, CqError where the name ends in no kind of
+    picture."""
     if Path(path).suffix not in _SUFFIXES:
         raise CqError(f"{path}: a plot's name must end in {', '.join(_SUFFIXES)}")
     try:
@@ -24,15 +33,17 @@ def check_plot(path) -> None:
 
 
 def plot(report: Report, path) -> None:
-    """Draws `report` into the file `path`, .svg (whose text stays text), .png or .pdf: each row's accuracy (its SQNR where it has
-    no metric) against its speed-up in tokens per second and its resident weights, better rows higher; and, where the report has
-    layers, the SQNR with each layer alone quantized. Raises what check_plot raises; OSError."""
+    """Draws `report` into the file `path`, .svg (whose text stays text), .png or .pdf: each row's accuracy (its SQNR
+    where it has no metric) against its speed-up in tokens per second and its resident weights, better rows higher; and,
+    where the report has layers, the SQNR with each layer alone quantized. Raises what check_plot raises; OSError."""
     check_plot(path)
     import matplotlib
     from matplotlib.figure import Figure
 
     layers = report.layers.layers if report.layers else ()
-    figure = Figure((max(_NARROWEST_INCHES, _PER_LAYER_INCHES * len(layers)), 8.0 if layers else 4.5), layout="constrained")
+    figure = Figure(
+        (max(_NARROWEST_INCHES, _PER_LAYER_INCHES * len(layers)), 8.0 if layers else 4.5), layout="constrained"
+    )
     grid = figure.add_gridspec(2 if layers else 1, 2)
     speed, memory = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     title, values = _accuracy(report)
@@ -68,7 +79,9 @@ def _accuracy(report: Report) -> tuple[str, list[float]]:
 def _draw_layers(axes, sensitivity) -> None:
     names = [layer.name for layer in sensitivity.layers]
     for kind in sensitivity.strategies:
-        found = [(place, layer.alone[kind].sqnr_db) for place, layer in enumerate(sensitivity.layers) if kind in layer.alone]
+        found = [
+            (place, layer.alone[kind].sqnr_db) for place, layer in enumerate(sensitivity.layers) if kind in layer.alone
+        ]
         axes.plot(*zip(*found), color=_COLOURS[kind], marker="o", markersize=3, linewidth=0.8, label=kind)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     axes.set_ylabel("SQNR dB, the layer alone quantized ↑")

@@ -1,4 +1,6 @@
-"""Where the time of one forward pass goes, part by part. Knows no model's insides: it takes whatever places a model shows."""
+"""Where the time of one forward pass goes, part by part. Knows no model's insides: it takes whatever places a model
+shows."""
+
 import re
 import time
 from collections.abc import Iterable
@@ -15,8 +17,9 @@ _START, _END = "start", "end"
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of work: seconds in all layers together, percent of the pass, and seconds by layer (empty where the work belongs
-    to none)."""
+    """One kind of work: seconds in all layers together, percent of the pass, and seconds by layer (empty where the work
+    belongs to none)."""
+
     name: str
     seconds: float
     percent: float
@@ -25,8 +28,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Profile:
-    """parts in order of work; layers: layer → seconds; seconds: all parts together; forward_s: a pass that nobody watches, which
-    may be faster where a model skips what only a watcher needs. All are medians."""
+    """parts in order of work; layers: layer → seconds; seconds: all parts together; forward_s: a pass that nobody
+    watches, which may be faster where a model skips what only a watcher needs. All are medians."""
+
     parts: tuple[Part, ...]
     layers: dict[int, float]
     seconds: float
@@ -34,10 +38,11 @@ class Profile:
 
 
 def profile(model, tokens: Iterable[np.ndarray], passes: int = 15) -> Profile:
-    """Watches `passes` forward passes over `tokens` (a list of 1-D int arrays), and times as many unwatched ones in between.
+    """Watches `passes` forward passes over `tokens` (a list of 1-D int arrays), and times as many unwatched ones in
+    between.
 
-    The time between two places that `model.observe` shows is the cost of the part that ends at the second; each is the median
-    of the passes. Raises CqError where the passes show different places."""
+    The time between two places that `model.observe` shows is the cost of the part that ends at the second; each is the
+    median of the passes. Raises CqError where the passes show different places."""
     if passes < 1:
         raise CqError(f"passes must be at least 1, got {passes}")
     tokens = list(tokens)
@@ -56,7 +61,8 @@ def profile(model, tokens: Iterable[np.ndarray], passes: int = 15) -> Profile:
 
 
 def _watched(model, tokens: list[np.ndarray]) -> list[tuple[str, float]]:
-    """(place, moment), from the start to the end of one pass. What flows is not looked at: in int8 models it may be codes."""
+    """(place, moment), from the start to the end of one pass. What flows is not looked at: in int8 models it may be
+    codes."""
     marks = [(_START, time.perf_counter())]
     model.observe(tokens, lambda site, _: marks.append((site, time.perf_counter())))
     return [*marks, (_END, time.perf_counter())]
@@ -74,12 +80,23 @@ def _summed(places: list[str], seconds: np.ndarray, forward_s: float) -> Profile
         if layer is not None:
             layers[layer] = layers.get(layer, 0.0) + spent
     total = float(seconds.sum())
-    return Profile(tuple(Part(name, sum(here.values()), 100 * sum(here.values()) / total,
-                              {layer: spent for layer, spent in here.items() if layer is not None})
-                         for name, here in parts.items()), layers, total, forward_s)
+    return Profile(
+        tuple(
+            Part(
+                name,
+                sum(here.values()),
+                100 * sum(here.values()) / total,
+                {layer: spent for layer, spent in here.items() if layer is not None},
+            )
+            for name, here in parts.items()
+        ),
+        layers,
+        total,
+        forward_s,
+    )
 
 
 def _split(place: str) -> tuple[int | None, str]:
-    """"layers.3.attention.context" → (3, "attention.context"); the work after a place is its layer's."""
+    """ "layers.3.attention.context" → (3, "attention.context"); the work after a place is its layer's."""
     match = _LAYER.fullmatch(place)
     return (int(match[1]), match[2]) if match else (None, place)

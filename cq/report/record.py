@@ -1,5 +1,6 @@
 """What a comparison found and how it is shown: as a dictionary, JSON, Markdown or a table for the terminal. Measures
 nothing."""
+
 import json
 import math
 from collections.abc import Iterator
@@ -29,11 +30,12 @@ METRICS = {
 class Row:
     """One model of a comparison: float32 or a strategy.
 
-    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static", "qat", "mixed", or "file" for
-    a model quantized before; scheme: "default", "textbook", "custom" or "" (float32); choices: the strategy in full. file_bytes:
-    its saved checkpoint; weight_bytes: resident weights; latency_s: median seconds for one sequence; tokens_per_s: median over a
-    batch; the speed-ups are over float32. accuracy: metric name → value; sqnr_db: mean decibels of the outputs against float32's,
-    infinite where they are equal."""
+    name: for reading ("static textbook"); strategy: "float32", "weight-only", "dynamic", "static", "qat", "mixed", or
+    "file" for a model quantized before; scheme: "default", "textbook", "custom" or "" (float32); choices: the strategy
+    in full. file_bytes: its saved checkpoint; weight_bytes: resident weights; latency_s: median seconds for one
+    sequence; tokens_per_s: median over a batch; the speed-ups are over float32. accuracy: metric name → value; sqnr_db:
+    mean decibels of the outputs against float32's, infinite where they are equal."""
+
     name: str
     strategy: str
     scheme: str
@@ -63,9 +65,11 @@ class Record:
 class Report(Record):
     """float32 (the first row) and every strategy side by side, with what is needed to measure it again.
 
-    metrics: names of the accuracies, the chosen one first. machine: CPU, cores, threads, ISA. data and calibration: names of
-    files, number of samples and tokens (calibration is None where nothing was calibrated). timing: tokens of the one sequence,
-    sequences and tokens of the batch, repeats. layers: what each layer alone costs, where that was asked for."""
+    metrics: names of the accuracies, the chosen one first. machine: CPU, cores, threads, ISA. data and calibration:
+    names of files, number of samples and tokens (calibration is None where nothing was calibrated). timing: tokens of
+    the one sequence, sequences and tokens of the batch, repeats. layers: what each layer alone costs, where that was
+    asked for."""
+
     model: str
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -82,14 +86,24 @@ class Report(Record):
     def to_markdown(self) -> str:
         """A title, the table and a line each about the timing, the data and the machine; then the layers."""
         header, *rows = self._cells()
-        return f"### {self.model}\n\n{markdown(header, rows)}\n\n" + "  \n".join(self._notes()) + "\n" + \
-            (f"\n{self.layers.to_markdown()}" if self.layers else "")
+        return (
+            f"### {self.model}\n\n{markdown(header, rows)}\n\n"
+            + "  \n".join(self._notes())
+            + "\n"
+            + (f"\n{self.layers.to_markdown()}" if self.layers else "")
+        )
 
     def table(self) -> Table:
         """The same for the terminal, 80 columns where the numbers allow: a rich renderable."""
         header, *rows = self._cells()
-        table = Table(title=Text(self.model), caption=Text("\n".join(self._notes())), caption_justify="left",
-                      box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        table = Table(
+            title=Text(self.model),
+            caption=Text("\n".join(self._notes())),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=0,
+            show_edge=False,
+        )
         for i, name in enumerate(header):
             table.add_column(Text(name), justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
         for row in rows:
@@ -99,24 +113,44 @@ class Report(Record):
     def _cells(self) -> Iterator[list[str]]:
         """The header, then one line per row."""
         formats = {name: METRICS.get(name, (name, "{:.4g}")) for name in self.metrics}
-        yield ["", "file\nMB", "memory\nMB", "latency\nms", "speed\nup", "tokens\nper s", "speed\nup",
-               *(header for header, _ in formats.values()), "SQNR\ndB"]
+        yield [
+            "",
+            "file\nMB",
+            "memory\nMB",
+            "latency\nms",
+            "speed\nup",
+            "tokens\nper s",
+            "speed\nup",
+            *(header for header, _ in formats.values()),
+            "SQNR\ndB",
+        ]
         for row in self.rows:
-            yield [row.name, f"{row.file_bytes / 1e6:.2f}", f"{row.weight_bytes / 1e6:.2f}", f"{row.latency_s * 1e3:.2f}",
-                   f"{row.latency_speedup:.2f}×", f"{row.tokens_per_s:,.0f}", f"{row.throughput_speedup:.2f}×",
-                   *(number(form, row.accuracy[name]) for name, (_, form) in formats.items()),
-                   number("{:.1f}", row.sqnr_db)]
+            yield [
+                row.name,
+                f"{row.file_bytes / 1e6:.2f}",
+                f"{row.weight_bytes / 1e6:.2f}",
+                f"{row.latency_s * 1e3:.2f}",
+                f"{row.latency_speedup:.2f}×",
+                f"{row.tokens_per_s:,.0f}",
+                f"{row.throughput_speedup:.2f}×",
+                *(number(form, row.accuracy[name]) for name, (_, form) in formats.items()),
+                number("{:.1f}", row.sqnr_db),
+            ]
 
     def _notes(self) -> list[str]:
         timing, machine = self.timing, self.machine
-        notes = [f"Latency: one sequence of {_count(timing['latency_tokens'], 'token')}; tokens/s: a batch of "
-                 f"{_count(timing['batch_sequences'], 'sequence')}, {_count(timing['batch_tokens'], 'token')}; medians of "
-                 f"{_count(timing['repeats'], 'interleaved round')}.",
-                 "Accuracy: " + described(self.data) + "."]
+        notes = [
+            f"Latency: one sequence of {_count(timing['latency_tokens'], 'token')}; tokens/s: a batch of "
+            f"{_count(timing['batch_sequences'], 'sequence')}, {_count(timing['batch_tokens'], 'token')}; medians of "
+            f"{_count(timing['repeats'], 'interleaved round')}.",
+            "Accuracy: " + described(self.data) + ".",
+        ]
         if self.calibration:
             notes.append("Static calibrated on " + described(self.calibration) + ".")
-        return notes + [f"{machine['cpu']}, {_count(machine['cores'], 'core')}, {_count(machine['threads'], 'thread')}, "
-                        f"{machine['isa']}, cq {machine['version']}."]
+        return notes + [
+            f"{machine['cpu']}, {_count(machine['cores'], 'core')}, {_count(machine['threads'], 'thread')}, "
+            f"{machine['isa']}, cq {machine['version']}."
+        ]
 
 
 def described(samples: dict) -> str:
@@ -139,7 +173,9 @@ def number(form: str, value: float) -> str:
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A table, its first column to the left."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def plain(value):

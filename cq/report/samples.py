@@ -1,4 +1,6 @@
-"""Data for calibration and evaluation: files or Python objects in, token sequences and scored pairs out. Runs no model."""
+"""Data for calibration and evaluation: files or Python objects in, token sequences and scored pairs out. Runs no
+model."""
+
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -15,15 +17,17 @@ WINDOW = 512  # tokens of a language model's window, or as many as it has positi
 
 
 def shipped_model() -> Path:
-    """Folder of the small language model that ships with cq; beside it `calibration.txt` and `evaluation.txt`, which it was
-    not trained on."""
+    """Folder of the small language model that ships with cq; beside it `calibration.txt` and `evaluation.txt`, which it
+    was not trained on."""
     return SHIPPED
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Token sequences in order: tokens, 1-D int32 arrays of at least one id. With `scores` (float64, NaN = unscored),
-    sequences 2i and 2i + 1 are sentence pair i. `sources` names the files they came from. Iterates over its sequences."""
+    sequences 2i and 2i + 1 are sentence pair i. `sources` names the files they came from. Iterates over its
+    sequences."""
+
     tokens: list[np.ndarray]
     scores: np.ndarray | None = None
     sources: tuple[Path, ...] = ()
@@ -54,18 +58,21 @@ class Samples:
         group = 1 if self.scores is None else 2
         count = len(self.tokens) // group
         keep = np.arange(min(n, count)) * count // min(n, count)
-        return Samples([self.tokens[group * i + j] for i in keep for j in range(group)],
-                       None if self.scores is None else self.scores[keep], self.sources)
+        return Samples(
+            [self.tokens[group * i + j] for i in keep for j in range(group)],
+            None if self.scores is None else self.scores[keep],
+            self.sources,
+        )
 
 
 def read(source, model) -> Samples:
     """Samples for `model` (its config and tokenizer are used).
 
-    source: a path, glob or folder of `.tsv` and `.txt` files, or a list of those as Path objects; or an iterable of samples,
-    each a text, a 1-D int array of ids, or a list of either (a batch); or Samples, returned as they are. A plain str is a
-    path: put a text into a list. `.tsv` holds sentence pairs, score<TAB>sentence<TAB>sentence, the score empty where there
-    is none. `.txt` is one stream of tokens cut into windows of min(512, max_positions), the tail dropped, for a causal
-    model, and one sample per non-empty line otherwise. Texts are cut to the model's max_length.
+    source: a path, glob or folder of `.tsv` and `.txt` files, or a list of those as Path objects; or an iterable of
+    samples, each a text, a 1-D int array of ids, or a list of either (a batch); or Samples, returned as they are. A
+    plain str is a path: put a text into a list. `.tsv` holds sentence pairs, score<TAB>sentence<TAB>sentence, the score
+    empty where there is none. `.txt` is one stream of tokens cut into windows of min(512, max_positions), the tail
+    dropped, for a causal model, and one sample per non-empty line otherwise. Texts are cut to the model's max_length.
     Raises FileNotFoundError; FormatError naming file and line; CqError for samples of another kind, or none at all."""
     if isinstance(source, Samples):
         return source
@@ -77,8 +84,12 @@ def read(source, model) -> Samples:
     for item in source:
         if isinstance(item, str) and item.endswith(tuple(_READERS)) and os.path.isfile(item):
             raise CqError(f"the data holds the name of a file as a text: {item!r}; give it as pathlib.Path({item!r})")
-    return Samples(_not_empty([_tokens(item, model, f"sample {i}") for i, sample in enumerate(source)
-                               for item in _items(sample, i)], "the data"))
+    return Samples(
+        _not_empty(
+            [_tokens(item, model, f"sample {i}") for i, sample in enumerate(source) for item in _items(sample, i)],
+            "the data",
+        )
+    )
 
 
 def listed(source) -> list:
@@ -91,8 +102,8 @@ def listed(source) -> list:
 
 
 def files(source) -> list[Path]:
-    """The files that a path, a glob or a folder stands for, sorted. A folder stands for the .tsv and .txt files right in
-    it."""
+    """The files that a path, a glob or a folder stands for, sorted. A folder stands for the .tsv and .txt files right
+    in it."""
     path = Path(source)
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in _READERS)
@@ -147,7 +158,7 @@ def _read_txt(path: Path, model) -> tuple[list[np.ndarray], list[float]]:
     stream = np.array(_whole(model.tokenizer).encode(_text(path), add_special_tokens=False).ids, np.int32)
     if len(stream) < size:
         raise CqError(f"{path}: too short for one window: {len(stream)} tokens, the model's window is {size}")
-    return list(stream[:len(stream) // size * size].reshape(-1, size)), []
+    return list(stream[: len(stream) // size * size].reshape(-1, size)), []
 
 
 _READERS = {".tsv": _read_tsv, ".txt": _read_txt}
@@ -156,8 +167,10 @@ _READERS = {".tsv": _read_tsv, ".txt": _read_txt}
 def _whole(tokenizer) -> tokenizers.Tokenizer:
     """The tokenizer without truncation and padding: for a text that is cut into windows only afterwards."""
     if tokenizer is None:
-        raise CqError("the model has no tokenizer to read text with: give token ids, or load it from a folder that has "
-                      "tokenizer.json")
+        raise CqError(
+            "the model has no tokenizer to read text with: give token ids, or load it from a folder that has "
+            "tokenizer.json"
+        )
     if tokenizer.truncation is None and tokenizer.padding is None:
         return tokenizer
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
@@ -170,7 +183,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise FormatError(f"{path}:{line}: not UTF-8 text: {error.reason}") from None
 
 
@@ -202,8 +215,10 @@ def _tokens(item, model, name: str) -> np.ndarray:
         got = f"a {item.dtype} array of shape {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
         raise CqError(f"{name}: wanted a text, a 1-D int array of token ids, or a list of either, got {got}")
     if not item.size or item.min() < 0 or item.max() >= vocab_size:
-        raise CqError(f"{name}: token ids must be 0…{vocab_size - 1}, at least one, got "
-                      + (f"{item.min()}…{item.max()}" if item.size else "none"))
+        raise CqError(
+            f"{name}: token ids must be 0…{vocab_size - 1}, at least one, got "
+            + (f"{item.min()}…{item.max()}" if item.size else "none")
+        )
     return item.astype(np.int32)
 
 

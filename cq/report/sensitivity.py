@@ -1,4 +1,5 @@
 """Each layer alone quantized, the others in float32: what it costs, why, and what would help. Changes no model."""
+
 import dataclasses
 import functools
 import os
@@ -22,22 +23,30 @@ from .samples import Samples, listed, read
 KEPT_BYTES = 2**27  # of float32 outputs, held for all the models that are compared with them
 _LOOKED_AT = 512  # tokens whose values are held, of every layer's input
 _OUTLIER, _OUTLIERS = 8.0, 3  # times the median channel that a channel must reach to be named; named at most
-_SPREAD = 4.0             # of weights' channels, from which a scale of each one's own pays
-_GAIN_DB = 3.0            # half of the noise gone is worth mentioning
-_HIGH = 3.0               # times the mean share of noise, from which a layer is worth treating
-_INAUDIBLE_DB = 50.0      # of one layer alone: not worth treating whatever its share
+_SPREAD = 4.0  # of weights' channels, from which a scale of each one's own pays
+_GAIN_DB = 3.0  # half of the noise gone is worth mentioning
+_HIGH = 3.0  # times the mean share of noise, from which a layer is worth treating
+_INAUDIBLE_DB = 50.0  # of one layer alone: not worth treating whatever its share
 
 
-def sensitivity(model, data, strategies: Iterable | None = None, calibration=None, metric: str | Callable | None = None,
-                progress: Callable[[str, int, int], None] | None = None, max_tokens: int = 2048) -> Sensitivity:
+def sensitivity(
+    model,
+    data,
+    strategies: Iterable | None = None,
+    calibration=None,
+    metric: str | Callable | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    max_tokens: int = 2048,
+) -> Sensitivity:
     """Quantizes every layer of `model` alone by each strategy and measures what that does to the model's outputs.
 
-    model, data, calibration, metric, progress: as cq.compare's. strategies: WeightOnly, Dynamic and Static objects, one of each
-    at most, whose include and exclude are not looked at; None is one of each. max_tokens: of the data, evenly spread; every layer
-    and strategy is one pass over them, at about the speed of float32.
+    model, data, calibration, metric, progress: as cq.compare's. strategies: WeightOnly, Dynamic and Static objects, one
+    of each at most, whose include and exclude are not looked at; None is one of each. max_tokens: of the data, evenly
+    spread; every layer and strategy is one pass over them, at about the speed of float32.
 
-    Where int8 attention is chosen, "layers.0.attention.scores" is measured together with its query, key and value, without which
-    it is float32. A head tied to the word table is measured together with it. Raises what cq.compare raises."""
+    Where int8 attention is chosen, "layers.0.attention.scores" is measured together with its query, key and value,
+    without which it is float32. A head tied to the word table is measured together with it. Raises what cq.compare
+    raises."""
     progress = progress or (lambda what, done, total: None)
     name, model, own_calibration = opened(model, "sensitivity")
     strategies = by_name((WeightOnly(), Dynamic(), Static()) if strategies is None else strategies, "sensitivity")
@@ -73,9 +82,18 @@ def sensitivity(model, data, strategies: Iterable | None = None, calibration=Non
             progress("layers", done, len(groups) * len(strategies))
         layers.append(Layer(group, alone, **inputs.seen_by(group, inside)))
     layers = _shared(layers, list(strategies), scores)
-    layers = [dataclasses.replace(layer, help=_help(layer, strategies, len(layers), layer.name in scores)) for layer in layers]
-    return Sensitivity(name, names, {key: float32[key] for key in names}, {kind: repr(s) for kind, s in strategies.items()},
-                       tuple(layers), samples.described(), calibration and calibration.described())
+    layers = [
+        dataclasses.replace(layer, help=_help(layer, strategies, len(layers), layer.name in scores)) for layer in layers
+    ]
+    return Sensitivity(
+        name,
+        names,
+        {key: float32[key] for key in names},
+        {kind: repr(s) for kind, s in strategies.items()},
+        tuple(layers),
+        samples.described(),
+        calibration and calibration.described(),
+    )
 
 
 def by_name(strategies, what: str) -> dict:
@@ -83,7 +101,9 @@ def by_name(strategies, what: str) -> dict:
     strategies = checked(strategies)
     found = {strategy.name: strategy for strategy in strategies}
     if len(found) < len(strategies) or not found or not set(found) <= {"weight-only", "dynamic", "static"}:
-        raise CqError(f"strategies: {what} takes WeightOnly, Dynamic and Static, one of each at most, got {strategies!r}")
+        raise CqError(
+            f"strategies: {what} takes WeightOnly, Dynamic and Static, one of each at most, got {strategies!r}"
+        )
     return {kind: found[kind] for kind in ("weight-only", "dynamic", "static") if kind in found}
 
 
@@ -129,7 +149,9 @@ class _Inputs:
         self.model, self.samples = model, samples
         found: dict[str, list[np.ndarray]] = {}
         wanted = model.graph.sites
-        model.observe(samples.tokens, lambda site, x: found.setdefault(site, []).append(np.array(x)) if site in wanted else None)
+        model.observe(
+            samples.tokens, lambda site, x: found.setdefault(site, []).append(np.array(x)) if site in wanted else None
+        )
         self.values = {site: np.concatenate(parts) for site, parts in found.items()}  # (tokens, features)
 
     def seen_by(self, name: str, layers: dict[str, object]) -> dict:
@@ -165,20 +187,35 @@ def _coding(x: np.ndarray, form) -> dict:
     codes = encode(x, form).codes
     own = form.columns if isinstance(form, Smoothed) else form  # scales: one, or each feature's
     step = np.abs(x / own.scale + own.zero_point - codes)
-    edge = (codes == codes.dtype.type(np.iinfo(codes.dtype).max)) | (codes <= np.iinfo(codes.dtype).min + form.symmetric)
-    return {"clipped": float(np.mean(edge & (step > 0.501))), "unused_codes": 256 - form.symmetric - len(np.unique(codes))}
+    edge = (codes == codes.dtype.type(np.iinfo(codes.dtype).max)) | (
+        codes <= np.iinfo(codes.dtype).min + form.symmetric
+    )
+    return {
+        "clipped": float(np.mean(edge & (step > 0.501))),
+        "unused_codes": 256 - form.symmetric - len(np.unique(codes)),
+    }
 
 
 def _shared(layers: list[Layer], kinds: list[str], scores: dict[str, tuple[str, ...]]) -> list[Layer]:
     """With the share of the noise that each makes; scores make what they add to the three layers measured with them."""
     for kind in kinds:
-        noise = {layer.name: float(functions.power(10, -layer.alone[kind].sqnr_db / 10))
-                 for layer in layers if kind in layer.alone}
+        noise = {
+            layer.name: float(functions.power(10, -layer.alone[kind].sqnr_db / 10))
+            for layer in layers
+            if kind in layer.alone
+        }
         for name in scores.keys() & noise.keys():
             noise[name] = max(0.0, noise[name] - sum(noise[member] for member in scores[name]))
         whole = sum(noise.values()) or 1.0
-        layers = [dataclasses.replace(layer, alone=layer.alone | {kind: dataclasses.replace(
-            layer.alone[kind], share=noise[layer.name] / whole)}) if layer.name in noise else layer for layer in layers]
+        layers = [
+            dataclasses.replace(
+                layer,
+                alone=layer.alone | {kind: dataclasses.replace(layer.alone[kind], share=noise[layer.name] / whole)},
+            )
+            if layer.name in noise
+            else layer
+            for layer in layers
+        ]
     return layers
 
 

@@ -1,4 +1,5 @@
 """Times models in turns, so that whatever else the machine does hits all alike. Knows no strategies."""
+
 import time
 from collections.abc import Callable
 
@@ -12,8 +13,8 @@ _WINDOW, _BUSY, _LONGEST = 0.009, 0.001, 0.3  # seconds; CPU time of other threa
 
 
 def rest() -> None:
-    """Waits until no thread of this process runs, 0.3 s at most: those of other libraries, such as NumPy's BLAS, may spin for
-    50 ms and more after a call, and take a core from whoever is next."""
+    """Waits until no thread of this process runs, 0.3 s at most: those of other libraries, such as NumPy's BLAS, may
+    spin for 50 ms and more after a call, and take a core from whoever is next."""
     end = time.perf_counter() + _LONGEST
     while time.perf_counter() < end:
         start = time.process_time()
@@ -23,8 +24,8 @@ def rest() -> None:
 
 
 def timed(models, samples: Samples, repeats: int, progress) -> tuple[list[float], list[float], dict]:
-    """Median seconds of every model for one sequence and for a batch, and what those were. Round robin, so that whatever
-    else the machine does hits all models alike."""
+    """Median seconds of every model for one sequence and for a batch, and what those were. Round robin, so that
+    whatever else the machine does hits all models alike."""
     one, batch = timing_inputs(samples)
     progress("time", 0, repeats)
     for model in models:  # the first call is slower than any later one
@@ -37,8 +38,12 @@ def timed(models, samples: Samples, repeats: int, progress) -> tuple[list[float]
                 rest()
                 seconds.setdefault((i, j), []).extend(_seconds(model, tokens) for _ in range(calls[j]))
         progress("time", done + 1, repeats)
-    timing = {"latency_tokens": len(one[0]), "batch_sequences": len(batch), "batch_tokens": sum(map(len, batch)),
-              "repeats": repeats}
+    timing = {
+        "latency_tokens": len(one[0]),
+        "batch_sequences": len(batch),
+        "batch_tokens": sum(map(len, batch)),
+        "repeats": repeats,
+    }
     latency, throughput = ([float(np.median(seconds[i, j])) for i in range(len(models))] for j in (0, 1))
     return latency, throughput, timing
 
@@ -66,7 +71,7 @@ def timing_inputs(samples: Samples) -> tuple[list[np.ndarray], list[np.ndarray]]
     by_length = sorted(samples.tokens, key=len)
     spread = Samples(samples.tokens).limit(_BATCH_SEQUENCES).tokens
     ends = np.cumsum([len(ids) for ids in spread])
-    return [by_length[len(by_length) // 2]], spread[:max(1, int(np.searchsorted(ends, _BATCH_TOKENS, side="right")))]
+    return [by_length[len(by_length) // 2]], spread[: max(1, int(np.searchsorted(ends, _BATCH_TOKENS, side="right")))]
 
 
 def _seconds(model, tokens) -> float:

@@ -1,5 +1,6 @@
-"""The record of a search for a mix: what was measured so far, in a JSON file that is whole after every step, and how it is shown.
-Measures nothing."""
+"""The record of a search for a mix: what was measured so far, in a JSON file that is whole after every step, and how it
+is shown. Measures nothing."""
+
 import json
 import math
 import os
@@ -20,14 +21,19 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate, measured whole. loss: of the metric beside float32, in the metric's units, positive is worse (infinite where
-    it has no value); time: of a pass, over the reference strategy's, both timed in turns."""
+    """One candidate, measured whole. loss: of the metric beside float32, in the metric's units, positive is worse
+    (infinite where it has no value); time: of a pass, over the reference strategy's, both timed in turns."""
+
     strategy: Mixed
     loss: float
     time: float
 
     def to_dict(self) -> dict:
-        return {"strategy": self.strategy.to_dict(), "loss": self.loss if math.isfinite(self.loss) else None, "time": self.time}
+        return {
+            "strategy": self.strategy.to_dict(),
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "time": self.time,
+        }
 
     @classmethod
     def from_dict(cls, values: dict) -> "Trial":
@@ -37,8 +43,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Mix:
-    """What cq.mix found. strategy: what cq.quantize takes; best: its trial; trials: all, in order, those without a place in the
-    budget too. metric, float32: its name and its value without quantization; reference: the strategy whose time is 1."""
+    """What cq.mix found. strategy: what cq.quantize takes; best: its trial; trials: all, in order, those without a
+    place in the budget too. metric, float32: its name and its value without quantization; reference: the strategy whose
+    time is 1."""
+
     metric: str
     float32: float
     budget: float
@@ -54,14 +62,24 @@ class Mix:
         """The trials for the terminal: a rich renderable."""
         heading, form = METRICS.get(self.metric, (self.metric, "{:.4g}"))
         caption = f"Budget: {self.budget:g} of {heading.splitlines()[0]}; float32 has {form.format(self.float32)}. "
-        table = Table(title=Text("Trials"), caption=Text(caption + f"Speed: of a batch, over all {self.reference}."),
-                      caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        table = Table(
+            title=Text("Trials"),
+            caption=Text(caption + f"Speed: of a batch, over all {self.reference}."),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            show_edge=False,
+        )
         for i, name in enumerate(("", f"loss\n{heading.splitlines()[0]}", "speed", "layers")):
             table.add_column(Text(name), justify="right" if i in (1, 2) else "left", overflow="fold")
         for trial in self.trials:
             mark = "best" if trial == self.best else "" if trial.loss <= self.budget else "over budget"
-            table.add_row(mark, number(form.replace(":", ":+"), trial.loss), f"{1 / trial.time:.3f}×",
-                          Text(in_words(trial.strategy)))
+            table.add_row(
+                mark,
+                number(form.replace(":", ":+"), trial.loss),
+                f"{1 / trial.time:.3f}×",
+                Text(in_words(trial.strategy)),
+            )
         return table
 
 
@@ -71,8 +89,9 @@ def in_words(strategy: Mixed) -> str:
 
 
 class Search:
-    """Measurements by name, kept in the file `path` (None: only here). subject: what they hold for; a file of another subject is
-    refused with CqError, and one that is no record of a search with FormatError. budget: of the best so far."""
+    """Measurements by name, kept in the file `path` (None: only here). subject: what they hold for; a file of another
+    subject is refused with CqError, and one that is no record of a search with FormatError. budget: of the best so
+    far."""
 
     def __init__(self, path, subject: dict, budget: float):
         subject = json.loads(json.dumps(subject))  # as it comes back from a file
@@ -84,8 +103,10 @@ class Search:
         record = _read(self.path)
         other = [key for key in subject if record["subject"].get(key) != subject[key]]
         if other:
-            raise CqError(f"{self.path} is the record of another search (its {', '.join(other)} differ); name another file or "
-                          "delete it")
+            raise CqError(
+                f"{self.path} is the record of another search (its {', '.join(other)} differ); name another file or "
+                "delete it"
+            )
         self.values, self.trials = record["values"], record["trials"]
 
     def value(self, name: str, measure) -> float:
@@ -112,15 +133,22 @@ class Search:
         if self.path is None:
             return
         best = self.best()
-        record = {"version": VERSION, "subject": self.subject, "budget": self.budget, "best": best and best.to_dict(),
-                  "values": self.values, "trials": [trial.to_dict() for trial in self.trials]}
+        record = {
+            "version": VERSION,
+            "subject": self.subject,
+            "budget": self.budget,
+            "best": best and best.to_dict(),
+            "values": self.values,
+            "trials": [trial.to_dict() for trial in self.trials],
+        }
         unfinished = self.path.with_name(self.path.name + ".part")
         unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(unfinished, self.path)
 
 
 def best_of(path) -> Mixed:
-    """The best mix that a search's file holds. Raises FormatError, FileNotFoundError; CqError where there is none yet."""
+    """The best mix that a search's file holds. Raises FormatError, FileNotFoundError; CqError where there is none
+    yet."""
     best = _read(as_file(path))["best"]
     if best is None:
         raise CqError(f"{path}: the search has found no mix within its budget yet; let it go on")
@@ -132,9 +160,12 @@ def _read(path: Path) -> dict:
     try:
         if record["version"] != VERSION:
             raise FormatError(f"{path}: record of a search of version {record['version']!r}, this cq reads {VERSION}")
-        return {"subject": dict(record["subject"]), "best": record["best"] and Trial.from_dict(record["best"]),
-                "values": {str(key): float(value) for key, value in record["values"].items()},
-                "trials": [Trial.from_dict(trial) for trial in record["trials"]]}
+        return {
+            "subject": dict(record["subject"]),
+            "best": record["best"] and Trial.from_dict(record["best"]),
+            "values": {str(key): float(value) for key, value in record["values"].items()},
+            "trials": [Trial.from_dict(trial) for trial in record["trials"]],
+        }
     except FormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,5 +1,6 @@
 """Softmax attention over ragged sequences, forward and in reverse: in floats, and as int8 attention computes it
 (src/attention.c), static and dynamic. Knows no projections."""
+
 import math
 from collections.abc import Iterator
 
@@ -39,13 +40,16 @@ class Attention:
         return result
 
     def _products(self, a: np.ndarray, b: np.ndarray, rows: slice, length: int) -> np.ndarray:
-        """Of each head's queries with its keys, or the like: (sequences, kv_heads, query heads of each, length, length)."""
+        """Of each head's queries with its keys, or the like: (sequences, kv_heads, query heads of each, length,
+        length)."""
         a, b = self._heads(a, rows, length), self._heads(b, rows, length, True)
         return matmul(a, b.swapaxes(-1, -2), np.empty((*a.shape[:4], length), a.dtype))
 
-    def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Writes what the scores of some sequences make of their values; gives weights, and what they are to be multiplied by
-        to add up to 1."""
+    def _attend(
+        self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Writes what the scores of some sequences make of their values; gives weights, and what they are to be
+        multiplied by to add up to 1."""
         inverse = 1 / self._exponents(scores)
         matmul(scores, self._heads(self.v.values, rows, length, True), context)
         context *= inverse if self.v.scale is None else inverse * self.v.scale
@@ -71,15 +75,20 @@ class Attention:
         return dq, dk, dv
 
     def _heads(self, x: np.ndarray, rows: slice, length: int, keys: bool = False) -> np.ndarray:
-        """A view (sequences, kv_heads, query heads of each, length, x's columns of a head); of keys and values the third is 1."""
+        """A view (sequences, kv_heads, query heads of each, length, x's columns of a head); of keys and values the
+        third is 1."""
         shared = 1 if keys else self.heads // self.kv_heads
-        return x[rows].reshape(-1, length, self.kv_heads, shared, x.shape[1] // (self.kv_heads * shared)).transpose(0, 2, 3, 1, 4)
+        return (
+            x[rows]
+            .reshape(-1, length, self.kv_heads, shared, x.shape[1] // (self.kv_heads * shared))
+            .transpose(0, 2, 3, 1, 4)
+        )
 
     def _over_groups(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, rows: slice, length: int) -> None:
         """out of keys or values: products of all query heads that read the same one, summed."""
         target = self._heads(out, rows, length, True)
         for head in range(self.heads // self.kv_heads):
-            matmul(a[:, :, head:head + 1], b[:, :, head:head + 1], target, head > 0)
+            matmul(a[:, :, head : head + 1], b[:, :, head : head + 1], target, head > 0)
 
 
 class CodedAttention(Attention):
@@ -90,15 +99,17 @@ class CodedAttention(Attention):
 
 
 class ScaledAttention(Attention):
-    """Dynamic: of codes per head (fake.ExactHeads). A weight is the exponent times the scale of its key's value, as a code of
-    which 255 is no less than the largest. The reverse passes straight through its rounding."""
+    """Dynamic: of codes per head (fake.ExactHeads). A weight is the exponent times the scale of its key's value, as a
+    code of which 255 is no less than the largest. The reverse passes straight through its rounding."""
 
     def forward(self, q: Codes, k: Codes, v: Codes, batch: Packed) -> np.ndarray:
         some = v.values.reshape(len(v.values), self.kv_heads, -1).any(axis=2)
         self.v_scale = np.where(some, v.scale, 0)  # a value of zeros takes no room in its query's codes
         return super().forward(q, k, v, batch)
 
-    def _attend(self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _attend(
+        self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         k_scale, v_scale = (self._heads(s, rows, length, True).swapaxes(-1, -2) for s in (self.k.scale, self.v_scale))
         scores *= k_scale
         scores *= self._heads(self.q.scale, rows, length) * (self.factor * LOG2_E)
@@ -112,7 +123,9 @@ class ScaledAttention(Attention):
         return scores, inverse
 
     def backward(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        self.q, self.k, self.v = (Codes(x.values * np.repeat(x.scale, self.dim, axis=1)) for x in (self.q, self.k, self.v))
+        self.q, self.k, self.v = (
+            Codes(x.values * np.repeat(x.scale, self.dim, axis=1)) for x in (self.q, self.k, self.v)
+        )
         return super().backward(g)
 
 

@@ -1,10 +1,12 @@
-"""Sequences packed for training: sorted by length, so that equal lengths lie together and attention takes them at once."""
+"""Sequences packed for training: sorted by length, so that equal lengths lie together and attention takes them at
+once."""
+
 import numpy as np
 
 
 class Packed:
-    """ids, positions (tokens,); order: which of the given sequences comes first, second ...; starts (sequences + 1,); groups:
-    (slice of tokens, length) of each run of equally long sequences."""
+    """ids, positions (tokens,); order: which of the given sequences comes first, second ...; starts (sequences + 1,);
+    groups: (slice of tokens, length) of each run of equally long sequences."""
 
     def __init__(self, sequences: list[np.ndarray]):
         lengths = np.array([len(s) for s in sequences])
@@ -14,8 +16,9 @@ class Packed:
         self.ids = np.concatenate([sequences[i] for i in self.order]).astype(np.int64)
         self.positions = np.concatenate([np.arange(n) for n in lengths])
         edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
-        self.groups = [(slice(int(self.starts[a]), int(self.starts[b])), int(lengths[a]))
-                       for a, b in zip(edges[:-1], edges[1:])]
+        self.groups = [
+            (slice(int(self.starts[a]), int(self.starts[b])), int(lengths[a])) for a, b in zip(edges[:-1], edges[1:])
+        ]
 
     def split(self, x: np.ndarray) -> list[np.ndarray]:
         """(tokens, n) → views (len, n), one for each sequence, in the order they were given."""
@@ -27,4 +30,5 @@ class Packed:
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
         """The inverse of `split`: a new array (tokens, n)."""
         joined = np.empty((int(self.starts[-1]), parts[0].shape[1]), parts[0].dtype)
-        return np.concatenate([parts[i] for i in self.order], out=joined)  # which would lie by columns where parts repeat one row
+        # which would lie by columns where parts repeat one row
+        return np.concatenate([parts[i] for i in self.order], out=joined)

@@ -1,5 +1,6 @@
-"""Training interrupted and resumed: parameters, the optimizer's averages, ranges and the step in one safetensors file, written
-whole or not at all. Knows no loop."""
+"""Training interrupted and resumed: parameters, the optimizer's averages, ranges and the step in one safetensors file,
+written whole or not at all. Knows no loop."""
+
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CqError, FormatError
-from ..formats.untrusted import as_name
 from ..formats.tensors import read_tensors, write_safetensors
+from ..formats.untrusted import as_name
 from ..strategies import Training
 from .network import Network
 from .optimizer import AdamW
@@ -17,7 +18,8 @@ KEY = "cq.training"
 
 
 def checked(path) -> Path:
-    """The name of a checkpoint, before any work is done for it. Raises CqError, FileNotFoundError where its folder is missing."""
+    """The name of a checkpoint, before any work is done for it. Raises CqError, FileNotFoundError where its folder is
+    missing."""
     path = as_name(path)
     if path.suffix != ".safetensors":
         raise CqError(f"checkpoint: {path}: give it a name that ends in .safetensors")
@@ -40,16 +42,20 @@ def _moving(network: Network) -> list:
 
 def store(path: Path, network: Network, optimizer: AdamW, training: Training) -> None:
     """Writes `path`, a .safetensors file. Raises OSError."""
-    tensors = {"parameters": network.parameters.flat, "mean": optimizer.mean, "square": optimizer.square,
-               # as whole numbers, since the reader turns float64 to float32
-               "ranges": np.array([site.state for site in _moving(network)], np.float64).view(np.int64).reshape(-1, 3)}
+    tensors = {
+        "parameters": network.parameters.flat,
+        "mean": optimizer.mean,
+        "square": optimizer.square,
+        # as whole numbers, since the reader turns float64 to float32
+        "ranges": np.array([site.state for site in _moving(network)], np.float64).view(np.int64).reshape(-1, 3),
+    }
     record = _record(network, training) | {"step": optimizer.steps}
     write_safetensors(path, tensors, {KEY: json.dumps(record)})
 
 
 def restore(path: Path, network: Network, optimizer: AdamW, training: Training) -> None:
-    """Brings network and optimizer to where `store` left them; nothing where there is no such file. Raises FormatError for a file
-    that is not this training's."""
+    """Brings network and optimizer to where `store` left them; nothing where there is no such file. Raises FormatError
+    for a file that is not this training's."""
     if not path.exists():
         return
     tensors, metadata = read_tensors(path)
@@ -59,13 +65,25 @@ def restore(path: Path, network: Network, optimizer: AdamW, training: Training) 
     except (KeyError, ValueError, AttributeError):
         raise FormatError(f"{path}: not a checkpoint of a training") from None
     if record != _record(network, training):
-        raise FormatError(f"{path}: the checkpoint of another training: its choices or its model differ; remove it, or give "
-                          "another name")
+        raise FormatError(
+            f"{path}: the checkpoint of another training: its choices or its model differ; remove it, or give "
+            "another name"
+        )
     moving = _moving(network)
-    wanted = {"parameters": network.parameters.flat, "mean": optimizer.mean, "square": optimizer.square,
-              "ranges": np.empty((len(moving), 3), np.int64)}
-    if type(step) is not int or not 0 <= step <= training.steps or set(tensors) != set(wanted) \
-            or any(tensors[name].dtype != array.dtype or tensors[name].shape != array.shape for name, array in wanted.items()):
+    wanted = {
+        "parameters": network.parameters.flat,
+        "mean": optimizer.mean,
+        "square": optimizer.square,
+        "ranges": np.empty((len(moving), 3), np.int64),
+    }
+    if (
+        type(step) is not int
+        or not 0 <= step <= training.steps
+        or set(tensors) != set(wanted)
+        or any(
+            tensors[name].dtype != array.dtype or tensors[name].shape != array.shape for name, array in wanted.items()
+        )
+    ):
         raise FormatError(f"{path}: not a whole checkpoint of this training")
     for name, array in wanted.items():
         array[...] = tensors[name]

@@ -1,5 +1,6 @@
-"""Which samples a step sees: a function of the seed and the step alone, so that training resumes anywhere; and a text made
-ready for it. Knows no models."""
+"""Which samples a step sees: a function of the seed and the step alone, so that training resumes anywhere; and a text
+made ready for it. Knows no models."""
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,17 +28,20 @@ class Shuffled:
 
 
 class Windows:
-    """Windows of `length` tokens from random places of one stream of ids (tokens,). Raises CqError where it is too short."""
+    """Windows of `length` tokens from random places of one stream of ids (tokens,). Raises CqError where it is too
+    short."""
 
     def __init__(self, stream: np.ndarray, length: int, seed: int):
         if not 2 <= length <= len(stream):
-            raise CqError(f"data: windows of {length} tokens from {len(stream)}; need at least 2, and a text at least as long")
+            raise CqError(
+                f"data: windows of {length} tokens from {len(stream)}; need at least 2, and a text at least as long"
+            )
         self.stream, self.length, self.seed = stream, length, seed
 
     def batch(self, number: int, size: int) -> list[np.ndarray]:
         """As Shuffled, drawn with replacement."""
         starts = np.random.default_rng([self.seed, number]).integers(0, len(self.stream) - self.length + 1, size)
-        return [self.stream[start:start + self.length] for start in starts]
+        return [self.stream[start : start + self.length] for start in starts]
 
     def consecutive(self) -> list[np.ndarray]:
         """The stream cut into windows one after another, the rest dropped."""
@@ -46,7 +50,8 @@ class Windows:
 
 
 def split_text(data: bytes, name: str) -> tuple[str, str, str]:
-    """UTF-8 bytes → the first 90 %, the next 5 % and the last 5 %, cut between characters. Raises FormatError naming `name`."""
+    """UTF-8 bytes → the first 90 %, the next 5 % and the last 5 %, cut between characters. Raises FormatError naming
+    `name`."""
     cuts = [len(data) * percent // 100 for percent in (90, 95)]
     cuts = [next((i for i in range(cut, len(data)) if data[i] & 0xC0 != 0x80), len(data)) for cut in cuts]
     try:

@@ -1,8 +1,10 @@
-"""Fake quantization: floats rounded to the codes that int8 will hold, and gradients that pass straight through the rounding
-but not outside the range (Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877). Knows no layers.
+"""Fake quantization: floats rounded to the codes that int8 will hold, and gradients that pass straight through the
+rounding but not outside the range (Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877). Knows no
+layers.
 
-Codes stay centered, q - z, in floats, which gradients need; beside them lie the same in bytes, whose products are the integer
-model's own: what it will give, and several times as fast as in floats."""
+Codes stay centered, q - z, in floats, which gradients need; beside them lie the same in bytes, whose products are the
+integer model's own: what it will give, and several times as fast as in floats."""
+
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +17,10 @@ from .passes import dot, dot_rows, to_codes
 
 
 class Codes(NamedTuple):
-    """values (rows, n): centered codes q - z, which stand for scale * values; scale a number, one per row (rows, 1), per row and
-    head (rows, heads) or, for weights, per output (rows,). scale None: the values are the numbers themselves. stored: the same in
-    bytes, for integer products; None: there are none."""
+    """values (rows, n): centered codes q - z, which stand for scale * values; scale a number, one per row (rows, 1),
+    per row and head (rows, heads) or, for weights, per output (rows,). scale None: the values are the numbers
+    themselves. stored: the same in bytes, for integer products; None: there are none."""
+
     values: np.ndarray
     scale: float | np.ndarray | None = None
     stored: _core.Coded | None = None
@@ -31,8 +34,10 @@ def in_bytes(stored: np.ndarray | None, scale, low) -> _core.Coded | None:
     """Codes from `low` on, uint8 (rows, n), as integer products take them: scale and low are numbers or one per row."""
     if stored is None:
         return None
-    scale, zero_point = (np.array(np.broadcast_to(np.ravel(p), len(stored)), kind) if np.size(p) > 1 else kind(np.ravel(p)[0])
-                         for p, kind in ((scale, np.float32), (-low, np.int32)))
+    scale, zero_point = (
+        np.array(np.broadcast_to(np.ravel(p), len(stored)), kind) if np.size(p) > 1 else kind(np.ravel(p)[0])
+        for p, kind in ((scale, np.float32), (-low, np.int32))
+    )
     return _core.Coded(stored, scale, zero_point)
 
 
@@ -58,8 +63,9 @@ def extremes(x: np.ndarray, name: str) -> tuple[float, float]:
 
 
 class Exact:
-    """Parameters from the very values, per token or per tensor, as dynamic quantization finds them: nothing is clipped, so
-    gradients pass unchanged."""
+    """Parameters from the very values, per token or per tensor, as dynamic quantization finds them: nothing is clipped,
+    so gradients pass unchanged."""
+
     state = None
 
     def __init__(self, name: str, scheme: Scheme):
@@ -82,8 +88,8 @@ class Exact:
 
 
 class ExactHeads(Exact):
-    """int8 symmetric, by the largest magnitude of each token's part of each head, as dynamic attention has queries, keys and
-    values."""
+    """int8 symmetric, by the largest magnitude of each token's part of each head, as dynamic attention has queries,
+    keys and values."""
 
     def __init__(self, name: str, dim: int):
         self.name, self.dim = name, dim
@@ -91,16 +97,19 @@ class ExactHeads(Exact):
     def __call__(self, x: np.ndarray) -> Codes:
         rows = x.reshape(-1, self.dim)
         extremes(x, self.name)
-        scale, _ = affine.dynamic_qparams(rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True), "int8", True)
+        scale, _ = affine.dynamic_qparams(
+            rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True), "int8", True
+        )
         scale = scale.astype(x.dtype)
         return Codes(to_codes(rows, scale, -127, 127)[0].reshape(x.shape), scale.reshape(len(x), -1))
 
 
 class Ranged:
-    """One fixed range for a tensor, as static quantization has it: a moving average of each array's smallest and largest
-    element (as observers.MovingAverage, beginning at the first array's) while `observing`, at rest afterwards.
+    """One fixed range for a tensor, as static quantization has it: a moving average of each array's smallest and
+    largest element (as observers.MovingAverage, beginning at the first array's) while `observing`, at rest afterwards.
 
     state: float64 (lo, hi, arrays seen)."""
+
     momentum = 0.01
 
     def __init__(self, name: str, scheme: Scheme):
@@ -139,12 +148,19 @@ class Ranged:
 
 
 class Learned(Ranged):
-    """A range whose scale is a parameter, learned step size quantization (Esser et al. 2020, arXiv:1902.08153); the zero
-    point rests. scale, gradient: (1,) views of the parameter and of its gradient, which `backward` adds to."""
+    """A range whose scale is a parameter, learned step size quantization (Esser et al. 2020, arXiv:1902.08153); the
+    zero point rests. scale, gradient: (1,) views of the parameter and of its gradient, which `backward` adds to."""
+
     state = None
 
     def __init__(self, name: str, scheme: Scheme, scale: np.ndarray, zero_point: int, add_gradient):
-        self.name, self.scheme, self.scale, self.zero_point, self.add_gradient = name, scheme, scale, zero_point, add_gradient
+        self.name, self.scheme, self.scale, self.zero_point, self.add_gradient = (
+            name,
+            scheme,
+            scale,
+            zero_point,
+            add_gradient,
+        )
 
     def params(self) -> tuple[float, int]:
         return float(np.float32(self.scale[0])), self.zero_point
@@ -165,8 +181,8 @@ class Learned(Ranged):
         return self._codes
 
     def backward(self, g: np.ndarray) -> np.ndarray:
-        """As Ranged; the step's own gradient is sum(g * (codes - x / s inside the range)), times 1 / sqrt(n * largest code) for
-        n features, which balances its steps with those of the weights."""
+        """As Ranged; the step's own gradient is sum(g * (codes - x / s inside the range)), times 1 / sqrt(n * largest
+        code) for n features, which balances its steps with those of the weights."""
         qmin, qmax = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
         largest = max(self.zero_point - qmin, qmax - self.zero_point)
         total = dot(g, self._codes.values)
@@ -178,8 +194,10 @@ class Learned(Ranged):
 
 
 class Resting(Ranged):
-    """Scales and shifts of each feature's own (cq.smooth), which rest: clip(rint(x / own) + own zero point), centered. What reads
-    them has them folded in its weights and bias, and sees one scale: the codes stand for (x - shift) / factor."""
+    """Scales and shifts of each feature's own (cq.smooth), which rest: clip(rint(x / own) + own zero point), centered.
+    What reads them has them folded in its weights and bias, and sees one scale: the codes stand for (x - shift) /
+    factor."""
+
     state = None
 
     def __init__(self, name: str, form: Smoothed):
@@ -201,8 +219,9 @@ class Resting(Ranged):
 
 
 class WeightRange:
-    """Codes of a weight (outputs, inputs) by its own smallest and largest elements, as the conversion makes them: per tensor,
-    per output, or per group of inputs. Nothing is clipped (affine, the two ends' half steps are), so gradients pass unchanged."""
+    """Codes of a weight (outputs, inputs) by its own smallest and largest elements, as the conversion makes them: per
+    tensor, per output, or per group of inputs. Nothing is clipped (affine, the two ends' half steps are), so gradients
+    pass unchanged."""
 
     def __init__(self, name: str, scheme: Scheme, granularity: str):
         self.name, self.scheme, self.granularity = name, scheme, granularity
@@ -232,9 +251,9 @@ class WeightRange:
         """The weight dequantized: with several scales to a row, sums are no whole numbers anyway."""
         result = np.empty_like(w)
         for start in range(0, w.shape[1], self.scheme.group_size):
-            part = np.ascontiguousarray(w[:, start:start + self.scheme.group_size])
+            part = np.ascontiguousarray(w[:, start : start + self.scheme.group_size])
             codes = WeightRange(self.name, self.scheme, "per_channel")(part)
-            np.multiply(codes.values, codes.scale[:, None], out=result[:, start:start + self.scheme.group_size])
+            np.multiply(codes.values, codes.scale[:, None], out=result[:, start : start + self.scheme.group_size])
         return result
 
 
@@ -251,8 +270,10 @@ class LearnedWeight(WeightRange):
 
     def ends(self) -> tuple[float, float]:
         """The range of a weight with one scale, as numbers."""
-        return tuple(float(self.scale) * (code - int(self.zero_point)) for code in
-                     affine.code_range("int8", self.scheme.weight_symmetric))
+        return tuple(
+            float(self.scale) * (code - int(self.zero_point))
+            for code in affine.code_range("int8", self.scheme.weight_symmetric)
+        )
 
     def span(self, lo: float, hi: float) -> None:
         """Sets its scale and zero point to the range lo … hi."""
@@ -262,12 +283,15 @@ class LearnedWeight(WeightRange):
         scale = self.params()[0].astype(w.dtype)
         form = self._form(scale, self.zero_point)
         codes, stored, clipped = to_codes(w, *form)
-        self._codes, self._outside = Codes(codes, scale, in_bytes(stored, scale, form[1])), find_outside(w, clipped, *form)
+        self._codes, self._outside = (
+            Codes(codes, scale, in_bytes(stored, scale, form[1])),
+            find_outside(w, clipped, *form),
+        )
         return self._codes
 
     def backward(self, w: np.ndarray, g: np.ndarray) -> np.ndarray:
-        """g: the gradient of the weight's rounded values, made in place that of the weight. Returns the scales' gradient, as in
-        Learned, n being the number of weights that share a scale."""
+        """g: the gradient of the weight's rounded values, made in place that of the weight. Returns the scales'
+        gradient, as in Learned, n being the number of weights that share a scale."""
         largest = 127 if self.scheme.weight_symmetric else np.maximum(128 + self.zero_point, 127 - self.zero_point)
         over = dot_rows if self.scale.ndim else dot
         total = np.asarray(over(g, self._codes.values), g.dtype)
@@ -276,9 +300,11 @@ class LearnedWeight(WeightRange):
         return np.asarray(total, np.float64) / np.sqrt(w.size // self.scale.size * largest)
 
 
-def fake_bias(bias: np.ndarray, kind: str, fixed: bool, x_scale, w_scale) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(codes to add to the integer sums, floats to add after scaling), one of them None, as the conversion stores the bias:
-    int32 at x_scale * w_scale where x's scale is fixed, int8 affine, or float32."""
+def fake_bias(
+    bias: np.ndarray, kind: str, fixed: bool, x_scale, w_scale
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(codes to add to the integer sums, floats to add after scaling), one of them None, as the conversion stores the
+    bias: int32 at x_scale * w_scale where x's scale is fixed, int8 affine, or float32."""
     if kind == "int32" and fixed:
         return np.rint(bias.astype(np.float64) / (x_scale * w_scale.astype(np.float64))), None
     if kind == "int8":

@@ -1,8 +1,10 @@
-"""The layers of the transformer but attention, forward and in reverse. Products of codes run on the integer kernels. A layer
-keeps what its reverse needs from one forward to the next. It works in its inputs' precision: float32 to train, float64 to
-check gradients. Knows no whole model.
+"""The layers of the transformer but attention, forward and in reverse. Products of codes run on the integer kernels. A
+layer keeps what its reverse needs from one forward to the next. It works in its inputs' precision: float32 to train,
+float64 to check gradients. Knows no whole model.
 
-backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to `parameters`."""
+backward(g) takes the gradient of the output and returns that of the input; gradients of parameters go to
+`parameters`."""
+
 import numpy as np
 
 from .. import _core, functions
@@ -12,15 +14,17 @@ from .fake import Codes, WeightRange, fake_bias
 from .parameters import Parameters
 from .passes import column_sums, matmul, norm, norm_back, rescale
 
-
 # So many products of codes, which reach 255 * 255, add up to half of int32's end at most; the rest is for a bias.
 INTEGER_K, INTEGER_BIAS = 2**30 // 255**2, 2**30 - 1
 
 
 class Linear:
-    """y = x w.T + b of activations x (tokens, inputs), coded or not. fake: how the weight becomes codes, None: it does not."""
+    """y = x w.T + b of activations x (tokens, inputs), coded or not. fake: how the weight becomes codes, None: it does
+    not."""
 
-    def __init__(self, parameters: Parameters, weight: str, bias: str, fake: WeightRange | None, bias_kind: str, fixed: bool):
+    def __init__(
+        self, parameters: Parameters, weight: str, bias: str, fake: WeightRange | None, bias_kind: str, fixed: bool
+    ):
         self.parameters, self.name, self.fake, self.bias_kind, self.fixed = parameters, weight, fake, bias_kind, fixed
         self.bias = bias if bias in parameters.values else None
 
@@ -41,16 +45,24 @@ class Linear:
         before = after = None
         if self.bias is not None:
             bias = self.parameters.values[self.bias]
-            before, after = (None, bias) if self.fake is None else \
-                fake_bias(bias, self.bias_kind, self.fixed, x.scale, self.codes.scale)
+            before, after = (
+                (None, bias)
+                if self.fake is None
+                else fake_bias(bias, self.bias_kind, self.fixed, x.scale, self.codes.scale)
+            )
         if x.stored is not None and self.packed is not None:
             before = None if before is None else before.clip(-INTEGER_BIAS, INTEGER_BIAS).astype(np.int32)
             return _core.linear(x.stored, self.packed, after, before)
         y = matmul(x.values, self.codes.values.T)
         before = None if before is None else before.astype(y.dtype)
         per_token = isinstance(x.scale, np.ndarray)
-        scale = self.codes.scale if per_token or x.scale is None else x.scale if self.codes.scale is None else \
-            x.scale * self.codes.scale
+        scale = (
+            self.codes.scale
+            if per_token or x.scale is None
+            else x.scale
+            if self.codes.scale is None
+            else x.scale * self.codes.scale
+        )
         if scale is None and after is None:
             return y
         return rescale(y, 1 if scale is None else scale, before, x.scale[:, 0] if per_token else None, after, out=y)
@@ -70,8 +82,10 @@ class Linear:
 
 def packed(stored: _core.Coded) -> _core.Weight:
     """A weight (outputs, inputs) in bytes as integer products take it."""
-    scales, zero_points = (np.array(np.broadcast_to(p, (1, stored.rows)), kind)
-                           for p, kind in ((stored.scale, np.float32), (stored.zero_point, np.int32)))
+    scales, zero_points = (
+        np.array(np.broadcast_to(p, (1, stored.rows)), kind)
+        for p, kind in ((stored.scale, np.float32), (stored.zero_point, np.int32))
+    )
     zero_points -= 128
     return _core.pack((stored.codes ^ 128).view(np.int8).T, zero_points if zero_points.any() else None, scales)
 
@@ -85,8 +99,9 @@ class Norm:
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(tokens, hidden) → the same."""
-        y, self.kept, self.factor = norm(x, self.parameters.values[self.name], self.parameters.values.get(self.bias), self.eps,
-                                         self.rms)
+        y, self.kept, self.factor = norm(
+            x, self.parameters.values[self.name], self.parameters.values.get(self.bias), self.eps, self.rms
+        )
         return y
 
     def backward(self, g: np.ndarray) -> np.ndarray:
@@ -99,8 +114,8 @@ class Norm:
 
 
 class Rotary:
-    """Rotary positions (Su et al. 2021) over heads of `dim`: first half and second half of a head are the two coordinates.
-    Angles round to float32 and their cosines from float64, as the model's own do."""
+    """Rotary positions (Su et al. 2021) over heads of `dim`: first half and second half of a head are the two
+    coordinates. Angles round to float32 and their cosines from float64, as the model's own do."""
 
     def __init__(self, dim: int, theta: float, scaling: dict | None = None):
         self.frequency, self.factor = frequencies(dim, theta, scaling)
@@ -124,8 +139,8 @@ class Rotary:
 
 
 class Embedding:
-    """Word, position and type rows, summed in this order; all tokens are of type 0. word: how the table becomes codes, a Linear
-    that shares it (a tied head), or None. offset: rows of the position table before the first token's."""
+    """Word, position and type rows, summed in this order; all tokens are of type 0. word: how the table becomes codes,
+    a Linear that shares it (a tied head), or None. offset: rows of the position table before the first token's."""
 
     def __init__(self, parameters: Parameters, fake: WeightRange | Linear | None, offset: int = 0):
         self.parameters, self.fake, self.offset = parameters, fake, offset

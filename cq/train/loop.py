@@ -1,4 +1,5 @@
 """The training loop: steps, checkpoints, and what comes out. Knows no files' formats and no conversion."""
+
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -25,15 +26,20 @@ SAVE_EVERY = 100  # steps between two checkpoints
 Progress = Callable[[int, int, float], None]  # (steps done, of how many, loss)
 
 
-def train(model: Transformer | Config, data: Iterable | Windows, training: Training = Training(),
-          checkpoint: str | os.PathLike | None = None, progress: Progress | None = None) -> Transformer:
+def train(
+    model: Transformer | Config,
+    data: Iterable | Windows,
+    training: Training = Training(),
+    checkpoint: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+) -> Transformer:
     """A new float32 model, trained from `model`'s weights, or from random ones for a configuration.
 
-    data: samples, each a text or a 1-D int array of token ids (of at least two tokens for "next_token"); for the loss "pairs"
-    tuples (text or ids, text or ids, score). checkpoint: a .safetensors file to save to every 100 steps and at the end, and
-    to go on from where it exists, to the same bits as without the break. progress(done, steps, loss) is called after each step.
-    Raises CqError for data that do not fit the loss and where the loss stops being finite, UnsupportedError for a loss that
-    the model has no outputs for, FormatError for another training's checkpoint."""
+    data: samples, each a text or a 1-D int array of token ids (of at least two tokens for "next_token"); for the loss
+    "pairs" tuples (text or ids, text or ids, score). checkpoint: a .safetensors file to save to every 100 steps and at
+    the end, and to go on from where it exists, to the same bits as without the break. progress(done, steps, loss) is
+    called after each step. Raises CqError for data that do not fit the loss and where the loss stops being finite,
+    UnsupportedError for a loss that the model has no outputs for, FormatError for another training's checkpoint."""
     if type(training) is not Training:
         raise CqError(f"training: need a cq.Training, got {type(training).__name__}; QAT goes through cq.quantize")
     if isinstance(model, Config):
@@ -47,12 +53,20 @@ def train(model: Transformer | Config, data: Iterable | Windows, training: Train
 
 
 @freed_memory_kept()
-def fit(model: Transformer, data: Iterable | Windows, training: Training, learned: dict[str, tuple[float, int]] | None = None,
-        checkpoint: str | os.PathLike | None = None, progress: Progress | None = None,
-        folded: dict[str, np.ndarray] | None = None, smoothed: dict[str, Smoothed] = {}) -> Network:
-    """What `train` does, and QAT: with fake quantization for `training.target`. learned: place → (scale, zero point) to begin
-    learning from, clipped where the loss on the first batch gains (ranges.py). folded, smoothed: weights to begin from instead of
-    the model's, and the forms folded into them (Network). Gives the trained network, from which the model is converted."""
+def fit(
+    model: Transformer,
+    data: Iterable | Windows,
+    training: Training,
+    learned: dict[str, tuple[float, int]] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+    folded: dict[str, np.ndarray] | None = None,
+    smoothed: dict[str, Smoothed] | None = None,
+) -> Network:
+    """What `train` does, and QAT: with fake quantization for `training.target`. learned: place → (scale, zero point) to
+    begin learning from, clipped where the loss on the first batch gains (ranges.py). folded, smoothed: weights to begin
+    from instead of the model's, and the forms folded into them (Network). Gives the trained network, from which the
+    model is converted."""
     target = training.target if isinstance(training, QAT) else None
     weights = folded or model.weights()
     network = Network(Recipe(model.config, target), weights, learned, smoothed)
@@ -60,7 +74,7 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
     objective = OBJECTIVES[training.loss](model, network)
     if isinstance(data, Windows):
         check_tokens([data.stream], model.config.vocab_size, len(data.stream))
-        check_tokens([data.stream[:data.length]], model.config.vocab_size, model.config.max_positions)
+        check_tokens([data.stream[: data.length]], model.config.vocab_size, model.config.max_positions)
         source = data
     else:
         source = Shuffled(objective.samples(data), training.seed)
@@ -96,8 +110,8 @@ def fit(model: Transformer, data: Iterable | Windows, training: Training, learne
 
 
 def random_weights(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Normal with deviation 0.04, those that end a residual branch smaller by sqrt(2 * layers) (Radford et al. 2019); norms
-    begin at 1. No biases but those of layer norms, which begin at 0."""
+    """Normal with deviation 0.04, those that end a residual branch smaller by sqrt(2 * layers) (Radford et al. 2019);
+    norms begin at 1. No biases but those of layer norms, which begin at 0."""
     writers = Graph(config).residual_writers
     rng, weights = np.random.default_rng(seed), {}
     for name, shape in config.shapes().items():

@@ -1,4 +1,5 @@
 """Losses and their gradients. Knows outputs of models, no models."""
+
 import numpy as np
 
 from .. import functions
@@ -7,8 +8,8 @@ from .passes import dot, dot_rows, exponents
 
 
 def next_token(logits: list[np.ndarray], ids: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-    """Mean cross-entropy, in nats, of every token but each sequence's first: logits (len, vocab), row i of which predicts ids
-    i + 1, → (loss, gradients of the same shapes). A batch of single tokens has loss 0."""
+    """Mean cross-entropy, in nats, of every token but each sequence's first: logits (len, vocab), row i of which
+    predicts ids i + 1, → (loss, gradients of the same shapes). A batch of single tokens has loss 0."""
     predicted = sum(len(s) - 1 for s in ids)
     total, gradients = 0.0, []
     for rows, s in zip(logits, ids):
@@ -23,8 +24,8 @@ def next_token(logits: list[np.ndarray], ids: list[np.ndarray]) -> tuple[float, 
 
 
 def logit_distillation(logits: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-    """Mean KL(softmax(target) ‖ softmax(logits)) of every token, in nats (Hinton et al. 2015): both lists of (len, vocab) →
-    (loss, gradients)."""
+    """Mean KL(softmax(target) ‖ softmax(logits)) of every token, in nats (Hinton et al. 2015): both lists of (len,
+    vocab) → (loss, gradients)."""
     tokens = sum(map(len, logits))
     total, gradients = 0.0, []
     for rows, wanted in zip(logits, targets):
@@ -54,8 +55,8 @@ def embedding_distillation(embeddings: np.ndarray, targets: np.ndarray) -> tuple
 
 
 def pair_similarity(embeddings: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean squared distance of the cosine of rows 2i and 2i + 1 (2n, dim) from scores (n,), -1 … 1 (Reimers, Gurevych 2019) →
-    (loss, gradient)."""
+    """Mean squared distance of the cosine of rows 2i and 2i + 1 (2n, dim) from scores (n,), -1 … 1 (Reimers, Gurevych
+    2019) → (loss, gradient)."""
     cosine, first, second = _cosine(embeddings[::2], embeddings[1::2])
     off = cosine - scores
     slope = (2 / len(off) * off)[:, None].astype(embeddings.dtype)
@@ -65,7 +66,8 @@ def pair_similarity(embeddings: np.ndarray, scores: np.ndarray) -> tuple[float, 
 
 
 def pool(hidden: list[np.ndarray], config: Config) -> np.ndarray:
-    """One row for each sequence (n, dim), pooled as the configuration says; lengths stay, since losses of cosines ignore them."""
+    """One row for each sequence (n, dim), pooled as the configuration says; lengths stay, since losses of cosines
+    ignore them."""
     kind = config.pooling
     if kind in ("cls", "last"):
         return np.stack([h[0 if kind == "cls" else -1] for h in hidden])

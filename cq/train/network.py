@@ -1,12 +1,12 @@
-"""The whole model, forward and in reverse over a packed batch, with fake quantization at the places that its recipe names.
-Knows no losses and no optimizer."""
+"""The whole model, forward and in reverse over a packed batch, with fake quantization at the places that its recipe
+names. Knows no losses and no optimizer."""
+
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from .. import affine, observers
 from ..errors import CqError
-from ..model import Config
 from ..model.activation import Fixed, Smoothed
 from ..model.sites import AttentionPart, FeedForwardPart
 from .attention import Attention, CodedAttention, ScaledAttention
@@ -17,21 +17,28 @@ from .parameters import Parameters
 from .passes import activate
 from .recipe import Recipe
 
-# With one scale for each weight: how many times as far as elsewhere scales move, and norms and biases: their gradients average
-# more. MiniLM loses 6 % less after 100 steps than with 5 for scales, 3 % less after 600 than with 1 for the others (30: 2 %).
+# With one scale for each weight: how many times as far as elsewhere scales move, and norms and biases: their gradients
+# average more. MiniLM loses 6 % less after 100 steps than with 5 for scales, 3 % less after 600 than with 1 for the
+# others (30: 2 %).
 FASTER, VECTORS = 20, 100
 
 
 class Network:
     """weights: canonical name → array (see Config.shapes), and biases; copied.
 
-    learned: None for ranges by moving average; else place → (scale, zero point) to begin learning scales from (Esser et al.
-    2020), for every place of the recipe but those smoothed. smoothed: place → its form, where features have scales of their own,
-    which rest and which `weights` have folded in. dtype: float64 for checks of gradients."""
+    learned: None for ranges by moving average; else place → (scale, zero point) to begin learning scales from (Esser et
+    al. 2020), for every place of the recipe but those smoothed. smoothed: place → its form, where features have scales
+    of their own, which rest and which `weights` have folded in. dtype: float64 for checks of gradients."""
 
-    def __init__(self, recipe: Recipe, weights: dict[str, np.ndarray], learned: dict[str, tuple[float, int]] | None = None,
-                 smoothed: dict[str, Smoothed] = {}, dtype: type = np.float32):
-        self.config, self.recipe, self.smoothed = recipe.config, recipe, smoothed
+    def __init__(
+        self,
+        recipe: Recipe,
+        weights: dict[str, np.ndarray],
+        learned: dict[str, tuple[float, int]] | None = None,
+        smoothed: dict[str, Smoothed] | None = None,
+        dtype: type = np.float32,
+    ):
+        self.config, self.recipe, self.smoothed = recipe.config, recipe, smoothed or {}
         self._check(weights)
         self._learned, self._zero_points, scales = learned, {}, {}
         if learned is not None and recipe.strategy is not None:
@@ -46,8 +53,13 @@ class Network:
         self.attention = [self._attention(block.attention.query in self.sites) for block in recipe.graph.blocks]
         self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta, c.rope_scaling)
         word = recipe.word_granularity
-        fake = None if word is None else self.linears["head"] if word == "head" else \
-            WeightRange("embed.word", recipe.strategy.scheme, word)
+        fake = (
+            None
+            if word is None
+            else self.linears["head"]
+            if word == "head"
+            else WeightRange("embed.word", recipe.strategy.scheme, word)
+        )
         self.embedding = Embedding(self.parameters, fake, c.position_offset)
         self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
         self.refresh()
@@ -58,18 +70,21 @@ class Network:
             if found != shape:
                 raise CqError(f"weights: {name!r}: need an array of shape {shape}, got {found}")
 
-    # --- building ------------------------------------------------------------------------------------------------------------
+    # --- building -----------------------------------------------------------------------------------------------------
 
     def _weight_name(self, linear: str) -> str:
         return "embed.word" if linear == "head" and self.config.tied else f"{linear}.weight"
 
     def _learns(self, linear: str) -> bool:
-        return self._learned is not None and self.recipe.codes(linear) \
+        return (
+            self._learned is not None
+            and self.recipe.codes(linear)
             and self.recipe.strategy.scheme.weight_granularity != "per_group"
+        )
 
     def _first_scales(self, weights: dict, learned: dict) -> dict[str, tuple[np.ndarray, float]]:
-        """Scales to learn, each with its unit step: a step moves a scale by as large a part of it as it moves a typical weight
-        of the layer at hand, which is what Esser et al.'s gradient scale is for under plain SGD."""
+        """Scales to learn, each with its unit step: a step moves a scale by as large a part of it as it moves a typical
+        weight of the layer at hand, which is what Esser et al.'s gradient scale is for under plain SGD."""
         scheme, scales = self.recipe.strategy.scheme, {}
         rates, faster = {}, FASTER if scheme.weight_granularity == "per_tensor" else 1
         for name in self.recipe.linears():
@@ -78,7 +93,9 @@ class Network:
             if self._learns(name):
                 if scheme.weight_granularity == "per_channel":
                     scale, zero_point = affine.qparams(w.min(axis=1), w.max(axis=1), "int8", scheme.weight_symmetric)
-                else:  # one range for all is wide for a few: MiniLM's textbook weights alone keep 0.987 of cosine, 0.995 by error
+                else:
+                    # one range for all is wide for a few: MiniLM's textbook weights alone keep 0.987 of cosine, 0.995
+                    # by error
                     observer = observers.MSE()
                     observer.update(w)
                     scale, zero_point = observer.qparams("int8", scheme.weight_symmetric)
@@ -102,8 +119,13 @@ class Network:
         if self._learned is None:
             return Ranged(site, scheme)
         name = f"{site}.scale"
-        return Learned(site, scheme, self.parameters.values[name], self._zero_points[site],
-                       lambda gradient: self.parameters.add(name, gradient))
+        return Learned(
+            site,
+            scheme,
+            self.parameters.values[name],
+            self._zero_points[site],
+            lambda gradient: self.parameters.add(name, gradient),
+        )
 
     def _attention(self, coded: bool) -> Attention:
         c = self.config
@@ -116,13 +138,14 @@ class Network:
             scheme = self.recipe.strategy.scheme
             kind = scheme.bias
             if self._learns(name):
-                fake = LearnedWeight(name, scheme, self.parameters.values[f"{name}.weight.scale"],
-                                     self._zero_points[name + ".weight"])
+                fake = LearnedWeight(
+                    name, scheme, self.parameters.values[f"{name}.weight.scale"], self._zero_points[name + ".weight"]
+                )
             else:
                 fake = WeightRange(name, scheme, scheme.weight_granularity)
         return Linear(self.parameters, self._weight_name(name), f"{name}.bias", fake, kind, self.recipe.fixed)
 
-    # --- what was learned ---------------------------------------------------------------------------------------------------
+    # --- what was learned ---------------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, np.ndarray]:
         """Canonical name → a copy of the weight, float as it is trained."""
@@ -133,23 +156,37 @@ class Network:
         if not self.recipe.fixed:
             return {}
         scheme = self.recipe.strategy.scheme
-        return {site: fake.form if isinstance(fake, Resting) else
-                Fixed(scheme.activation_dtype, scheme.activation_symmetric, *fake.params()) for site, fake in self.sites.items()}
+        return {
+            site: fake.form
+            if isinstance(fake, Resting)
+            else Fixed(scheme.activation_dtype, scheme.activation_symmetric, *fake.params())
+            for site, fake in self.sites.items()
+        }
 
     def scales(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Linear layer → learned scale and zero point of its weight, where they are learned."""
-        return {name: linear.fake.params() for name, linear in self.linears.items() if isinstance(linear.fake, LearnedWeight)}
+        return {
+            name: linear.fake.params()
+            for name, linear in self.linears.items()
+            if isinstance(linear.fake, LearnedWeight)
+        }
 
     def learned_ranges(self) -> Iterator[tuple[Learned | LearnedWeight, Callable[[], None]]]:
         """What has a learned range, block by block, and what to call when that was changed."""
         for i in (*range(self.config.num_layers), None):
             block = "head" if i is None else f"layers.{i}."
-            yield from ((site, lambda: None) for name, site in self.sites.items()
-                        if name.startswith(block) and isinstance(site, Learned))
-            yield from ((linear.fake, linear.refresh) for name, linear in self.linears.items()
-                        if name.startswith(block) and isinstance(linear.fake, LearnedWeight))
+            yield from (
+                (site, lambda: None)
+                for name, site in self.sites.items()
+                if name.startswith(block) and isinstance(site, Learned)
+            )
+            yield from (
+                (linear.fake, linear.refresh)
+                for name, linear in self.linears.items()
+                if name.startswith(block) and isinstance(linear.fake, LearnedWeight)
+            )
 
-    # --- running -------------------------------------------------------------------------------------------------------------
+    # --- running ------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Codes all weights anew: after they have changed."""
@@ -162,7 +199,8 @@ class Network:
             site.observing = on
 
     def settle(self) -> None:
-        """Completes the gradients of one step: straight through the rounding of learned weights, zeros where none came."""
+        """Completes the gradients of one step: straight through the rounding of learned weights, zeros where none
+        came."""
         self.parameters.settle()
         for name, linear in self.linears.items():
             if isinstance(linear.fake, LearnedWeight):
@@ -187,8 +225,8 @@ class Network:
         return self._read("head.input", hidden)[0]
 
     def backward(self, hidden: np.ndarray | None = None, logits: np.ndarray | None = None) -> None:
-        """From the gradients of what `forward` and `logits` gave, either or both, to those of the parameters. May write to
-        `hidden`."""
+        """From the gradients of what `forward` and `logits` gave, either or both, to those of the parameters. May write
+        to `hidden`."""
         g = hidden
         if logits is not None:
             g = self._read_back("head.input", [logits])
@@ -226,7 +264,9 @@ class Network:
     def _attend(self, i: int, names: AttentionPart, x: np.ndarray) -> np.ndarray:
         q, k, v = self._read(names.input, x)
         if self.config.qk_norm:
-            q, k = (self._by_head(self.norms[f"{name}_norm"].forward, y) for name, y in ((names.query, q), (names.key, k)))
+            q, k = (
+                self._by_head(self.norms[f"{name}_norm"].forward, y) for name, y in ((names.query, q), (names.key, k))
+            )
         if self.rotary is not None:
             q, k = (Rotary.turn(y, *self.angles) for y in (q, k))
         coded = [self._code(site, y) for site, y in zip(names.projections, (q, k, v))]
@@ -239,7 +279,9 @@ class Network:
             cosine, sine = self.angles
             q, k = (Rotary.turn(y, cosine, -sine) for y in (q, k))
         if self.config.qk_norm:
-            q, k = (self._by_head(self.norms[f"{name}_norm"].backward, y) for name, y in ((names.query, q), (names.key, k)))
+            q, k = (
+                self._by_head(self.norms[f"{name}_norm"].backward, y) for name, y in ((names.query, q), (names.key, k))
+            )
         return self._read_back(names.input, [q, k, v])
 
     def _by_head(self, norm, x: np.ndarray) -> np.ndarray:

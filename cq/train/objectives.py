@@ -1,5 +1,6 @@
-"""What is minimized: a batch of samples run through the network, a loss against its data or against the float32 model, and the
-reverse. Knows no optimizer."""
+"""What is minimized: a batch of samples run through the network, a loss against its data or against the float32 model,
+and the reverse. Knows no optimizer."""
+
 from collections.abc import Iterable
 
 import numpy as np
@@ -40,7 +41,9 @@ class NextToken(Objective):
 
     def __init__(self, model: Transformer, network: Network):
         if model.head is None or not model.config.causal:
-            raise UnsupportedError(f"loss: next_token needs a causal language model, this {model.config.family} model is none")
+            raise UnsupportedError(
+                f"loss: next_token needs a causal language model, this {model.config.family} model is none"
+            )
         super().__init__(model, network)
 
     def samples(self, data: Iterable) -> list[np.ndarray]:
@@ -57,8 +60,8 @@ class NextToken(Objective):
 
 
 class Distillation(Objective):
-    """The outputs of the float32 model as it was given: logits where it has a language-model head; else final states and, where
-    it pools, embeddings as well. States say of every token what is missing, embeddings what it comes to."""
+    """The outputs of the float32 model as it was given: logits where it has a language-model head; else final states
+    and, where it pools, embeddings as well. States say of every token what is missing, embeddings what it comes to."""
 
     def targets(self, samples: list[np.ndarray]) -> list[np.ndarray]:
         return self.model.logits(samples) if self.model.config.lm_head else self.model.forward(samples)
@@ -84,7 +87,9 @@ class Pairs(Objective):
 
     def __init__(self, model: Transformer, network: Network):
         if model.config.pooling is None:
-            raise UnsupportedError(f"loss: pairs needs a model that pools, this {model.config.family} model says no pooling")
+            raise UnsupportedError(
+                f"loss: pairs needs a model that pools, this {model.config.family} model says no pooling"
+            )
         super().__init__(model, network)
 
     def samples(self, data: Iterable) -> list[tuple]:
@@ -117,7 +122,9 @@ def _listed(model: Transformer, data: Iterable) -> list[np.ndarray]:
     sequences = []
     for sample in data:
         several = isinstance(sample, (list, tuple)) and not all(isinstance(item, (int, np.integer)) for item in sample)
-        sequences += [model.tokenize(item) if isinstance(item, str) else item for item in (sample if several else [sample])]
+        sequences += [
+            model.tokenize(item) if isinstance(item, str) else item for item in (sample if several else [sample])
+        ]
     if not sequences:
         raise CqError("data: no samples came")
     return check_tokens(sequences, model.config.vocab_size, model.config.max_positions)

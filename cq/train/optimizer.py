@@ -1,4 +1,5 @@
 """AdamW with warm-up and cosine decay, over flat parameters. Knows no layers and no losses."""
+
 import math
 
 import numpy as np
@@ -11,17 +12,17 @@ EPSILON = 1e-8
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Of step 0 … steps - 1: up in a line to `peak` over `warmup` steps, then down along half a cosine to 0 (Loshchilov,
-    Hutter 2017)."""
+    """Of step 0 … steps - 1: up in a line to `peak` over `warmup` steps, then down along half a cosine to 0
+    (Loshchilov, Hutter 2017)."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return float(peak * 0.5 * (1 + functions.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov, Hutter 2019); matrices and tables decay, norms, biases and scales do not, and
-    norms and biases may move faster (Parameters.vectors). A learned scale moves by its unit step and in proportion to itself, so
-    that it stays above 0.
+    """Adam with decoupled weight decay (Loshchilov, Hutter 2019); matrices and tables decay, norms, biases and scales
+    do not, and norms and biases may move faster (Parameters.vectors). A learned scale moves by its unit step and in
+    proportion to itself, so that it stays above 0.
 
     mean, square: the moving averages, flat like the parameters; steps: taken so far."""
 
@@ -31,8 +32,8 @@ class AdamW:
         self.steps = 0
 
     def step(self, rate: float, clip_norm: float, passes: int = 1) -> float:
-        """One step along the gradients, which are sums over `passes`: along their mean, scaled down to a global norm of at most
-        clip_norm. Returns the mean's norm before that."""
+        """One step along the gradients, which are sums over `passes`: along their mean, scaled down to a global norm of
+        at most clip_norm. Returns the mean's norm before that."""
         p, g = self.parameters.flat, self.parameters.flat_gradient
         norm = math.sqrt(dot(g, g))
         norm /= passes
@@ -43,8 +44,11 @@ class AdamW:
         moves = b1, b2, clip * (1 - b1), clip * clip * (1 - b2), 1 / math.sqrt(second), EPSILON
         rate, keep, faster = rate / first, 1 - rate * self.weight_decay, rate / first * self.parameters.vectors
         decayed, plain = self.parameters.decayed, self.parameters.plain
-        for start, end, units, *ends in ((0, decayed, None, rate, keep), (decayed, plain, None, faster, 1.0),
-                                         (plain, p.size, self.parameters.units, rate, 1.0)):
+        for start, end, units, *ends in (
+            (0, decayed, None, rate, keep),
+            (decayed, plain, None, faster, 1.0),
+            (plain, p.size, self.parameters.units, rate, 1.0),
+        ):
             arrays = (array[start:end] for array in (p, g, self.mean, self.square))
             _core.adamw(*arrays, units, (*moves, *ends))
         return norm

@@ -1,5 +1,6 @@
-"""Parameters and their gradients: named views into two flat arrays, so that the optimizer walks memory once. Knows no layers
-and no optimizer."""
+"""Parameters and their gradients: named views into two flat arrays, so that the optimizer walks memory once. Knows no
+layers and no optimizer."""
+
 import numpy as np
 
 from .passes import matmul, rescale
@@ -8,12 +9,17 @@ from .passes import matmul, rescale
 class Parameters:
     """values, gradients: name → view. Flat order: what decays (matrices and tables), norms and biases, learned scales.
 
-    weights: canonical name → array, copied. scales: name → (initial scales, unit step: the part of itself by which a learning
-    rate of 1 moves each). vectors: how many times as far as matrices norms and biases move. dtype: float32, or float64 for checks
-    of gradients."""
+    weights: canonical name → array, copied. scales: name → (initial scales, unit step: the part of itself by which a
+    learning rate of 1 moves each). vectors: how many times as far as matrices norms and biases move. dtype: float32, or
+    float64 for checks of gradients."""
 
-    def __init__(self, weights: dict[str, np.ndarray], scales: dict[str, tuple[np.ndarray, float]] | None = None,
-                 vectors: float = 1.0, dtype: type = np.float32):
+    def __init__(
+        self,
+        weights: dict[str, np.ndarray],
+        scales: dict[str, tuple[np.ndarray, float]] | None = None,
+        vectors: float = 1.0,
+        dtype: type = np.float32,
+    ):
         self.vectors, scales = vectors, scales or {}
         arrays = [item for wanted in (True, False) for item in weights.items() if (item[1].ndim > 1) == wanted]
         arrays += [(name, scale) for name, (scale, _) in scales.items()]
@@ -28,7 +34,7 @@ class Parameters:
         start = 0
         for (name, array), size in zip(arrays, sizes):
             for flat, views in ((self.flat, self.values), (self.flat_gradient, self.gradients)):
-                views[name] = flat[start:start + size].reshape(array.shape)
+                views[name] = flat[start : start + size].reshape(array.shape)
             self.values[name][...] = array
             start += size
 
@@ -57,7 +63,8 @@ class Parameters:
         self._written.add(name)
 
     def add_rows(self, name: str, rows: np.ndarray, gradient: np.ndarray) -> None:
-        """Adds gradient[i] to row rows[i] of a table: (n,) ids, (n, columns). Sums of equal ids run in the order of i."""
+        """Adds gradient[i] to row rows[i] of a table: (n,) ids, (n, columns). Sums of equal ids run in the order of
+        i."""
         if name not in self._written:
             self.gradients[name][...] = 0
             self._written.add(name)

@@ -1,5 +1,6 @@
-"""What training does to arrays: in C for float32, which trains (src/training.h, src/products.c), so that every CPU gives the same
-bits, and by plain formulas for float64, in which gradients are checked. Knows no layers."""
+"""What training does to arrays: in C for float32, which trains (src/training.h, src/products.c), so that every CPU
+gives the same bits, and by plain formulas for float64, in which gradients are checked. Knows no layers."""
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,8 @@ _P, _A = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Freed memory stays at hand for the next step, which makes the same arrays: with pages new from the system a step takes a
-    sixth longer."""
+    """Freed memory stays at hand for the next step, which makes the same arrays: with pages new from the system a step
+    takes a sixth longer."""
     _core.keep_freed(True)
     try:
         yield
@@ -60,8 +61,8 @@ def activate(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
-    """Scores (..., n) to exp(factor * (x - max)) or, `coded`, rint(255 * 2**(factor * (x - max))) as static int8 attention has
-    it, in place. Gives the sums (..., 1)."""
+    """Scores (..., n) to exp(factor * (x - max)) or, `coded`, rint(255 * 2**(factor * (x - max))) as static int8
+    attention has it, in place. Gives the sums (..., 1)."""
     if x.dtype == np.float32:
         return _core.exponents(x, factor, coded)
     x -= x.max(axis=-1, keepdims=True)
@@ -87,11 +88,12 @@ def softmax_back(g: np.ndarray, p: np.ndarray, inverse: np.ndarray, factor: floa
 
 
 def to_codes(x: np.ndarray, scale, low, high, shift=None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Centered codes clip(rint(x / scale), low, high) + shift of finite x (rows, n); of float32 the same from low on as uint8,
-    else None; and which rows hold something clipped, bool (rows,). Parameters: numbers, (rows, 1) or (1, n)."""
+    """Centered codes clip(rint(x / scale), low, high) + shift of finite x (rows, n); of float32 the same from low on as
+    uint8, else None; and which rows hold something clipped, bool (rows,). Parameters: numbers, (rows, 1) or (1, n)."""
     shape = np.broadcast_shapes(*(np.shape(p) for p in (scale, low, high, shift) if p is not None))
-    scale, low, high, shift = (None if p is None else np.array(np.broadcast_to(p, shape), x.dtype)
-                               for p in (scale, low, high, shift))
+    scale, low, high, shift = (
+        None if p is None else np.array(np.broadcast_to(p, shape), x.dtype) for p in (scale, low, high, shift)
+    )
     if x.dtype == np.float32:
         flat = shape if shape == (1, x.shape[1]) else -1
         return _core.round_codes(x, *(None if p is None else p.reshape(flat) for p in (scale, low, high, shift)))
@@ -100,19 +102,25 @@ def to_codes(x: np.ndarray, scale, low, high, shift=None) -> tuple[np.ndarray, n
     return np.clip(codes, low, high) + (0 if shift is None else shift), None, clipped
 
 
-def rescale(x: np.ndarray, scales, before=None, row_scales=None, after=None, out: np.ndarray | None = None) -> np.ndarray:
-    """(x + before) * row_scales * scales + after of x (rows, n): scales a number or (n,), before and after (n,), row_scales
-    (rows,). out may be x."""
+def rescale(
+    x: np.ndarray, scales, before=None, row_scales=None, after=None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """(x + before) * row_scales * scales + after of x (rows, n): scales a number or (n,), before and after (n,),
+    row_scales (rows,). out may be x."""
     if x.dtype == np.float32:
-        return _core.rescale(x, np.array(np.broadcast_to(scales, x.shape[1]), np.float32), before, row_scales, after, out)
+        return _core.rescale(
+            x, np.array(np.broadcast_to(scales, x.shape[1]), np.float32), before, row_scales, after, out
+        )
     y = x if before is None else x + before
     y = y * (scales if row_scales is None else row_scales[:, None] * scales)
     return np.add(y, 0 if after is None else after, out=out)
 
 
-def norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float,
-         rms: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Layer or RMS norm of x (rows, n); what weight and bias follow; and the inverse (rows,) of what rows were divided by."""
+def norm(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float, rms: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Layer or RMS norm of x (rows, n); what weight and bias follow; and the inverse (rows,) of what rows were divided
+    by."""
     if x.dtype == np.float32:
         return _core.norm_kept(x, weight, bias, eps, rms)
     centered = x if rms else x - x.mean(axis=1, keepdims=True)
@@ -121,8 +129,9 @@ def norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float,
     return kept * weight + (0 if bias is None else bias), kept, factor
 
 
-def norm_back(g: np.ndarray, weight: np.ndarray, kept: np.ndarray, factor: np.ndarray,
-              rms: bool) -> tuple[np.ndarray, np.ndarray]:
+def norm_back(
+    g: np.ndarray, weight: np.ndarray, kept: np.ndarray, factor: np.ndarray, rms: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """From g, the gradient of a norm: that of x, and g * kept, whose column sums are the weight's."""
     if g.dtype == np.float32:
         return _core.norm_back(g, weight, kept, factor, rms)
@@ -134,7 +143,7 @@ def norm_back(g: np.ndarray, weight: np.ndarray, kept: np.ndarray, factor: np.nd
 def _gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """x * P(x), with slope P(x) + x p(x), P the normal distribution and p its density (Hendrycks, Gimpel 2016)."""
     bell = np.exp(-0.5 * x * x)
-    tail = 0.5 * bell * np.polyval((*_A[::-1], 0), 1 / (1 + _P * 0.5 ** 0.5 * np.abs(x)))  # P(-|x|)
+    tail = 0.5 * bell * np.polyval((*_A[::-1], 0), 1 / (1 + _P * 0.5**0.5 * np.abs(x)))  # P(-|x|)
     p = np.where(x < 0, tail, 1 - tail)
     return x * p, p + x * bell * (2 * np.pi) ** -0.5
 
@@ -142,7 +151,7 @@ def _gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _gelu_tanh(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """x * s, s the logistic function of 2 u, u = sqrt(2 / pi) (x + 0.044715 x**3); slope s + 2 x s (1 - s) u'."""
     c = (2 / np.pi) ** 0.5
-    s = _logistic(2 * c * (x + 0.044715 * x ** 3))
+    s = _logistic(2 * c * (x + 0.044715 * x**3))
     return x * s, s + 2 * x * s * (1 - s) * c * (1 + 3 * 0.044715 * x * x)
 
 
@@ -162,7 +171,8 @@ def _relu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exp2(t: np.ndarray) -> None:
-    """t → 2**t for t up to 127, in place: the polynomial of int8 attention (src/softmax.h), to 1.1e-4, exact at whole t."""
+    """t → 2**t for t up to 127, in place: the polynomial of int8 attention (src/softmax.h), to 1.1e-4, exact at whole
+    t."""
     np.maximum(t, -125, out=t)
     whole = np.rint(t)
     t -= whole

@@ -1,9 +1,11 @@
 """Where learned ranges begin: narrower than extremes or least squared error have them, where the loss gains (loss-aware
 quantization, Nahshan et al. 2019, arXiv:1911.07190). Knows no losses and no optimizer.
 
-What it costs to clip an outlier, the norm behind it may undo; what a wide range costs all others in rounding, nothing does. One
-weight of MiniLM's first ffn.down is 175 times their deviation: clipped at 22 times, as ffn.down alone is coded, embeddings lose
-2.3e-4 of cosine, in the range of least squared error 14e-4. Steps of training move a scale by a few thousandths."""
+What it costs to clip an outlier, the norm behind it may undo; what a wide range costs all others in rounding, nothing
+does. One weight of MiniLM's first ffn.down is 175 times their deviation: clipped at 22 times, as ffn.down alone is
+coded, embeddings lose 2.3e-4 of cosine, in the range of least squared error 14e-4. Steps of training move a scale by a
+few thousandths."""
+
 from collections.abc import Callable
 
 from .network import Network
@@ -13,8 +15,9 @@ MISSES = 2  # tries in a row that gain nothing, after which no more are made
 
 
 def narrow(network: Network, loss: Callable[[], float]) -> None:
-    """Clips one learned range after another, in the order of work, where that lessens the loss, and moves zero points along. Only
-    where weights have one scale each: by channel, outliers have their own, and activations are smoothed for it."""
+    """Clips one learned range after another, in the order of work, where that lessens the loss, and moves zero points
+    along. Only where weights have one scale each: by channel, outliers have their own, and activations are smoothed for
+    it."""
     if network.recipe.strategy is None or network.recipe.strategy.scheme.weight_granularity != "per_tensor":
         return
     least = loss()

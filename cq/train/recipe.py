@@ -1,5 +1,6 @@
-"""Where a strategy puts fake quantization: which weights and which of the places between layers, as the conversion will. Knows
-no arithmetic."""
+"""Where a strategy puts fake quantization: which weights and which of the places between layers, as the conversion
+will. Knows no arithmetic."""
+
 from fnmatch import fnmatchcase
 
 from ..model import Config
@@ -16,8 +17,11 @@ class Recipe:
     def codes(self, layer: str) -> bool:
         """Whether the layer's weight becomes int8."""
         chosen = self.strategy
-        return chosen is not None and any(fnmatchcase(layer, pattern) for pattern in chosen.include) \
+        return (
+            chosen is not None
+            and any(fnmatchcase(layer, pattern) for pattern in chosen.include)
             and not any(fnmatchcase(layer, pattern) for pattern in chosen.exclude)
+        )
 
     def linears(self) -> list[str]:
         """Every linear layer that is trained, in the order of work: all but a classifier's head."""

@@ -1,4 +1,6 @@
-"""The command line: results on stdout, one sentence on stderr for every failure, exit codes, nothing overwritten unasked."""
+"""The command line: results on stdout, one sentence on stderr for every failure, exit codes, nothing overwritten
+unasked."""
+
 import json
 import os
 import signal
@@ -28,6 +30,7 @@ def run(short_turns, monkeypatch):
         if code:
             assert result.stderr.startswith("cq: ") and result.stderr.count("\n") == 1 and result.stdout == ""
         return result.stderr if code else result.stdout
+
     return invoke
 
 
@@ -49,8 +52,24 @@ def test_compare_shows_a_table(run, tiny_encoder, pairs, prose):
 
 
 def test_compare_trains_where_asked_to(run, tiny_encoder, pairs, prose):
-    found = json.loads(run("compare", tiny_encoder, "--data", pairs, "--calibration", prose, "--strategy", "static", "--qat", 2,
-                           "--learning-rate", 1e-4, "--json", "-"))
+    found = json.loads(
+        run(
+            "compare",
+            tiny_encoder,
+            "--data",
+            pairs,
+            "--calibration",
+            prose,
+            "--strategy",
+            "static",
+            "--qat",
+            2,
+            "--learning-rate",
+            1e-4,
+            "--json",
+            "-",
+        )
+    )
     assert [row["name"] for row in found["rows"]] == ["float32", "static", "qat", "static textbook", "qat textbook"]
     assert found["rows"][2]["strategy"] == "qat" and "steps=2" in found["rows"][2]["choices"]
     assert all("learning_rate=0.0001" in found["rows"][i]["choices"] for i in (2, 4))
@@ -59,19 +78,57 @@ def test_compare_trains_where_asked_to(run, tiny_encoder, pairs, prose):
 def test_compare_takes_what_was_quantized_before(run, tiny_encoder, pairs, prose, tmp_path):
     out = tmp_path / "trained.safetensors"
     run("quantize", tiny_encoder, out, "--strategy", "qat", "--steps", 2, "--calibration", prose)
-    shown = run("compare", tiny_encoder, "--data", pairs, "--strategy", "dynamic", "--strategy", "weight-only", "--with", out,
-                "--check-order", "--json", tmp_path / "report.json")
+    shown = run(
+        "compare",
+        tiny_encoder,
+        "--data",
+        pairs,
+        "--strategy",
+        "dynamic",
+        "--strategy",
+        "weight-only",
+        "--with",
+        out,
+        "--check-order",
+        "--json",
+        tmp_path / "report.json",
+    )
     found = json.loads((tmp_path / "report.json").read_text())
-    assert [row["name"] for row in found["rows"]][-1] == "trained.safetensors" and found["rows"][-1]["strategy"] == "file"
+    assert [row["name"] for row in found["rows"]][-1] == "trained.safetensors" and found["rows"][-1][
+        "strategy"
+    ] == "file"
     assert "trained" in shown and "in all 2 pairs" in shown
 
 
 def test_compare_writes_pure_json_and_markdown(run, tiny_lm, prose, tmp_path):
     file = tmp_path / "report.md"
-    found = json.loads(run("compare", tiny_lm, "--data", prose, "--strategy", "dynamic", "--strategy", "weight-only",
-                           "--limit", 5, "--metric", "kl", "--json", "-", "--markdown", file))
-    assert [row["name"] for row in found["rows"]] == ["float32", "weight-only", "dynamic", "weight-only textbook",
-                                                      "dynamic textbook"]
+    found = json.loads(
+        run(
+            "compare",
+            tiny_lm,
+            "--data",
+            prose,
+            "--strategy",
+            "dynamic",
+            "--strategy",
+            "weight-only",
+            "--limit",
+            5,
+            "--metric",
+            "kl",
+            "--json",
+            "-",
+            "--markdown",
+            file,
+        )
+    )
+    assert [row["name"] for row in found["rows"]] == [
+        "float32",
+        "weight-only",
+        "dynamic",
+        "weight-only textbook",
+        "dynamic textbook",
+    ]
     assert found["data"]["samples"] == 5 and found["metrics"] == ["kl"] and found["model"] == str(tiny_lm)
     assert file.read_text().startswith(f"### {tiny_lm}\n") and "| dynamic textbook |" in file.read_text()
 
@@ -79,15 +136,38 @@ def test_compare_writes_pure_json_and_markdown(run, tiny_lm, prose, tmp_path):
 def test_calibration_takes_500_sentences_at_most(run, tiny_encoder, pairs, tmp_path):
     file = tmp_path / "many.tsv"
     file.write_text("".join(f"\tsentence {i}\tother {i}\n" for i in range(400)))
-    found = json.loads(run("compare", tiny_encoder, "--data", pairs, "--calibration", file, "--strategy", "static",
-                           "--json", "-"))
+    found = json.loads(
+        run("compare", tiny_encoder, "--data", pairs, "--calibration", file, "--strategy", "static", "--json", "-")
+    )
     assert found["calibration"]["samples"] == 500
 
 
 def test_compare_shows_layers_draws_and_checks_the_order(run, tiny_encoder, pairs, prose, tmp_path):
-    shown = run("compare", tiny_encoder, "--data", pairs, "--limit", 6, "--calibration", prose, "--strategy", "dynamic", "--strategy",
-                "weight-only", "--layers", "--plot", tmp_path / "plot.svg", "--check-order")
-    for words in ("each layer alone", "layers.1.attention.scores", "layers.0.ffn.down: ", "fine as it is", "as theory predicts"):
+    shown = run(
+        "compare",
+        tiny_encoder,
+        "--data",
+        pairs,
+        "--limit",
+        6,
+        "--calibration",
+        prose,
+        "--strategy",
+        "dynamic",
+        "--strategy",
+        "weight-only",
+        "--layers",
+        "--plot",
+        tmp_path / "plot.svg",
+        "--check-order",
+    )
+    for words in (
+        "each layer alone",
+        "layers.1.attention.scores",
+        "layers.0.ffn.down: ",
+        "fine as it is",
+        "as theory predicts",
+    ):
         assert words in shown
     picture = (tmp_path / "plot.svg").read_text()
     assert ">dynamic textbook<" in picture and ">layers.1.ffn.down<" in picture
@@ -95,29 +175,75 @@ def test_compare_shows_layers_draws_and_checks_the_order(run, tiny_encoder, pair
 
 def test_compare_fails_where_the_order_is_broken(tiny_encoder, pairs, monkeypatch, short_turns):
     monkeypatch.setattr("cq.report.expected_order._TOLERANCE_DB", -100.0)  # nothing is that much worse
-    result = CliRunner().invoke(main, ["compare", str(tiny_encoder), "--data", str(pairs), "--limit", "3", "--strategy", "dynamic",
-                                       "--strategy", "weight-only", "--check-order"])
+    result = CliRunner().invoke(
+        main,
+        [
+            "compare",
+            str(tiny_encoder),
+            "--data",
+            str(pairs),
+            "--limit",
+            "3",
+            "--strategy",
+            "dynamic",
+            "--strategy",
+            "weight-only",
+            "--check-order",
+        ],
+    )
     assert result.exit_code == 1 and "speed" in result.stdout and result.stderr.count("\n") == 1
     assert result.stderr.startswith("cq: order: not what theory predicts: dynamic has ")
 
 
 def test_quantize_finds_a_mix_that_compare_and_inspect_show(run, tiny_encoder, pairs, prose, tmp_path):
     out = tmp_path / "out.safetensors"
-    shown = run("quantize", tiny_encoder, out, "--strategy", "mixed", "--data", pairs, "--calibration", prose, "--budget", 1,
-                "--metric", "cosine")
+    shown = run(
+        "quantize",
+        tiny_encoder,
+        out,
+        "--strategy",
+        "mixed",
+        "--data",
+        pairs,
+        "--calibration",
+        prose,
+        "--budget",
+        1,
+        "--metric",
+        "cosine",
+    )
     assert "best" in shown and "Trials" in shown and "cq compare --mix takes it" in shown
     record = tmp_path / "out.mix.json"
     mixed = cq.load(out).strategy
     assert isinstance(mixed, cq.Mixed) and best_of(record) == mixed
     assert "strategy: mixed" in run("inspect", out)
-    found = json.loads(run("compare", tiny_encoder, "--data", pairs, "--limit", 4, "--calibration", prose, "--strategy", "dynamic",
-                           "--mix", record, "--json", "-"))
+    found = json.loads(
+        run(
+            "compare",
+            tiny_encoder,
+            "--data",
+            pairs,
+            "--limit",
+            4,
+            "--calibration",
+            prose,
+            "--strategy",
+            "dynamic",
+            "--mix",
+            record,
+            "--json",
+            "-",
+        )
+    )
     assert [row["name"] for row in found["rows"]] == ["float32", "dynamic", "dynamic textbook", "mixed"]
 
 
 def test_compare_without_a_model_or_without_data_uses_what_ships(run, less_that_ships, tiny_encoder, prose):
     found = json.loads(run("compare", "--limit", 2, "--json", "-"))
-    assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]][-2:] == ["static textbook", "qat.safetensors"]
+    assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]][-2:] == [
+        "static textbook",
+        "qat.safetensors",
+    ]
     assert found["metrics"] == ["perplexity", "bits_per_token"] and found["data"]["samples"] == 2
     assert found["calibration"]["files"] == ["calibration.txt"]
     found = json.loads(run("compare", "--data", prose, "--limit", 2, "--strategy", "static", "--json", "-"))
@@ -136,7 +262,16 @@ def quick_bench(monkeypatch):
 
 def test_bench_shows_speed_and_where_it_goes(run, quick_bench, tiny_encoder, prose):
     text = run("bench", tiny_encoder, "--shape", "2x16", "--shape", "1×8", "--calibration", prose, "--profile")
-    for words in ("float32", "weight-only", "dynamic", "static", "2×16", "1×8", "% of", "static, 2×16: one pass by parts"):
+    for words in (
+        "float32",
+        "weight-only",
+        "dynamic",
+        "static",
+        "2×16",
+        "1×8",
+        "% of",
+        "static, 2×16: one pass by parts",
+    ):
         assert words in text
     assert "static" not in run("bench", tiny_encoder, "--shape", "1x8")  # nothing to calibrate on
 
@@ -158,8 +293,12 @@ def test_bench_times_a_quantized_model_as_it_is(run, quick_bench, tiny_encoder, 
 
 def test_bench_without_a_model_times_what_ships(run, quick_bench, less_that_ships):
     found = json.loads(run("bench", "--shape", "1x16", "--json", "-"))
-    assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]] == ["float32", "weight-only", "dynamic",
-                                                                                          "static"]
+    assert found["model"] == "shakespeare" and [row["name"] for row in found["rows"]] == [
+        "float32",
+        "weight-only",
+        "dynamic",
+        "static",
+    ]
 
 
 @pytest.mark.parametrize("strategy", ["weight-only", "dynamic", "static"])
@@ -179,10 +318,16 @@ def test_rotate_is_what_the_library_does(run, tiny_lm, tiny_encoder, prose, tmp_
     run("quantize", tiny_lm, tmp_path / "a.safetensors", "--strategy", "dynamic", "--rotate")
     cq.save(cq.quantize(cq.rotate(cq.load(tiny_lm)), cq.Dynamic()), tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    plain, turned = (json.loads(run("compare", tiny_lm, "--data", prose, "--strategy", "dynamic", "--limit", 3, "--json", "-", *more))
-                     for more in ((), ("--rotate",)))
+    plain, turned = (
+        json.loads(
+            run("compare", tiny_lm, "--data", prose, "--strategy", "dynamic", "--limit", 3, "--json", "-", *more)
+        )
+        for more in ((), ("--rotate",))
+    )
     assert plain["rows"][1]["sqnr_db"] != turned["rows"][1]["sqnr_db"]
-    assert "rotation" in run("quantize", tiny_encoder, tmp_path / "c.safetensors", "--strategy", "dynamic", "--rotate", code=1)
+    assert "rotation" in run(
+        "quantize", tiny_encoder, tmp_path / "c.safetensors", "--strategy", "dynamic", "--rotate", code=1
+    )
 
 
 @pytest.mark.parametrize("strategy", ["weight-only", "dynamic", "static"])
@@ -195,20 +340,28 @@ def test_compensate_is_what_the_library_does(run, tiny_lm, prose, tmp_path, stra
     texts = read([text], model).limit(500)
     chosen = {"weight-only": cq.WeightOnly, "dynamic": cq.Dynamic, "static": cq.Static}[strategy]()
     q = cq.quantize(cq.compensate(model, texts), chosen, texts if strategy == "static" else None)
-    for ours, theirs in zip(cq.load(tmp_path / "a.safetensors").logits(texts.tokens[:3]), q.logits(texts.tokens[:3]), strict=True):
+    for ours, theirs in zip(
+        cq.load(tmp_path / "a.safetensors").logits(texts.tokens[:3]), q.logits(texts.tokens[:3]), strict=True
+    ):
         assert ours.tobytes() == theirs.tobytes()
 
 
 def test_compensate_without_samples_is_refused(run, tiny_lm, tmp_path):
     for options in (["--strategy", "dynamic"], ["--strategy", "qat", "--calibration", "a.txt"]):
-        assert "--compensate needs --calibration" in run("quantize", tiny_lm, tmp_path / "a.safetensors", "--compensate", *options, code=2)
+        assert "--compensate needs --calibration" in run(
+            "quantize", tiny_lm, tmp_path / "a.safetensors", "--compensate", *options, code=2
+        )
 
 
 def test_quantize_static_by_an_observer(run, tiny_encoder, prose, tmp_path):
     """The choice is kept in the checkpoint, and the user hears whether the samples were enough."""
     out = tmp_path / "static.safetensors"
-    for options, observer in ((["--observer", "percentile:99.9"], "percentile:99.9"), (["--textbook"], "minmax"),
-                              (["--textbook", "--observer", "entropy"], "entropy"), ([], "mse")):
+    for options, observer in (
+        (["--observer", "percentile:99.9"], "percentile:99.9"),
+        (["--textbook"], "minmax"),
+        (["--textbook", "--observer", "entropy"], "entropy"),
+        ([], "mse"),
+    ):
         text = run("quantize", tiny_encoder, out, "--strategy", "static", "--calibration", prose, "--force", *options)
         assert "calibrated on" in text and "samples: half of them give ranges that differ by" in text
         assert cq.load(out).strategy.observer == observer
@@ -230,7 +383,18 @@ def test_quantize_trains(run, tiny_encoder, prose, tmp_path, target):
 
 def test_quantize_textbook_include_exclude(run, tiny_encoder, tmp_path):
     out = tmp_path / "out.safetensors"
-    run("quantize", tiny_encoder, out, "--strategy", "dynamic", "--textbook", "--include", "layers.*", "--exclude", "*.down")
+    run(
+        "quantize",
+        tiny_encoder,
+        out,
+        "--strategy",
+        "dynamic",
+        "--textbook",
+        "--include",
+        "layers.*",
+        "--exclude",
+        "*.down",
+    )
     quantized = cq.load(out)
     assert quantized.strategy == cq.Dynamic(scheme=cq.Scheme.textbook(), include=("layers.*",), exclude=("*.down",))
     assert {place.runs_in for place in quantized.coverage() if place.name.endswith(".down")} == {"float32"}
@@ -247,9 +411,13 @@ def test_quantize_overwrites_only_by_force_and_never_the_model(run, tiny_encoder
     before = tiny_encoder.read_bytes()
     folder = tiny_encoder.parent
     for source in (tiny_encoder, folder):
-        assert "is the model itself" in run("quantize", source, tiny_encoder, "--strategy", "dynamic", "--force", code=1)
+        assert "is the model itself" in run(
+            "quantize", source, tiny_encoder, "--strategy", "dynamic", "--force", code=1
+        )
     assert "it is a folder" in run("quantize", tiny_encoder, folder, "--strategy", "dynamic", "--force", code=1)
-    assert "must end in .safetensors" in run("quantize", tiny_encoder, tmp_path / "a.npz", "--strategy", "dynamic", code=2)
+    assert "must end in .safetensors" in run(
+        "quantize", tiny_encoder, tmp_path / "a.npz", "--strategy", "dynamic", code=2
+    )
     assert tiny_encoder.read_bytes() == before
 
 
@@ -291,52 +459,107 @@ def test_embed_reads_lines_and_writes_npy(run, tiny_encoder, tmp_path):
     np.testing.assert_array_equal(np.load(out), cq.load(tiny_encoder).embed(["line 0", "line 1"]))
 
 
-@pytest.mark.parametrize("arguments, code, message", [
-    (["nonsense"], 2, "No such command"),
-    (["compare", "--metric", "beauty"], 2, "--metric"),
-    (["compare", "--limit", "0"], 2, "--limit"),
-    (["compare", "--json", "-", "--markdown", "-"], 2, "only one of --json and --markdown"),
-    (["compare", "no/such/model"], 1, "no/such/model"),
-    (["compare", "MODEL", "--data", "no*.tsv"], 1, "no file matches"),
-    (["compare", "MODEL", "--data", "PAIRS"], 1, "--calibration on the command line"),
-    (["compare", "MODEL", "--data", "PAIRS", "--calibration", "PAIRS"], 1, "never calibrate on what is reported"),
-    (["compare", "MODEL", "--data", "PAIRS", "--json", "no/such/file.json"], 1, "cannot write no/such/file.json"),
-    (["compare", "MODEL", "--data", "PAIRS", "--markdown", "."], 1, "it is a folder"),
-    (["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--metric", "perplexity"], 1, "does not fit"),
-    (["bench", "MODEL", "--shape", "8"], 2, "SEQUENCESxLENGTH"),
-    (["bench", "MODEL", "--shape", "0x8"], 2, "SEQUENCESxLENGTH"),
-    (["bench", "MODEL", "--shape", "1x65"], 1, "1 to 64 tokens"),
-    (["bench", "MODEL", "--strategy", "static"], 1, "calibrat"),
-    (["bench", "MODEL", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
-    (["bench", "no/such/model"], 1, "no/such/model"),
-    (["bench", "MODEL", "--json", "no/such/file.json"], 1, "cannot write no/such/file.json"),
-    (["quantize", "MODEL"], 2, "OUT"),
-    (["quantize", "MODEL", "no/such/out", "--strategy", "dynamic"], 1, "cannot write no/such/out"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "static"], 1, "calibrat"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--observer", "mse"], 2, "--observer is for static"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--steps", "3"], 2, "--steps are for qat"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--learning-rate", "1e-4"], 2, "are for qat, not for dynamic"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "qat", "--calibration", "PAIRS", "--learning-rate", "0"], 1,
-     "learning_rate must be a positive number"),
-    (["compare", "MODEL", "--data", "PAIRS", "--learning-rate", "1e-4"], 2, "--learning-rate is for --qat"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "qat"], 1, "QAT trains on samples"),
-    (["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--qat", "2"], 1, "qat needs samples to calibrate on"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--observer", "best"], 1, "minmax, moving_average"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "mixed", "--data", "PAIRS"], 2, "mixed needs --data"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "mixed", "--budget", "1"], 2, "mixed needs --data"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--budget", "0"], 2, "are for mixed, not for dynamic"),
-    (["quantize", "MODEL", "out.safetensors", "--strategy", "mixed", "--data", "PAIRS", "--budget", "1", "--exclude", "head"], 2,
-     "chooses for every layer"),
-    (["compare", "MODEL", "--data", "PAIRS", "--mix", "no/such.json"], 1, "no/such.json"),
-    (["compare", "MODEL", "--data", "PAIRS", "--mix", "MODEL"], 1, "model.safetensors"),
-    (["compare", "MODEL", "--data", "PAIRS", "--plot", "plot.gif"], 1, "must end in .svg"),
-    (["compare", "MODEL", "--data", "PAIRS", "--plot", "no/such/plot.svg"], 1, "cannot write no/such/plot.svg"),
-    (["inspect", "PAIRS"], 1, "pairs.tsv"),
-    (["embed", "MODEL"], 2, "no texts"),
-    (["embed", "MODEL", "a", "--output", "a.txt"], 2, "--output writes .npy"),
-    (["embed", "MODEL", "--input", "no/such/lines"], 2, "no/such/lines"),
-])
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["nonsense"], 2, "No such command"),
+        (["compare", "--metric", "beauty"], 2, "--metric"),
+        (["compare", "--limit", "0"], 2, "--limit"),
+        (["compare", "--json", "-", "--markdown", "-"], 2, "only one of --json and --markdown"),
+        (["compare", "no/such/model"], 1, "no/such/model"),
+        (["compare", "MODEL", "--data", "no*.tsv"], 1, "no file matches"),
+        (["compare", "MODEL", "--data", "PAIRS"], 1, "--calibration on the command line"),
+        (["compare", "MODEL", "--data", "PAIRS", "--calibration", "PAIRS"], 1, "never calibrate on what is reported"),
+        (["compare", "MODEL", "--data", "PAIRS", "--json", "no/such/file.json"], 1, "cannot write no/such/file.json"),
+        (["compare", "MODEL", "--data", "PAIRS", "--markdown", "."], 1, "it is a folder"),
+        (["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--metric", "perplexity"], 1, "does not fit"),
+        (["bench", "MODEL", "--shape", "8"], 2, "SEQUENCESxLENGTH"),
+        (["bench", "MODEL", "--shape", "0x8"], 2, "SEQUENCESxLENGTH"),
+        (["bench", "MODEL", "--shape", "1x65"], 1, "1 to 64 tokens"),
+        (["bench", "MODEL", "--strategy", "static"], 1, "calibrat"),
+        (["bench", "MODEL", "--strategy", "dynamic", "--calibration", "PAIRS"], 2, "is for static"),
+        (["bench", "no/such/model"], 1, "no/such/model"),
+        (["bench", "MODEL", "--json", "no/such/file.json"], 1, "cannot write no/such/file.json"),
+        (["quantize", "MODEL"], 2, "OUT"),
+        (["quantize", "MODEL", "no/such/out", "--strategy", "dynamic"], 1, "cannot write no/such/out"),
+        (["quantize", "MODEL", "out.safetensors", "--strategy", "static"], 1, "calibrat"),
+        (
+            ["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--calibration", "PAIRS"],
+            2,
+            "is for static",
+        ),
+        (
+            ["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--observer", "mse"],
+            2,
+            "--observer is for static",
+        ),
+        (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--steps", "3"], 2, "--steps are for qat"),
+        (
+            ["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--learning-rate", "1e-4"],
+            2,
+            "are for qat, not for dynamic",
+        ),
+        (
+            [
+                "quantize",
+                "MODEL",
+                "out.safetensors",
+                "--strategy",
+                "qat",
+                "--calibration",
+                "PAIRS",
+                "--learning-rate",
+                "0",
+            ],
+            1,
+            "learning_rate must be a positive number",
+        ),
+        (["compare", "MODEL", "--data", "PAIRS", "--learning-rate", "1e-4"], 2, "--learning-rate is for --qat"),
+        (["quantize", "MODEL", "out.safetensors", "--strategy", "qat"], 1, "QAT trains on samples"),
+        (
+            ["compare", "MODEL", "--data", "PAIRS", "--strategy", "dynamic", "--qat", "2"],
+            1,
+            "qat needs samples to calibrate on",
+        ),
+        (
+            ["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--observer", "best"],
+            1,
+            "minmax, moving_average",
+        ),
+        (["quantize", "MODEL", "out.safetensors", "--strategy", "mixed", "--data", "PAIRS"], 2, "mixed needs --data"),
+        (["quantize", "MODEL", "out.safetensors", "--strategy", "mixed", "--budget", "1"], 2, "mixed needs --data"),
+        (
+            ["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--budget", "0"],
+            2,
+            "are for mixed, not for dynamic",
+        ),
+        (
+            [
+                "quantize",
+                "MODEL",
+                "out.safetensors",
+                "--strategy",
+                "mixed",
+                "--data",
+                "PAIRS",
+                "--budget",
+                "1",
+                "--exclude",
+                "head",
+            ],
+            2,
+            "chooses for every layer",
+        ),
+        (["compare", "MODEL", "--data", "PAIRS", "--mix", "no/such.json"], 1, "no/such.json"),
+        (["compare", "MODEL", "--data", "PAIRS", "--mix", "MODEL"], 1, "model.safetensors"),
+        (["compare", "MODEL", "--data", "PAIRS", "--plot", "plot.gif"], 1, "must end in .svg"),
+        (["compare", "MODEL", "--data", "PAIRS", "--plot", "no/such/plot.svg"], 1, "cannot write no/such/plot.svg"),
+        (["inspect", "PAIRS"], 1, "pairs.tsv"),
+        (["embed", "MODEL"], 2, "no texts"),
+        (["embed", "MODEL", "a", "--output", "a.txt"], 2, "--output writes .npy"),
+        (["embed", "MODEL", "--input", "no/such/lines"], 2, "no/such/lines"),
+    ],
+)
 def test_every_failure_is_one_sentence(run, tiny_encoder, pairs, tmp_path, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     arguments = [{"MODEL": tiny_encoder, "PAIRS": pairs}.get(argument, argument) for argument in arguments]
@@ -357,8 +580,14 @@ def _heed_interrupts():
 
 
 def _command(*arguments, **options):
-    return subprocess.Popen([sys.executable, "-c", _PROGRAM, *map(str, arguments)], preexec_fn=_heed_interrupts,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
+        preexec_fn=_heed_interrupts,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def test_a_real_process_keeps_stdout_pure(tiny_encoder):

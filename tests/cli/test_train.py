@@ -1,4 +1,5 @@
 """cq train: a folder that cq loads, the split of the text, a quantization-aware model beside it, and its refusals."""
+
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ def run():
         result = CliRunner().invoke(main, ["train", *map(str, arguments)])
         assert result.exit_code == code, result.output + str(result.exception)
         return result.stderr if code else result.stdout
+
     return invoke
 
 
@@ -22,8 +24,9 @@ def run():
 def like(tmp_path_factory, random_model, byte_tokenizer):
     """A folder with the configuration of a tiny model over bytes, and no weights."""
     folder = tmp_path_factory.mktemp("like")
-    config = random_model("llama", vocab_size=256, hidden_size=12, num_heads=4, head_dim=6, intermediate_size=13,
-                          max_positions=16)[0].config
+    config = random_model(
+        "llama", vocab_size=256, hidden_size=12, num_heads=4, head_dim=6, intermediate_size=13, max_positions=16
+    )[0].config
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
     byte_tokenizer.save(str(folder / "tokenizer.json"))
     return folder
@@ -43,8 +46,10 @@ def test_what_it_writes(run, like, text, tmp_path):
     assert record["steps"] == 30 and "evaluation_bits_per_token" in shown
     model, static = cq.load(out), cq.load(out / "qat.safetensors")
     assert model.strategy is None and static.strategy == cq.Static()
-    assert record["evaluation_bits_per_token"] < 6 and abs(
-        record["evaluation_bits_per_token"] - record["qat_evaluation_bits_per_token"]) < 0.5
+    assert (
+        record["evaluation_bits_per_token"] < 6
+        and abs(record["evaluation_bits_per_token"] - record["qat_evaluation_bits_per_token"]) < 0.5
+    )
     parts = [(out / f"{name}.txt").read_text() for name in ("calibration", "evaluation")]
     assert text.read_text().endswith("".join(parts)) and [len(part) for part in parts] == [84, 84]
     assert (out / "model.safetensors").stat().st_size < 2.5 * record["parameters"] + 4096
@@ -56,8 +61,9 @@ def test_it_resumes_to_the_same_model(run, like, text, tmp_path):
     run(text, tmp_path / "b", "--like", like, "--steps", 4, "--checkpoint", tmp_path / "c.safetensors")
     a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
     assert a == b
-    assert "another training" in run(text, tmp_path / "d", "--like", like, "--steps", 5, "--checkpoint",
-                                     tmp_path / "c.safetensors", code=1)
+    assert "another training" in run(
+        text, tmp_path / "d", "--like", like, "--steps", 5, "--checkpoint", tmp_path / "c.safetensors", code=1
+    )
 
 
 def test_refusals(run, like, text, tmp_path):

@@ -1,4 +1,5 @@
 """Small random models as transformers saves them, for tests that read them back."""
+
 import shutil
 
 import gguf
@@ -10,26 +11,45 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 @pytest.fixture(scope="session")
 def bert_config() -> BertConfig:
-    return BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24,
-                      max_position_embeddings=20, type_vocab_size=3)
+    return BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=20,
+        type_vocab_size=3,
+    )
 
 
 @pytest.fixture(scope="session")
 def llama_sizes() -> dict:
     """Arguments of LlamaConfig; heads of 8 although 24 / 4 is 6."""
-    return dict(vocab_size=40, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-                intermediate_size=20, max_position_embeddings=30, rope_theta=5e4, tie_word_embeddings=False)
+    return dict(
+        vocab_size=40,
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=20,
+        max_position_embeddings=30,
+        rope_theta=5e4,
+        tie_word_embeddings=False,
+    )
 
 
 @pytest.fixture(scope="session")
 def save():
     """save(model, folder) → the model, all its weights random: fresh norms and biases would be ones and zeros."""
+
     def randomize_and_save(model: torch.nn.Module, folder) -> torch.nn.Module:
         torch.manual_seed(3)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter)
         model.save_pretrained(folder)
         return model
+
     return randomize_and_save
 
 
@@ -61,9 +81,10 @@ def llama(llama_saved, tmp_path):
 
 @pytest.fixture(scope="session")
 def write_gguf():
-    """write_gguf(path, model, architecture, kind, more) → path: the GGUF file that llama.cpp's converter would make of a model of
-    transformers, matrices in `kind`; the model is given the weights that the file has. architecture: where it is not the
-    model's type. more(writer): adds to it."""
+    """write_gguf(path, model, architecture, kind, more) → path: the GGUF file that llama.cpp's converter would make of
+    a model of transformers, matrices in `kind`; the model is given the weights that the file has. architecture: where
+    it is not the model's type. more(writer): adds to it."""
+
     def written(path, reference, architecture: str | None = None, kind: str = "F32", more=lambda writer: None):
         c, architecture = reference.config, architecture or reference.config.model_type
         kind, writer = gguf.GGMLQuantizationType[kind], gguf.GGUFWriter(path, architecture)
@@ -78,8 +99,8 @@ def write_gguf():
             weight = np.ascontiguousarray(parameter.detach().numpy().T if turned else parameter.detach().numpy())
             code = kind if parameter.ndim == 2 else gguf.GGMLQuantizationType.F32
             if c.model_type == "roberta" and "position_embeddings" in name:
-                parameter = parameter[c.pad_token_id + 1:]
-                weight = weight[c.pad_token_id + 1:]
+                parameter = parameter[c.pad_token_id + 1 :]
+                weight = weight[c.pad_token_id + 1 :]
             codes = gguf.quantize(weight, code)
             weight = torch.from_numpy(gguf.dequantize(codes, code).copy())
             parameter.data.copy_(weight.T if turned else weight)
@@ -92,6 +113,7 @@ def write_gguf():
         writer.write_tensors_to_file()
         writer.close()
         return path
+
     return written
 
 
@@ -127,9 +149,11 @@ def _add_rotary(writer: gguf.GGUFWriter, reference) -> None:
     elif rope["rope_type"] != "default":
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])
-        for key, add in (("original_max_position_embeddings", writer.add_rope_scaling_orig_ctx_len),
-                         ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
-                         ("beta_slow", writer.add_rope_scaling_yarn_beta_slow)):
+        for key, add in (
+            ("original_max_position_embeddings", writer.add_rope_scaling_orig_ctx_len),
+            ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
+            ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
+        ):
             if rope.get(key) is not None:
                 add(rope[key])
 

@@ -1,4 +1,5 @@
 """One file of arrays: either names, and the configuration given, in the file or beside it."""
+
 import json
 import shutil
 
@@ -19,10 +20,21 @@ from cq.model.config import Config
 def saved(request, tmp_path_factory):
     """A folder written by transformers and what `read_folder` makes of it."""
     folder = tmp_path_factory.mktemp(request.param)
-    sizes = dict(vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
-                 max_position_embeddings=20)
-    model = BertModel(BertConfig(**sizes)) if request.param == "bert" else LlamaForCausalLM(
-        LlamaConfig(**sizes, num_key_value_heads=2, attention_bias=True, tie_word_embeddings=False))
+    sizes = dict(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=24,
+        max_position_embeddings=20,
+    )
+    model = (
+        BertModel(BertConfig(**sizes))
+        if request.param == "bert"
+        else LlamaForCausalLM(
+            LlamaConfig(**sizes, num_key_value_heads=2, attention_bias=True, tie_word_embeddings=False)
+        )
+    )
     model.save_pretrained(folder)
     return folder, *read_folder(folder)[:2]
 
@@ -47,7 +59,9 @@ def write(path, tensors: dict[str, np.ndarray], config: str | None = None) -> No
 @pytest.mark.parametrize("form", ["canonical", "hugging face"])
 def test_every_way_to_say_the_same(saved, tmp_path, suffix, names, form):
     folder, config, weights = saved
-    tensors = weights if names == "canonical" else {k: v.numpy() for k, v in load_file(folder / "model.safetensors").items()}
+    tensors = (
+        weights if names == "canonical" else {k: v.numpy() for k, v in load_file(folder / "model.safetensors").items()}
+    )
     values = config.to_dict() if form == "canonical" else json.loads((folder / "config.json").read_text())
     text, path = json.dumps(values), tmp_path / f"a{suffix}"
     write(path, tensors)
@@ -65,7 +79,9 @@ def test_every_way_to_say_the_same(saved, tmp_path, suffix, names, form):
 
 def test_what_is_given_outranks_the_file_and_the_file_its_neighbour(saved, tmp_path):
     _, config, weights = saved
-    at = {place: json.dumps(config.to_dict() | {"max_length": length}) for place, length in (("inside", 7), ("beside", 8))}
+    at = {
+        place: json.dumps(config.to_dict() | {"max_length": length}) for place, length in (("inside", 7), ("beside", 8))
+    }
     write(tmp_path / "a.npz", weights, at["inside"])
     (tmp_path / "config.json").write_text(at["beside"])
     assert read_arrays(tmp_path / "a.npz")[0].max_length == 7
@@ -107,11 +123,18 @@ def test_biases_are_those_found(saved, tmp_path):
         read_arrays(tmp_path / "a.npz", config)
 
 
-@pytest.mark.parametrize("config, error, words", [
-    (None, FormatError, "no configuration"), (3, CqError, "config: wanted a Config, a dict or the path"),
-    ("none.json", FileNotFoundError, "none.json"), ({}, FormatError, "config: no model_type"),
-    ({"family": "bert"}, FormatError, "missing"), ({"family": "t5"}, UnsupportedError, "'t5'"),
-    ({"model_type": "bert"}, FormatError, "config: num_attention_heads .* is missing")])
+@pytest.mark.parametrize(
+    "config, error, words",
+    [
+        (None, FormatError, "no configuration"),
+        (3, CqError, "config: wanted a Config, a dict or the path"),
+        ("none.json", FileNotFoundError, "none.json"),
+        ({}, FormatError, "config: no model_type"),
+        ({"family": "bert"}, FormatError, "missing"),
+        ({"family": "t5"}, UnsupportedError, "'t5'"),
+        ({"model_type": "bert"}, FormatError, "config: num_attention_heads .* is missing"),
+    ],
+)
 def test_a_configuration_that_says_too_little(saved, tmp_path, config, error, words):
     write(tmp_path / "a.npz", saved[2])
     with pytest.raises(error, match=words):

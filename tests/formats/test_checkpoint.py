@@ -1,4 +1,5 @@
 """cq's own checkpoint: the same bits back, the same bytes again, whole or not at all."""
+
 import errno
 import resource
 
@@ -12,16 +13,25 @@ from cq.formats.tensors import read_tensors
 
 TEXTBOOK = cq.Scheme.textbook()
 STRATEGIES = {
-    "float32": None, "weight-only": cq.WeightOnly(), "weight-only textbook": cq.WeightOnly(TEXTBOOK),
+    "float32": None,
+    "weight-only": cq.WeightOnly(),
+    "weight-only textbook": cq.WeightOnly(TEXTBOOK),
     "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=24)),
-    "one group": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=512)), "dynamic": cq.Dynamic(),
+    "one group": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=512)),
+    "dynamic": cq.Dynamic(),
     "dynamic textbook": cq.Dynamic(TEXTBOOK),
-    "symmetric": cq.Dynamic(cq.Scheme(activation_dtype="int8", activation_symmetric=True)), "static": cq.Static(),
+    "symmetric": cq.Dynamic(cq.Scheme(activation_dtype="int8", activation_symmetric=True)),
+    "static": cq.Static(),
     "static textbook": cq.Static(TEXTBOOK, observer="minmax"),
-    "stream": cq.Static(residual="int8"), "some of the stream": cq.Static(exclude="*.key", residual="int8"),
-    "float attention": cq.Dynamic(cq.Scheme(attention="float32")), "some dynamic": cq.Dynamic(exclude="*.query"),
+    "stream": cq.Static(residual="int8"),
+    "some of the stream": cq.Static(exclude="*.key", residual="int8"),
+    "float attention": cq.Dynamic(cq.Scheme(attention="float32")),
+    "some dynamic": cq.Dynamic(exclude="*.query"),
     "some static": cq.Static(exclude=("*.query", "layers.1.ffn.up")),
-    "float head": cq.Static(exclude="head"), "float table": cq.Dynamic(exclude="embed.*"), "nothing": cq.Dynamic(include=())}
+    "float head": cq.Static(exclude="head"),
+    "float table": cq.Dynamic(exclude="embed.*"),
+    "nothing": cq.Dynamic(include=()),
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +41,11 @@ def models(tiny_encoder, tiny_lm):
     weights = read_tensors(tiny_lm)[0]
     weights["head.weight"] = np.asarray(weights["embed.word"])[::-1].copy()
     weights["head.bias"] = np.linspace(-1, 1, 256, dtype=np.float32)
-    return {"encoder": cq.load(tiny_encoder), "lm": lm,
-            "untied lm": cq.Transformer(cq.Config(**untied), weights, lm.tokenizer)}
+    return {
+        "encoder": cq.load(tiny_encoder),
+        "lm": lm,
+        "untied lm": cq.Transformer(cq.Config(**untied), weights, lm.tokenizer),
+    }
 
 
 def tokens():
@@ -59,10 +72,17 @@ def test_there_and_back(models, tmp_path, kind, strategy):
     for a, b in zip(results(model), results(again), strict=True):
         assert np.array_equal(a, b)
     assert (again.config, again.strategy, again.coverage(), again.nbytes, repr(again)) == (
-        model.config, model.strategy, model.coverage(), model.nbytes, repr(model))
+        model.config,
+        model.strategy,
+        model.coverage(),
+        model.nbytes,
+        repr(model),
+    )
     assert again.tokenizer.to_str() == model.tokenizer.to_str()
     if model.config.tied:
-        assert (again.embedding.source is getattr(again.head, "weight", None)) == (model.embedding.source is model.head.weight)
+        assert (again.embedding.source is getattr(again.head, "weight", None)) == (
+            model.embedding.source is model.head.weight
+        )
     cq.save(again, tmp_path / "b.safetensors")
     assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
     cq.save(again, tmp_path / "a.safetensors")  # over the file that its weights are mapped from
@@ -94,7 +114,9 @@ def test_a_model_without_a_tokenizer(models, tmp_path):
 
 def read_tensors_of(model, folder) -> dict:
     cq.save(model, folder / "float.safetensors")
-    return {name: array for name, array in load_file(folder / "float.safetensors").items() if not name.endswith(".json")}
+    return {
+        name: array for name, array in load_file(folder / "float.safetensors").items() if not name.endswith(".json")
+    }
 
 
 def no_room(monkeypatch):
@@ -108,12 +130,20 @@ def failing(name, error):
     def start(monkeypatch):
         monkeypatch.setattr(tensor_files.os, name, lambda *arguments: (_ for _ in ()).throw(error))
         return monkeypatch.undo
+
     return start
 
 
-@pytest.mark.parametrize("fault", [
-    no_room, failing("fsync", OSError(errno.EIO, "Input/output error")), failing("fsync", KeyboardInterrupt()),
-    failing("replace", PermissionError(errno.EACCES, "Permission denied"))], ids=["room", "disk", "interrupt", "permission"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        no_room,
+        failing("fsync", OSError(errno.EIO, "Input/output error")),
+        failing("fsync", KeyboardInterrupt()),
+        failing("replace", PermissionError(errno.EACCES, "Permission denied")),
+    ],
+    ids=["room", "disk", "interrupt", "permission"],
+)
 @pytest.mark.parametrize("old", [None, b"what was there before"])
 def test_a_save_that_fails_leaves_nothing_behind(models, tmp_path, monkeypatch, fault, old):
     target = tmp_path / "a.safetensors"
@@ -129,9 +159,16 @@ def test_a_save_that_fails_leaves_nothing_behind(models, tmp_path, monkeypatch, 
     assert not old or target.read_bytes() == old
 
 
-@pytest.mark.parametrize("path, error", [
-    ("missing/a.safetensors", FileNotFoundError), ("file/a.safetensors", OSError), ("a.npz", cq.FormatError),
-    ("a", cq.FormatError), ("folder.safetensors", cq.CqError)])
+@pytest.mark.parametrize(
+    "path, error",
+    [
+        ("missing/a.safetensors", FileNotFoundError),
+        ("file/a.safetensors", OSError),
+        ("a.npz", cq.FormatError),
+        ("a", cq.FormatError),
+        ("folder.safetensors", cq.CqError),
+    ],
+)
 def test_places_where_nothing_can_be_saved(models, tmp_path, path, error):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.safetensors").mkdir()

@@ -1,4 +1,5 @@
 """What a folder says of how texts begin and end and of chats, as transformers writes it and as others do."""
+
 import json
 
 import pytest
@@ -43,13 +44,23 @@ def test_chat_templates(llama):
     assert said(llama)[2] == "{{ new ü }}"
 
 
-@pytest.mark.parametrize("file, data, words", [
-    ("generation_config.json", b'{"eos_token_id": "2"}', "eos_token_id must be a token id or a list"),
-    ("generation_config.json", b'{"bos_token_id": [1]}', "bos_token_id must be a token id, got"),
-    ("generation_config.json", b'{"eos_token_id": [true]}', "eos_token_id"), ("generation_config.json", b"{", "not valid JSON"),
-    ("tokenizer_config.json", b'{"chat_template": 3}', "chat_template must be a string"),
-    ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": 1}]}', "chat_template must be a string"),
-    ("chat_template.jinja", b"\xff", "not UTF-8"), ("chat_template.jinja", b"a" * (1 << 21), "at most")])
+@pytest.mark.parametrize(
+    "file, data, words",
+    [
+        ("generation_config.json", b'{"eos_token_id": "2"}', "eos_token_id must be a token id or a list"),
+        ("generation_config.json", b'{"bos_token_id": [1]}', "bos_token_id must be a token id, got"),
+        ("generation_config.json", b'{"eos_token_id": [true]}', "eos_token_id"),
+        ("generation_config.json", b"{", "not valid JSON"),
+        ("tokenizer_config.json", b'{"chat_template": 3}', "chat_template must be a string"),
+        (
+            "tokenizer_config.json",
+            b'{"chat_template": [{"name": "default", "template": 1}]}',
+            "chat_template must be a string",
+        ),
+        ("chat_template.jinja", b"\xff", "not UTF-8"),
+        ("chat_template.jinja", b"a" * (1 << 21), "at most"),
+    ],
+)
 def test_damage_is_named(llama, file, data, words):
     (llama / file).write_bytes(data)
     with pytest.raises(FormatError, match=f"{file}.*{words}"):

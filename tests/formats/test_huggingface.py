@@ -1,4 +1,5 @@
 """Folders as transformers writes them: weights arrive under canonical names, the configuration as config.json says."""
+
 import json
 from dataclasses import asdict
 
@@ -7,10 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertForMaskedLM, BertForTokenClassification, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import (
+    BertForMaskedLM,
+    BertForTokenClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+)
 
 from cq.errors import FormatError, UnsupportedError
 from cq.formats.huggingface import read_folder
+
 
 def linear(name: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {f"{name}.{leaf}": tensor for leaf, tensor in module.named_parameters(recurse=False)}
@@ -18,8 +27,11 @@ def linear(name: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def bert_weights(model: BertModel) -> dict[str, torch.Tensor]:
     e = model.embeddings
-    wanted = {"embed.word": e.word_embeddings.weight, "embed.position": e.position_embeddings.weight,
-              "embed.type": e.token_type_embeddings.weight} | linear("embed.norm", e.LayerNorm)
+    wanted = {
+        "embed.word": e.word_embeddings.weight,
+        "embed.position": e.position_embeddings.weight,
+        "embed.type": e.token_type_embeddings.weight,
+    } | linear("embed.norm", e.LayerNorm)
     for i, layer in enumerate(model.encoder.layer):
         at, a = f"layers.{i}.", layer.attention
         wanted |= linear(at + "attention.query", a.self.query) | linear(at + "attention.key", a.self.key)
@@ -60,11 +72,37 @@ def test_bert_arrives(bert_saved):
     assert_same(weights, bert_weights(model))
     assert tokenizer is None
     assert asdict(config) == dict(
-        family="bert", vocab_size=40, hidden_size=16, num_layers=3, num_heads=2, num_kv_heads=2, head_dim=8,
-        intermediate_size=24, max_positions=20, type_vocab_size=3, position_offset=0, norm="layer", norm_eps=1e-12,
-        norm_first=False, activation="gelu", gated=False, rope_theta=None, rope_scaling=None, qk_norm=False,
-        causal=False, lm_head=False, tied=False, pooling="mean", normalize=False, max_length=20,
-        labels=(), classifier=None, bos_token_id=None, eos_token_ids=(), chat_template=None)
+        family="bert",
+        vocab_size=40,
+        hidden_size=16,
+        num_layers=3,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=24,
+        max_positions=20,
+        type_vocab_size=3,
+        position_offset=0,
+        norm="layer",
+        norm_eps=1e-12,
+        norm_first=False,
+        activation="gelu",
+        gated=False,
+        rope_theta=None,
+        rope_scaling=None,
+        qk_norm=False,
+        causal=False,
+        lm_head=False,
+        tied=False,
+        pooling="mean",
+        normalize=False,
+        max_length=20,
+        labels=(),
+        classifier=None,
+        bos_token_id=None,
+        eos_token_ids=(),
+        chat_template=None,
+    )
 
 
 @pytest.mark.parametrize("kind", [BertForMaskedLM, BertForTokenClassification])
@@ -74,8 +112,11 @@ def test_bert_under_a_head_arrives_without_it(tmp_path, save, bert_config, kind)
 
 
 def test_bert_of_tensorflows_time_arrives(bert, bert_saved):
-    old = {"bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
-           for name, tensor in load_file(bert / "model.safetensors").items()}
+    old = {
+        "bert."
+        + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in load_file(bert / "model.safetensors").items()
+    }
     old |= {"bert.embeddings.position_ids": torch.arange(20)[None], "cls.predictions.bias": torch.zeros(40)}
     save_file(old, bert / "model.safetensors")
     assert_same(read_folder(str(bert))[1], bert_weights(bert_saved[1]))
@@ -93,11 +134,37 @@ def test_llama_arrives(llama_saved):
     config, weights, _ = read_folder(folder)
     assert_same(weights, llama_weights(model.model) | {"head.weight": model.lm_head.weight})
     assert asdict(config) == dict(
-        family="llama", vocab_size=40, hidden_size=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
-        intermediate_size=20, max_positions=30, type_vocab_size=0, position_offset=0, norm="rms", norm_eps=1e-6,
-        norm_first=True, activation="silu", gated=True, rope_theta=5e4, rope_scaling=None, qk_norm=False,
-        causal=True, lm_head=True, tied=False, pooling=None, normalize=False, max_length=30,
-        labels=(), classifier=None, bos_token_id=1, eos_token_ids=(2,), chat_template=None)
+        family="llama",
+        vocab_size=40,
+        hidden_size=24,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=20,
+        max_positions=30,
+        type_vocab_size=0,
+        position_offset=0,
+        norm="rms",
+        norm_eps=1e-6,
+        norm_first=True,
+        activation="silu",
+        gated=True,
+        rope_theta=5e4,
+        rope_scaling=None,
+        qk_norm=False,
+        causal=True,
+        lm_head=True,
+        tied=False,
+        pooling=None,
+        normalize=False,
+        max_length=30,
+        labels=(),
+        classifier=None,
+        bos_token_id=1,
+        eos_token_ids=(2,),
+        chat_template=None,
+    )
 
 
 def test_llama_without_a_head_arrives(tmp_path, save, llama_sizes):
@@ -130,8 +197,15 @@ def test_a_tied_head_is_left_out(tmp_path, save, llama_sizes):
 
 def test_llama_as_written_before_transformers_5_arrives(llama, llama_saved):
     """3 heads of 8, each with its own key and value, of which config.json says little."""
-    change(llama / "config.json", rope_parameters=None, rope_theta=1000000, head_dim=None, num_attention_heads=3,
-           num_key_value_heads=None, architectures=None)
+    change(
+        llama / "config.json",
+        rope_parameters=None,
+        rope_theta=1000000,
+        head_dim=None,
+        num_attention_heads=3,
+        num_key_value_heads=None,
+        architectures=None,
+    )
     file = llama / "model.safetensors"
     tensors = {name: torch.zeros(24, 24) if "self_attn" in name else tensor for name, tensor in load_file(file).items()}
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
@@ -140,30 +214,45 @@ def test_llama_as_written_before_transformers_5_arrives(llama, llama_saved):
     assert (config.rope_theta, config.head_dim, config.num_kv_heads, config.lm_head) == (1e6, 8, 3, True)
 
 
-@pytest.mark.parametrize("entries, words", [
-    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: rope_type 'dynamic'"),
-    ({"rope_parameters": {"rope_type": "longrope", "factor": 8.0}}, "'longrope' is not .* default, linear, llama3, yarn"),
-    ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters"),
-    ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu'"), ({"model_type": "t5"}, "family 't5'"),
-    ({"sliding_window": 128}, "sliding_window 128"), ({"quantization_config": {"bits": 4}}, "quantization_config")])
+@pytest.mark.parametrize(
+    "entries, words",
+    [
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: rope_type 'dynamic'"),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "factor": 8.0}},
+            "'longrope' is not .* default, linear, llama3, yarn",
+        ),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu'"),
+        ({"model_type": "t5"}, "family 't5'"),
+        ({"sliding_window": 128}, "sliding_window 128"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ],
+)
 def test_what_llama_does_not_support_is_named(llama, entries, words):
     change(llama / "config.json", **entries)
     with pytest.raises(UnsupportedError, match=words):
         read_folder(llama)
 
 
-@pytest.mark.parametrize("entries, words", [
-    ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
-    ({"hidden_act": "mish"}, "hidden_act 'mish'"), ({"is_decoder": True}, "is_decoder"),
-    ({"add_cross_attention": True}, "add_cross_attention")])
+@pytest.mark.parametrize(
+    "entries, words",
+    [
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
+        ({"hidden_act": "mish"}, "hidden_act 'mish'"),
+        ({"is_decoder": True}, "is_decoder"),
+        ({"add_cross_attention": True}, "add_cross_attention"),
+    ],
+)
 def test_what_bert_does_not_support_is_named(bert, entries, words):
     change(bert / "config.json", **entries)
     with pytest.raises(UnsupportedError, match=words):
         read_folder(bert)
 
 
-@pytest.mark.parametrize("name, wanted", [("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh"), ("relu", "relu"),
-                                          ("swish", "silu")])
+@pytest.mark.parametrize(
+    "name, wanted", [("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh"), ("relu", "relu"), ("swish", "silu")]
+)
 def test_activations_have_cqs_names(bert, name, wanted):
     change(bert / "config.json", hidden_act=name)
     assert read_folder(bert)[0].activation == wanted

@@ -1,5 +1,6 @@
-"""Models that do not fit in memory as float32: weights in several files and in 16 bits, read one at a time; checkpoints packed when
-they are first used; runs that are killed."""
+"""Models that do not fit in memory as float32: weights in several files and in 16 bits, read one at a time; checkpoints
+packed when they are first used; runs that are killed."""
+
 import os
 import pickle
 import signal
@@ -20,29 +21,53 @@ from cq.formats.tensors import write_safetensors
 from cq.model.deferred import Deferred
 
 TOKENS = [np.arange(7, dtype=np.int32), np.arange(3, dtype=np.int32)]
-SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 10, "num_attention_heads": 16,
-         "num_key_value_heads": 4, "vocab_size": 16_384, "tie_word_embeddings": False}
-RUN = "from cq.cli import main; main(standalone_mode=False); " \
-      "print(next(int(line.split()[1]) << 10 for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-KILLED = "import os, signal, time; from cq.cli import main; " \
-         "os.fsync = lambda file: (os.kill(os.getpid(), signal.{}), time.sleep(60)); main()"
+SIZES = {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 16_384,
+    "tie_word_embeddings": False,
+}
+RUN = (
+    "from cq.cli import main; main(standalone_mode=False); "
+    "print(next(int(line.split()[1]) << 10 for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+)
+KILLED = (
+    "import os, signal, time; from cq.cli import main; "
+    "os.fsync = lambda file: (os.kill(os.getpid(), signal.{}), time.sleep(60)); main()"
+)
 
 
 def tiny(family: str, **sizes):
     torch.manual_seed(0)
     if family == "gpt2":
-        return transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64, n_positions=32))
-    config = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+        return transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64, n_positions=32)
+        )
+    config = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+    }
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**config | sizes))
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """Half a gigabyte of float32 in two bytes each, and the bytes of the largest tensor in float32."""
-    folder, block = tmp_path_factory.mktemp("large"), np.random.default_rng(0).normal(0, 0.02, 1 << 19).astype(np.float16)
+    folder, block = (
+        tmp_path_factory.mktemp("large"),
+        np.random.default_rng(0).normal(0, 0.02, 1 << 19).astype(np.float16),
+    )
     transformers.LlamaConfig(**SIZES).save_pretrained(folder)
     shapes = read_settings(folder).config.shapes()
-    tensors = {name: Deferred(shape, np.float16, lambda shape=shape: np.resize(block, shape)) for name, shape in shapes.items()}
+    tensors = {
+        name: Deferred(shape, np.float16, lambda shape=shape: np.resize(block, shape)) for name, shape in shapes.items()
+    }
     write_safetensors(folder / "model.safetensors", foreign(tensors, "llama"))
     return folder, 4 * max(int(np.prod(shape)) for shape in shapes.values())
 
@@ -72,12 +97,26 @@ def test_shards_and_16_bits_are_the_same_model(tmp_path, family, dtype):
 def test_quantizing_holds_the_result_and_a_tensor(large, tmp_path, strategy):
     """At most the quantized model and twice the largest tensor, beside what any command takes."""
     folder, largest = large
-    command = [sys.executable, "-c", RUN, "quantize", str(folder), str(tmp_path / "q.safetensors"), "--strategy", "dynamic", *strategy]
-    base = subprocess.run([sys.executable, "-c", RUN, "inspect", str(tiny_folder(tmp_path / "tiny"))], check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        "quantize",
+        str(folder),
+        str(tmp_path / "q.safetensors"),
+        "--strategy",
+        "dynamic",
+        *strategy,
+    ]
+    base = subprocess.run(
+        [sys.executable, "-c", RUN, "inspect", str(tiny_folder(tmp_path / "tiny"))], check=True, capture_output=True
+    )
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     peak, least = int(found.stdout.split()[-1]), int(base.stdout.split()[-1])
     size = (tmp_path / "q.safetensors").stat().st_size
-    assert size > 100e6 and peak - least <= size + 2 * largest, f"{peak:,} - {least:,} bytes, result {size:,}, tensor {largest:,}"
+    assert size > 100e6 and peak - least <= size + 2 * largest, (
+        f"{peak:,} - {least:,} bytes, result {size:,}, tensor {largest:,}"
+    )
 
 
 @pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGKILL", -signal.SIGKILL)])
@@ -107,7 +146,9 @@ def test_files_may_be_replaced_while_a_model_lives(tmp_path):
 
 def test_a_checkpoint_is_packed_when_it_is_used(tmp_path):
     model = cq.load(tiny_folder(tmp_path / "tiny"))
-    wide = cq.Transformer(cq.Config(**model.config.to_dict() | {"vocab_size": 20_000, "tied": True}), _wide(model, 20_000))
+    wide = cq.Transformer(
+        cq.Config(**model.config.to_dict() | {"vocab_size": 20_000, "tied": True}), _wide(model, 20_000)
+    )
     q = cq.quantize(wide, cq.Dynamic())
     cq.save(q, tmp_path / "q.safetensors")
     tracemalloc.start()
@@ -119,6 +160,7 @@ def test_a_checkpoint_is_packed_when_it_is_used(tmp_path):
 
     def run(i: int) -> None:
         results[i] = again.logits(TOKENS)[0].tobytes()
+
     threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
@@ -129,8 +171,11 @@ def test_a_checkpoint_is_packed_when_it_is_used(tmp_path):
 
 def _wide(model: cq.Transformer, vocabulary: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
-    return {name: rng.normal(0, 0.05, (vocabulary, *shape[1:]) if name == "embed.word" else shape).astype(np.float32)
-            for name, shape in model.config.shapes().items() if name != "head.weight"}
+    return {
+        name: rng.normal(0, 0.05, (vocabulary, *shape[1:]) if name == "embed.word" else shape).astype(np.float32)
+        for name, shape in model.config.shapes().items()
+        if name != "head.weight"
+    }
 
 
 def test_deferred_arrays_pickle_as_themselves(tmp_path):

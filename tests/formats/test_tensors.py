@@ -1,4 +1,6 @@
-"""Tensor files: what is written in them arrives, floats as float32, and what is written to them is whole or not there."""
+"""Tensor files: what is written in them arrives, floats as float32, and what is written to them is whole or not
+there."""
+
 import json
 import mmap
 import os
@@ -22,11 +24,15 @@ SHAPES = [(), (1,), (5,), (3, 4), (2, 3, 4), (0, 3)]
 
 
 def sample(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    return (RNG.standard_normal(shape) * 50).astype(dtype) if dtype != "uint64" else RNG.integers(0, 2**63, shape, dtype)
+    return (
+        (RNG.standard_normal(shape) * 50).astype(dtype) if dtype != "uint64" else RNG.integers(0, 2**63, shape, dtype)
+    )
 
 
 def samples() -> dict[str, np.ndarray]:
-    return {f"{dtype}.{i}": np.asarray(sample(dtype, shape)) for dtype in FLOATS + OTHERS for i, shape in enumerate(SHAPES)}
+    return {
+        f"{dtype}.{i}": np.asarray(sample(dtype, shape)) for dtype in FLOATS + OTHERS for i, shape in enumerate(SHAPES)
+    }
 
 
 def assert_arrived(read: dict[str, np.ndarray], written: dict[str, np.ndarray]) -> None:
@@ -67,17 +73,21 @@ def test_float32_is_mapped_not_read(tmp_path):
 def test_a_header_of_odd_length_gives_aligned_arrays(tmp_path):
     header = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
     for pad in range(8):
-        (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header) + pad) + header + b" " * pad
-                                                 + np.float32([1, 2, 3]).tobytes())
+        (tmp_path / "a.safetensors").write_bytes(
+            struct.pack("<Q", len(header) + pad) + header + b" " * pad + np.float32([1, 2, 3]).tobytes()
+        )
         assert_arrived(read_tensors(tmp_path / "a.safetensors")[0], {"a": np.float32([1, 2, 3])})
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_npz_arrives(tmp_path, save):
-    tensors = samples() | {"fortran": np.asfortranarray(sample("float32", (3, 5))),
-                           "big": sample("float32", (3, 5)).astype(">f4"), "big.int": np.arange(6, dtype=">i4"),
-                           "long": sample("longdouble", (2, 2)),
-                           "many": np.zeros((200, 3000), np.float32)}
+    tensors = samples() | {
+        "fortran": np.asfortranarray(sample("float32", (3, 5))),
+        "big": sample("float32", (3, 5)).astype(">f4"),
+        "big.int": np.arange(6, dtype=">i4"),
+        "long": sample("longdouble", (2, 2)),
+        "many": np.zeros((200, 3000), np.float32),
+    }
     save(tmp_path / "a.npz", text="välue", raw=np.bytes_("välue".encode()), **tensors)
     read, metadata = read_tensors(tmp_path / "a.npz")
     assert_arrived(read, tensors)
@@ -89,9 +99,16 @@ def test_a_float64_beyond_float32_is_infinite_not_silent(tmp_path):
     np.testing.assert_array_equal(read_tensors(tmp_path / "a.npz")[0]["a"], [np.inf, -np.inf])
 
 
-@pytest.mark.parametrize("path, error, words", [
-    ("nothing.npz", FileNotFoundError, "nothing.npz"), ("", FormatError, "not a regular file"),
-    ("a.onnx", UnsupportedError, ".safetensors or .npz"), ("a.bin", FormatError, "pickle"), ("a.PT", FormatError, "pickle")])
+@pytest.mark.parametrize(
+    "path, error, words",
+    [
+        ("nothing.npz", FileNotFoundError, "nothing.npz"),
+        ("", FormatError, "not a regular file"),
+        ("a.onnx", UnsupportedError, ".safetensors or .npz"),
+        ("a.bin", FormatError, "pickle"),
+        ("a.PT", FormatError, "pickle"),
+    ],
+)
 def test_other_files_are_refused_by_name(tmp_path, path, error, words):
     for name in ("a.onnx", "a.bin", "a.PT"):
         (tmp_path / name).write_bytes(b"something")
@@ -135,8 +152,13 @@ def test_written_bytes_depend_on_content_only(tmp_path):
 
 def test_any_strides_and_byte_order_can_be_written_and_stay_as_they_are(tmp_path):
     base = RNG.standard_normal((6, 8)).astype(np.float32)
-    arrays = {"t": base.T, "step": base[::2, ::-3], "big": base.astype(">f4"), "fixed": base.copy(),
-              "same": np.broadcast_to(base[0], (4, 8))}
+    arrays = {
+        "t": base.T,
+        "step": base[::2, ::-3],
+        "big": base.astype(">f4"),
+        "fixed": base.copy(),
+        "same": np.broadcast_to(base[0], (4, 8)),
+    }
     arrays["fixed"].flags.writeable = False
     before = {name: (array.copy(), array.strides, array.flags.writeable) for name, array in arrays.items()}
     write_safetensors(tmp_path / "a.safetensors", arrays)
@@ -146,12 +168,20 @@ def test_any_strides_and_byte_order_can_be_written_and_stay_as_they_are(tmp_path
         np.testing.assert_array_equal(arrays[name], copy)
 
 
-@pytest.mark.parametrize("tensors, metadata, words", [
-    ({"a": [1, 2]}, None, "'a' is list"), ({"a": np.array(["x"])}, None, "'a' is <U1"),
-    ({"a": np.array([1j])}, None, "complex"), ({"a": np.array([None])}, None, "object"),
-    ({1: np.zeros(1)}, None, "1 cannot be the name"),
-    ({"__metadata__": np.zeros(1)}, None, "cannot be the name"), ({"\ud800": np.zeros(1)}, None, "Unicode"),
-    ({}, {"a": 1}, "wanted str"), ({}, {"a": "x" * (33 << 20)}, "at most")])
+@pytest.mark.parametrize(
+    "tensors, metadata, words",
+    [
+        ({"a": [1, 2]}, None, "'a' is list"),
+        ({"a": np.array(["x"])}, None, "'a' is <U1"),
+        ({"a": np.array([1j])}, None, "complex"),
+        ({"a": np.array([None])}, None, "object"),
+        ({1: np.zeros(1)}, None, "1 cannot be the name"),
+        ({"__metadata__": np.zeros(1)}, None, "cannot be the name"),
+        ({"\ud800": np.zeros(1)}, None, "Unicode"),
+        ({}, {"a": 1}, "wanted str"),
+        ({}, {"a": "x" * (33 << 20)}, "at most"),
+    ],
+)
 def test_what_the_format_cannot_hold_is_refused_and_nothing_written(tmp_path, tensors, metadata, words):
     with pytest.raises(CqError, match=words):
         write_safetensors(tmp_path / "a.safetensors", tensors, metadata)
@@ -166,6 +196,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step)
 
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, step, full)
     with pytest.raises(OSError, match="No space"):
         write_safetensors(path, {"a": np.ones(1000)})
@@ -182,7 +213,9 @@ def test_a_file_that_is_mapped_can_be_replaced(tmp_path):
 
 def test_writers_at_the_same_time_leave_one_whole_file(tmp_path):
     path = tmp_path / "a.safetensors"
-    threads = [threading.Thread(target=write_safetensors, args=(path, {"a": np.full(5000, i, np.int32)})) for i in range(8)]
+    threads = [
+        threading.Thread(target=write_safetensors, args=(path, {"a": np.full(5000, i, np.int32)})) for i in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

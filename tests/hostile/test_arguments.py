@@ -1,5 +1,6 @@
 """Arrays and numbers that are wrong, lie or mean harm, given to products and tensors: each gives one clear error
 that names the argument, and none ends the process."""
+
 from functools import cache
 
 import numpy as np
@@ -59,12 +60,24 @@ PACK = [
     ("QTensor of 3 dimensions", lambda: cq.pack(q(W[None])), CqError, "b: .*"),
     ("QTensor and zero point", lambda: cq.pack(q(), 3), CqError, "zero_point: .*its own"),
     ("groups of 6", lambda: cq.pack(q(group_size=6)), CqError, "group_size: 6 .*multiple of 4"),
-    ("a weight of no size", lambda: cq.PackedWeight(B[0], BIAS.view(np.int32), None, None, -1, 5, 8), CqError,
-     "k, n, group_size: -1"),
-    ("a weight of no groups", lambda: cq.PackedWeight(np.ones(128, I8), BIAS.view(np.int32), None, None, 8, 5, 0), CqError,
-     "group_size: 8, 5, 0"),
-    ("a weight's panels", lambda: cq.PackedWeight(np.ones(127, I8), BIAS.view(np.int32), None, None, 8, 5, 8), CqError,
-     r"panels: .*\(128\).*\(127,\)"),
+    (
+        "a weight of no size",
+        lambda: cq.PackedWeight(B[0], BIAS.view(np.int32), None, None, -1, 5, 8),
+        CqError,
+        "k, n, group_size: -1",
+    ),
+    (
+        "a weight of no groups",
+        lambda: cq.PackedWeight(np.ones(128, I8), BIAS.view(np.int32), None, None, 8, 5, 0),
+        CqError,
+        "group_size: 8, 5, 0",
+    ),
+    (
+        "a weight's panels",
+        lambda: cq.PackedWeight(np.ones(127, I8), BIAS.view(np.int32), None, None, 8, 5, 8),
+        CqError,
+        r"panels: .*\(128\).*\(127,\)",
+    ),
 ]
 
 MATMUL = [
@@ -80,11 +93,18 @@ MATMUL = [
     ("zero point below", lambda: cq.matmul_integer(A, packed(), -1), CqError, "a_zero_point: .*0 to 255.*-1"),
     ("zero point above", lambda: cq.matmul_integer(A.view(I8), packed(), 128), CqError, "a_zero_point: .*-128 to 127"),
     ("zero point, text", lambda: cq.matmul_integer(A, packed(), "3"), CqError, "a_zero_point: .*'3'"),
-    ("zero points, columns", lambda: cq.matmul_integer(A, packed(), np.zeros(8, int)), CqError,
-     r"a_zero_point: .*shape \(3,\)"),
-    ("a sum beyond int32",
-     lambda: cq.matmul_integer(np.full((1, 33_026), 255, U8), cq.pack(np.full((33_026, 1), -128, I8), 127)),
-     CqError, "int32.*zero points.*split K"),
+    (
+        "zero points, columns",
+        lambda: cq.matmul_integer(A, packed(), np.zeros(8, int)),
+        CqError,
+        r"a_zero_point: .*shape \(3,\)",
+    ),
+    (
+        "a sum beyond int32",
+        lambda: cq.matmul_integer(np.full((1, 33_026), 255, U8), cq.pack(np.full((33_026, 1), -128, I8), 127)),
+        CqError,
+        "int32.*zero points.*split K",
+    ),
 ]
 
 LINEAR = [
@@ -98,12 +118,20 @@ LINEAR = [
     ("another K", lambda: linear(X[:, :6].copy()), CqError, "x: 6 columns.* 8 rows"),
     ("QTensor by columns", lambda: linear(q(X, axis=1)), CqError, "x: .*axis=0.*axis=1"),
     ("QTensor in groups", lambda: linear(q(X, axis=0, group_size=4)), CqError, "x: .*axis=0"),
-    ("codes and groups", lambda: cq.linear(q(X), cq.pack(q(group_size=4))), CqError, "w: .*one scale per column.*groups"),
+    (
+        "codes and groups",
+        lambda: cq.linear(q(X), cq.pack(q(group_size=4))),
+        CqError,
+        "w: .*one scale per column.*groups",
+    ),
     ("no scales", lambda: cq.linear(X, cq.pack(B)), CqError, "w: .*no scales.*QTensor"),
     ("bare weight", lambda: cq.linear(X, W), CqError, "w: .*cq.pack"),
-    ("too deep for its zero points", lambda: cq.linear(
-        q(np.ones((1, 65_700), F32)), cq.pack(q(np.linspace(0, 1, 65_700).reshape(-1, 1)))), CqError,
-     "may reach.*int32 ends.*symmetric weights"),
+    (
+        "too deep for its zero points",
+        lambda: cq.linear(q(np.ones((1, 65_700), F32)), cq.pack(q(np.linspace(0, 1, 65_700).reshape(-1, 1)))),
+        CqError,
+        "may reach.*int32 ends.*symmetric weights",
+    ),
     ("bias, length", lambda: linear(bias=np.ones(4, F32)), CqError, r"bias: .*\(5\).*\(4,\)"),
     ("bias, float64", lambda: linear(bias=np.ones(5)), CqError, "bias: .*float32.*float64"),
     ("bias, number", lambda: linear(bias=1.0), CqError, "bias: .*float"),
@@ -116,17 +144,38 @@ LINEAR = [
     ("residual, QTensor by columns", lambda: linear(residual=q(RESIDUAL, axis=1)), CqError, "residual: .*axis=0"),
     ("residual, Inf", lambda: linear(residual=spoiled(RESIDUAL, np.inf)), CqError, "residual: Inf at"),
     ("residual, list", lambda: linear(residual=[[0.0]]), CqError, "residual: .*list"),
-    ("out_zero_point above", lambda: linear(out_scale=0.1, out_zero_point=128), CqError, "out_zero_point: .*-128 to 127"),
+    (
+        "out_zero_point above",
+        lambda: linear(out_scale=0.1, out_zero_point=128),
+        CqError,
+        "out_zero_point: .*-128 to 127",
+    ),
     ("out_zero_point, float", lambda: linear(out_scale=0.1, out_zero_point=2.5), CqError, "out_zero_point: .*2.5"),
-    ("out_zero_point, many", lambda: linear(out_scale=0.1, out_zero_point=[1, 2]), CqError, r"out_zero_point: .*\[1, 2\]"),
+    (
+        "out_zero_point, many",
+        lambda: linear(out_scale=0.1, out_zero_point=[1, 2]),
+        CqError,
+        r"out_zero_point: .*\[1, 2\]",
+    ),
     ("out_dtype", lambda: linear(out_scale=0.1, out_dtype="int16"), CqError, "out_dtype: .*'int16'"),
     ("out_dtype, None", lambda: linear(out_scale=0.1, out_dtype=None), CqError, "out_dtype: .*None"),
     ("a result beyond float32", lambda: cq.linear(X * F32(3e38), packed()), CqError, "the result of linear: Inf"),
-    ("a code beyond float32", lambda: cq.linear(X * F32(3e38), packed(), out_scale=1.0), CqError, "x: .*largest float32"),
-    ("scales beyond float32", lambda: cq.linear(q(X * F32(1e30)), cq.pack(q(W * F32(1e30))), out_scale=1.0), CqError,
-     "x: .*largest float32"),
-] + [(f"out_scale, {value!r:.9}", lambda value=value: linear(out_scale=value), CqError, "out_scale: .*positive")
-     for value in (0, -1.0, np.nan, np.inf, "1", True, 1e-50, 1e300, 10**400, BIAS)]
+    (
+        "a code beyond float32",
+        lambda: cq.linear(X * F32(3e38), packed(), out_scale=1.0),
+        CqError,
+        "x: .*largest float32",
+    ),
+    (
+        "scales beyond float32",
+        lambda: cq.linear(q(X * F32(1e30)), cq.pack(q(W * F32(1e30))), out_scale=1.0),
+        CqError,
+        "x: .*largest float32",
+    ),
+] + [
+    (f"out_scale, {value!r:.9}", lambda value=value: linear(out_scale=value), CqError, "out_scale: .*positive")
+    for value in (0, -1.0, np.nan, np.inf, "1", True, 1e-50, 1e300, 10**400, BIAS)
+]
 
 TENSOR = [
     ("a text", lambda: q("abc"), CqError, "x: .*real floats"),
@@ -150,7 +199,12 @@ TENSOR = [
     ("group_size, 3 dimensions", lambda: q(W[None], group_size=4), CqError, "group_size: .*2-D"),
     ("QTensor, float data", lambda: cq.QTensor(W, F32(1), np.int32(0)), CqError, "dtype: .*float32"),
     ("QTensor, scale of 0", lambda: cq.QTensor(B, F32(0), np.int32(0)), CqError, "scale: "),
-    ("QTensor, shapes", lambda: cq.QTensor(B, np.ones(3, F32), np.zeros(3, np.int32), 1), CqError, r"scale: .*\(3,\).*\(5,\)"),
+    (
+        "QTensor, shapes",
+        lambda: cq.QTensor(B, np.ones(3, F32), np.zeros(3, np.int32), 1),
+        CqError,
+        r"scale: .*\(3,\).*\(5,\)",
+    ),
     ("QTensor, zero point", lambda: cq.QTensor(B, F32(1), np.int32(200)), CqError, "zero_point: .*-128 to 127"),
     ("observer, NaN", lambda: cq.observers.MinMax().update(spoiled(W, np.nan)), CqError, "x: NaN"),
     ("observer, no data", lambda: cq.observers.Histogram().qparams(), CalibrationError, "Histogram.*no data"),

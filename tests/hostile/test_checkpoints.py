@@ -1,4 +1,5 @@
 """Damaged checkpoints of cq's own: each gives one clear error, quickly and without much memory."""
+
 import copy
 import json
 import time
@@ -13,9 +14,16 @@ from cq.formats.tensors import read_tensors
 
 SECONDS, MEGABYTES = 5, 48  # per file, at most
 TEXTBOOK, GROUPS = cq.Scheme.textbook(), cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=24))
-BASES = {"lm": ("lm", cq.Static()), "encoder": ("encoder", cq.Dynamic(TEXTBOOK)), "groups": ("lm", GROUPS),
-         "static": ("encoder", cq.Static(TEXTBOOK)), "float32": ("lm", None), "untied": ("untied", cq.Static()),
-         "dynamic": ("lm", cq.Dynamic()), "stream": ("encoder", cq.Static(residual="int8"))}
+BASES = {
+    "lm": ("lm", cq.Static()),
+    "encoder": ("encoder", cq.Dynamic(TEXTBOOK)),
+    "groups": ("lm", GROUPS),
+    "static": ("encoder", cq.Static(TEXTBOOK)),
+    "float32": ("lm", None),
+    "untied": ("untied", cq.Static()),
+    "dynamic": ("lm", cq.Dynamic()),
+    "stream": ("encoder", cq.Static(residual="int8")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +31,9 @@ def bases(tiny_encoder, tiny_lm, tmp_path_factory):
     """Base → (tensors, record) of a sound checkpoint."""
     models = {"encoder": cq.load(tiny_encoder), "lm": cq.load(tiny_lm)}
     weights = read_tensors(tiny_lm)[0]
-    models["untied"] = cq.Transformer(cq.Config(**models["lm"].config.to_dict() | {"tied": False}),
-                                      weights | {"head.weight": weights["embed.word"]})
+    models["untied"] = cq.Transformer(
+        cq.Config(**models["lm"].config.to_dict() | {"tied": False}), weights | {"head.weight": weights["embed.word"]}
+    )
     path, result = tmp_path_factory.mktemp("bases") / "a.safetensors", {}
     for name, (kind, strategy) in BASES.items():
         samples = [np.arange(50)] if isinstance(strategy, cq.Static) else None
@@ -35,12 +44,16 @@ def bases(tiny_encoder, tiny_lm, tmp_path_factory):
 
 
 def write(path, tensors, record):
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path,
-              {"cq": record if isinstance(record, str) else json.dumps(record)})
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in tensors.items()},
+        path,
+        {"cq": record if isinstance(record, str) else json.dumps(record)},
+    )
 
 
 def put(*keys, to, at="record"):
     """A change: the entry of the record, or the tensor, replaced (... removes it)."""
+
     def change(tensors, record):
         place = record if at == "record" else tensors
         for key in keys[:-1]:
@@ -49,6 +62,7 @@ def put(*keys, to, at="record"):
             del place[keys[-1]]
         else:
             place[keys[-1]] = to(place[keys[-1]]) if callable(to) else to
+
     return change
 
 
@@ -58,9 +72,11 @@ def tensor(name, to):
 
 def added(name, array):
     """A tensor too many, that the record knows of."""
+
     def change(tensors, record):
         tensors[name] = array
         record["tensors"].append(name)
+
     return change
 
 
@@ -72,8 +88,12 @@ def panicking(data: np.ndarray) -> np.ndarray:
     """A template that names a special token the tokenizer has not: the Rust library panics, which is no Exception."""
     values = json.loads(data.tobytes())
     both = [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]
-    values["post_processor"] = {"type": "TemplateProcessing", "pair": both, "special_tokens": {},
-                                "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, both[0]]}
+    values["post_processor"] = {
+        "type": "TemplateProcessing",
+        "pair": both,
+        "special_tokens": {},
+        "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, both[0]],
+    }
     return np.frombuffer(json.dumps(values).encode(), np.uint8)
 
 
@@ -103,20 +123,39 @@ DAMAGE = {  # name: base, change, what the message says
     "layer missing": ("lm", put("layers", QUERY, to=...), QUERY),
     "layer a number": ("lm", put("layers", QUERY, to=5), "int"),
     "layer claims float32": ("lm", put("layers", QUERY, "runs_in", to="float32"), QUERY),
-    "layer claims int8": ("float32", put("layers", QUERY, to={"runs_in": "static", "input": FIXED, "group_size": 64}),
-                          "strategy"),
+    "layer claims int8": (
+        "float32",
+        put("layers", QUERY, to={"runs_in": "static", "input": FIXED, "group_size": 64}),
+        "strategy",
+    ),
     "layer in another strategy": ("lm", put("layers", QUERY, "runs_in", to="dynamic"), QUERY),
     "form missing": ("lm", put("layers", QUERY, "input", to=None), QUERY),
     "form of five": ("lm", put("layers", QUERY, "input", to=FIXED + [1]), "names no columns"),
     "form of six": ("lm", put("layers", QUERY, "input", to=FIXED + [1, 2]), "KeyError"),
     "columns of no name": ("lm", put("layers", QUERY, "input", 4, to="elsewhere"), "elsewhere.columns.scale"),
-    "columns of another width": ("lm", put("layers", QUERY, "input", 4, to="layers.0.ffn.down"), "columns.scale.*wanted float32"),
-    "columns of another width later": ("lm", put("layers", "layers.0.ffn.down", "input", 4, to=QUERY), "features, wanted"),
+    "columns of another width": (
+        "lm",
+        put("layers", QUERY, "input", 4, to="layers.0.ffn.down"),
+        "columns.scale.*wanted float32",
+    ),
+    "columns of another width later": (
+        "lm",
+        put("layers", "layers.0.ffn.down", "input", 4, to=QUERY),
+        "features, wanted",
+    ),
     "columns in dynamic": ("dynamic", put("layers", QUERY, "input", to=FIXED + [QUERY]), "no tensor"),
     "columns unread": ("lm", put("layers", "layers.0.ffn.down", "input", to=FIXED), "columns"),
     "columns off the middle": ("lm", tensor(QUERY + ".columns.zero_point", lambda a: a + 208), "too far off"),
-    "columns far off": ("lm", tensor(QUERY + ".columns.zero_point", lambda a: np.full_like(a, -2**31)), "too far off"),
-    "columns of symmetric codes": ("lm", put("layers", QUERY, "input", to=["int8", True, 0.5, 0, QUERY]), "too far off"),
+    "columns far off": (
+        "lm",
+        tensor(QUERY + ".columns.zero_point", lambda a: np.full_like(a, -(2**31))),
+        "too far off",
+    ),
+    "columns of symmetric codes": (
+        "lm",
+        put("layers", QUERY, "input", to=["int8", True, 0.5, 0, QUERY]),
+        "too far off",
+    ),
     "columns scale zero": ("lm", tensor(QUERY + ".columns.scale", lambda a: a * 0), "not positive"),
     "columns scale NaN": ("lm", tensor(QUERY + ".columns.scale", lambda a: a * np.nan), "columns.scale"),
     "columns scale type": ("lm", tensor(QUERY + ".columns.scale", lambda a: a.astype(np.int32)), "columns.scale"),
@@ -163,7 +202,11 @@ DAMAGE = {  # name: base, change, what the message says
     "word table unknown": ("lm", put("word", to="int4"), "int4"),
     "word table of an untied head": ("untied", put("word", to="head"), "word table|no layer reads"),
     "word table of a grouped head": ("groups", put("word", to="head"), "word table|no layer reads"),
-    "tied head without codes": ("groups", put("layers", "head", to={"runs_in": "float32", "reason": ""}), "float32 head"),
+    "tied head without codes": (
+        "groups",
+        put("layers", "head", to={"runs_in": "float32", "reason": ""}),
+        "float32 head",
+    ),
     "tensor list missing": ("lm", put("tensors", to=...), "tensors"),
     "tensor unknown": ("lm", added("surprise", np.zeros(3)), "surprise"),
     "tensor unlisted": ("lm", lambda t, r: t.update(surprise=np.zeros(3)), "surprise"),
@@ -181,8 +224,16 @@ DAMAGE = {  # name: base, change, what the message says
     "zero point low": ("encoder", tensor(QUERY + ".zero_point", filled(-129)), "outside"),
     "zero point shape": ("encoder", tensor(QUERY + ".zero_point", lambda a: np.repeat(a, 3, axis=1)), "zero_point"),
     "bias int64": ("encoder", tensor(QUERY + ".bias", lambda a: a.astype(np.int64)), "int64"),
-    "bias int32 without a scale": ("encoder", tensor(QUERY + ".bias", lambda a: a.astype(np.int32)), "fixed input scale"),
-    "bias int32 too large": ("static", tensor(QUERY + ".bias", lambda a: np.full(a.shape, -2**31, np.int32)), "may reach"),
+    "bias int32 without a scale": (
+        "encoder",
+        tensor(QUERY + ".bias", lambda a: a.astype(np.int32)),
+        "fixed input scale",
+    ),
+    "bias int32 too large": (
+        "static",
+        tensor(QUERY + ".bias", lambda a: np.full(a.shape, -(2**31), np.int32)),
+        "may reach",
+    ),
     "bias scale negative": ("encoder", tensor(QUERY + ".bias.scale", lambda a: -a), "scale"),
     "bias zero point": ("encoder", tensor(QUERY + ".bias.zero_point", filled(500)), "zero_point"),
     "norm NaN": ("lm", tensor("final_norm.weight", filled(np.nan)), "final_norm"),
@@ -192,13 +243,20 @@ DAMAGE = {  # name: base, change, what the message says
     "tokenizer empty": ("lm", tensor("tokenizer.json", lambda a: a[:0]), "tokenizer"),
     "tokenizer that panics": ("lm", tensor("tokenizer.json", panicking), "tokenizer"),
 }
-RECORDS = {"empty": "", "garbage": "{version", "a list": "[]", "null": "null", "twice": '{"version": 1, "version": 1}',
-           "deep": "[" * 100_000}
+RECORDS = {
+    "empty": "",
+    "garbage": "{version",
+    "a list": "[]",
+    "null": "null",
+    "twice": '{"version": 1, "version": 1}',
+    "deep": "[" * 100_000,
+}
 
 
 @pytest.fixture
 def opened(tmp_path):
     """opened(tensors, record) → the model in the file of them; fails if it takes long or much memory."""
+
     def load(tensors, record):
         write(tmp_path / "a.safetensors", tensors, record)
         start = time.process_time()
@@ -209,6 +267,7 @@ def opened(tmp_path):
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             assert peak < MEGABYTES << 20 and time.process_time() - start < SECONDS
+
     return load
 
 

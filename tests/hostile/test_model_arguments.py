@@ -1,5 +1,6 @@
 """Choices, tokens, samples and paths that are wrong, lie or mean harm, given to models: each gives one clear error
 that names the argument, and none ends the process or leaves a file."""
+
 import os
 import subprocess
 import sys
@@ -14,9 +15,18 @@ from cq import CalibrationError, CqError, FormatError, UnsupportedError
 IDS = np.arange(6)
 
 SCHEME = [
-    ("weight_granularity", lambda: cq.Scheme(weight_granularity="per_row"), CqError,
-     "weight_granularity .*per_channel.*'per_row'"),
-    ("activation_granularity", lambda: cq.Scheme(activation_granularity=None), CqError, "activation_granularity .*None"),
+    (
+        "weight_granularity",
+        lambda: cq.Scheme(weight_granularity="per_row"),
+        CqError,
+        "weight_granularity .*per_channel.*'per_row'",
+    ),
+    (
+        "activation_granularity",
+        lambda: cq.Scheme(activation_granularity=None),
+        CqError,
+        "activation_granularity .*None",
+    ),
     ("activation_dtype", lambda: cq.Scheme(activation_dtype="int16"), CqError, "activation_dtype .*'int16'"),
     ("activation_dtype, list", lambda: cq.Scheme(activation_dtype=["int8"]), CqError, "activation_dtype"),
     ("bias", lambda: cq.Scheme(bias="int16"), CqError, "bias .*'int16'"),
@@ -24,14 +34,23 @@ SCHEME = [
     ("symmetric uint8", lambda: cq.Scheme(activation_symmetric=True), CqError, "activation_dtype='int8'"),
     ("group_size alone", lambda: cq.Scheme(group_size=32), CqError, "group_size with .*per_group"),
     ("per_group alone", lambda: cq.Scheme(weight_granularity="per_group"), CqError, "group_size .*None"),
-    ("groups of 6", lambda: cq.Scheme(weight_granularity="per_group", group_size=6), CqError, "group_size .*multiple of 4.*6"),
+    (
+        "groups of 6",
+        lambda: cq.Scheme(weight_granularity="per_group", group_size=6),
+        CqError,
+        "group_size .*multiple of 4.*6",
+    ),
     ("groups, text", lambda: cq.Scheme(weight_granularity="per_group", group_size="8"), CqError, "group_size .*'8'"),
     ("unknown choice", lambda: cq.Scheme(clip=True), TypeError, "clip"),
     ("scheme, text", lambda: cq.WeightOnly(scheme="textbook"), CqError, "WeightOnly: scheme .*cq.Scheme.*str"),
     ("include, number", lambda: cq.WeightOnly(include=5), CqError, "include .*5"),
     ("exclude, numbers", lambda: cq.Dynamic(exclude=[5]), CqError, "exclude .*5"),
-    ("groups in int8", lambda: cq.Dynamic(cq.Scheme(weight_granularity="per_group", group_size=8)), CqError,
-     "per_group .*WeightOnly"),
+    (
+        "groups in int8",
+        lambda: cq.Dynamic(cq.Scheme(weight_granularity="per_group", group_size=8)),
+        CqError,
+        "per_group .*WeightOnly",
+    ),
     ("observer", lambda: cq.Static(observer="kl"), CqError, "observer .*minmax.*'kl'"),
     ("observer, None", lambda: cq.Static(observer=None), CqError, "observer .*None"),
     ("observer, object", lambda: cq.Static(observer=cq.observers.MinMax()), CqError, "observer .*MinMax"),
@@ -45,16 +64,34 @@ def static(m, calibration):
 QUANTIZE = [
     ("model, None", lambda m: cq.quantize(None, cq.Dynamic()), CqError, "model: .*cq.load.*NoneType"),
     ("model, path", lambda m: cq.quantize("model.safetensors", cq.Dynamic()), CqError, "model: .*cq.load.*str"),
-    ("model, already quantized", lambda m: cq.quantize(m.quantized, cq.Dynamic()), CqError,
-     "model: already quantized.*dynamic"),
+    (
+        "model, already quantized",
+        lambda m: cq.quantize(m.quantized, cq.Dynamic()),
+        CqError,
+        "model: already quantized.*dynamic",
+    ),
     ("strategy, text", lambda m: cq.quantize(m.encoder, "int8"), CqError, "strategy: .*cq.Static.*'int8'"),
     ("strategy, None", lambda m: cq.quantize(m.encoder, None), CqError, "strategy: .*None"),
     ("strategy, class", lambda m: cq.quantize(m.encoder, cq.Dynamic), CqError, r"strategy: .*cq.Dynamic\(\).*class"),
     ("strategy, scheme", lambda m: cq.quantize(m.encoder, cq.Scheme()), CqError, "strategy: .*Scheme"),
-    ("static without samples", lambda m: cq.quantize(m.encoder, cq.Static()), CalibrationError, "calibration: .*100-500"),
-    ("samples for dynamic", lambda m: cq.quantize(m.encoder, cq.Dynamic(), ["a"]), CqError,
-     "calibration: only Static.*Dynamic"),
-    ("samples for weight-only", lambda m: cq.quantize(m.encoder, cq.WeightOnly(), []), CqError, "calibration: only Static"),
+    (
+        "static without samples",
+        lambda m: cq.quantize(m.encoder, cq.Static()),
+        CalibrationError,
+        "calibration: .*100-500",
+    ),
+    (
+        "samples for dynamic",
+        lambda m: cq.quantize(m.encoder, cq.Dynamic(), ["a"]),
+        CqError,
+        "calibration: only Static.*Dynamic",
+    ),
+    (
+        "samples for weight-only",
+        lambda m: cq.quantize(m.encoder, cq.WeightOnly(), []),
+        CqError,
+        "calibration: only Static",
+    ),
     ("no samples", lambda m: static(m, []), CalibrationError, "calibration: no samples"),
     ("empty batches", lambda m: static(m, [[], []]), CqError, "calibration: no samples"),
     ("an exhausted iterator", lambda m: static(m, iter(())), CalibrationError, "calibration: no samples"),
@@ -64,7 +101,12 @@ QUANTIZE = [
     ("None among samples", lambda m: static(m, ["a", None]), CqError, "tokens"),
     ("floats among samples", lambda m: static(m, [np.ones(4)]), CqError, "tokens.*float64"),
     ("an id too large", lambda m: static(m, [np.array([1, 999])]), CqError, "tokens.*999.*255"),
-    ("progress, no function", lambda m: cq.quantize(m.encoder, cq.Static(), ["a"], progress=5), CqError, "progress: .*int"),
+    (
+        "progress, no function",
+        lambda m: cq.quantize(m.encoder, cq.Static(), ["a"], progress=5),
+        CqError,
+        "progress: .*int",
+    ),
 ]
 
 
@@ -93,7 +135,10 @@ FORWARD = [
     ("id too large", *tokens([IDS + 251], r"tokens\[0\]: token id 256 at position 5.*255")),
     ("id beyond int32", *tokens([np.array([2**32 + 1])], r"tokens\[0\]: token id 4294967297")),
     ("id beyond int64", *tokens([[2**70]], r"tokens\[0\]: ")),
-    ("unsigned id that would wrap", *tokens([np.array([2**64 - 1], np.uint64)], r"tokens\[0\]: token id 18446744073709551615")),
+    (
+        "unsigned id that would wrap",
+        *tokens([np.array([2**64 - 1], np.uint64)], r"tokens\[0\]: token id 18446744073709551615"),
+    ),
     ("too long", *tokens([np.zeros(65, int)], r"tokens\[0\]: 65 tokens.*at most 64.*cut")),
     ("swapped bytes beyond", *tokens([np.array([300], ">i4")], r"tokens\[0\]: token id 300")),
     ("logits of an encoder", lambda m: m.encoder.logits([IDS]), UnsupportedError, "logits: .*no language-model head"),
@@ -122,10 +167,18 @@ FILES = [
     ("save, number", lambda m: cq.save(m.encoder, 3), CqError, "path: .*int"),
     ("save, suffix", lambda m: cq.save(m.encoder, m.folder / "a.bin"), FormatError, "a.bin: .*safetensors"),
     ("save, pickle", lambda m: cq.save(m.encoder, str(m.folder / "a.pt")), FormatError, "a.pt: .*safetensors"),
-    ("save, no folder", lambda m: cq.save(m.encoder, m.folder / "no" / "a.safetensors"), FileNotFoundError,
-     "no: no such folder"),
-    ("save, a folder's name", lambda m: cq.save(m.encoder, m.folder / "taken.safetensors"), CqError,
-     "taken.safetensors: .*regular"),
+    (
+        "save, no folder",
+        lambda m: cq.save(m.encoder, m.folder / "no" / "a.safetensors"),
+        FileNotFoundError,
+        "no: no such folder",
+    ),
+    (
+        "save, a folder's name",
+        lambda m: cq.save(m.encoder, m.folder / "taken.safetensors"),
+        CqError,
+        "taken.safetensors: .*regular",
+    ),
     ("save, zero byte", lambda m: cq.save(m.encoder, "a\0.safetensors"), CqError, "path: .*zero byte"),
     ("load, nothing there", lambda m: cq.load(m.folder / "none"), FileNotFoundError, "none: no such file"),
     ("load, None", lambda m: cq.load(None), CqError, "path: .*NoneType"),
@@ -144,8 +197,14 @@ def models(tmp_path_factory, tiny_encoder, tiny_lm):
     encoder, bare, folder = cq.load(tiny_encoder), cq.load(tiny_encoder), tmp_path_factory.mktemp("files")
     bare.tokenizer = None
     (folder / "taken.safetensors").mkdir()
-    return SimpleNamespace(encoder=encoder, lm=cq.load(tiny_lm), quantized=cq.quantize(encoder, cq.Dynamic()), bare=bare,
-                           folder=folder, path=tiny_encoder)
+    return SimpleNamespace(
+        encoder=encoder,
+        lm=cq.load(tiny_lm),
+        quantized=cq.quantize(encoder, cq.Dynamic()),
+        bare=bare,
+        folder=folder,
+        path=tiny_encoder,
+    )
 
 
 @pytest.mark.filterwarnings("error")
@@ -161,17 +220,27 @@ def test_models_and_files(case, models, assert_clear):
     assert_clear(name, lambda: action(models), kind, words)
     assert sorted(path.name for path in models.folder.iterdir()) == ["taken.safetensors"]  # no failure leaves a file
 
+
 @pytest.mark.parametrize("isa", ["foo", "sse", "é", "a" * 5000])
 def test_instruction_sets(isa):
-    run = subprocess.run([sys.executable, "-c", "import cq"], env=dict(os.environ, CQ_ISA=isa), capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", "import cq"], env=dict(os.environ, CQ_ISA=isa), capture_output=True, text=True
+    )
     assert run.returncode == 1 and "UnsupportedError: CQ_ISA=" in run.stderr.splitlines()[-1]
 
 
 def test_strange_but_right(models):
     """What looks odd and is meant so: no error."""
     expected = models.encoder.forward([IDS])[0]
-    for odd in ([IDS.astype(">i8")], [IDS.astype(np.uint8)], [np.repeat(IDS, 2)[::2]], IDS[None], [list(IDS)], (IDS,),
-                iter([IDS])):
+    for odd in (
+        [IDS.astype(">i8")],
+        [IDS.astype(np.uint8)],
+        [np.repeat(IDS, 2)[::2]],
+        IDS[None],
+        [list(IDS)],
+        (IDS,),
+        iter([IDS]),
+    ):
         assert models.encoder.forward(odd)[0].tobytes() == expected.tobytes()
     read_only = IDS.copy()
     read_only.setflags(write=False)

@@ -1,6 +1,7 @@
-"""A NumPy allocator between guard pages: an array ends at the end of a page or starts at the start of one, with pages on both
-sides that no one may touch, so a kernel that reads or writes beside an array of any kind, given or new, crashes. (An address
-sanitizer does not see masked vector accesses.) Must not know what the arrays are for."""
+"""A NumPy allocator between guard pages: an array ends at the end of a page or starts at the start of one, with pages
+on both sides that no one may touch, so a kernel that reads or writes beside an array of any kind, given or new,
+crashes. (An address sanitizer does not see masked vector accesses.) Must not know what the arrays are for."""
+
 import ctypes
 import mmap
 
@@ -15,16 +16,23 @@ _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Allocator:
-    """Places arrays while installed. at_end: against the guard page behind them, else the one before. fill: the byte that
-    fresh memory is made of, so that results which depend on unwritten bytes differ between two of them. A region that was
-    freed serves the next array of as many pages: otherwise system calls are most of the time."""
+    """Places arrays while installed. at_end: against the guard page behind them, else the one before. fill: the byte
+    that fresh memory is made of, so that results which depend on unwritten bytes differ between two of them. A region
+    that was freed serves the next array of as many pages: otherwise system calls are most of the time."""
 
     def __init__(self):
         self.at_end, self.fill = True, 0
         self._regions: dict[int, tuple[int, int, int]] = {}  # array → start of its pages, their bytes, its own bytes
         self._free_regions: dict[int, list[int]] = {}  # bytes of pages → starts
-        self._handler = _Handler(b"guard pages", 1, None, _MALLOC(self._malloc), _CALLOC(self._calloc),
-                                 _REALLOC(self._realloc), _FREE(self._free))
+        self._handler = _Handler(
+            b"guard pages",
+            1,
+            None,
+            _MALLOC(self._malloc),
+            _CALLOC(self._calloc),
+            _REALLOC(self._realloc),
+            _FREE(self._free),
+        )
 
     def install(self) -> None:
         """For all arrays that are made from now on, for the rest of the process."""
@@ -63,8 +71,9 @@ class Allocator:
 
 def _region(room: int) -> int:
     """The start of new pages of `room` bytes between two that no one may touch."""
-    region = _libc.mmap(None, room + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE,
-                        mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    region = _libc.mmap(
+        None, room + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0
+    )
     start = region + PAGE
     if _libc.mprotect(region, PAGE, 0) or _libc.mprotect(start + room, PAGE, 0):
         raise OSError("mprotect failed")
@@ -80,5 +89,13 @@ _FREE = ctypes.PYFUNCTYPE(None, _VOID, _VOID, _SIZE)
 
 class _Handler(ctypes.Structure):
     """PyDataMem_Handler"""
-    _fields_ = [("name", ctypes.c_char * 127), ("version", ctypes.c_uint8), ("context", _VOID), ("malloc", _MALLOC),
-                ("calloc", _CALLOC), ("realloc", _REALLOC), ("free", _FREE)]
+
+    _fields_ = [
+        ("name", ctypes.c_char * 127),
+        ("version", ctypes.c_uint8),
+        ("context", _VOID),
+        ("malloc", _MALLOC),
+        ("calloc", _CALLOC),
+        ("realloc", _REALLOC),
+        ("free", _FREE),
+    ]

@@ -1,5 +1,6 @@
-"""Calls of every function of the compiled core, over sizes that leave every kind of tail. kernel_worker.py runs them; this
-file must not know what their results should be."""
+"""Calls of every function of the compiled core, over sizes that leave every kind of tail. kernel_worker.py runs them;
+this file must not know what their results should be."""
+
 from collections.abc import Callable, Iterator
 from itertools import count, cycle, product
 from typing import NamedTuple
@@ -20,6 +21,7 @@ fill: int | None = None  # the byte that new arrays are made of, where the worke
 
 class Call(NamedTuple):
     """One call. writes: the arrays among its arguments that it changes; no others may change."""
+
     label: str
     function: Callable
     arguments: tuple
@@ -80,7 +82,9 @@ def quantize(rng) -> Iterator[Call]:
     for columns, (dtype, symmetric), huge in product((*TAILS, 100, 192), DYNAMIC, (False, True)):
         form = by_column(rng, dtype, symmetric, columns, huge)
         yield Call(f"{columns} {dtype} {symmetric} {huge} by column", _core.quantize, (floats(rng, 4, columns), form))
-    for (dtype, symmetric), group, columns in product(DYNAMIC, (1, 3, 16, 20, 32, 64), (1, 16, 60, 64, 96, 100, 128, 192)):
+    for (dtype, symmetric), group, columns in product(
+        DYNAMIC, (1, 3, 16, 20, 32, 64), (1, 16, 60, 64, 96, 100, 128, 192)
+    ):
         x = floats(rng, 4, columns) * np.float32([[1], [1e-40], [3e37], [0]])
         yield Call(f"{columns} {dtype} {symmetric} groups of {group}", _core.quantize, (x, (dtype, symmetric, group)))
     for form in (*FIXED, *DYNAMIC, *GROUPED):
@@ -105,7 +109,7 @@ def _amid(size: int) -> np.ndarray:
     """As _core.aligned, but in 64 bytes more."""
     whole = np.empty(size + 64, np.int8)
     start = -whole.__array_interface__["data"][0] % 64
-    return whole[start:start + size]
+    return whole[start : start + size]
 
 
 def _pack_and_unpack(b: np.ndarray, zero_points: np.ndarray | None) -> tuple:
@@ -113,7 +117,7 @@ def _pack_and_unpack(b: np.ndarray, zero_points: np.ndarray | None) -> tuple:
         w = _core.pack(b, zero_points)
     whole = w.panels.base
     start = w.panels.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-    beside = np.concatenate((whole[:start], whole[start + w.panels.size:])).view(np.uint8)
+    beside = np.concatenate((whole[:start], whole[start + w.panels.size :])).view(np.uint8)
     assert fill is None or (beside == fill).all(), "pack wrote beside its panels"
     return w.panels, w.column_sums, w.unpack()
 
@@ -128,7 +132,11 @@ def pack(rng) -> Iterator[Call]:
 
 
 def matmul_integer(rng) -> Iterator[Call]:
-    shapes = [*product((1, 2, 4, 5, 6, 7, 13), (1, 16, 17, 33, 65), (1, 3, 4, 7, 33, 130)), (150, 130, 67), (2, 3, 33_000)]
+    shapes = [
+        *product((1, 2, 4, 5, 6, 7, 13), (1, 16, 17, 33, 65), (1, 3, 4, 7, 33, 130)),
+        (150, 130, 67),
+        (2, 3, 33_000),
+    ]
     for (m, n, k), dtype, per_row, zeros in product(shapes, ("uint8", "int8"), (False, True), (False, True)):
         a, w = coded(rng, dtype, m, k, per_row), weight(rng, k, n, zeros)
         yield Call(f"{m}x{n}x{k} {dtype} {per_row} {zeros}", _core.matmul_integer, (a, w))
@@ -141,8 +149,12 @@ def linear_i8(rng) -> Iterator[Call]:
         x, w = coded(rng, ("uint8", "int8")[i % 2], m, k, i % 3 == 0), weight(rng, k, n, i % 5 == 0)
         bias = floats(rng, n) if i % 4 < 3 else None
         bias_i32 = rng.integers(-9999, 9999, n).astype(np.int32) if i % 7 < 3 else None
-        yield Call(f"{i} {m}x{n}x{k} {act} {kind} {form}", _core.linear, (x, w),
-                   dict(bias=bias, bias_i32=bias_i32, activation=act, residual=residual(rng, kind, m, n), form=form))
+        yield Call(
+            f"{i} {m}x{n}x{k} {act} {kind} {form}",
+            _core.linear,
+            (x, w),
+            dict(bias=bias, bias_i32=bias_i32, activation=act, residual=residual(rng, kind, m, n), form=form),
+        )
 
 
 def linear_f32(rng) -> Iterator[Call]:
@@ -150,8 +162,12 @@ def linear_f32(rng) -> Iterator[Call]:
     variants = cycle(product(ACTIVATIONS, (None, "float32", "int8"), (None, *FIXED), (0, 4, 32)))
     for i, (m, n, k), (act, kind, form, group) in zip(count(), [*shapes, (20, 70, 70)], variants):
         w = weight(rng, k, n, i % 2 == 1, group)
-        yield Call(f"{i} {m}x{n}x{k} {act} {kind} {form} {group}", _core.linear, (floats(rng, m, k), w),
-                   dict(bias=floats(rng, n) if i % 3 else None, activation=act, residual=residual(rng, kind, m, n), form=form))
+        yield Call(
+            f"{i} {m}x{n}x{k} {act} {kind} {form} {group}",
+            _core.linear,
+            (floats(rng, m, k), w),
+            dict(bias=floats(rng, n) if i % 3 else None, activation=act, residual=residual(rng, kind, m, n), form=form),
+        )
 
 
 def row_wise(rng, i: int, n: int) -> dict:
@@ -159,11 +175,20 @@ def row_wise(rng, i: int, n: int) -> dict:
     forms = (None, *FIXED, *DYNAMIC, *GROUPED, by_column(rng, "int8", False, n))
     form, keep = forms[i % len(forms)], ("result", "both", "sum")[i % 3]
     normed = keep == "sum" or i % 4 < 3
-    return dict(form=form, keep=keep, sum_form=FIXED[i // 3 % 3] if keep == "sum" and i % 2 else None,
-                norm=(floats(rng, n), floats(rng, n) if i % 8 < 5 else None, 1e-5, i % 5 < 2) if normed else None)
+    return dict(
+        form=form,
+        keep=keep,
+        sum_form=FIXED[i // 3 % 3] if keep == "sum" and i % 2 else None,
+        norm=(floats(rng, n), floats(rng, n) if i % 8 < 5 else None, 1e-5, i % 5 < 2) if normed else None,
+    )
 
 
-ROW_WISE = [*product((1, 2, 5, 6, 7, 13, 25), (1, 16, 17, 65, 130), (4, 33)), (75, 150, 70), (49, 64, 256), (150, 1000, 8)]
+ROW_WISE = [
+    *product((1, 2, 5, 6, 7, 13, 25), (1, 16, 17, 65, 130), (4, 33)),
+    (75, 150, 70),
+    (49, 64, 256),
+    (150, 1000, 8),
+]
 
 
 def linear_rows(rng) -> Iterator[Call]:
@@ -173,16 +198,26 @@ def linear_rows(rng) -> Iterator[Call]:
         zeros, given = i % 6 == 0, dict(coding=codings[i % 6]) if kind == "coding" else {}
         x = coded(rng, ("uint8", "int8")[i % 2], m, k, i % 3 == 0) if kind == "codes" else floats(rng, m, k)
         after = row_wise(rng, i, n) | dict(residual=residual(rng, (None, "float32", "int8", "uint8")[i % 4], m, n))
-        yield Call(f"{i} {m}x{n}x{k} {kind}", _core.linear, (x, weight(rng, k, n, zeros)),
-                   after | given | dict(bias=floats(rng, n), activation=ACTIVATIONS[i % 5]))
+        yield Call(
+            f"{i} {m}x{n}x{k} {kind}",
+            _core.linear,
+            (x, weight(rng, k, n, zeros)),
+            after | given | dict(bias=floats(rng, n), activation=ACTIVATIONS[i % 5]),
+        )
 
 
 def linear_coding(rng) -> Iterator[Call]:
     """Float32 coded on the way in, results whole with their tile."""
-    for i, ((m, n, k), coding, form) in enumerate(product(ROW_WISE[::3], (*DYNAMIC, *FIXED), (None, FIXED[0], "columns"))):
+    for i, ((m, n, k), coding, form) in enumerate(
+        product(ROW_WISE[::3], (*DYNAMIC, *FIXED), (None, FIXED[0], "columns"))
+    ):
         form = by_column(rng, "uint8", False, n, i % 2 == 1) if form == "columns" else form
-        yield Call(f"{i} {m}x{n}x{k} {coding}", _core.linear, (floats(rng, m, k), weight(rng, k, n, i % 4 == 0)),
-                   dict(bias=floats(rng, n), activation=ACTIVATIONS[i % 5], form=form, coding=coding))
+        yield Call(
+            f"{i} {m}x{n}x{k} {coding}",
+            _core.linear,
+            (floats(rng, m, k), weight(rng, k, n, i % 4 == 0)),
+            dict(bias=floats(rng, n), activation=ACTIVATIONS[i % 5], form=form, coding=coding),
+        )
 
 
 def float_weight(rng, k: int, n: int) -> _core.FloatWeight:
@@ -195,11 +230,24 @@ def linear_floats(rng) -> Iterator[Call]:
     shapes = cycle([*product((1, 3, 6, 13), TAILS, (1, 5, 33)), (20, 600, 300), (150, 70, 260)])
     variants = [*product(ACTIVATIONS, (None, "float32", "int8"), (None, *FIXED))] * 4
     for i, ((act, kind, form), (m, n, k)) in enumerate(zip(variants, shapes)):
-        yield Call(f"{i} {m}x{n}x{k} {act} {kind} {form}", _core.linear, (floats(rng, m, k), float_weight(rng, k, n)),
-                   dict(bias=floats(rng, n), activation=act, residual=residual(rng, kind, m, n), form=form))
+        yield Call(
+            f"{i} {m}x{n}x{k} {act} {kind} {form}",
+            _core.linear,
+            (floats(rng, m, k), float_weight(rng, k, n)),
+            dict(bias=floats(rng, n), activation=act, residual=residual(rng, kind, m, n), form=form),
+        )
     for i, (m, n, k) in enumerate(ROW_WISE * 3):
-        yield Call(f"rows {i} {m}x{n}x{k}", _core.linear, (floats(rng, m, k), float_weight(rng, k, n)), row_wise(rng, i, n) | dict(
-            bias=floats(rng, n), activation=ACTIVATIONS[i % 5], residual=residual(rng, (None, "float32", "uint8")[i % 3], m, n)))
+        yield Call(
+            f"rows {i} {m}x{n}x{k}",
+            _core.linear,
+            (floats(rng, m, k), float_weight(rng, k, n)),
+            row_wise(rng, i, n)
+            | dict(
+                bias=floats(rng, n),
+                activation=ACTIVATIONS[i % 5],
+                residual=residual(rng, (None, "float32", "uint8")[i % 3], m, n),
+            ),
+        )
 
 
 def pack_floats(rng) -> Iterator[Call]:
@@ -207,6 +255,7 @@ def pack_floats(rng) -> Iterator[Call]:
         with patch.object(_core, "aligned", lambda size: np.full(size, 7, np.int8)):
             w = _core.pack_floats(b)
         return w.panels, np.ascontiguousarray(w.unpack())
+
     for k, n in product((1, 3, 4, 5, 17, 33), (1, 15, 16, 17, 33, 65)):
         yield Call(f"{k}x{n}", there_and_back, (floats(rng, k, n),))
         yield Call(f"{k}x{n} transposed", there_and_back, (floats(rng, n, k).T,))
@@ -222,7 +271,12 @@ def _into_heads(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def matmul(rng) -> Iterator[Call]:
     """Matrices as they lie, by rows and by columns, alone and in pairs, over blocks and tails of each size."""
-    shapes = [*product((1, 2, 5, 6, 7, 13), (1, 15, 16, 17, 33, 64, 65), (1, 3, 33)), (150, 70, 260), (300, 20, 10), (20, 1100, 30)]
+    shapes = [
+        *product((1, 2, 5, 6, 7, 13), (1, 15, 16, 17, 33, 64, 65), (1, 3, 33)),
+        (150, 70, 260),
+        (300, 20, 10),
+        (20, 1100, 30),
+    ]
     for i, (m, n, k) in enumerate(shapes):
         a = floats(rng, m, k) if i % 2 else floats(rng, k, m).T
         b = floats(rng, k, n) if i % 3 else floats(rng, n, k).T
@@ -255,9 +309,17 @@ def norm(rng) -> Iterator[Call]:
     for form, (columns, rms, added, biased, keep_sum) in zip(forms, variants):
         rows = 40 if columns == 513 else 3
         x, bias = floats(rng, rows, columns) + np.float32(7), floats(rng, columns) if biased else None
-        yield Call(f"{columns} {rms} {added} {biased} {form}", _core.norm, (x, floats(rng, columns), bias, 1e-5, rms),
-                   dict(residual=residual(rng, "float32" if added else None, rows, columns), form=form,
-                        keep_float=form is None or keep_sum, keep_sum=keep_sum))
+        yield Call(
+            f"{columns} {rms} {added} {biased} {form}",
+            _core.norm,
+            (x, floats(rng, columns), bias, 1e-5, rms),
+            dict(
+                residual=residual(rng, "float32" if added else None, rows, columns),
+                form=form,
+                keep_float=form is None or keep_sum,
+                keep_sum=keep_sum,
+            ),
+        )
 
 
 def gate(rng) -> Iterator[Call]:
@@ -274,7 +336,9 @@ def rope(rng) -> Iterator[Call]:
     for dim, tokens, beside in (*product((2, 8, 20, 32, 64, 80, 128), (1, 5), (0, 3)), (64, 200, 64)):
         x, angle = floats(rng, tokens, 3 * dim + beside), floats(rng, 9, dim // 2)
         position = rng.integers(0, 9, tokens).astype(np.int32)
-        yield Call(f"{dim} {tokens} {beside}", _core.rope, (x, 3, dim, np.cos(angle), np.sin(angle), position), writes=(x,))
+        yield Call(
+            f"{dim} {tokens} {beside}", _core.rope, (x, 3, dim, np.cos(angle), np.sin(angle), position), writes=(x,)
+        )
 
 
 def embed(rng) -> Iterator[Call]:
@@ -283,23 +347,32 @@ def embed(rng) -> Iterator[Call]:
         ids, position = (rng.integers(0, top, 100).astype(np.int32) for top in (37, 11))
         ids[:2], position[:2] = (0, 36), (10, 0)
         yield Call(f"{columns} {kind}", _core.embed, (ids, word))
-        yield Call(f"{columns} {kind} all", _core.embed, (ids, word, position, floats(rng, 11, columns)),
-                   dict(type=position % 2, type_table=floats(rng, 2, columns)))
+        yield Call(
+            f"{columns} {kind} all",
+            _core.embed,
+            (ids, word, position, floats(rng, 11, columns)),
+            dict(type=position % 2, type_table=floats(rng, 2, columns)),
+        )
 
 
 def _attention_shapes() -> Iterator[tuple]:
     lengths = ((1,), (1, 5, 17), (25, 1, 3, 24), (50,))
-    for dim, causal, (heads, kv), sizes in product((8, 20, 32, 64, 80, 128), (False, True), ((4, 4), (4, 2), (3, 1)), lengths):
+    for dim, causal, (heads, kv), sizes in product(
+        (8, 20, 32, 64, 80, 128), (False, True), ((4, 4), (4, 2), (3, 1)), lengths
+    ):
         yield dim, causal, heads, kv, np.cumsum((0, *sizes)).astype(np.int32)
 
 
 def attention_f32(rng) -> Iterator[Call]:
     for dim, causal, heads, kv, offsets in _attention_shapes():
         qkv = floats(rng, offsets[-1], (heads + 2 * kv) * dim)
-        sharp = np.concatenate((1000 * qkv[:, :heads * dim], qkv[:, heads * dim:]), 1)
+        sharp = np.concatenate((1000 * qkv[:, : heads * dim], qkv[:, heads * dim :]), 1)
         for label, x in (("", qkv), (" sharp", sharp)):
-            yield Call(f"{dim} {causal} {heads}/{kv} {offsets}{label}", _core.attention,
-                       (x, offsets, heads, kv, causal, dim ** -0.5))
+            yield Call(
+                f"{dim} {causal} {heads}/{kv} {offsets}{label}",
+                _core.attention,
+                (x, offsets, heads, kv, causal, dim**-0.5),
+            )
 
 
 def attention_static(rng) -> Iterator[Call]:
@@ -309,8 +382,11 @@ def attention_static(rng) -> Iterator[Call]:
         low, high = (0, 256) if dtype == "uint8" else (-128, 128)
         scale, zero_point = rng.uniform(0.01, 0.03, 3).astype(np.float32), rng.integers(low, high, 3).astype(np.int32)
         qkv = _core.Coded(x.codes, *(np.repeat(values, widths)[None] for values in (scale, zero_point)))
-        yield Call(f"{dim} {causal} {heads}/{kv} {offsets} {dtype} {form}", _core.attention,
-                   (qkv, offsets, heads, kv, causal, dim ** -0.5 / 8, form))
+        yield Call(
+            f"{dim} {causal} {heads}/{kv} {offsets} {dtype} {form}",
+            _core.attention,
+            (qkv, offsets, heads, kv, causal, dim**-0.5 / 8, form),
+        )
 
 
 def attention_dynamic(rng) -> Iterator[Call]:
@@ -321,8 +397,19 @@ def attention_dynamic(rng) -> Iterator[Call]:
         codes = rng.integers(-127, 128, (tokens, parts * dim)).astype(np.int8)
         scale = (np.exp(size * rng.standard_normal((tokens, parts))) / 64).clip(2e-38, 1e36).astype(np.float32)
         codes[::5, -dim:], scale[::5, -1] = 0, 1  # a token without values
-        yield Call(f"{dim} {causal} {heads}/{kv} {offsets} {size} {form}", _core.attention,
-                   (_core.Coded(codes, scale, np.zeros_like(scale, np.int32)), offsets, heads, kv, causal, dim ** -0.5 / 8, form))
+        yield Call(
+            f"{dim} {causal} {heads}/{kv} {offsets} {size} {form}",
+            _core.attention,
+            (
+                _core.Coded(codes, scale, np.zeros_like(scale, np.int32)),
+                offsets,
+                heads,
+                kv,
+                causal,
+                dim**-0.5 / 8,
+                form,
+            ),
+        )
 
 
 def linear_gated(rng) -> Iterator[Call]:
@@ -330,22 +417,34 @@ def linear_gated(rng) -> Iterator[Call]:
     for i, ((m, n, k), form) in enumerate(product(ROW_WISE[::2], (None, FIXED[0], DYNAMIC[0], DYNAMIC[2]))):
         x, given = floats(rng, m, k), dict(coding=DYNAMIC[i % 3]) if i % 3 else {}
         x = coded(rng, "uint8", m, k, True) if i % 3 == 2 else x
-        yield Call(f"{i} {m}x{n}x{k} {form}", _core.linear, (x, weight(rng, k, 2 * n, i % 4 == 0)),
-                   (given if i % 3 == 1 else {}) | dict(bias=floats(rng, 2 * n) if i % 2 else None, activation=ACTIVATIONS[i % 5],
-                                                        form=form, gated=True))
+        yield Call(
+            f"{i} {m}x{n}x{k} {form}",
+            _core.linear,
+            (x, weight(rng, k, 2 * n, i % 4 == 0)),
+            (given if i % 3 == 1 else {})
+            | dict(bias=floats(rng, 2 * n) if i % 2 else None, activation=ACTIVATIONS[i % 5], form=form, gated=True),
+        )
 
 
 def attend(rng) -> Iterator[Call]:
     """New tokens behind what is kept: several of each sequence, then one, then none of some."""
     news = ((3, 70, 1), (1, 1, 1), (0, 50, 2))
     kinds = cycle(("float32", "per head", "static uint8", "static int8"))
-    for (dim, (heads, kv)), kind, form in zip(product((8, 20, 64, 80, 128), ((4, 4), (4, 2), (7, 1), (6, 2))), kinds, cycle((
-            None, None, *FIXED))):
+    for (dim, (heads, kv)), kind, form in zip(
+        product((8, 20, 64, 80, 128), ((4, 4), (4, 2), (7, 1), (6, 2))), kinds, cycle((None, None, *FIXED))
+    ):
         width, room = (heads + 2 * kv) * dim, 128
         coding = None if kind == "float32" else PerHead("int8", True, dim)
         if kind.startswith("static"):
-            own = [Fixed(kind[7:], False, float(rng.uniform(0.02, 0.04)), int(rng.integers(-9, 9)) + 128 * (kind[7:] == "uint8"))
-                   for _ in range(3)]
+            own = [
+                Fixed(
+                    kind[7:],
+                    False,
+                    float(rng.uniform(0.02, 0.04)),
+                    int(rng.integers(-9, 9)) + 128 * (kind[7:] == "uint8"),
+                )
+                for _ in range(3)
+            ]
             coding = Smoothed.of(own, (heads * dim, kv * dim, kv * dim))
         kept, arrays = _core.Kept(3, kv, dim, "float32" if coding is None else "int8"), []
         fours, sixteens = -(-dim // 4) * 4, -(-dim // 16) * 16
@@ -353,7 +452,11 @@ def attend(rng) -> Iterator[Call]:
             if coding is None:
                 own = [np.zeros(kv * room * dim, np.float32), np.zeros(kv * room * sixteens, np.float32)]
             else:
-                own = [np.zeros(kv * room * fours, np.int8), np.zeros(kv * room * sixteens, np.int8), np.zeros(kv * room, np.int32)]
+                own = [
+                    np.zeros(kv * room * fours, np.int8),
+                    np.zeros(kv * room * sixteens, np.int8),
+                    np.zeros(kv * room, np.int32),
+                ]
                 own += [np.zeros(3 * kv * room, np.float32)] * isinstance(coding, PerHead)
             kept.put(s, 0, room, *own)
             arrays += own
@@ -362,9 +465,13 @@ def attend(rng) -> Iterator[Call]:
             offsets, qkv = np.cumsum((0, *new)).astype(np.int32), floats(rng, sum(new), width)
             for s in range(3):
                 kept.move(s, int(lengths[s]))
-            yield Call(f"{dim} {heads}/{kv} {kind} {form} {new}", _core.attend,
-                       (qkv, offsets, kept, heads, dim ** -0.5, np.cos(angle), np.sin(angle), coding, coding and form), {},
-                       (qkv, *arrays))
+            yield Call(
+                f"{dim} {heads}/{kv} {kind} {form} {new}",
+                _core.attend,
+                (qkv, offsets, kept, heads, dim**-0.5, np.cos(angle), np.sin(angle), coding, coding and form),
+                {},
+                (qkv, *arrays),
+            )
             lengths += new
 
 
@@ -380,10 +487,14 @@ def round_codes(rng) -> Iterator[Call]:
         rows = 40 if n == 513 else 3
         shape = {"one": 1, "row": rows, "column": (1, n)}[by]
         scales = np.exp(rng.uniform(-4, 0, shape)).astype(np.float32)
-        lows, highs = (np.full(shape, end, np.float32) - (rng.integers(-9, 9, shape)).astype(np.float32) for end in (-100, 100))
+        lows, highs = (
+            np.full(shape, end, np.float32) - (rng.integers(-9, 9, shape)).astype(np.float32) for end in (-100, 100)
+        )
         x = floats(rng, rows, n) * np.float32(2)
         yield Call(f"{n} {by} {shifted}", _core.round_codes, (x, scales, lows, highs, -lows if shifted else None))
-    yield Call("magnitudes", _core.round_codes, (magnitudes(rng, 200, 50), *(np.float32([end]) for end in (1e-3, -128, 127))))
+    yield Call(
+        "magnitudes", _core.round_codes, (magnitudes(rng, 200, 50), *(np.float32([end]) for end in (1e-3, -128, 127)))
+    )
 
 
 def exponents(rng) -> Iterator[Call]:
@@ -404,19 +515,31 @@ def rescale(rng) -> Iterator[Call]:
     for n, before, after, by_row in product((*TAILS, 513), (False, True), (False, True), (False, True)):
         own = [floats(rng, n) if given else None for given in (before, after)]
         x, row_scales, inside = floats(rng, 40, n), floats(rng, 40) if by_row else None, n % 2 == 1
-        yield Call(f"{n} {before} {after} {by_row}", _core.rescale, (x, floats(rng, n), own[0], row_scales, own[1]),
-                   dict(out=x) if inside else {}, (x,) if inside else ())
+        yield Call(
+            f"{n} {before} {after} {by_row}",
+            _core.rescale,
+            (x, floats(rng, n), own[0], row_scales, own[1]),
+            dict(out=x) if inside else {},
+            (x,) if inside else (),
+        )
 
 
 def norm_kept(rng) -> Iterator[Call]:
     for n, rms, biased in product((*TAILS, 513), (False, True), (False, True)):
-        yield Call(f"{n} {rms} {biased}", _core.norm_kept, (floats(rng, 20, n) + np.float32(7), floats(rng, n),
-                                                            floats(rng, n) if biased else None, 1e-5, rms))
+        yield Call(
+            f"{n} {rms} {biased}",
+            _core.norm_kept,
+            (floats(rng, 20, n) + np.float32(7), floats(rng, n), floats(rng, n) if biased else None, 1e-5, rms),
+        )
 
 
 def norm_back(rng) -> Iterator[Call]:
     for n, rms in product((*TAILS, 513), (False, True)):
-        yield Call(f"{n} {rms}", _core.norm_back, (floats(rng, 20, n), floats(rng, n), floats(rng, 20, n), floats(rng, 20), rms))
+        yield Call(
+            f"{n} {rms}",
+            _core.norm_back,
+            (floats(rng, 20, n), floats(rng, n), floats(rng, 20, n), floats(rng, 20), rms),
+        )
 
 
 def adamw(rng) -> Iterator[Call]:
@@ -424,13 +547,44 @@ def adamw(rng) -> Iterator[Call]:
     for n, units, keep in product((*TAILS, 10_000), (False, True), (1.0, 0.99)):
         p, g, mean = floats(rng, n), floats(rng, n), floats(rng, n)
         square, unit = np.abs(floats(rng, n)), np.abs(floats(rng, n)) * np.float32(300) if units else None
-        yield Call(f"{n} {units} {keep}", _core.adamw, (p, g, mean, square, unit, (*choices, keep)), writes=(p, mean, square))
+        yield Call(
+            f"{n} {units} {keep}", _core.adamw, (p, g, mean, square, unit, (*choices, keep)), writes=(p, mean, square)
+        )
 
 
-FAMILIES = (quantize, dequantize, min_max, pack, matmul_integer, linear_i8, linear_f32, linear_rows, linear_coding,
-            linear_floats, pack_floats, matmul, dot_rows, column_sums, norm, gate, rope, embed, attention_f32, attention_static, attention_dynamic, linear_gated, attend,
-            slope, round_codes, exponents, softmax_back, rescale, norm_kept, norm_back,
-            adamw)
+FAMILIES = (
+    quantize,
+    dequantize,
+    min_max,
+    pack,
+    matmul_integer,
+    linear_i8,
+    linear_f32,
+    linear_rows,
+    linear_coding,
+    linear_floats,
+    pack_floats,
+    matmul,
+    dot_rows,
+    column_sums,
+    norm,
+    gate,
+    rope,
+    embed,
+    attention_f32,
+    attention_static,
+    attention_dynamic,
+    linear_gated,
+    attend,
+    slope,
+    round_codes,
+    exponents,
+    softmax_back,
+    rescale,
+    norm_kept,
+    norm_back,
+    adamw,
+)
 
 
 def calls() -> Iterator[Call]:

@@ -1,11 +1,12 @@
-"""Run as a script: makes the calls of kernel_cases.py under CQ_ISA and prints "call <label>" before and "bits <digest>" after
-each, so that the last line of a crash names the call. An argument that changed, or a result that shares memory with one, ends
-it with an error.
+"""Run as a script: makes the calls of kernel_cases.py under CQ_ISA and prints "call <label>" before and "bits <digest>"
+after each, so that the last line of a crash names the call. An argument that changed, or a result that shares memory
+with one, ends it with an error.
 
     python kernel_worker.py THREADS [plain | end FILL | start FILL | crash-after | crash-before | crash-scratch]
 
-end, start: all arrays, given and new, lie against guard pages and new ones are made of the byte FILL; so do the kernels' work
-arrays, where the library of test_guard.py is loaded before. crash-…: does what the guards must catch."""
+end, start: all arrays, given and new, lie against guard pages and new ones are made of the byte FILL; so do the
+kernels' work arrays, where the library of test_guard.py is loaded before. crash-…: does what the guards must catch."""
+
 import ctypes
 import hashlib
 import os
@@ -39,7 +40,8 @@ def run(call: kernel_cases.Call) -> str:
     """The digest of what one call gives."""
     inputs = (*call.arguments, *call.keywords.values())
     given = [a for a in arrays(inputs) if not any(a is w for w in call.writes)]
-    forms = arrays(tuple(item for item in inputs if isinstance(item, tuple)))  # codes keep the parameters they were given
+    # codes keep the parameters they were given
+    forms = arrays(tuple(item for item in inputs if isinstance(item, tuple)))
     before = [a.tobytes() for a in given]
     results = arrays(call.function(*call.arguments, **call.keywords))
     if [a.tobytes() for a in given] != before:

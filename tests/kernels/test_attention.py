@@ -1,6 +1,7 @@
-"""Attention over ragged sequences, three ways: float32 against the formula in float64; codes, static and with a scale per token
-and head, against an emulation in NumPy to the bit and against float64 within what half a code of a weight can do; and no token
-that sees another sequence or its own future."""
+"""Attention over ragged sequences, three ways: float32 against the formula in float64; codes, static and with a scale
+per token and head, against an emulation in NumPy to the bit and against float64 within what half a code of a weight can
+do; and no token that sees another sequence or its own future."""
+
 from itertools import product
 
 import numpy as np
@@ -52,16 +53,19 @@ def exact(qkv, offsets, heads, kv, causal, scale):
 def test_float32(dim, heads, kv, causal, rng):
     """Within 2e-6 of values around 1, for scores around 1 and around 30."""
     for lengths, sharp in product(LENGTHS, (1, 30)):
-        offsets, scale = offsets_of(lengths), sharp * dim ** -0.5
+        offsets, scale = offsets_of(lengths), sharp * dim**-0.5
         qkv = rng.standard_normal((offsets[-1], (heads + 2 * kv) * dim), np.float32)
         got = _core.attention(qkv, offsets, heads, kv, causal, scale)
         assert got.shape == (len(qkv), heads * dim) and got.dtype == np.float32
         # a score's rounding error, some 1e-7 of the sum of its terms' magnitudes, is the relative error of its exp
-        size = scale * max(np.abs(qkv).max() ** 2 * dim ** 0.5, 1)
-        np.testing.assert_allclose(got, exact(qkv, offsets, heads, kv, causal, scale), rtol=0, atol=1e-6 + 1e-7 * size * 4)
+        size = scale * max(np.abs(qkv).max() ** 2 * dim**0.5, 1)
+        np.testing.assert_allclose(
+            got, exact(qkv, offsets, heads, kv, causal, scale), rtol=0, atol=1e-6 + 1e-7 * size * 4
+        )
 
 
-# --- codes ---------------------------------------------------------------------------------------------------------------------
+# --- codes ------------------------------------------------------------------------------------------------------------
+
 
 def exp2(t):
     """2^t, exact at whole t, elsewhere a polynomial of degree 3 on [-1/2, 1/2]; t 0 or below, or a little above."""
@@ -76,7 +80,7 @@ def emulate_static(qkv, offsets, heads, kv, causal, scale):
     q, k, v = parts(qkv.codes.astype(np.int64) - qkv.zero_point, heads, kv)
     y, step, fuzzy = (np.empty(q.shape) for _ in range(3))
     for at, h, g, seen in each_head(offsets, heads, kv, causal):
-        sums = np.where(seen, q[at, h] @ k[at, g].T, -2**31)
+        sums = np.where(seen, q[at, h] @ k[at, g].T, -(2**31))
         weights = seen * np.rint(255 * exp2((sums - sums.max(1, keepdims=True)) * (scale * np.log2(np.e) * qs * ks)))
         y[at, h] = weights @ v[at, g] * vs / weights.sum(1, keepdims=True)
         step[at, h], fuzzy[at, h] = 2 * vs * np.abs(v[at, g]).max() / weights.sum(1, keepdims=True), 1e-6
@@ -104,8 +108,8 @@ def emulate_dynamic(qkv, offsets, heads, kv, causal, scale):
 
 
 def assert_emulated(got, y, step, fuzzy):
-    """The emulation's numbers within what float32 leaves of a score (`fuzzy`), but where a weight lies so near a half that it
-    takes the other code. Returns how many do."""
+    """The emulation's numbers within what float32 leaves of a score (`fuzzy`), but where a weight lies so near a half
+    that it takes the other code. Returns how many do."""
     error = np.abs(got - y)
     assert (error <= 2 * step + fuzzy * np.abs(y)).all()
     return (error > fuzzy * np.abs(y)).sum()
@@ -133,7 +137,7 @@ def test_static(dim, heads, kv, causal, rng):
     for lengths, dtype in product(LENGTHS, ("uint8", "int8")):
         offsets = offsets_of(lengths)
         qkv = static_codes(rng, dtype, offsets[-1], heads, kv, dim)
-        arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim ** -0.5)
+        arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim**-0.5)
         got = _core.attention(*arguments)
         off, total = off + assert_emulated(got, *emulate_static(*arguments)), total + got.size
         for form in (("uint8", False, 0.02, 99), ("int8", True, 0.01, 0)):
@@ -149,7 +153,7 @@ def test_dynamic(dim, heads, kv, causal, rng):
     for lengths, spread in product(LENGTHS, (0, 0.3, 0.6)):
         offsets = offsets_of(lengths)
         qkv = dynamic_codes(rng, offsets[-1], heads, kv, dim, spread)
-        arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim ** -0.5)
+        arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim**-0.5)
         got = _core.attention(*arguments)
         off, total = off + assert_emulated(got, *emulate_dynamic(*arguments)), total + got.size
         form = ("int8", False, 0.02, -9)
@@ -164,7 +168,7 @@ def test_codes_are_near_the_formula(kind, causal, rng):
     """A weight is half a code off at most, and 2^t by 1.1e-4 of itself: that much of the values, no more."""
     heads, kv, dim = 4, 2, 32
     for lengths, sharp in product(LENGTHS, (0.2, 1, 5)):
-        offsets, scale = offsets_of(lengths), sharp * dim ** -0.5
+        offsets, scale = offsets_of(lengths), sharp * dim**-0.5
         static = kind == "static"
         qkv = made(kind, rng, offsets[-1], heads, kv, dim)
         x = qkv.dequantize()
@@ -183,12 +187,17 @@ def test_codes_are_near_the_formula(kind, causal, rng):
             assert (error[at, h] <= 1.1 * half_codes + 4e-4 * np.abs(v[at, g]).max()).all()
 
 
-# --- promises of all three -----------------------------------------------------------------------------------------------------
+# --- promises of all three --------------------------------------------------------------------------------------------
+
 
 def made(kind, rng, tokens, heads, kv, dim):
     if kind == "float32":
         return rng.standard_normal((tokens, (heads + 2 * kv) * dim), np.float32)
-    return static_codes(rng, "int8", tokens, heads, kv, dim) if kind == "static" else dynamic_codes(rng, tokens, heads, kv, dim)
+    return (
+        static_codes(rng, "int8", tokens, heads, kv, dim)
+        if kind == "static"
+        else dynamic_codes(rng, tokens, heads, kv, dim)
+    )
 
 
 def rows(qkv, a, b):
@@ -236,8 +245,9 @@ def test_nan_is_not_hidden(where, rng):
 def of_two_keys(score, kind="float32"):
     """Of two keys one scores 0 and the other -score; with values 1 and 0 the result is e^-score / (1 + e^-score)."""
     qkv = F([[score, 0, 0, 0, 0, 0], [score, 0, -1, 0, 1, 0]])
-    return _core.attention(qkv if kind == "float32" else _core.quantize(qkv, ("int8", True, 2)), np.int32([0, 2]), 1, 1, False,
-                           1.0)[0, 0]
+    return _core.attention(
+        qkv if kind == "float32" else _core.quantize(qkv, ("int8", True, 2)), np.int32([0, 2]), 1, 1, False, 1.0
+    )[0, 0]
 
 
 def test_exp_over_its_range():
@@ -251,7 +261,8 @@ def test_exp_in_codes_over_its_range():
         assert abs(of_two_keys(score, "dynamic") - special.expit(-float(score))) <= 0.5 / 255 + 4e-4
 
 
-# --- numbers of any size -------------------------------------------------------------------------------------------------------
+# --- numbers of any size ----------------------------------------------------------------------------------------------
+
 
 def of_values(v, dim):
     """Attention of one head with equal scores over values (tokens, dim): their mean."""
@@ -274,10 +285,14 @@ def test_a_token_without_values_takes_nothing_from_the_others(rng):
 
 
 def test_large_scores(rng):
-    """Where one key wins by far its values come back. From some ten thousand on a score's own rounding passes the room that there
-    is above the largest weight: it must not wrap around to none."""
+    """Where one key wins by far its values come back. From some ten thousand on a score's own rounding passes the room
+    that there is above the largest weight: it must not wrap around to none."""
     for size in (1e2, 1e3, 1e4, 1e5, 1e6):
-        x = rng.standard_normal((150, 3, 8)) * np.sqrt([[[size], [size], [1]]]) * np.exp(rng.normal(0, 0.5, (150, 3, 1)))
+        x = (
+            rng.standard_normal((150, 3, 8))
+            * np.sqrt([[[size], [size], [1]]])
+            * np.exp(rng.normal(0, 0.5, (150, 3, 1)))
+        )
         qkv = _core.quantize(x.astype(F).reshape(150, 24), ("int8", True, 8))
         q, k, v = np.split(qkv.dequantize().astype(float), 3, 1)
         first, second = np.sort(q @ k.T, 1)[:, :-3:-1].T
@@ -288,12 +303,18 @@ def test_large_scores(rng):
         assert (np.abs(got - v[(q @ k.T).argmax(1)])[clear] <= bound).all()
 
 
-# --- the door ------------------------------------------------------------------------------------------------------------------
+# --- the door ---------------------------------------------------------------------------------------------------------
+
 
 def test_codes_of_other_forms_are_refused(rng):
     x, offsets = rng.standard_normal((6, 48), np.float32), np.int32([0, 6])
-    for form, message in ((("uint8", False), "per column or per head"), (("int8", True, 0.1, 0), "per column or per head"),
-                          (("int8", True, 16), "per head"), (("uint8", False, 8), "per head"), (("int8", True, 5), "per head")):
+    for form, message in (
+        (("uint8", False), "per column or per head"),
+        (("int8", True, 0.1, 0), "per column or per head"),
+        (("int8", True, 16), "per head"),
+        (("uint8", False, 8), "per head"),
+        (("int8", True, 5), "per head"),
+    ):
         with pytest.raises(cq.CqError, match=message):
             _core.attention(_core.quantize(x, form), offsets, 2, 2, False, 0.3)
     with pytest.raises(cq.CqError, match="48 columns are not 7 heads"):

@@ -1,5 +1,7 @@
-"""Codes are found by multiplying with the inverse scale, and divided only near the middle between two codes: they must be those of
-the division, to the bit, for every float32 beside a middle, for scales of every size, in every place that makes codes. And the forms that codes come in: per group and per column."""
+"""Codes are found by multiplying with the inverse scale, and divided only near the middle between two codes: they must
+be those of the division, to the bit, for every float32 beside a middle, for scales of every size, in every place that
+makes codes. And the forms that codes come in: per group and per column."""
+
 from itertools import product
 
 import numpy as np
@@ -22,8 +24,8 @@ def rng():
 def ulps(x, n):
     """x moved by n steps of float32, staying finite."""
     bits = x.view(np.int32)
-    magnitude = (bits & 0x7fffffff).astype(np.int64)
-    moved = np.clip(np.where(bits < 0, -magnitude, magnitude) + n, -0x7f7fffff, 0x7f7fffff)
+    magnitude = (bits & 0x7FFFFFFF).astype(np.int64)
+    moved = np.clip(np.where(bits < 0, -magnitude, magnitude) + n, -0x7F7FFFFF, 0x7F7FFFFF)
     return np.abs(moved).astype(np.int32).view(F) * np.where(moved < 0, F(-1), F(1))
 
 
@@ -35,9 +37,12 @@ def around_middles(scale):
 
 
 def scales(rng):
-    """Of every size: the least that there is, powers of two and their neighbours, those whose inverse is no normal number."""
+    """Of every size: the least that there is, powers of two and their neighbours, those whose inverse is no normal
+    number."""
     powers = F(2.0) ** np.arange(-126, 128, 7).astype(F)
-    near = np.concatenate((powers, np.nextafter(powers, F(0)), np.nextafter(powers, F(np.inf)), F([TINY, 2.0**126, LARGEST])))
+    near = np.concatenate(
+        (powers, np.nextafter(powers, F(0)), np.nextafter(powers, F(np.inf)), F([TINY, 2.0**126, LARGEST]))
+    )
     spread = np.exp2(rng.uniform(-126, 127.9, 60)).astype(F)
     edge = np.concatenate((np.exp2(rng.uniform(-126, -120, 20)), np.exp2(rng.uniform(124, 128, 30)))).astype(F)
     return [s for s in np.concatenate((near, spread, edge)) if TINY <= s <= LARGEST]
@@ -127,18 +132,27 @@ def test_around_the_middles_of_dynamic_parameters(dtype, symmetric, rng):
 
 @pytest.mark.parametrize("dtype, symmetric", FORMS)
 def test_middles_after_integer_products(dtype, symmetric, rng):
-    """y is a whole number of steps, the result's scale an even number of them or a fraction: many y lie at middles, or beside."""
+    """y is a whole number of steps, the result's scale an even number of them or a fraction: many y lie at middles, or
+    beside."""
     x, w = np.arange(256, dtype=np.uint8)[:, None], np.arange(-50, 50, dtype=np.int8)[None]
     for _ in range(30):
-        step, zero_point = np.exp2(rng.uniform(-20, 10)).astype(F), 0 if symmetric else int(rng.integers(*affine.RANGES[dtype]))
+        step, zero_point = (
+            np.exp2(rng.uniform(-20, 10)).astype(F),
+            0 if symmetric else int(rng.integers(*affine.RANGES[dtype])),
+        )
         packed, given = _core.pack(w, None, np.full((1, 100), step)), _core.Coded(x, 1.0, 128)
-        scale = F(step * 2 * rng.integers(1, 30)) if rng.random() < 0.5 else F(step * rng.integers(1, 90) / rng.integers(1, 9))
+        scale = (
+            F(step * 2 * rng.integers(1, 30))
+            if rng.random() < 0.5
+            else F(step * rng.integers(1, 90) / rng.integers(1, 9))
+        )
         y = _core.linear(given, packed)
         got = _core.linear(given, packed, form=(dtype, symmetric, float(scale), zero_point))
         np.testing.assert_array_equal(got.codes, affine.quantize(y, scale, zero_point, dtype, symmetric))
 
 
-# --- forms ---------------------------------------------------------------------------------------------------------------------
+# --- forms ------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("dtype, symmetric", FORMS)
 def test_groups_are_rows_of_their_own(dtype, symmetric, rng):
@@ -150,12 +164,12 @@ def test_groups_are_rows_of_their_own(dtype, symmetric, rng):
         groups = -(-columns // group)
         assert got.scale.shape == got.zero_point.shape == (7, groups) and got.codes.dtype == dtype
         for g in range(groups):
-            part = x[:, g * group:(g + 1) * group]
+            part = x[:, g * group : (g + 1) * group]
             scale, zero_point = affine.row_params(part, dtype, symmetric)
             np.testing.assert_array_equal(got.scale[:, g], scale)
             np.testing.assert_array_equal(got.zero_point[:, g], zero_point)
             expected = affine.quantize(part, scale[:, None], zero_point[:, None], dtype, symmetric)
-            np.testing.assert_array_equal(got.codes[:, g * group:(g + 1) * group], expected)
+            np.testing.assert_array_equal(got.codes[:, g * group : (g + 1) * group], expected)
         if columns % group == 0:
             wide = [np.repeat(p, group, 1) for p in (got.scale, got.zero_point)]
             np.testing.assert_array_equal(got.dequantize(), affine.dequantize(got.codes, *wide))
@@ -179,7 +193,13 @@ def test_columns(dtype, symmetric, rng):
 def test_not_finite_in_any_form(value, rng):
     """In any group or column, wherever it lies in a vector."""
     ones, zeros = np.ones((1, 192), F), np.zeros((1, 192), np.int32)
-    forms = [("int8", True, 32), ("int8", True, 64), ("uint8", False, 5), ("int8", False, 1), by_column("int8", True, ones, zeros)]
+    forms = [
+        ("int8", True, 32),
+        ("int8", True, 64),
+        ("uint8", False, 5),
+        ("int8", False, 1),
+        by_column("int8", True, ones, zeros),
+    ]
     for form, column, row in product(forms, (0, 15, 16, 63, 64, 100, 191), (0, 3)):
         x = rng.standard_normal((5, 192), F)
         x[row, column] = x[4, 1] = value

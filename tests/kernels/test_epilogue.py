@@ -1,5 +1,7 @@
-"""What follows a product in the same pass is what the separate calls make of it, to the bit: norms, codes of each row's own,
-kept sums and input coded on the way in, for every number of rows and columns and any team. And NaN or Inf names its first row."""
+"""What follows a product in the same pass is what the separate calls make of it, to the bit: norms, codes of each row's
+own, kept sums and input coded on the way in, for every number of rows and columns and any team. And NaN or Inf names
+its first row."""
+
 from itertools import count, cycle, product
 
 import numpy as np
@@ -51,8 +53,12 @@ def weight(rng, k, n, zeros=False, group=None):
 
 def residual(rng, kind, m, n):
     x = rng.standard_normal((m, n), F)
-    return {None: None, "float32": x, "static": _core.quantize(x, ("int8", False, 0.03, 5)) if kind == "static" else None,
-            "per token": _core.quantize(x, ("uint8", False)) if kind == "per token" else None}[kind]
+    return {
+        None: None,
+        "float32": x,
+        "static": _core.quantize(x, ("int8", False, 0.03, 5)) if kind == "static" else None,
+        "per token": _core.quantize(x, ("uint8", False)) if kind == "per token" else None,
+    }[kind]
 
 
 def in_form(x, form):
@@ -70,10 +76,26 @@ def composed(y, after):
 
 def ways(rng, n):
     """Every way to go on after a product of n columns, in turn."""
-    for i, form, (keep, normed) in zip(count(), cycle(forms(rng, n)), cycle([
-            ("result", True), ("sum", True), ("both", True), ("result", False), ("both", False), ("sum", True),
-            ("result", True)])):
-        norm = (rng.standard_normal(n, F), rng.standard_normal(n, F) if i % 3 else None, 1e-5, i % 2 == 0) if normed else None
+    for i, form, (keep, normed) in zip(
+        count(),
+        cycle(forms(rng, n)),
+        cycle(
+            [
+                ("result", True),
+                ("sum", True),
+                ("both", True),
+                ("result", False),
+                ("both", False),
+                ("sum", True),
+                ("result", True),
+            ]
+        ),
+    ):
+        norm = (
+            (rng.standard_normal(n, F), rng.standard_normal(n, F) if i % 3 else None, 1e-5, i % 2 == 0)
+            if normed
+            else None
+        )
         sum_form = (None, ("int8", False, 0.05, -3), ("uint8", False, 0.04, 128))[i % 3] if keep == "sum" else None
         yield dict(form=form, norm=norm, keep=keep, sum_form=sum_form)
 
@@ -84,14 +106,15 @@ def assert_same(call, expected: bytes, teams=TEAMS):
         assert bits(call()) == expected, f"{threads} threads"
 
 
-# --- products of codes, of float32, and of float32 that is coded on the way in -------------------------------------------------
+# --- products of codes, of float32, and of float32 that is coded on the way in ----------------------------------------
 
 KINDS = ("codes", "codes by row", "coding", "float32", "groups")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_pass_is_its_parts(kind, rng):
-    """Every number of rows with a few columns, every number of columns with a few rows: each takes another way to go on."""
+    """Every number of rows with a few columns, every number of columns with a few rows: each takes another way to go
+    on."""
     shapes = [*product(ROWS, (1, 33, 65)), *product((1, 7, 13), COLUMNS), (100, 384), (300, 384), (100, 1000)]
     plans = {}
     residuals, activations = cycle((None, "float32", "static", "per token")), cycle(ACTIVATIONS)
@@ -120,12 +143,19 @@ def test_every_way_to_go_on(kind, rng):
         given = codes if kind == "codes" else x
         _core.set_threads(1)
         y = _core.linear(x if kind == "float32" else codes, w, **common)
-        norms = (None, (np.ones(n, F), None, 1e-5, True), (rng.standard_normal(n, F), rng.standard_normal(n, F), 1e-5, False))
-        for form, norm, (keep, sum_form) in product(forms(rng, n), norms, (
-                ("result", None), ("both", None), ("sum", None), ("sum", ("int8", False, 0.05, -3)))):
+        norms = (
+            None,
+            (np.ones(n, F), None, 1e-5, True),
+            (rng.standard_normal(n, F), rng.standard_normal(n, F), 1e-5, False),
+        )
+        for form, norm, (keep, sum_form) in product(
+            forms(rng, n), norms, (("result", None), ("both", None), ("sum", None), ("sum", ("int8", False, 0.05, -3)))
+        ):
             if norm is not None or keep != "sum":
                 after = dict(form=form, norm=norm, keep=keep, sum_form=sum_form)
-                assert_same(lambda: _core.linear(given, w, **common, **after, coding=coding), bits(composed(y, after)), teams)
+                assert_same(
+                    lambda: _core.linear(given, w, **common, **after, coding=coding), bits(composed(y, after)), teams
+                )
 
 
 def test_int32_bias_in_every_pass(rng):
@@ -140,7 +170,11 @@ def test_int32_bias_in_every_pass(rng):
 def test_what_follows_a_product_with_a_float_weight(rng):
     plans = {}
     for i, (m, n) in enumerate([*product(ROWS, (1, 17, 65)), *product((1, 13), COLUMNS), (100, 384), (300, 1000)]):
-        x, bias, kept = rng.standard_normal((m, 40), F), rng.standard_normal(n, F), (None, "float32", "static", "per token")[i % 4]
+        x, bias, kept = (
+            rng.standard_normal((m, 40), F),
+            rng.standard_normal(n, F),
+            (None, "float32", "static", "per token")[i % 4],
+        )
         w = _core.pack_floats(rng.standard_normal((40, n), F))
         common = dict(bias=bias, activation=ACTIVATIONS[i % 5], residual=residual(rng, kept, m, n))
         after = next(plans.setdefault(n, ways(rng, n)))
@@ -156,7 +190,7 @@ def test_no_rows(rng):
         assert codes.shape == total.shape == (0, 20)
 
 
-# --- NaN and Inf ---------------------------------------------------------------------------------------------------------------
+# --- NaN and Inf ------------------------------------------------------------------------------------------------------
 
 BAD = (np.nan, np.inf, -np.inf)
 
@@ -185,10 +219,14 @@ def test_bad_rows_after_a_product_name_the_first(where, value, rng):
         added = rng.standard_normal((m, n), F)
         bad = added if where == "residual" else x
         bad[row, -1] = bad[-1, 0] = value
-        for after in (dict(form=("uint8", False)), dict(form=("int8", True, 32)), dict(norm=(ones, None, 1e-5, True)),
-                      dict(norm=(ones, ones, 1e-5, False), form=("uint8", False, 0.1, 3)),
-                      dict(norm=(ones, None, 1e-5, True), keep="sum", sum_form=("int8", False, 0.1, 3)),
-                      dict(form=("uint8", False), keep="both")):
+        for after in (
+            dict(form=("uint8", False)),
+            dict(form=("int8", True, 32)),
+            dict(norm=(ones, None, 1e-5, True)),
+            dict(norm=(ones, ones, 1e-5, False), form=("uint8", False, 0.1, 3)),
+            dict(norm=(ones, None, 1e-5, True), keep="sum", sum_form=("int8", False, 0.1, 3)),
+            dict(form=("uint8", False), keep="both"),
+        ):
             assert_names(row, lambda: _core.linear(x, w, residual=added, **after))
             if where == "residual":
                 assert_names(row, lambda: _core.linear(_core.quantize(x, ("uint8", False)), w, residual=added, **after))
@@ -201,27 +239,43 @@ def test_a_norm_whose_squares_overflow_names_its_row(rng):
         added, w = rng.standard_normal((m, 65), F), weight(rng, 40, 65)
         added[row] *= F(1e20)
         for rms, form in product((False, True), (None, ("uint8", False))):
-            assert_names(row, lambda: _core.linear(np.ones((m, 40), F), w, residual=added, norm=(np.ones(65, F), None, 1e-5, rms),
-                                                   form=form, coding=("uint8", False)))
+            assert_names(
+                row,
+                lambda: _core.linear(
+                    np.ones((m, 40), F),
+                    w,
+                    residual=added,
+                    norm=(np.ones(65, F), None, 1e-5, rms),
+                    form=form,
+                    coding=("uint8", False),
+                ),
+            )
 
 
-# --- arguments -----------------------------------------------------------------------------------------------------------------
+# --- arguments --------------------------------------------------------------------------------------------------------
+
 
 def test_what_makes_no_sense_is_refused(rng):
     x, w, norm = rng.standard_normal((4, 8), F), weight(rng, 8, 6), (np.ones(6, F), None, 1e-5, False)
     columns = np.ones((1, 8), F), np.zeros((1, 8), np.int32)
     coded, form = _core.quantize(x, ("uint8", False)), ("uint8", False)
-    for message, arguments in (("keep: 'all'", dict(keep="all")), ("keep: 'sum'", dict(keep="sum")),
-                               ("sum_form: .*given scale", dict(keep="sum", norm=norm, sum_form=form)),
-                               ("weight: .*float32 array of shape .6", dict(norm=(np.ones(7, F), None, 1e-5, False))),
-                               ("coding: ", dict(coding=("int8", True, 4))),
-                               ("scale: .*shape .1, 6", dict(form=Smoothed("int8", True, 0.5, 0, Columns(*columns)))),
-                               ("residual: .*one per row", dict(residual=_core.quantize(np.ones((4, 6), F), ("int8", True, 2))))):
+    for message, arguments in (
+        ("keep: 'all'", dict(keep="all")),
+        ("keep: 'sum'", dict(keep="sum")),
+        ("sum_form: .*given scale", dict(keep="sum", norm=norm, sum_form=form)),
+        ("weight: .*float32 array of shape .6", dict(norm=(np.ones(7, F), None, 1e-5, False))),
+        ("coding: ", dict(coding=("int8", True, 4))),
+        ("scale: .*shape .1, 6", dict(form=Smoothed("int8", True, 0.5, 0, Columns(*columns)))),
+        ("residual: .*one per row", dict(residual=_core.quantize(np.ones((4, 6), F), ("int8", True, 2)))),
+    ):
         with pytest.raises(cq.CqError, match=message):
             _core.linear(x, w, **arguments)
     with pytest.raises(cq.CqError, match="coding: "):
         _core.linear(coded, w, coding=form)
-    for grouped in (_core.quantize(x, ("int8", True, 4)), _core.quantize(x, Smoothed.of((Fixed("int8", True, 0.5, 0),) * 2, (3, 5)))):
+    for grouped in (
+        _core.quantize(x, ("int8", True, 4)),
+        _core.quantize(x, Smoothed.of((Fixed("int8", True, 0.5, 0),) * 2, (3, 5))),
+    ):
         for call in (lambda: _core.linear(grouped, w), lambda: _core.matmul_integer(grouped, w)):
             with pytest.raises(cq.CqError, match="one per row"):
                 call()

@@ -1,4 +1,5 @@
 """cq.functions against extended precision: errors in units in the last place at dense random points, and the edges."""
+
 import math
 
 import mpmath
@@ -31,9 +32,13 @@ def points(rng) -> dict[str, list[np.ndarray]]:
 
     near_one = 1 + rng.choice([-1, 1], N) * powers(-52, -4)
     angles = [even(-4, 4), even(-1e6, 1e6), powers(-1000, 20), np.arange(1.0, N), np.rint(even(0, 6e5)) * (np.pi / 2)]
-    return {"exp": [even(-1, 1), even(-40, 40), even(-745.2, 709.7), even(-710, -708), powers(-1000, 2)],
-            "log": [even(0.5, 2), near_one, powers(-1074, 1023.9), 2.0 ** np.arange(-1074, 1024)],
-            "sin": angles, "cos": angles, "tanh": [even(-0.02, 0.02), even(-1, 1), even(-25, 25), powers(-1000, 0)]}
+    return {
+        "exp": [even(-1, 1), even(-40, 40), even(-745.2, 709.7), even(-710, -708), powers(-1000, 2)],
+        "log": [even(0.5, 2), near_one, powers(-1074, 1023.9), 2.0 ** np.arange(-1074, 1024)],
+        "sin": angles,
+        "cos": angles,
+        "tanh": [even(-0.02, 0.02), even(-1, 1), even(-25, 25), powers(-1000, 0)],
+    }
 
 
 @pytest.mark.parametrize("name", ["exp", "log", "sin", "cos", "tanh"])
@@ -44,8 +49,11 @@ def test_dense_points(name):
 
 def test_dense_powers():
     rng = np.random.default_rng(2)
-    bases = [rng.uniform(0.1, 10, N), 2.0 ** rng.uniform(-1074, 1023.9, N),
-             1 + rng.choice([-1, 1], N) * 2.0 ** rng.uniform(-52, -4, N)]
+    bases = [
+        rng.uniform(0.1, 10, N),
+        2.0 ** rng.uniform(-1074, 1023.9, N),
+        1 + rng.choice([-1, 1], N) * 2.0 ** rng.uniform(-52, -4, N),
+    ]
     for x in bases:
         for y in (rng.uniform(-700, 700, N) / np.log(x), rng.uniform(-1, 1, N)):
             wanted = np.power(x.astype(np.longdouble), y.astype(np.longdouble))
@@ -56,8 +64,13 @@ def test_dense_powers():
 def test_angles_of_any_size(name):
     """Against 1,200 bits. The first of the listed numbers is the float64 nearest to a multiple of pi / 2."""
     rng = np.random.default_rng(3)
-    x = np.concatenate([2.0 ** rng.uniform(19.9, 1023.9, 1500) * rng.choice([-1, 1], 1500), 2.0 ** np.arange(18, 1024),
-                        [math.ldexp(6381956970095103, 797), 5706674932067741.0, 1e22, 2.0**20, np.finfo(float).max]])
+    x = np.concatenate(
+        [
+            2.0 ** rng.uniform(19.9, 1023.9, 1500) * rng.choice([-1, 1], 1500),
+            2.0 ** np.arange(18, 1024),
+            [math.ldexp(6381956970095103, 797), 5706674932067741.0, 1e22, 2.0**20, np.finfo(float).max],
+        ]
+    )
     with mpmath.workprec(1200):
         for number, got in zip(x.tolist(), getattr(functions, name)(x).tolist()):
             wanted = getattr(mpmath, name)(mpmath.mpf(number))
@@ -66,24 +79,61 @@ def test_angles_of_any_size(name):
 
 def test_edges():
     inf, nan, tiny = math.inf, math.nan, 5e-324
-    edges = {"exp": [(0, 1), (-0.0, 1), (inf, inf), (-inf, 0), (709.79, inf), (-745.14, 0), (-745, tiny),
-                     (1e308, inf), (tiny, 1)],
-             "log": [(0, -inf), (-0.0, -inf), (1, 0), (inf, inf), (-1, nan), (-inf, nan), (tiny, -744.4400719213812)],
-             "sin": [(0, 0), (-0.0, -0.0), (inf, nan), (-inf, nan), (tiny, tiny), (-tiny, -tiny)],
-             "cos": [(0, 1), (-0.0, 1), (inf, nan), (tiny, 1)],
-             "tanh": [(0, 0), (-0.0, -0.0), (inf, 1), (-inf, -1), (1e300, 1), (19.1, 1), (-30, -1), (tiny, tiny),
-                      (-1e-310, -1e-310)]}
+    edges = {
+        "exp": [
+            (0, 1),
+            (-0.0, 1),
+            (inf, inf),
+            (-inf, 0),
+            (709.79, inf),
+            (-745.14, 0),
+            (-745, tiny),
+            (1e308, inf),
+            (tiny, 1),
+        ],
+        "log": [(0, -inf), (-0.0, -inf), (1, 0), (inf, inf), (-1, nan), (-inf, nan), (tiny, -744.4400719213812)],
+        "sin": [(0, 0), (-0.0, -0.0), (inf, nan), (-inf, nan), (tiny, tiny), (-tiny, -tiny)],
+        "cos": [(0, 1), (-0.0, 1), (inf, nan), (tiny, 1)],
+        "tanh": [
+            (0, 0),
+            (-0.0, -0.0),
+            (inf, 1),
+            (-inf, -1),
+            (1e300, 1),
+            (19.1, 1),
+            (-30, -1),
+            (tiny, tiny),
+            (-1e-310, -1e-310),
+        ],
+    }
     for name, pairs in edges.items():
         for x, wanted in [*pairs, (nan, nan)]:
             got = getattr(functions, name)(x)
             assert np.array_equal(got, wanted, equal_nan=True), (name, x)
             assert math.isnan(wanted) or np.signbit(got) == np.signbit(wanted), (name, x)
-    for x, y, wanted in [(2, 10, 1024), (10, 2, 100), (2, -1074, tiny), (2, -1080, 0), (2, 1024, inf), (0, 2, 0),
-                         (0, -2, inf),
-                         (0, 0, 1), (nan, 0, 1), (1, nan, 1), (1, inf, 1), (inf, 2, inf), (inf, -2, 0), (0.5, inf, 0),
-                         (2, inf, inf),
-                         (0.5, -inf, inf), (-2, 2, nan), (2, nan, nan),
-                         (1 + 2**-52, 1e300, inf), (7, 1, 7), (9, 0.5, 3)]:
+    for x, y, wanted in [
+        (2, 10, 1024),
+        (10, 2, 100),
+        (2, -1074, tiny),
+        (2, -1080, 0),
+        (2, 1024, inf),
+        (0, 2, 0),
+        (0, -2, inf),
+        (0, 0, 1),
+        (nan, 0, 1),
+        (1, nan, 1),
+        (1, inf, 1),
+        (inf, 2, inf),
+        (inf, -2, 0),
+        (0.5, inf, 0),
+        (2, inf, inf),
+        (0.5, -inf, inf),
+        (-2, 2, nan),
+        (2, nan, nan),
+        (1 + 2**-52, 1e300, inf),
+        (7, 1, 7),
+        (9, 0.5, 3),
+    ]:
         assert np.array_equal(functions.power(x, y), wanted, equal_nan=True), (x, y)
 
 

@@ -1,4 +1,5 @@
 """Matrix products: the int32 GEMM is the mathematical sum, and the layer around it is the formula of cq.affine."""
+
 from itertools import product
 
 import numpy as np
@@ -47,8 +48,13 @@ def compare_block(rng, dtype, k, a_zero_point, b_zero_point, rows=range(1, 18), 
 def zero_points(rng, dtype, kind):
     """The zero points (of a, of b) that `kind` names."""
     rows, columns = codes(rng, dtype, 17).astype(int), codes(rng, "int8", 65).astype(int)
-    return {"none": (0, 0), "scalar": (int(rows[0]), int(columns[0])), "per-row": (rows, 0), "per-column": (0, columns),
-            "both": (rows, columns)}[kind]
+    return {
+        "none": (0, 0),
+        "scalar": (int(rows[0]), int(columns[0])),
+        "per-row": (rows, 0),
+        "per-column": (0, columns),
+        "both": (rows, columns),
+    }[kind]
 
 
 KINDS = ["none", "scalar", "per-row", "per-column", "both"]
@@ -69,8 +75,9 @@ def test_the_product_is_the_sum_for_every_shape(dtype, kind, rng):
         compare_block(rng, dtype, k, *zero_points(rng, dtype, kind))
 
 
-@pytest.mark.parametrize("m, k, n", [(1, 768, 3072), (130, 384, 100), (144, 65, 64), (145, 64, 65), (289, 130, 257),
-                                     (300, 1, 300)])
+@pytest.mark.parametrize(
+    "m, k, n", [(1, 768, 3072), (130, 384, 100), (144, 65, 64), (145, 64, 65), (289, 130, 257), (300, 1, 300)]
+)
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_large_products(dtype, m, k, n, rng):
     assert_sum(codes(rng, dtype, m, k), codes(rng, "int8", k, n), codes(rng, dtype, m), codes(rng, "int8", n))
@@ -87,9 +94,12 @@ def test_extremes(a, b, rng):
         assert_sum(a_codes, b_codes, 127, 127)
 
 
-# --- the longest sums ------------------------------------------------------------------------------------------------------
+# --- the longest sums -------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("a, b, zero", [(255, -128, 0), (255, 127, 0), (0, -128, 255), (-128, -128, 127), (127, -128, -128)])
+
+@pytest.mark.parametrize(
+    "a, b, zero", [(255, -128, 0), (255, 127, 0), (0, -128, 255), (-128, -128, 127), (127, -128, -128)]
+)
 def test_the_longest_sum_fits(a, b, zero):
     k = _core.MAX_K
     a_codes = np.full((2, k), a, "uint8" if max(a, zero) > 127 else "int8")
@@ -113,7 +123,9 @@ def test_beyond_it_a_sum_fits_or_is_an_error(rng):
         cq.matmul_integer(a, cq.pack(b, 127))
     b[: k // 2] = 127  # now the sum fits, through int64
     assert_sum(a, b, 0, 127)
-    assert_sum(codes(rng, "uint8", 7, 65_000), codes(rng, "int8", 65_000, 18), codes(rng, "uint8", 7), codes(rng, "int8", 18))
+    assert_sum(
+        codes(rng, "uint8", 7, 65_000), codes(rng, "int8", 65_000, 18), codes(rng, "uint8", 7), codes(rng, "int8", 18)
+    )
     assert_sum(codes(rng, "int8", 7, 65_000), codes(rng, "int8", 65_000, 18), codes(rng, "int8", 7), -128)
 
 
@@ -123,7 +135,8 @@ def test_empty(dtype, m, k, n):
     assert_sum(np.zeros((m, k), dtype), np.zeros((k, n), np.int8), 5, 7)
 
 
-# --- layers ----------------------------------------------------------------------------------------------------------------
+# --- layers -----------------------------------------------------------------------------------------------------------
+
 
 def layer(rng, m, k, n, dtype="uint8", symmetric=True, axis=1, per_row=False):
     """A QTensor (M, K) and one (K, N)."""
@@ -159,7 +172,8 @@ def test_linear_is_the_layer_formula(dtype, symmetric, axis, per_row, activation
 
 @LAYERS
 def test_coded_residual_and_result(dtype, symmetric, axis, per_row, rng):
-    """A residual in codes adds its dequantized value; a requantized result is the code of the float32 one, to the bit."""
+    """A residual in codes adds its dequantized value; a requantized result is the code of the float32 one, to the
+    bit."""
     for (m, k, n), out_dtype, activation in product([(1, 30, 17), (13, 67, 80)], ["uint8", "int8"], ACTIVATIONS):
         x, w = layer(rng, m, k, n, dtype, symmetric, axis, per_row)
         residual = cq.quantize_tensor(rng.standard_normal((m, n)), out_dtype, axis=0 if per_row else None)
@@ -174,15 +188,27 @@ def test_coded_residual_and_result(dtype, symmetric, axis, per_row, rng):
 def test_int32_bias(rng):
     """Added to the exact sum, before any rounding."""
     x, w = layer(rng, 7, 65, 33, symmetric=False)
-    bias = rng.integers(-10**6, 10**6, 33).astype(np.int32)
+    bias = rng.integers(-(10**6), 10**6, 33).astype(np.int32)
     got = _core.linear(_core.Coded(x.data, float(x.scale), int(x.zero_point)), cq.pack(w), bias_i32=bias)
     np.testing.assert_array_equal(got, reference(x, w, bias_i32=bias))
 
 
-# --- weight-only -----------------------------------------------------------------------------------------------------------
+# --- weight-only ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("symmetric, axis, group", [(True, 1, None), (False, 1, None), (False, None, None), (True, 1, 4),
-                                                    (False, 1, 32), (True, 1, 64), (False, 1, 256), (True, 1, 500)])
+
+@pytest.mark.parametrize(
+    "symmetric, axis, group",
+    [
+        (True, 1, None),
+        (False, 1, None),
+        (False, None, None),
+        (True, 1, 4),
+        (False, 1, 32),
+        (True, 1, 64),
+        (False, 1, 256),
+        (True, 1, 500),
+    ],
+)
 def test_weight_only(symmetric, axis, group, rng):
     """Within the rounding of K float32 steps of the float64 product with the dequantized weight."""
     for m, k, n in product((1, 4, 5, 13), (1, 5, 66, 300), (1, 16, 67)):
@@ -204,8 +230,14 @@ def test_groups_that_panels_cannot_hold_are_refused(group, rng):
 def test_a_row_does_not_depend_on_its_neighbours(kind, rng):
     """One row alone, and among any number of others, has the same bits."""
     for k, n in product((5, 64, 300), (1, 17, 130)):
-        w = cq.pack(cq.quantize_tensor(rng.standard_normal((k, n)), symmetric=kind == "int8", axis=1,
-                                       group_size=32 if kind == "grouped" else None))
+        w = cq.pack(
+            cq.quantize_tensor(
+                rng.standard_normal((k, n)),
+                symmetric=kind == "int8",
+                axis=1,
+                group_size=32 if kind == "grouped" else None,
+            )
+        )
         x = rng.standard_normal((160, k), np.float32)
         if "int8" in kind:
             x = cq.quantize_tensor(x, "uint8", axis=0 if "row" in kind else None)
@@ -222,14 +254,18 @@ def test_a_row_does_not_depend_on_its_neighbours(kind, rng):
             assert cq.linear(rows(some), w, activation="gelu").tobytes() == together[some].tobytes()
 
 
-# --- arrays as they come ---------------------------------------------------------------------------------------------------
+# --- arrays as they come ----------------------------------------------------------------------------------------------
+
 
 def views(array):
     """The same numbers behind other strides."""
     wide = np.zeros((2 * array.shape[0] + 1, 3 * array.shape[1] + 2), array.dtype)
     wide[1::2, 2::3] = array
-    return {"fortran": np.asfortranarray(array), "strided": wide[1::2, 2::3],
-            "backwards": np.ascontiguousarray(array[::-1, ::-1])[::-1, ::-1]}
+    return {
+        "fortran": np.asfortranarray(array),
+        "strided": wide[1::2, 2::3],
+        "backwards": np.ascontiguousarray(array[::-1, ::-1])[::-1, ::-1],
+    }
 
 
 @pytest.mark.parametrize("kind", ["fortran", "strided", "backwards"])

@@ -1,6 +1,8 @@
-"""No byte outside a buffer is read or written: on every instruction set, all calls of kernel_cases.py with each array, given or
-new, against a page that no one may touch, once behind it and once before it; and the kernels' own work arrays likewise. Not
-proven: accesses inside a work array but beside the part that was meant, and beside arrays on the stack."""
+"""No byte outside a buffer is read or written: on every instruction set, all calls of kernel_cases.py with each array,
+given or new, against a page that no one may touch, once behind it and once before it; and the kernels' own work arrays
+likewise. Not proven: accesses inside a work array but beside the part that was meant, and beside arrays on the
+stack."""
+
 import os
 import shutil
 import signal
@@ -64,24 +66,33 @@ def shim(tmp_path_factory) -> Path | None:
         return None
     source = tmp_path_factory.mktemp("shim") / "shim.c"
     source.write_text(SHIM)
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", source.with_suffix(".so"), source, "-lpthread"], check=True)
+    subprocess.run(
+        [compiler, "-O2", "-shared", "-fPIC", "-o", source.with_suffix(".so"), source, "-lpthread"], check=True
+    )
     return source.with_suffix(".so")
 
 
 def work(isa: str, *arguments: str, preload: Path | None = None) -> subprocess.CompletedProcess:
     environment = dict(os.environ, CQ_ISA=isa, OMP_NUM_THREADS="1") | ({"LD_PRELOAD": str(preload)} if preload else {})
-    return subprocess.run([sys.executable, "-X", "faulthandler", WORKER, "2", *arguments], env=environment, text=True,
-                          capture_output=True, timeout=200)
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", WORKER, "2", *arguments],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=200,
+    )
 
 
 @pytest.mark.parametrize("place, fill", [("end", "255"), ("start", "0")])
 @pytest.mark.parametrize("isa", ISAS)
 def test_nothing_beside_a_buffer_is_touched(isa, place, fill, shim, kernel_bits):
-    """Arguments, results and work arrays end at, or start at, the edge of what may be touched; results and work arrays are made
-    of bytes `fill` before."""
+    """Arguments, results and work arrays end at, or start at, the edge of what may be touched; results and work arrays
+    are made of bytes `fill` before."""
     run = work(isa, place, fill, preload=shim)
     lines = run.stdout.splitlines()
-    assert run.returncode == 0, f"died with {run.returncode} in {lines[-1] if lines else 'the start'}\n{run.stderr[-3000:]}"
+    assert run.returncode == 0, (
+        f"died with {run.returncode} in {lines[-1] if lines else 'the start'}\n{run.stderr[-3000:]}"
+    )
     if shim is not None:
         assert lines.pop(0) == "work arrays are guarded"
     found, expected = dict(zip((line.removeprefix("call ") for line in lines[::2]), lines[1::2])), kernel_bits(isa, 2)

@@ -1,4 +1,5 @@
 """The same bits from every instruction set, any number of threads and every run; and how CQ_ISA chooses among them."""
+
 import os
 import shutil
 import subprocess
@@ -17,8 +18,13 @@ ALL = ("scalar", "avx2", "avx512vnni")
 def python(*arguments, isa: str | None = None, **environment) -> subprocess.CompletedProcess:
     inherited = {name: value for name, value in os.environ.items() if name != "CQ_ISA"}
     chosen = {} if isa is None else {"CQ_ISA": isa}
-    return subprocess.run([sys.executable, *map(str, arguments)], env=inherited | chosen | environment, text=True,
-                          capture_output=True, timeout=280)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=inherited | chosen | environment,
+        text=True,
+        capture_output=True,
+        timeout=280,
+    )
 
 
 @pytest.mark.parametrize("isa, threads", [(isa, threads) for isa in ISAS for threads in (1, 2, 5)][1:])
@@ -35,9 +41,21 @@ def test_same_bits_in_every_run(kernel_bits):
 
 def test_every_function_is_compared(kernel_bits):
     names = {call.split()[0] for call in kernel_bits("scalar", 1)}
-    covered = names | {"linear", "attention", "aligned", "isa", "isa_available", "get_threads", "set_threads", "peak",
-                       "keep_freed", "elementary"}
-    public = {name for name in vars(_core) if name.islower() and not name.startswith("_") and callable(getattr(_core, name))}
+    covered = names | {
+        "linear",
+        "attention",
+        "aligned",
+        "isa",
+        "isa_available",
+        "get_threads",
+        "set_threads",
+        "peak",
+        "keep_freed",
+        "elementary",
+    }
+    public = {
+        name for name in vars(_core) if name.islower() and not name.startswith("_") and callable(getattr(_core, name))
+    }
     assert public <= covered, "a function of the core is missing from kernel_cases.py"
 
 
@@ -52,7 +70,8 @@ def run_again(isa: str, marks: str, *names: str) -> None:
 
 @pytest.mark.parametrize("isa", OTHERS)
 def test_other_instruction_sets_compute_right(isa):
-    """The tests of products, rows, codes and attention again, in a process that is forced to another instruction set."""
+    """The tests of products, rows, codes and attention again, in a process that is forced to another instruction
+    set."""
     run_again(isa, "not sweep", "gemm", "rows", "codes", "epilogue", "attention", "onnx")
 
 
@@ -62,7 +81,8 @@ def test_other_instruction_sets_multiply_every_shape(isa):
     run_again(isa, "sweep", "gemm")
 
 
-# --- the choice ------------------------------------------------------------------------------------------------------------
+# --- the choice -------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_forced(isa):
@@ -96,7 +116,12 @@ def test_missing_is_refused_on_a_lesser_cpu():
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         pytest.skip("no valgrind, which plays the lesser CPU")
-    run = subprocess.run([valgrind, "--tool=none", "-q", sys.executable, "-c", "import cq._core"], text=True,
-                         env=dict(os.environ, CQ_ISA="avx512vnni"), capture_output=True, timeout=280)
+    run = subprocess.run(
+        [valgrind, "--tool=none", "-q", sys.executable, "-c", "import cq._core"],
+        text=True,
+        env=dict(os.environ, CQ_ISA="avx512vnni"),
+        capture_output=True,
+        timeout=280,
+    )
     last = run.stderr.splitlines()[-1]
     assert run.returncode == 1 and "UnsupportedError" in last and "this CPU has only scalar" in last

@@ -1,6 +1,7 @@
 """Side by side with ONNX Runtime on the CPU: MatMulInteger, QuantizeLinear and DynamicQuantizeLinear to the bit,
 QLinearMatMul within one code. Products are compared with NumPy first, and with ONNX Runtime in the forms in which it is
 exact on every CPU (`onnx_node` in conftest.py). test_isa.py runs this file again under every instruction set."""
+
 from itertools import product
 
 import numpy as np
@@ -115,7 +116,8 @@ def test_dynamic_quantize_linear(rng, onnx_node):
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_qlinear_matmul(dtype, rng, onnx_node, as_uint8):
-    """cq rounds float32(sum) * (s_x * s_w) / s_y in three steps, ONNX Runtime in others: a code apart at most, 1 in 1,000."""
+    """cq rounds float32(sum) * (s_x * s_w) / s_y in three steps, ONNX Runtime in others: a code apart at most, 1 in
+    1,000."""
     b_dtype, moved = ("uint8", as_uint8) if dtype == "uint8" else ("int8", lambda codes: np.asarray(codes, np.int8))
     names = f"a:{dtype} as:float32 az:{dtype} b:{b_dtype} bs:float32 bz:{b_dtype} ys:float32 yz:{dtype}"
     run = onnx_node("QLinearMatMul", names, f"y:{dtype}").run
@@ -125,8 +127,16 @@ def test_qlinear_matmul(dtype, rng, onnx_node, as_uint8):
         x = cq.quantize_tensor(rng.standard_normal((m, k)), dtype)
         w = cq.quantize_tensor(rng.standard_normal((k, n)), symmetric=i % 2 == 0)
         y_scale, y_zero = np.float32(k**0.5 * rng.uniform(0.005, 0.03)), codes(rng, dtype)
-        given = {"a": x.data, "as": x.scale, "az": x.zero_point.astype(dtype), "b": moved(w.data), "bs": w.scale,
-                 "bz": moved(w.zero_point), "ys": np.array(y_scale), "yz": y_zero}
+        given = {
+            "a": x.data,
+            "as": x.scale,
+            "az": x.zero_point.astype(dtype),
+            "b": moved(w.data),
+            "bs": w.scale,
+            "bz": moved(w.zero_point),
+            "ys": np.array(y_scale),
+            "yz": y_zero,
+        }
         expected = run(None, given)[0].astype(int)
         got = cq.linear(x, cq.pack(w), out_scale=float(y_scale), out_zero_point=int(y_zero), out_dtype=dtype).data
         assert np.abs(got - expected).max() <= 1, (m, k, n)

@@ -1,5 +1,6 @@
-"""Work on rows: codes against cq.affine to the bit; norm, gate, positions and tables against their formulas in float64, within
-stated bounds over the whole range of float32; and NaN or Inf is an error wherever it comes in."""
+"""Work on rows: codes against cq.affine to the bit; norm, gate, positions and tables against their formulas in float64,
+within stated bounds over the whole range of float32; and NaN or Inf is an error wherever it comes in."""
+
 from itertools import product
 
 import numpy as np
@@ -45,7 +46,8 @@ def assert_codes(got, codes, scale, zero_point):
     np.testing.assert_array_equal(got.codes, codes)
 
 
-# --- codes -----------------------------------------------------------------------------------------------------------------
+# --- codes ------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("dtype, symmetric", FORMS)
 def test_dynamic_codes(dtype, symmetric, rng):
@@ -111,11 +113,13 @@ def test_pack_and_unpack(rng):
         np.testing.assert_array_equal(w.column_sums, (b - zeros).sum(0))
 
 
-# --- norm, gate, positions, tables -----------------------------------------------------------------------------------------
+# --- norm, gate, positions, tables ------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("rms, added, biased", [*product([False, True], repeat=3)])
 def test_norm(rms, added, biased, rng):
-    """Within 2e-6 of the largest magnitude in the row's exact result, and what the last bit of x's mean is worth in it."""
+    """Within 2e-6 of the largest magnitude in the row's exact result, and what the last bit of x's mean is worth in
+    it."""
     for columns, offset, scale in product((*WIDTHS, 768), (0, 30), (1e-10, 1, 1e10)):
         x = (normal(rng, 4, columns) + np.float32(offset)) * np.float32(scale)
         residual = normal(rng, 4, columns) * np.float32(scale) if added else None
@@ -139,9 +143,13 @@ def test_norm(rms, added, biased, rng):
 
 def exact_activation(name, x):
     x = x.astype(float)
-    return {None: lambda: x, "relu": lambda: np.maximum(x, 0), "gelu": lambda: x * special.ndtr(x),
-            "silu": lambda: x * special.expit(x),
-            "gelu_tanh": lambda: x * special.expit(np.sqrt(8 / np.pi) * (x + 0.044715 * x**3))}[name]()
+    return {
+        None: lambda: x,
+        "relu": lambda: np.maximum(x, 0),
+        "gelu": lambda: x * special.ndtr(x),
+        "silu": lambda: x * special.expit(x),
+        "gelu_tanh": lambda: x * special.expit(np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)),
+    }[name]()
 
 
 # |error| <= absolute + relative * |exact|: what a float32 function of a polynomial or two can give
@@ -153,14 +161,18 @@ def test_activations_over_the_whole_range(name):
     """Every 4,099th float32 that there is, every kind of edge, and the interval that matters densely."""
     bits = np.arange(0, 2**32, 4099, np.uint64).astype(np.uint32).view(np.float32)
     edges = np.float32([0, 1e-45, TINY, 1, 5.41, 87.3, 88.4, 88.7, 88.73, 89, 104, 1e13, 1e19, 2e19, 3e38, LARGEST])
-    x = np.concatenate((bits[np.isfinite(bits)], edges, -edges, np.linspace(-110, 110, 300_001, dtype=np.float32)))[None]
+    x = np.concatenate((bits[np.isfinite(bits)], edges, -edges, np.linspace(-110, 110, 300_001, dtype=np.float32)))[
+        None
+    ]
     got, exact = _core.gate(x, np.ones_like(x), name), exact_activation(name, x)
     absolute, relative = BOUNDS[name]
     error = np.abs(got - exact)
     worst = (error - absolute - relative * np.abs(exact)).argmax()
     assert (error <= absolute + relative * np.abs(exact)).all(), (x[0, worst], got[0, worst], exact[0, worst])
     whole = x.size // 16 * 16
-    after_product = _core.linear(x[0, :whole].reshape(-1, 16), _core.pack_floats(np.eye(16, dtype=np.float32)), activation=name)
+    after_product = _core.linear(
+        x[0, :whole].reshape(-1, 16), _core.pack_floats(np.eye(16, dtype=np.float32)), activation=name
+    )
     np.testing.assert_array_equal(after_product.reshape(-1), got[0, :whole])
 
 
@@ -180,7 +192,7 @@ def test_gate(name, rng):
 def test_rope(dim, rng):
     tokens, heads = 11, 3
     whole, position = normal(rng, tokens, heads * dim + 5), rng.integers(0, 50, tokens).astype(np.int32)
-    x, beside = whole[:, :heads * dim], whole[:, heads * dim:].copy()
+    x, beside = whole[:, : heads * dim], whole[:, heads * dim :].copy()
     angle = np.outer(np.arange(50), 1e4 ** -(np.arange(0, dim, 2) / dim))
     cosine, sine = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     a, b = np.split(x.reshape(tokens, heads, dim).astype(float), 2, 2)
@@ -188,7 +200,7 @@ def test_rope(dim, rng):
     exact = np.concatenate((a * c - b * s, b * c + a * s), 2).reshape(tokens, -1)
     _core.rope(whole, heads, dim, cosine, sine, position)
     np.testing.assert_allclose(x, exact, rtol=0, atol=2.0**-23 * 4)
-    np.testing.assert_array_equal(whole[:, heads * dim:], beside)  # values follow in the same rows
+    np.testing.assert_array_equal(whole[:, heads * dim :], beside)  # values follow in the same rows
     with pytest.raises(cq.CqError, match=f"{heads + 1} heads of {dim + 5} columns"):
         _core.rope(whole, heads + 1, dim + 5, cosine, sine, position)
 
@@ -207,7 +219,7 @@ def test_embed(kind, rng):
         np.testing.assert_array_equal(got, (expected + places[position]) + kinds[types])
 
 
-# --- NaN and Inf -----------------------------------------------------------------------------------------------------------
+# --- NaN and Inf ------------------------------------------------------------------------------------------------------
 
 BAD = [np.nan, -np.nan, np.inf, -np.inf]
 

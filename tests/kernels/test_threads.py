@@ -1,4 +1,6 @@
-"""Teams, forks, Python's threads and the import: none of them hangs, changes a bit of a result, or leaves a trace outside."""
+"""Teams, forks, Python's threads and the import: none of them hangs, changes a bit of a result, or leaves a trace
+outside."""
+
 import os
 import subprocess
 import sys
@@ -12,14 +14,15 @@ import pytest
 import cq
 from cq import _core
 
-
 # Python warns of every fork of a process with threads from 3.12 on; that cq's team survives one is what is tested here.
 QUIET_FORK = "-Wignore:This process:DeprecationWarning"
 
 
 def python(code: str, timeout: float = 60, **environment: str | None) -> subprocess.CompletedProcess:
     """Runs a script in a new process; None takes a variable away."""
-    inherited = {name: value for name, value in os.environ.items() if name not in environment and not name.startswith("OMP_")}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in environment and not name.startswith("OMP_")
+    }
     given = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, QUIET_FORK, "-c", code]
     return subprocess.run(command, env=inherited | given, text=True, capture_output=True, timeout=timeout)
@@ -44,15 +47,18 @@ def work():  # every driver, large enough for a team
     results = []
     for form in (None, ("int8", True, 11)):  # few rows and many: two ways to share them out
         for m in (33, 200):
-            qkv = _core.linear(x[:m].copy(), w, form=form, norm=(ones, None, 1e-5, False), keep="sum", coding=("uint8", False))[0]
+            norm = ones, None, 1e-5, False
+            qkv = _core.linear(x[:m].copy(), w, form=form, norm=norm, keep="sum", coding=("uint8", False))[0]
             results.append(_core.attention(qkv, np.int32([0, 25, m]), 6, 6, False, 0.1).tobytes())
     return _core.norm(y, ones, None, 1e-5, False)[0].tobytes() + b"".join(results)
 """
 
 
-# --- forks -----------------------------------------------------------------------------------------------------------------
+# --- forks ------------------------------------------------------------------------------------------------------------
 
-FORK = WORK + """
+FORK = (
+    WORK
+    + """
 cq.set_num_threads(THREADS)
 before = work()
 child = os.fork()
@@ -65,6 +71,7 @@ if child == 0:
 assert work() == before  # the parent's team goes on
 print(os.waitpid(child, 0)[1])
 """
+)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -74,7 +81,9 @@ def test_a_forked_child_computes(threads):
 
 
 def test_a_child_forked_from_another_thread_in_the_middle_of_work_computes():
-    code = WORK + """
+    code = (
+        WORK
+        + """
 cq.set_num_threads(2)
 before, stop = work(), threading.Event()
 def run():
@@ -89,21 +98,26 @@ for _ in range(5):
 stop.set(), busy.join()
 print("done")
 """
+    )
     assert output(code) == "done"
 
 
 def test_multiprocessing_by_fork():
-    code = WORK + """
+    code = (
+        WORK
+        + """
 import multiprocessing
 def job(_): return work()
 before = work()
 with multiprocessing.get_context("fork").Pool(2) as pool:
     print(all(y == before for y in pool.map(job, range(4))))
 """
+    )
     assert output(code, OMP_NUM_THREADS="2") == "True"
 
 
-# --- Python's threads ------------------------------------------------------------------------------------------------------
+# --- Python's threads -------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def team():
@@ -164,7 +178,8 @@ def test_the_lock_of_python_is_free_during_a_call(team):
     pytest.fail(f"{inside} ticks in a call of {end - begin:.3f} seconds")
 
 
-# --- the team's size -------------------------------------------------------------------------------------------------------
+# --- the team's size --------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("n", [0, -1, 1025, 10**30, 1.0, 2.5, "2", None, True, [2], np.float32(2)])
 def test_no_number_of_threads(n):
@@ -180,8 +195,10 @@ def test_the_number_of_threads_is_kept(team):
         assert cq.info()["threads"] == n
 
 
-@pytest.mark.parametrize("value, expected", [("1", "1"), ("3", "3"), ("4,2", "4"), ("", None), ("many", None), ("0", None),
-                                             (None, None), ("5000", "1024")])
+@pytest.mark.parametrize(
+    "value, expected",
+    [("1", "1"), ("3", "3"), ("4,2", "4"), ("", None), ("many", None), ("0", None), (None, None), ("5000", "1024")],
+)
 def test_the_default_obeys_the_environment(value, expected):
     got = python("import cq; print(cq.info()['threads'])", OMP_NUM_THREADS=value).stdout.strip()
     assert got == expected if expected else 1 <= int(got) <= len(os.sched_getaffinity(0))
@@ -194,9 +211,11 @@ def test_the_default_obeys_the_affinity():
 
 
 def test_a_helper_that_gets_no_core_holds_nobody():
-    """Three processes on one core: a call on two threads takes little longer than on one, since it waits for no helper that has
-    not begun."""
-    code = WORK + """
+    """Three processes on one core: a call on two threads takes little longer than on one, since it waits for no helper
+    that has not begun."""
+    code = (
+        WORK
+        + """
 import statistics, subprocess, sys, time
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -212,12 +231,15 @@ try:
 finally:
     busy.kill()
 """
+    )
     assert output(code).startswith("True")
 
 
 def test_one_call_has_the_team_at_a_time(team):
     """Others run alone meanwhile: no more threads than were asked for, whoever calls."""
-    code = WORK + """
+    code = (
+        WORK
+        + """
 cq.set_num_threads(3)
 expected = work()
 def run(): assert work() == expected
@@ -231,6 +253,7 @@ for _ in range(500):  # a thread that has ended is listed for a moment
     time.sleep(0.01)
 print(threads)
 """
+    )
     assert output(code, OPENBLAS_NUM_THREADS="1") == "3"
 
 
@@ -242,7 +265,7 @@ def test_more_threads_than_rows_or_processors(team):
     assert space["work"]() == expected
 
 
-# --- the import ------------------------------------------------------------------------------------------------------------
+# --- the import -------------------------------------------------------------------------------------------------------
 
 IMPORT = """
 import os, sys, threading
@@ -251,7 +274,8 @@ def state():
     tiny = np.float32([1e-45, 1e-40]) * np.float32(1)
     threads = threading.active_count(), len(os.listdir("/proc/self/task"))
     return dict(os.environ), np.geterr(), tiny.tolist(), (tiny + tiny).tolist(), threads
-import json, pathlib, platform, importlib.metadata, safetensors.numpy, tokenizers, rich.console, click  # what cq stands on
+# what cq stands on
+import json, pathlib, platform, importlib.metadata, safetensors.numpy, tokenizers, rich.console, click
 before = state()
 import cq
 after = state()
@@ -269,7 +293,9 @@ def test_the_import_leaves_no_trace():
 
 def test_the_environment_of_later_processes_is_unchanged():
     """os.environ could look unchanged while the C library's own differs."""
-    code = "import subprocess; a = subprocess.check_output('env'); import cq; print(a == subprocess.check_output('env'))"
+    code = (
+        "import subprocess; a = subprocess.check_output('env'); import cq; print(a == subprocess.check_output('env'))"
+    )
     assert output(code) == "True"
 
 
@@ -281,7 +307,9 @@ def test_denormals_live_through_a_call():
 @pytest.mark.parametrize("mode", ["0x8040", "0x6000"])
 def test_kernels_work_in_the_mode_they_find(mode):
     """Another library may have set flush-to-zero or a rounding mode on this thread: a call leaves it so."""
-    code = WORK + f"""
+    code = (
+        WORK
+        + f"""
 import ctypes, ctypes.util
 libm = ctypes.CDLL(ctypes.util.find_library("m"))
 environment = (ctypes.c_uint32 * 8)()
@@ -290,4 +318,5 @@ work()
 libm.fegetenv(environment)
 print(environment[7] & {mode} == {mode})
 """
+    )
     assert output(code) == "True"

@@ -1,4 +1,6 @@
-"""Whole quantized models in plain NumPy, from affine's formulas alone, beside the real ones: the same codes everywhere."""
+"""Whole quantized models in plain NumPy, from affine's formulas alone, beside the real ones: the same codes
+everywhere."""
+
 import itertools
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,11 +15,15 @@ from cq.model.batch import Batch
 
 LENGTHS = (9, 1, 24)
 SCHEMES = {
-    "default": cq.Scheme(), "textbook": cq.Scheme.textbook(),
+    "default": cq.Scheme(),
+    "textbook": cq.Scheme.textbook(),
     "symmetric": cq.Scheme(activation_dtype="int8", activation_symmetric=True, bias="float32"),
-    "per-tensor": cq.Scheme(weight_granularity="per_tensor", weight_symmetric=False, activation_granularity="per_tensor"),
+    "per-tensor": cq.Scheme(
+        weight_granularity="per_tensor", weight_symmetric=False, activation_granularity="per_tensor"
+    ),
 }
-# At a rounding border a float that differs in its last bit takes the next code: so many of all may, and by no more than 1.
+# At a rounding border a float that differs in its last bit takes the next code: so many of all may, and by no more than
+# 1.
 OFF_BY_ONE = 2e-3
 
 
@@ -67,7 +73,9 @@ class Plain:
     def fixed(self, x, site) -> Codes:
         s = self.scheme
         scale, zero_point = self.ranges[site].qparams(s.activation_dtype, s.activation_symmetric)
-        return Codes(affine.quantize(x, scale, zero_point, s.activation_dtype, s.activation_symmetric), scale, zero_point)
+        return Codes(
+            affine.quantize(x, scale, zero_point, s.activation_dtype, s.activation_symmetric), scale, zero_point
+        )
 
     def codes(self, x, site) -> Codes:
         s = self.scheme
@@ -75,7 +83,9 @@ class Plain:
             return self.fixed(x, site)
         kind = s.activation_dtype, s.activation_symmetric
         per_token = s.activation_granularity == "per_token"
-        scale, zero_point = affine.row_params(x, *kind) if per_token else affine.dynamic_qparams(x.min(), x.max(), *kind)
+        scale, zero_point = (
+            affine.row_params(x, *kind) if per_token else affine.dynamic_qparams(x.min(), x.max(), *kind)
+        )
         return Codes(affine.quantize(x, scale.reshape(-1, 1), zero_point.reshape(-1, 1), *kind), scale, zero_point)
 
     def by_head(self, x) -> Codes:
@@ -96,7 +106,10 @@ class Plain:
         return Codes(affine.quantize(w, scale, zero_point, "int8", s.weight_symmetric), scale, zero_point)
 
     def linear(self, name, x, site, activation=None, residual=None):
-        w, bias = self.weight(name + ".weight" if name + ".weight" in self.w else "embed.word"), self.w.get(name + ".bias")
+        w, bias = (
+            self.weight(name + ".weight" if name + ".weight" in self.w else "embed.word"),
+            self.w.get(name + ".bias"),
+        )
         bias_i32 = None
         if bias is not None and self.scheme.bias == "int8":
             parameters = affine.qparams(bias.min(), bias.max(), "int8")
@@ -108,8 +121,18 @@ class Plain:
         self.read.append(codes.q)
         if bias is not None and self.scheme.bias == "int32" and self.kind == "static":
             bias_i32 = np.rint(bias / (np.float64(codes.scale) * w.scale[:, 0])).astype(np.int32)
-        return affine.layer(codes.q, w.q.T, codes.scale, codes.zero_point, w.scale[:, 0], w.zero_point[:, 0], bias_i32,
-                            None if bias_i32 is not None else bias, activation, residual)
+        return affine.layer(
+            codes.q,
+            w.q.T,
+            codes.scale,
+            codes.zero_point,
+            w.scale[:, 0],
+            w.zero_point[:, 0],
+            bias_i32,
+            None if bias_i32 is not None else bias,
+            activation,
+            residual,
+        )
 
     def norm(self, x, name):
         x = x.astype(np.float64)
@@ -126,7 +149,8 @@ class Plain:
         return np.concatenate([a * c - b * s, b * c + a * s], 2).reshape(len(x), -1).astype(np.float32)
 
     def attention(self, q, k, v, at, offsets):
-        """Scores in codes where queries, keys and values are: static ones, or int8 symmetric with a scale per token and head."""
+        """Scores in codes where queries, keys and values are: static ones, or int8 symmetric with a scale per token and
+        head."""
         c, parts = self.c, (q, k, v)
         heads = [x.reshape(len(x), -1, c.head_dim).swapaxes(0, 1) for x in parts]  # (heads, tokens, dim)
         if self.kind == "weight-only" or self.scheme.attention == "float32":
@@ -145,20 +169,20 @@ class Plain:
         return y.swapaxes(0, 1).reshape(len(q), -1)
 
     def attend_floats(self, q, k, v, mask):
-        scores = np.where(mask, q.astype(float) @ k.T * self.c.head_dim ** -0.5, -np.inf)
+        scores = np.where(mask, q.astype(float) @ k.T * self.c.head_dim**-0.5, -np.inf)
         weights = np.exp(scores - scores.max(1, keepdims=True))
         return weights / weights.sum(1, keepdims=True) @ v
 
     def attend_static(self, q, k, v, mask):
         """Weights are codes of 1/255, and their own sum normalizes."""
-        sums = np.where(mask, (q.q.astype(float) - q.zero_point) @ (k.q.astype(float) - k.zero_point).T, -2.0**31)
-        factor = np.float32(self.c.head_dim ** -0.5) * LOG2_E * q.scale * k.scale
+        sums = np.where(mask, (q.q.astype(float) - q.zero_point) @ (k.q.astype(float) - k.zero_point).T, -(2.0**31))
+        factor = np.float32(self.c.head_dim**-0.5) * LOG2_E * q.scale * k.scale
         weights = mask * np.rint(255 * exp2((sums - sums.max(1, keepdims=True)) * factor))
         return weights @ (v.q.astype(float) - v.zero_point) * (v.scale / weights.sum(1, keepdims=True))
 
     def attend_dynamic(self, q, k, v, mask):
         """Weights take the values' scales along: the largest of 2^(score) times scale is a code of 240 to 255."""
-        scores = (q.q.astype(float) @ k.q.astype(float).T * k.scale.T * q.scale) * (self.c.head_dim ** -0.5 * LOG2_E)
+        scores = (q.q.astype(float) @ k.q.astype(float).T * k.scale.T * q.scale) * (self.c.head_dim**-0.5 * LOG2_E)
         top = np.where(mask, scores + log2_above(v.scale).T, -np.inf).max(1, keepdims=True)
         weights = mask * exp2(np.where(mask, scores - top, -99))
         return np.rint(255 * v.scale.T * weights) @ v.q.astype(float) / (255 * weights.sum(1, keepdims=True))
@@ -175,7 +199,9 @@ class Plain:
 
     def feed(self, x, residual, at):
         if self.c.gated:
-            hidden = self.linear(at + ".gate", x, at + ".input", self.c.activation) * self.linear(at + ".up", x, at + ".input")
+            hidden = self.linear(at + ".gate", x, at + ".input", self.c.activation) * self.linear(
+                at + ".up", x, at + ".input"
+            )
         else:
             hidden = self.linear(at + ".up", x, at + ".input", self.c.activation)
         return self.linear(at + ".down", hidden, at + ".hidden", residual=residual)
@@ -212,7 +238,9 @@ def both(random_model, monkeypatch, family, strategy, seed=4, lengths=LENGTHS, *
     ranges = calibrate(model, [tokens], strategy.observer).sites if static else {}
     plain = Plain(model.config, weights, strategy, ranges)
     quantized, seen = cq.quantize(model, strategy, [tokens] if static else None), []
-    joint = {id(block.attention.readers()[0].weight) for block in quantized.blocks if len(block.attention.readers()) == 1}
+    joint = {
+        id(block.attention.readers()[0].weight) for block in quantized.blocks if len(block.attention.readers()) == 1
+    }
     linear = _core.linear
 
     def watched(x, w, *rest, coding=None, gated=False):
@@ -221,23 +249,44 @@ def both(random_model, monkeypatch, family, strategy, seed=4, lengths=LENGTHS, *
         return linear(x, w, *rest, coding=coding, gated=gated)
 
     monkeypatch.setattr(_core, "linear", watched)
-    ours = quantized.logits(tokens) if model.config.lm_head else [quantized.hidden(Batch(tokens)).floats()]  # not replayed
+    # not replayed
+    ours = quantized.logits(tokens) if model.config.lm_head else [quantized.hidden(Batch(tokens)).floats()]
     hidden, logits = plain.forward(tokens)
     return np.concatenate(ours), hidden if logits is None else logits, seen, plain.read
 
 
-EVEN = dict(hidden_size=64, num_heads=4, head_dim=16, intermediate_size=96)  # whole panels: queries, keys, values in one product
-CASES = [(family, strategy(scheme=scheme), {}) for family in ("bert", "llama")
-         for strategy in (cq.WeightOnly, cq.Dynamic, cq.Static) for scheme in SCHEMES.values()]
-CASES += [(family, strategy, dict(activation=activation)) for activation in ("relu", "gelu_tanh", "silu", "gelu")
-          for family in ("bert", "llama") for strategy in (cq.WeightOnly(), cq.Static())]
-CASES += [("llama", strategy, changes) for strategy in (cq.Dynamic(), cq.Static())
-          for changes in (dict(tied=False), dict(num_kv_heads=6), dict(num_kv_heads=1, head_dim=20), dict(hidden_size=64))]
-CASES += [(family, strategy, sizes)
-          for family, sizes in (("bert", EVEN | dict(num_kv_heads=4)), ("llama", EVEN), ("llama", {}), ("bert", {}))
-          for strategy in (cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Static(residual="int8"),
-                           cq.Static(SCHEMES["textbook"], residual="int8"), cq.Dynamic(cq.Scheme(attention="float32")),
-                           cq.Static(cq.Scheme(attention="float32"), residual="int8"))]
+# whole panels: queries, keys, values in one product
+EVEN = dict(hidden_size=64, num_heads=4, head_dim=16, intermediate_size=96)
+CASES = [
+    (family, strategy(scheme=scheme), {})
+    for family in ("bert", "llama")
+    for strategy in (cq.WeightOnly, cq.Dynamic, cq.Static)
+    for scheme in SCHEMES.values()
+]
+CASES += [
+    (family, strategy, dict(activation=activation))
+    for activation in ("relu", "gelu_tanh", "silu", "gelu")
+    for family in ("bert", "llama")
+    for strategy in (cq.WeightOnly(), cq.Static())
+]
+CASES += [
+    ("llama", strategy, changes)
+    for strategy in (cq.Dynamic(), cq.Static())
+    for changes in (dict(tied=False), dict(num_kv_heads=6), dict(num_kv_heads=1, head_dim=20), dict(hidden_size=64))
+]
+CASES += [
+    (family, strategy, sizes)
+    for family, sizes in (("bert", EVEN | dict(num_kv_heads=4)), ("llama", EVEN), ("llama", {}), ("bert", {}))
+    for strategy in (
+        cq.WeightOnly(),
+        cq.Dynamic(),
+        cq.Static(),
+        cq.Static(residual="int8"),
+        cq.Static(SCHEMES["textbook"], residual="int8"),
+        cq.Dynamic(cq.Scheme(attention="float32")),
+        cq.Static(cq.Scheme(attention="float32"), residual="int8"),
+    )
+]
 
 
 def compared(random_model, monkeypatch, *arguments, **changes):
@@ -259,7 +308,11 @@ def test_model_is_its_formula(random_model, monkeypatch, family, strategy, chang
         off, error = compared(random_model, monkeypatch, family, strategy, **changes)
         assert off.max() <= 1 and (off > 0).mean() <= OFF_BY_ONE
         assert error < (0.02 if off.any() else 2e-5)
-    else:  # a code inside attention that lies at a border moves all that follows in its token; most short batches have none
-        batches = [compared(random_model, monkeypatch, family, strategy, seed, (6, 1, 3), **changes) for seed in range(6)]
+    else:
+        # a code inside attention that lies at a border moves all that follows in its token; most short batches have
+        # none
+        batches = [
+            compared(random_model, monkeypatch, family, strategy, seed, (6, 1, 3), **changes) for seed in range(6)
+        ]
         assert sum(not off.any() and error < 2e-5 for off, error in batches) >= 3
         assert all(off.max() <= 8 and (off > 0).mean() <= 0.2 and error < 0.3 for off, error in batches)

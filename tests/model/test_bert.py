@@ -1,4 +1,5 @@
 """BERT-type encoders against transformers, on small random models of awkward sizes; pooling and packing."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -7,14 +8,16 @@ import torch
 from transformers import BertConfig, BertModel
 
 import cq
-from cq.model import transformer
+from cq.model import batch
 from cq.model.deferred import read
 
 TOLERANCE = 1e-4  # of hidden states, which are of the order of 1
 LENGTHS = (7, 1, 33, 2, 16, 17)
 SHAPES = {  # hidden, heads, intermediate: nothing a multiple of 16, then of 4, then all of both, then one wide head
     "odd": dict(hidden_size=40, num_attention_heads=2, intermediate_size=37),
-    "uneven": dict(hidden_size=27, num_attention_heads=3, intermediate_size=50, hidden_act="gelu_new", type_vocab_size=1),
+    "uneven": dict(
+        hidden_size=27, num_attention_heads=3, intermediate_size=50, hidden_act="gelu_new", type_vocab_size=1
+    ),
     "even": dict(hidden_size=64, num_attention_heads=4, intermediate_size=128, hidden_act="relu", layer_norm_eps=1e-5),
     "wide": dict(hidden_size=72, num_attention_heads=1, intermediate_size=19, hidden_act="silu", num_hidden_layers=1),
 }
@@ -23,7 +26,9 @@ SHAPES = {  # hidden, heads, intermediate: nothing a multiple of 16, then of 4, 
 def saved(folder, **sizes):
     """A random BertModel, saved to `folder`, and what cq loads from there."""
     torch.manual_seed(11)
-    reference = BertModel(BertConfig(**dict(vocab_size=53, num_hidden_layers=3, max_position_embeddings=33) | sizes)).eval()
+    reference = BertModel(
+        BertConfig(**dict(vocab_size=53, num_hidden_layers=3, max_position_embeddings=33) | sizes)
+    ).eval()
     for name, parameter in reference.named_parameters():
         torch.nn.init.normal_(parameter, float(name.endswith("LayerNorm.weight")), 0.25)
     reference.save_pretrained(folder)
@@ -59,11 +64,11 @@ def test_padding_in_transformers_changes_nothing_that_cq_leaves_out(odd):
     tokens = ragged((5, 12, 9))
     ids, mask = np.zeros((3, 12), np.int64), np.zeros((3, 12), np.int64)
     for row, sequence in enumerate(tokens):
-        ids[row, :len(sequence)], mask[row, :len(sequence)] = sequence, 1
+        ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
     with torch.no_grad():
         padded = reference(torch.tensor(ids), attention_mask=torch.tensor(mask)).last_hidden_state.numpy()
     for row, ours in enumerate(model.forward(tokens)):
-        assert np.abs(ours - padded[row, :len(ours)]).max() < TOLERANCE
+        assert np.abs(ours - padded[row, : len(ours)]).max() < TOLERANCE
 
 
 def test_a_rectangle_is_a_list_of_its_rows(odd):
@@ -86,10 +91,19 @@ def test_float32_does_not_depend_on_the_batch_either(odd):
         assert np.array_equal(model.forward([ids])[0], packed)
 
 
-@pytest.mark.parametrize("strategy", [cq.WeightOnly(), cq.WeightOnly(cq.Scheme.textbook()), cq.Dynamic(), cq.Static(),
-                                      cq.Static(cq.Scheme.textbook()), cq.Static(residual="int8"),
-                                      cq.Dynamic(cq.Scheme(attention="float32"))],
-                         ids=lambda s: f"{s.name}-{s.scheme.bias}-{s.scheme.attention}-{getattr(s, 'residual', '')}")
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        cq.WeightOnly(),
+        cq.WeightOnly(cq.Scheme.textbook()),
+        cq.Dynamic(),
+        cq.Static(),
+        cq.Static(cq.Scheme.textbook()),
+        cq.Static(residual="int8"),
+        cq.Dynamic(cq.Scheme(attention="float32")),
+    ],
+    ids=lambda s: f"{s.name}-{s.scheme.bias}-{s.scheme.attention}-{getattr(s, 'residual', '')}",
+)
 def test_int8_does_not_depend_on_the_batch_at_all(odd, strategy):
     tokens = ragged()
     model = cq.quantize(odd[1], strategy, tokens if strategy.name == "static" else None)
@@ -102,7 +116,7 @@ def test_int8_does_not_depend_on_the_batch_at_all(odd, strategy):
 def test_large_calls_go_through_in_parts(odd, monkeypatch, limit):
     model, tokens = cq.quantize(odd[1], cq.Dynamic()), ragged()
     whole = model.forward(tokens)
-    monkeypatch.setattr(transformer, "MAX_TOKENS", limit)
+    monkeypatch.setattr(batch, "MAX_TOKENS", limit)
     for a, b in zip(model.forward(tokens), whole, strict=True):
         assert np.array_equal(a, b)
 
@@ -112,8 +126,18 @@ def test_large_calls_go_through_in_parts(odd, monkeypatch, limit):
 def test_pooling(odd, pooling, normalize):
     model, tokens = odd[1], ragged()
     hidden = model.forward(tokens)
-    expected = np.stack([{"mean": h.mean(0), "cls": h[0], "max": h.max(0), "mean_sqrt_len": h.sum(0) / np.sqrt(len(h)),
-                          "last": h[-1]}[pooling] for h in hidden])
+    expected = np.stack(
+        [
+            {
+                "mean": h.mean(0),
+                "cls": h[0],
+                "max": h.max(0),
+                "mean_sqrt_len": h.sum(0) / np.sqrt(len(h)),
+                "last": h[-1],
+            }[pooling]
+            for h in hidden
+        ]
+    )
     if normalize:
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     pooled = with_config(model, pooling=pooling, normalize=normalize)
@@ -123,10 +147,17 @@ def test_pooling(odd, pooling, normalize):
 
 def with_config(model, **changes):
     """The same weights under another configuration."""
-    weights = {f"{name}.{leaf}": getattr(part, leaf) for name, part in [*model.linears(), *model.norms()]
-               for leaf in ("weight", "bias") if getattr(part, leaf) is not None}
-    weights |= {"embed.word": read(model.embedding.source), "embed.position": model.embedding.position,
-                "embed.type": model.embedding.type}
+    weights = {
+        f"{name}.{leaf}": getattr(part, leaf)
+        for name, part in [*model.linears(), *model.norms()]
+        for leaf in ("weight", "bias")
+        if getattr(part, leaf) is not None
+    }
+    weights |= {
+        "embed.word": read(model.embedding.source),
+        "embed.position": model.embedding.position,
+        "embed.type": model.embedding.type,
+    }
     return cq.Transformer(replace(model.config, **changes), weights, model.tokenizer)
 
 
@@ -143,14 +174,31 @@ def test_what_an_encoder_cannot_do(odd):
         odd[1].embed(["a text"])
 
 
-@pytest.mark.parametrize("tokens, message", [
-    ("some text", "a text"), (["some text"], r"tokens\[0\]"), (3, "int"), (None, "NoneType"), ([[]], "empty"),
-    ([3, 4], r"tokens\[0\]"),
-    (np.arange(4), "shape"), (np.zeros((2, 0), int), "empty"), ([[1.0, 2.0]], "float64"), ([[True]], "bool"), ([[-1]], "-1"),
-    ([[1, 53]], "53 at position 1"), ([[1], [2**40]], r"tokens\[1\]"), ([[2**64]], "object"), ([[1, [2]]], "not a 1-D"),
-    ([np.zeros(34, int)], "34 tokens"), ([[np.nan]], "float64"), ({"ids": [1]}, r"tokens\[0\]"), ([["a"]], "U1"),
-    ([None], "object"),
-])
+@pytest.mark.parametrize(
+    "tokens, message",
+    [
+        ("some text", "a text"),
+        (["some text"], r"tokens\[0\]"),
+        (3, "int"),
+        (None, "NoneType"),
+        ([[]], "empty"),
+        ([3, 4], r"tokens\[0\]"),
+        (np.arange(4), "shape"),
+        (np.zeros((2, 0), int), "empty"),
+        ([[1.0, 2.0]], "float64"),
+        ([[True]], "bool"),
+        ([[-1]], "-1"),
+        ([[1, 53]], "53 at position 1"),
+        ([[1], [2**40]], r"tokens\[1\]"),
+        ([[2**64]], "object"),
+        ([[1, [2]]], "not a 1-D"),
+        ([np.zeros(34, int)], "34 tokens"),
+        ([[np.nan]], "float64"),
+        ({"ids": [1]}, r"tokens\[0\]"),
+        ([["a"]], "U1"),
+        ([None], "object"),
+    ],
+)
 def test_bad_tokens_are_named(odd, tokens, message):
     with pytest.raises(cq.CqError, match=message):
         odd[1].forward(tokens)

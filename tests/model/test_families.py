@@ -1,13 +1,35 @@
-"""Each family of decoders and encoders against transformers, on small random models; what is new in each under all strategies, in
-checkpoints and refused where it is not implemented."""
+"""Each family of decoders and encoders against transformers, on small random models; what is new in each under all
+strategies, in checkpoints and refused where it is not implemented."""
+
 import numpy as np
 import pytest
 import torch
-from transformers import (BertConfig, BertForSequenceClassification, CamembertConfig, CamembertModel, DistilBertConfig,
-                          DistilBertForSequenceClassification, DistilBertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM, RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification,
-                          RobertaModel, XLMRobertaConfig, XLMRobertaForSequenceClassification, XLMRobertaModel)
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    CamembertConfig,
+    CamembertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    DistilBertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaModel,
+)
 
 import cq
 from cq.formats.huggingface import parse_config, read_folder, write_folder
@@ -15,21 +37,49 @@ from cq.formats.names import canonical
 from cq.model.rope import frequencies
 
 TOLERANCE = 1e-4  # of logits and hidden states, which are of the order of 1
-_DECODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                intermediate_size=36, max_position_embeddings=200, tie_word_embeddings=False)
-_LLAMA3 = dict(rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-               original_max_position_embeddings=64)
+_DECODER = dict(
+    vocab_size=61,
+    hidden_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=36,
+    max_position_embeddings=200,
+    tie_word_embeddings=False,
+)
+_LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=1e4,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
 _YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=50)
 DECODERS = {
     "mistral": (MistralForCausalLM, MistralConfig(**_DECODER, head_dim=16, sliding_window=None)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_DECODER | dict(tie_word_embeddings=True))),
-    "linear": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=5e3))),
+    "linear": (
+        LlamaForCausalLM,
+        LlamaConfig(**_DECODER, rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=5e3)),
+    ),
     "llama3": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=_LLAMA3)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**_DECODER, head_dim=20)),
     "qwen3 biased": (Qwen3ForCausalLM, Qwen3Config(**_DECODER, head_dim=8, attention_bias=True)),
     "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=61, n_embd=40, n_layer=2, n_head=4, n_positions=190)),
-    "gpt2 untied": (GPT2LMHeadModel, GPT2Config(vocab_size=61, n_embd=24, n_layer=2, n_head=3, n_positions=190, n_inner=50,
-                                                activation_function="relu", tie_word_embeddings=False)),
+    "gpt2 untied": (
+        GPT2LMHeadModel,
+        GPT2Config(
+            vocab_size=61,
+            n_embd=24,
+            n_layer=2,
+            n_head=3,
+            n_positions=190,
+            n_inner=50,
+            activation_function="relu",
+            tie_word_embeddings=False,
+        ),
+    ),
     "yarn": (Qwen2ForCausalLM, Qwen2Config(**_DECODER, rope_parameters=_YARN)),
 }
 _ENCODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36)
@@ -38,16 +88,27 @@ ENCODERS = {
     "roberta": (RobertaModel, RobertaConfig(**_ROBERTA, max_position_embeddings=192)),
     "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig(**_ROBERTA, max_position_embeddings=200, pad_token_id=2)),
     "camembert": (CamembertModel, CamembertConfig(**_ROBERTA, max_position_embeddings=192)),
-    "distilbert": (DistilBertModel, DistilBertConfig(vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36,
-                                                     max_position_embeddings=190, activation="relu")),
+    "distilbert": (
+        DistilBertModel,
+        DistilBertConfig(
+            vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36, max_position_embeddings=190, activation="relu"
+        ),
+    ),
 }
 _NAMES = dict(num_labels=3, id2label={0: "bad", 1: "fair", 2: "good"})
 CLASSIFIERS = {
     "bert": (BertForSequenceClassification, BertConfig(**_ENCODER, max_position_embeddings=190)),
     "roberta": (RobertaForSequenceClassification, RobertaConfig(**_ROBERTA, max_position_embeddings=192, **_NAMES)),
-    "xlm-roberta": (XLMRobertaForSequenceClassification, XLMRobertaConfig(**_ROBERTA, max_position_embeddings=192, num_labels=1)),
-    "distilbert": (DistilBertForSequenceClassification, DistilBertConfig(
-        vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36, max_position_embeddings=190, **_NAMES)),
+    "xlm-roberta": (
+        XLMRobertaForSequenceClassification,
+        XLMRobertaConfig(**_ROBERTA, max_position_embeddings=192, num_labels=1),
+    ),
+    "distilbert": (
+        DistilBertForSequenceClassification,
+        DistilBertConfig(
+            vocab_size=61, dim=40, n_layers=2, n_heads=4, hidden_dim=36, max_position_embeddings=190, **_NAMES
+        ),
+    ),
 }
 STRATEGIES = [cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.QAT(steps=2, batch_size=2)]
 
@@ -89,7 +150,9 @@ def survives(model, run, path, strategy):
     assert again.config == model.config
     ours, exact = run(quantized, samples), run(model, samples)
     assert all(map(np.array_equal, ours, run(again, samples)))
-    noise = sum(np.square(a - b).sum() for a, b in zip(ours, exact, strict=True)) / sum(np.square(b).sum() for b in exact)
+    noise = sum(np.square(a - b).sum() for a, b in zip(ours, exact, strict=True)) / sum(
+        np.square(b).sum() for b in exact
+    )
     assert 0 < noise < 0.1
 
 
@@ -127,7 +190,12 @@ def test_an_encoder_under_a_head_arrives_without_it(tmp_path):
 @pytest.mark.parametrize("name", ["yarn", "qwen3", "gpt2", "roberta", "distilbert"])
 def test_every_family_under_every_strategy(tmp_path, name, strategy):
     _, model = saved(tmp_path, *(DECODERS | ENCODERS)[name])
-    survives(model, cq.Transformer.logits if name in DECODERS else cq.Transformer.forward, tmp_path / "q.safetensors", strategy)
+    survives(
+        model,
+        cq.Transformer.logits if name in DECODERS else cq.Transformer.forward,
+        tmp_path / "q.safetensors",
+        strategy,
+    )
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -201,17 +269,29 @@ def test_a_sliding_window_that_is_not_used_counts_for_nothing():
     assert parse_config(config, "x")[0].max_positions == 200
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(factor=None), "factor must be a positive number"), (dict(factor=-1), "factor"), (dict(low_freq_factor=9.0), "low_freq"),
-    (dict(rope_theta="x"), "rope_theta"), (dict(original_max_position_embeddings=0), "original_max_position_embeddings")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(factor=None), "factor must be a positive number"),
+        (dict(factor=-1), "factor"),
+        (dict(low_freq_factor=9.0), "low_freq"),
+        (dict(rope_theta="x"), "rope_theta"),
+        (dict(original_max_position_embeddings=0), "original_max_position_embeddings"),
+    ],
+)
 def test_rotary_scaling_out_of_range_is_named(change, words):
     config = dict(model_type="llama", **_DECODER, rope_parameters=_LLAMA3 | change)
     with pytest.raises(cq.FormatError, match=words):
         parse_config(config, "x")
 
 
-@pytest.mark.parametrize("change, words", [(dict(scale_attn_weights=False), "scale_attn_weights"),
-                                           (dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(scale_attn_weights=False), "scale_attn_weights"),
+        (dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx"),
+    ],
+)
 def test_other_scores_of_gpt2_are_refused(change, words):
     with pytest.raises(cq.UnsupportedError, match=words):
         parse_config(DECODERS["gpt2"][1].to_dict() | change, "x")

@@ -1,4 +1,6 @@
-"""Generation: cached decoding beside whole forward passes and transformers, ragged batches, what ends a text, and bad arguments."""
+"""Generation: cached decoding beside whole forward passes and transformers, ragged batches, what ends a text, and bad
+arguments."""
+
 import numpy as np
 import pytest
 import torch
@@ -29,17 +31,27 @@ def models(float_model, random_model, prompts):
     """Name → a model, and whether its scheme sees one token at a time."""
     learned = random_model("llama", max_positions=150, rope_theta=None)[0]
     return {
-        "weight-only": cq.quantize(float_model, cq.WeightOnly()), "dynamic": cq.quantize(float_model, cq.Dynamic()),
+        "weight-only": cq.quantize(float_model, cq.WeightOnly()),
+        "dynamic": cq.quantize(float_model, cq.Dynamic()),
         "static": cq.quantize(float_model, cq.Static(), prompts),
         "static stream": cq.quantize(float_model, cq.Static(residual="int8", smooth=False), prompts),
         "float32 attention": cq.quantize(float_model, cq.Dynamic(cq.Scheme(attention="float32"))),
         "mixed": cq.quantize(float_model, cq.Mixed((("layers.0.*", cq.Static()), ("*", cq.Dynamic()))), prompts),
         "learned positions": cq.quantize(learned, cq.Dynamic()),
-        "normed heads": cq.quantize(random_model("llama", max_positions=150, qk_norm=True)[0], cq.Dynamic())}
+        "normed heads": cq.quantize(random_model("llama", max_positions=150, qk_norm=True)[0], cq.Dynamic()),
+    }
 
 
-NAMES = ("weight-only", "dynamic", "static", "static stream", "float32 attention", "mixed", "learned positions",
-         "normed heads")
+NAMES = (
+    "weight-only",
+    "dynamic",
+    "static",
+    "static stream",
+    "float32 attention",
+    "mixed",
+    "learned positions",
+    "normed heads",
+)
 
 
 def decoded(model, prompts, cache=None, new=NEW):
@@ -50,6 +62,7 @@ def decoded(model, prompts, cache=None, new=NEW):
         def next(self, scores, before, draws):
             seen.append((before.copy(), scores.copy()))
             return super().next(scores, before, draws)
+
     generator = Generator(model, prompts, new, Watching(), cache)
     list(generator.steps(lambda i, token: False))
     return generator.tokens, seen
@@ -71,7 +84,9 @@ def test_a_float32_model_differs_by_rounding(float_model, prompts):
         np.testing.assert_allclose(scores, rows[-1], atol=2e-5 * np.abs(rows[-1]).max())
 
 
-@pytest.mark.parametrize("name, other", [("weight-only", "int8"), ("dynamic", "float32"), ("float32 attention", "int8")])
+@pytest.mark.parametrize(
+    "name, other", [("weight-only", "int8"), ("dynamic", "float32"), ("float32 attention", "int8")]
+)
 def test_other_caches_are_close(models, prompts, name, other):
     model = models[name]
     ids, own = decoded(model, prompts)
@@ -122,15 +137,44 @@ def test_threads_change_no_bit(models, prompts):
 @pytest.mark.parametrize("heads, kv", [(4, 4), (6, 2), (3, 1)])
 def test_greedy_is_that_of_transformers(heads, kv):
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=97, hidden_size=heads * 8, intermediate_size=60, num_hidden_layers=3, max_position_embeddings=128,
-                         num_attention_heads=heads, num_key_value_heads=kv, head_dim=8, bos_token_id=None, eos_token_id=None,
-                         tie_word_embeddings=False, initializer_range=0.3)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=heads * 8,
+        intermediate_size=60,
+        num_hidden_layers=3,
+        max_position_embeddings=128,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        head_dim=8,
+        bos_token_id=None,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+    )
     theirs = LlamaForCausalLM(config).eval()
     weights = {name: array.numpy() for name, array in theirs.state_dict().items()}
-    ours = cq.Transformer(cq.Config(
-        family="llama", vocab_size=97, hidden_size=heads * 8, num_layers=3, num_heads=heads, num_kv_heads=kv, head_dim=8,
-        intermediate_size=60, max_positions=128, norm="rms", norm_eps=config.rms_norm_eps, norm_first=True, activation="silu",
-        gated=True, rope_theta=1e4, causal=True, lm_head=True), canonical(weights, "llama", "test"))
+    ours = cq.Transformer(
+        cq.Config(
+            family="llama",
+            vocab_size=97,
+            hidden_size=heads * 8,
+            num_layers=3,
+            num_heads=heads,
+            num_kv_heads=kv,
+            head_dim=8,
+            intermediate_size=60,
+            max_positions=128,
+            norm="rms",
+            norm_eps=config.rms_norm_eps,
+            norm_first=True,
+            activation="silu",
+            gated=True,
+            rope_theta=1e4,
+            causal=True,
+            lm_head=True,
+        ),
+        canonical(weights, "llama", "test"),
+    )
     for n in (1, 9, 70):
         prompt = np.random.default_rng(n).integers(0, 97, n)
         given = dict(inputs=torch.tensor(prompt)[None], attention_mask=torch.ones(1, n, dtype=int), max_new_tokens=50)
@@ -164,7 +208,8 @@ def test_positions_end_a_text(float_model, models, prompts):
         assert model.generate([]) == []
 
 
-# --- texts -------------------------------------------------------------------------------------------------------------------
+# --- texts ------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def speaker(tiny_lm):
@@ -184,13 +229,23 @@ def test_pieces_make_the_text_and_stop_strings_end_it(speaker):
 
 class Bytes:
     """A tokenizer whose tokens are bytes."""
+
     def decode(self, ids, skip_special_tokens):
         return bytes(ids).decode("utf-8", "replace")
 
 
-@pytest.mark.parametrize("whole, stops, wanted", [
-    ("naïve 日本語 🙂!", (), "naïve 日本語 🙂!"), ("one STOP two", ("STOP",), "one "), ("one STO", ("STOP",), "one STO"),
-    ("aab", ("ab",), "a"), ("日本", ("本",), "日"), ("x", ("x",), ""), ("abcabd", ("abd", "bca"), "a")])
+@pytest.mark.parametrize(
+    "whole, stops, wanted",
+    [
+        ("naïve 日本語 🙂!", (), "naïve 日本語 🙂!"),
+        ("one STOP two", ("STOP",), "one "),
+        ("one STO", ("STOP",), "one STO"),
+        ("aab", ("ab",), "a"),
+        ("日本", ("本",), "日"),
+        ("x", ("x",), ""),
+        ("abcabd", ("abd", "bca"), "a"),
+    ],
+)
 def test_no_half_characters_and_no_begun_stops(whole, stops, wanted):
     text, pieces = Text(Bytes(), stops), []
     for token in whole.encode():
@@ -207,14 +262,20 @@ def test_half_a_character_at_the_end_shows():
     assert [text.add(token) for token in "é".encode()[:1]] == [""] and text.rest() == "\ufffd"
 
 
-TEMPLATE = ("{{ bos_token }}{% for message in messages %}{% if message['role'] == 'root' %}{{ raise_exception('no root') }}"
-            "{% endif %}<{{ message.role }}>{{ message.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}")
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'root' %}{{ raise_exception('no root') }}"
+    "{% endif %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 def test_conversations_go_through_the_template(tiny_lm):
     bare = cq.load(tiny_lm)
     said = cq.Config(**bare.config.to_dict() | dict(chat_template=TEMPLATE, bos_token_id=65, eos_token_ids=(66,)))
-    weights = {name: np.random.default_rng(0).standard_normal(shape).astype(np.float32) for name, shape in said.shapes().items()}
+    weights = {
+        name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        for name, shape in said.shapes().items()
+    }
     model = cq.Transformer(said, weights, bare.tokenizer)
     messages = [{"role": "user", "content": "Hi"}]
     begin, end = (model.tokenizer.id_to_token(token) for token in (65, 66))
@@ -230,9 +291,18 @@ def test_conversations_go_through_the_template(tiny_lm):
         bare.generate(messages)
 
 
-@pytest.mark.parametrize("template", [
-    "{{ messages.__class__.__mro__[-1].__subclasses__() }}", "{{ messages.append(1) }}", "{{ ''.format.__globals__.x }}",
-    "{% for i in range(1000000000) %}{% endfor %}", "{{ 1 / 0 }}", "{% if %}", "{{ nothing.at.all }}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages.__class__.__mro__[-1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ ''.format.__globals__.x }}",
+        "{% for i in range(1000000000) %}{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{% if %}",
+        "{{ nothing.at.all }}",
+    ],
+)
 def test_templates_are_strangers(template):
     with pytest.raises(cq.CqError, match="template fails"):
         chat.render(template, [{"role": "user", "content": "Hi"}], "", "")
@@ -244,17 +314,35 @@ def test_a_missing_jinja2_is_named(monkeypatch):
         chat.render("x", [{"role": "user", "content": "Hi"}], "", "")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(max_new_tokens=0), "max_new_tokens: .*got 0"), (dict(max_new_tokens=True), "max_new_tokens"),
-    (dict(max_new_tokens=2.5), "max_new_tokens"), (dict(temperature=-1), "temperature: .*-1"),
-    (dict(temperature=float("nan")), "temperature"), (dict(temperature="hot"), "temperature"),
-    (dict(temperature=1, top_k=0), "top_k: .*0"), (dict(temperature=1, top_p=1.5), "top_p: .*1.5"),
-    (dict(temperature=1, top_p=0), "top_p"), (dict(top_k=3), "top_k: .*temperature"), (dict(seed=1), "seed: .*temperature"),
-    (dict(temperature=1, seed=-1), "seed: .*-1"), (dict(repetition_penalty=0), "repetition_penalty: .*0"),
-    (dict(stop=[""]), "stop: .*''"), (dict(stop=[256]), "stop: .*256"), (dict(stop=None), "stop"), (dict(stop=[1.5]), "stop"),
-    (dict(prompt=7), "prompt: .*int"), (dict(prompt=[7]), "prompt 0: .*int"), (dict(prompt=""), "empty"),
-    (dict(prompt=np.zeros((2, 2), int)), "1-D"), (dict(prompt=np.array([256])), "256"), (dict(prompt=np.zeros(0, int)), "empty"),
-    (dict(prompt=np.array([1]), stop="x"), "stop: texts end texts")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(max_new_tokens=0), "max_new_tokens: .*got 0"),
+        (dict(max_new_tokens=True), "max_new_tokens"),
+        (dict(max_new_tokens=2.5), "max_new_tokens"),
+        (dict(temperature=-1), "temperature: .*-1"),
+        (dict(temperature=float("nan")), "temperature"),
+        (dict(temperature="hot"), "temperature"),
+        (dict(temperature=1, top_k=0), "top_k: .*0"),
+        (dict(temperature=1, top_p=1.5), "top_p: .*1.5"),
+        (dict(temperature=1, top_p=0), "top_p"),
+        (dict(top_k=3), "top_k: .*temperature"),
+        (dict(seed=1), "seed: .*temperature"),
+        (dict(temperature=1, seed=-1), "seed: .*-1"),
+        (dict(repetition_penalty=0), "repetition_penalty: .*0"),
+        (dict(stop=[""]), "stop: .*''"),
+        (dict(stop=[256]), "stop: .*256"),
+        (dict(stop=None), "stop"),
+        (dict(stop=[1.5]), "stop"),
+        (dict(prompt=7), "prompt: .*int"),
+        (dict(prompt=[7]), "prompt 0: .*int"),
+        (dict(prompt=""), "empty"),
+        (dict(prompt=np.zeros((2, 2), int)), "1-D"),
+        (dict(prompt=np.array([256])), "256"),
+        (dict(prompt=np.zeros(0, int)), "empty"),
+        (dict(prompt=np.array([1]), stop="x"), "stop: texts end texts"),
+    ],
+)
 def test_bad_arguments_are_named(speaker, arguments, message):
     with pytest.raises(cq.CqError, match=message):
         speaker.generate(**dict(prompt="Hi") | arguments)

@@ -1,4 +1,5 @@
 """Models give the same bits on every instruction set, with any number of threads, beside any NumPy and BLAS."""
+
 import json
 import os
 import subprocess
@@ -13,11 +14,20 @@ import cq
 
 SHIPPED = Path(cq.__file__).parent / "data" / "shakespeare"
 TEXTBOOK = cq.Scheme.textbook()
-STRATEGIES = {"float32": None, "weight-only": cq.WeightOnly(), "weight-only textbook": cq.WeightOnly(TEXTBOOK), "dynamic": cq.Dynamic(),
-              "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=8)),
-              "dynamic textbook": cq.Dynamic(TEXTBOOK), "static": cq.Static(), "static textbook": cq.Static(TEXTBOOK),
-              "stream": cq.Static(residual="int8"), "float attention": cq.Dynamic(cq.Scheme(attention="float32"))}
-# A process of its own, as the instruction set is chosen at import: loads each checkpoint, prints a digest of each result.
+STRATEGIES = {
+    "float32": None,
+    "weight-only": cq.WeightOnly(),
+    "weight-only textbook": cq.WeightOnly(TEXTBOOK),
+    "dynamic": cq.Dynamic(),
+    "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=8)),
+    "dynamic textbook": cq.Dynamic(TEXTBOOK),
+    "static": cq.Static(),
+    "static textbook": cq.Static(TEXTBOOK),
+    "stream": cq.Static(residual="int8"),
+    "float attention": cq.Dynamic(cq.Scheme(attention="float32")),
+}
+# A process of its own, as the instruction set is chosen at import: loads each checkpoint, prints a digest of each
+# result.
 CHILD = """
 import hashlib, json, sys
 from pathlib import Path
@@ -56,15 +66,21 @@ def checkpoints(random_model, tmp_path_factory):
     """A folder of models, each under every strategy."""
     folder, rng = tmp_path_factory.mktemp("identity"), np.random.default_rng(2)
     even = dict(hidden_size=64, num_heads=4, head_dim=16, intermediate_size=128, tied=False, activation="gelu_tanh")
-    models = {"bert": random_model("bert", max_positions=130)[0], "llama": random_model("llama", max_positions=130)[0],
-              "even": random_model("llama", max_positions=130, **even)[0],
-              "relu": random_model("bert", max_positions=130, activation="relu", pooling="max")[0],
-              "shakespeare": cq.load(SHIPPED)}
+    models = {
+        "bert": random_model("bert", max_positions=130)[0],
+        "llama": random_model("llama", max_positions=130)[0],
+        "even": random_model("llama", max_positions=130, **even)[0],
+        "relu": random_model("bert", max_positions=130, activation="relu", pooling="max")[0],
+        "shakespeare": cq.load(SHIPPED),
+    }
     for name, model in models.items():
         samples = [rng.integers(0, model.config.vocab_size, 100) for _ in range(4)]
         for kind, strategy in STRATEGIES.items():
             given = samples if isinstance(strategy, cq.Static) else None
-            cq.save(model if strategy is None else cq.quantize(model, strategy, given), folder / f"{name} {kind}.safetensors")
+            cq.save(
+                model if strategy is None else cq.quantize(model, strategy, given),
+                folder / f"{name} {kind}.safetensors",
+            )
     return folder
 
 
@@ -80,7 +96,8 @@ def test_same_bits(checkpoints, expected, isa, threads):
 
 
 def test_same_bits_beside_the_numpy_of_an_older_cpu(checkpoints, expected):
-    """NumPy and BLAS choose kernels by the CPU too, and theirs do not agree to the bit: none that differs may be used."""
+    """NumPy and BLAS choose kernels by the CPU too, and theirs do not agree to the bit: none that differs may be
+    used."""
     features = getattr(np, "_core", None) or np.core
     disabled = " ".join(features._multiarray_umath.__cpu_dispatch__)
     older = digests(checkpoints, "scalar", 1, NPY_DISABLE_CPU_FEATURES=disabled, OPENBLAS_CORETYPE="Prescott")
@@ -89,7 +106,11 @@ def test_same_bits_beside_the_numpy_of_an_older_cpu(checkpoints, expected):
 
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_same_bits_call_after_call_and_for_any_team(checkpoints, kind):
-    model, tokens, threads = cq.load(checkpoints / f"shakespeare {kind}.safetensors"), [np.arange(170)], cq.info()["threads"]
+    model, tokens, threads = (
+        cq.load(checkpoints / f"shakespeare {kind}.safetensors"),
+        [np.arange(170)],
+        cq.info()["threads"],
+    )
     first = model.logits(tokens)[0]
     try:
         for n in (1, 2, 3, 7):

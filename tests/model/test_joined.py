@@ -1,5 +1,6 @@
-"""Queries, keys and values as one product, and a gate and what it gates: the same bits as apart, in the memory of the parts, for
-every strategy and mixture."""
+"""Queries, keys and values as one product, and a gate and what it gates: the same bits as apart, in the memory of the
+parts, for every strategy and mixture."""
+
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,13 +12,25 @@ from cq.model.linear import Linear, QuantizedLinear, joined
 from cq.model.replay import Replay
 
 TEXTBOOK = cq.Scheme.textbook()
-STRATEGIES = {"float32": None, "weight-only": cq.WeightOnly(), "weight-only textbook": cq.WeightOnly(TEXTBOOK),
-              "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=8)), "dynamic": cq.Dynamic(),
-              "dynamic textbook": cq.Dynamic(TEXTBOOK), "static": cq.Static(), "static textbook": cq.Static(TEXTBOOK),
-              "stream": cq.Static(residual="int8"), "float attention": cq.Dynamic(cq.Scheme(attention="float32"))}
-MIXED = {"no query": cq.Static(exclude="*.query"), "no value": cq.Dynamic(exclude="*.value"),
-         "only keys": cq.Dynamic(include="*.key"), "first layer": cq.Static(include="layers.0.*"),
-         "only one query": cq.WeightOnly(include="layers.1.attention.query")}
+STRATEGIES = {
+    "float32": None,
+    "weight-only": cq.WeightOnly(),
+    "weight-only textbook": cq.WeightOnly(TEXTBOOK),
+    "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=8)),
+    "dynamic": cq.Dynamic(),
+    "dynamic textbook": cq.Dynamic(TEXTBOOK),
+    "static": cq.Static(),
+    "static textbook": cq.Static(TEXTBOOK),
+    "stream": cq.Static(residual="int8"),
+    "float attention": cq.Dynamic(cq.Scheme(attention="float32")),
+}
+MIXED = {
+    "no query": cq.Static(exclude="*.query"),
+    "no value": cq.Dynamic(exclude="*.value"),
+    "only keys": cq.Dynamic(include="*.key"),
+    "first layer": cq.Static(include="layers.0.*"),
+    "only one query": cq.WeightOnly(include="layers.1.attention.query"),
+}
 EVEN = dict(hidden_size=64, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=96)
 ODD = {"bert": dict(hidden_size=40), "llama": {}}  # keys do not begin with a panel
 FAMILIES = pytest.mark.parametrize("family", ["bert", "llama"])
@@ -133,17 +146,25 @@ def test_many_threads_join_at_once(random_model):
 
 def layer(rng, k, n, bias="float32", zeros=False, group_size=None):
     from cq.model.linear import pack_weight, quantize_weight
+
     granularity = "per_channel" if group_size is None else "per_group"
-    weight = pack_weight(quantize_weight(rng.standard_normal((n, k)).astype(np.float32), not zeros, granularity, group_size))
-    given = {None: None, "float32": rng.standard_normal(n).astype(np.float32), "int32": rng.integers(-99, 99, n).astype(np.int32),
-             "int8": cq.quantize_tensor(rng.standard_normal(n).astype(np.float32))}[bias]
+    weight = pack_weight(
+        quantize_weight(rng.standard_normal((n, k)).astype(np.float32), not zeros, granularity, group_size)
+    )
+    given = {
+        None: None,
+        "float32": rng.standard_normal(n).astype(np.float32),
+        "int32": rng.integers(-99, 99, n).astype(np.int32),
+        "int8": cq.quantize_tensor(rng.standard_normal(n).astype(np.float32)),
+    }[bias]
     return QuantizedLinear(weight, given, None, None, "weight-only")
 
 
 def test_which_layers_may_be_joined():
     rng = np.random.default_rng(0)
     for n in (16, 32, 48):
-        assert joined((layer(rng, 20, n), layer(rng, 20, 16), layer(rng, 20, 7))) is not None  # the last may end anywhere
+        # the last may end anywhere
+        assert joined((layer(rng, 20, n), layer(rng, 20, 16), layer(rng, 20, 7))) is not None
     assert joined((layer(rng, 20, 7), layer(rng, 20, 16), layer(rng, 20, 16))) is None
     assert joined((layer(rng, 20, 16), layer(rng, 20, 16, None), layer(rng, 20, 16))) is None
     assert joined((layer(rng, 20, 16), layer(rng, 20, 16, "int8"), layer(rng, 20, 16))) is not None  # both add float32

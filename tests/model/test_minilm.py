@@ -1,4 +1,5 @@
 """A trained sentence encoder, all-MiniLM-L6-v2, on STS 2013: the published score, and what int8 takes from it."""
+
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import cq
 
 PUBLISHED = 80.60  # Spearman × 100 of float32 on all pairs of STS 2013
 STRATEGIES = {  # strategy, least mean cosine to the float32 embedding (measured: 0.9996, 0.9988, 0.9979)
-    "weight-only": (cq.WeightOnly(), 0.9994), "dynamic": (cq.Dynamic(), 0.998), "static": (cq.Static(), 0.99)}
+    "weight-only": (cq.WeightOnly(), 0.9994),
+    "dynamic": (cq.Dynamic(), 0.998),
+    "static": (cq.Static(), 0.99),
+}
 
 
 def pairs(folder: Path, year: int) -> list[tuple[float, str, str]]:
@@ -27,7 +31,11 @@ def sts(data_folder):
     rows = pairs(data_folder, 2013)
     sentences = sorted({text for _, *texts in rows for text in texts})
     index = {text: i for i, text in enumerate(sentences)}
-    return sentences, *(np.array([index[row[side]] for row in rows]) for side in (1, 2)), np.array([row[0] for row in rows])
+    return (
+        sentences,
+        *(np.array([index[row[side]] for row in rows]) for side in (1, 2)),
+        np.array([row[0] for row in rows]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +77,7 @@ def test_float32_scores_what_was_published(float_embeddings, sts):
 
 
 def calibration(folder) -> list[str]:
-    return [text for _, text, _ in pairs(folder, 2012)[::len(pairs(folder, 2012)) // 75]][:75]
+    return [text for _, text, _ in pairs(folder, 2012)[:: len(pairs(folder, 2012)) // 75]][:75]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -91,9 +99,9 @@ def test_a_residual_stream_in_int8_keeps_meaning(model, data_folder, float_embed
 
 
 def test_a_mix_keeps_more_than_static(model, data_folder, float_embeddings, sts):
-    """Feed-forward inputs coded from their exact values, all else static: some of what static loses is won back (measured:
-    cosine 0.9989 where static has 0.9979), and the Spearman of float32 is met within 0.2 (measured: 0.01 to 0.06, by the
-    number of sentences that were calibrated on)."""
+    """Feed-forward inputs coded from their exact values, all else static: some of what static loses is won back
+    (measured: cosine 0.9989 where static has 0.9979), and the Spearman of float32 is met within 0.2 (measured: 0.01 to
+    0.06, by the number of sentences that were calibrated on)."""
     mix = cq.Mixed([("layers.*.ffn.*", cq.Dynamic()), ("*", cq.Static())])
     embeddings = cq.quantize(model, mix, calibration(data_folder)).embed(sts[0])
     assert (embeddings * float_embeddings).sum(1).mean() >= 0.998

@@ -1,5 +1,6 @@
-"""No int32 accumulator overflows, proven from the weights: against every value that a sum takes on small layers, at the longest sum
-that fits, and refused beyond it."""
+"""No int32 accumulator overflows, proven from the weights: against every value that a sum takes on small layers, at the
+longest sum that fits, and refused beyond it."""
+
 import itertools
 import json
 
@@ -14,10 +15,22 @@ from cq.model.activation import Activation, Fixed, PerHead, PerToken
 from cq.model.linear import QuantizedLinear
 from cq.model.overflow import INT32_MAX, attention_reach, check_attention, headroom, layer_reach
 
-FORMS = {"uint8": PerToken("uint8", False), "int8": PerToken("int8", False), "symmetric": PerToken("int8", True),
-         "fixed": Fixed("uint8", False, 0.5, 7), "fixed int8": Fixed("int8", False, 0.5, -100),
-         "fixed last": Fixed("uint8", False, 0.5, 255)}
-ZEROS = {"uint8": (0, 255), "int8": (0, 255), "symmetric": (128,), "fixed": (7,), "fixed int8": (28,), "fixed last": (255,)}
+FORMS = {
+    "uint8": PerToken("uint8", False),
+    "int8": PerToken("int8", False),
+    "symmetric": PerToken("int8", True),
+    "fixed": Fixed("uint8", False, 0.5, 7),
+    "fixed int8": Fixed("int8", False, 0.5, -100),
+    "fixed last": Fixed("uint8", False, 0.5, 255),
+}
+ZEROS = {
+    "uint8": (0, 255),
+    "int8": (0, 255),
+    "symmetric": (128,),
+    "fixed": (7,),
+    "fixed int8": (28,),
+    "fixed last": (255,),
+}
 
 
 def packed(codes, zero_points=None) -> _core.Weight:
@@ -27,8 +40,8 @@ def packed(codes, zero_points=None) -> _core.Weight:
 
 
 def every_value(codes, zero_point: int, zeros, bias: int) -> int:
-    """The largest magnitude in any register: all orders of the products, the correction for the activation's zero point before and
-    after them, then the one for the weight's."""
+    """The largest magnitude in any register: all orders of the products, the correction for the activation's zero point
+    before and after them, then the one for the weight's."""
     most, column = abs(bias), sum(codes) - len(codes) * zero_point
     for z, x in itertools.product(zeros, itertools.product((0, 255), repeat=len(codes))):
         for order in itertools.permutations(range(len(codes))):
@@ -53,10 +66,13 @@ def test_the_reach_is_what_the_worst_input_makes(form, zero_point):
     assert layer_reach(weight, FORMS[form]) == max(every_value(c, zero_point, ZEROS[form], 0) for c in columns)
     for codes, bias in (((-128, 127, 4), 1000), ((3, 1, 127), -7), ((0, 0, 0), 12)):
         weight = packed(np.transpose([codes]), [zero_point] if zero_point else None)
-        assert layer_reach(weight, FORMS[form], np.array([bias], np.int32)) == every_value(codes, zero_point, ZEROS[form], bias)
+        assert layer_reach(weight, FORMS[form], np.array([bias], np.int32)) == every_value(
+            codes, zero_point, ZEROS[form], bias
+        )
 
 
-def test_padding_of_a_packed_weight_counts_for_nothing(rng=np.random.default_rng(5)):
+def test_padding_of_a_packed_weight_counts_for_nothing():
+    rng = np.random.default_rng(5)
     for k, n in ((1, 1), (5, 17), (64, 16), (131, 33)):
         codes, zero_points = rng.integers(-128, 128, (k, n)), rng.integers(-128, 128, n)
         moved = codes - zero_points
@@ -84,7 +100,8 @@ def test_one_more_is_refused():
     codes = np.full((_core.MAX_K, 1), -128, np.int8)
     with pytest.raises(cq.UnsupportedError, match="65,793 inputs may reach 2,147,483,648, int32 ends at 2,147,483,647"):
         QuantizedLinear(packed(codes), np.array([-128], np.int32), None, Fixed("uint8", False, 1.0, 0), "static")
-    QuantizedLinear(packed(codes), np.array([128], np.int32), None, Fixed("uint8", False, 1.0, 0), "static")  # leads away
+    # leads away
+    QuantizedLinear(packed(codes), np.array([128], np.int32), None, Fixed("uint8", False, 1.0, 0), "static")
 
 
 def test_zero_points_ask_the_weights_themselves():
@@ -96,13 +113,15 @@ def test_zero_points_ask_the_weights_themselves():
     layer = QuantizedLinear(packed(codes, [-128]), None, None, FORMS["uint8"], "dynamic")
     coded = _core.Coded(np.full((1, 40_000), 255, np.uint8), np.ones(1, np.float32), np.zeros(1, np.int32))
     assert layer(Activation(None, {FORMS["uint8"]: coded}))[0, 0] == np.float32(255 * 255 * 20_000)
-    QuantizedLinear(packed(np.full((40_000, 1), 127, np.int8), [-128]), None, None, None, "weight-only")  # sums in float32
+    # sums in float32
+    QuantizedLinear(packed(np.full((40_000, 1), 127, np.int8), [-128]), None, None, None, "weight-only")
     w = cq.pack(cq.QTensor(np.full((40_000, 1), 127, np.int8), np.float32(1), -128))
     with pytest.raises(cq.UnsupportedError, match="may reach"):
         cq.linear(cq.QTensor(np.zeros((1, 40_000), np.uint8), np.float32(1), 0), w)
 
 
-# --- attention -----------------------------------------------------------------------------------------------------------------
+# --- attention --------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("z", [0, 90, 255])
 @pytest.mark.parametrize("z_value", [0, 200, 255])
@@ -124,12 +143,18 @@ def test_attention_reaches_what_its_worst_input_makes(z, z_value):
         for weights in itertools.product((0, 255), repeat=length):
             for values in itertools.product((-128, 127), repeat=length):
                 total = sum(w * v for w, v in zip(weights, values))
-                registers += [sum(weights), total, sum(weights) * (z_value - 128), total - sum(weights) * (z_value - 128)]
+                registers += [
+                    sum(weights),
+                    total,
+                    sum(weights) * (z_value - 128),
+                    total - sum(weights) * (z_value - 128),
+                ]
         assert attention_reach(forms, dim, length) == max(map(abs, registers))
 
 
 def test_attention_of_the_longest_sequence():
     from cq.model.attention import MAX_KEYS
+
     worst = tuple(Fixed("uint8", False, 1.0, 255) for _ in range(3))
     check_attention(worst, 128, MAX_KEYS)
     assert 0 <= headroom(attention_reach(worst, 128, MAX_KEYS)) < 0.001
@@ -138,16 +163,21 @@ def test_attention_of_the_longest_sequence():
     assert attention_reach(PerHead("int8", True, 64), 64, 1000) == 255 * 127 * 1000
 
 
-# --- where it is asked ---------------------------------------------------------------------------------------------------------
+# --- where it is asked ------------------------------------------------------------------------------------------------
+
 
 def deep(random_model, k: int, **changes):
-    small = dict(num_layers=1, num_heads=1, num_kv_heads=1, head_dim=4, max_positions=24, hidden_size=8, intermediate_size=k)
+    small = dict(
+        num_layers=1, num_heads=1, num_kv_heads=1, head_dim=4, max_positions=24, hidden_size=8, intermediate_size=k
+    )
     return random_model("bert", **small | changes)
 
 
 def test_strict_names_every_layer(random_model):
     model, _ = deep(random_model, 65_796, num_layers=2)
-    with pytest.raises(cq.UnsupportedError, match="strict: 2 of 13 weights.*layers.0.ffn.down: .*65,793.*layers.1.ffn.down: .*65,7"):
+    with pytest.raises(
+        cq.UnsupportedError, match="strict: 2 of 13 weights.*layers.0.ffn.down: .*65,793.*layers.1.ffn.down: .*65,7"
+    ):
         cq.quantize(model, cq.Dynamic(), strict=True)
     chosen = cq.quantize(model, cq.Dynamic(exclude="*.down"), strict=True)  # the user's own choice is none
     assert {row.name for row in chosen.coverage().fallbacks if row.shape} >= {"layers.0.ffn.down", "layers.1.ffn.down"}
@@ -176,12 +206,15 @@ def test_a_checkpoint_whose_weights_are_not_proven_is_refused(random_model, tmp_
         metadata = opened.metadata()
     tensors["layers.0.ffn.down.weight"][:] = 127
     save_file(tensors, file, metadata)
-    with pytest.raises(cq.FormatError, match="a.safetensors: layers.0.ffn.down: weight: sums over its 40,000 inputs may reach"):
+    with pytest.raises(
+        cq.FormatError, match="a.safetensors: layers.0.ffn.down: weight: sums over its 40,000 inputs may reach"
+    ):
         cq.load(file)
     assert json.loads(metadata["cq"])["version"]
 
 
-# --- coverage ------------------------------------------------------------------------------------------------------------------
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
 
 def test_shares_of_multiply_adds_and_bytes(random_model):
     model, _ = random_model("llama")
@@ -190,7 +223,12 @@ def test_shares_of_multiply_adds_and_bytes(random_model):
     attention, head = 6 * 8 * tokens * (tokens + 1), tokens * c.hidden_size * c.vocab_size
     total = c.num_layers * (tokens * layer + attention) + head
     found = model.coverage(tokens)
-    assert (found.multiply_adds, found.share_of_multiply_adds, found.share_of_bytes, found.fallbacks) == (total, 0, 0, ())
+    assert (found.multiply_adds, found.share_of_multiply_adds, found.share_of_bytes, found.fallbacks) == (
+        total,
+        0,
+        0,
+        (),
+    )
     assert cq.quantize(model, cq.Dynamic()).coverage(tokens).share_of_multiply_adds == 1
     partly = cq.quantize(model, cq.Dynamic(cq.Scheme(attention="float32"), exclude="head")).coverage(tokens)
     assert partly.share_of_multiply_adds == c.num_layers * tokens * layer / total
@@ -199,7 +237,10 @@ def test_shares_of_multiply_adds_and_bytes(random_model):
     assert partly.nbytes - partly.int8_nbytes == held and 0 < partly.share_of_bytes < 1
     assert "excluded by 'head'" in str(partly) and f"one sequence of {tokens} tokens" in str(partly)
     weight_only = cq.quantize(model, cq.WeightOnly()).coverage()
-    assert weight_only.tokens == c.max_positions and weight_only.share_of_multiply_adds == 0 < 0.9 < weight_only.share_of_bytes
+    assert (
+        weight_only.tokens == c.max_positions
+        and weight_only.share_of_multiply_adds == 0 < 0.9 < weight_only.share_of_bytes
+    )
     assert {row.name for row in weight_only.fallbacks} >= {"norms", "layers.0.attention.scores", "layers.1.ffn.gating"}
     for wrong in (0, c.max_positions + 1, "9"):
         with pytest.raises(cq.CqError, match="tokens: need a length"):

@@ -1,6 +1,7 @@
-"""Real models give the outputs on record, by every strategy and scheme, on the scalar kernels as on the best, before and after
-a checkpoint. Where arithmetic changes on purpose, record them anew: `python tests/model/test_record.py FOLDER > …/record.json`
-with the folder of all-MiniLM-L6-v2."""
+"""Real models give the outputs on record, by every strategy and scheme, on the scalar kernels as on the best, before
+and after a checkpoint. Where arithmetic changes on purpose, record them anew: `python tests/model/test_record.py FOLDER
+> …/record.json` with the folder of all-MiniLM-L6-v2."""
+
 import hashlib
 import json
 import os
@@ -16,21 +17,37 @@ import cq
 from cq.report import samples
 
 TEXTBOOK = cq.Scheme.textbook()
-TEXTS = ["A cat sits on the mat.", "The stock market fell by 3 % on Tuesday, its worst day since March.", "Why?",
-         "He is playing the guitar while she sings an old song that nobody else remembers."]
-MIX = cq.Mixed((("*.ffn.down", cq.WeightOnly()), ("layers.0.*", cq.Dynamic()), ("*.attention.*", cq.Static(smooth=False)),
-                ("layers.1.ffn.*", None), ("*", cq.Static())))
+TEXTS = [
+    "A cat sits on the mat.",
+    "The stock market fell by 3 % on Tuesday, its worst day since March.",
+    "Why?",
+    "He is playing the guitar while she sings an old song that nobody else remembers.",
+]
+MIX = cq.Mixed(
+    (
+        ("*.ffn.down", cq.WeightOnly()),
+        ("layers.0.*", cq.Dynamic()),
+        ("*.attention.*", cq.Static(smooth=False)),
+        ("layers.1.ffn.*", None),
+        ("*", cq.Static()),
+    )
+)
 STRATEGIES = {
-    "weight-only": cq.WeightOnly(), "dynamic": cq.Dynamic(), "static": cq.Static(observer="minmax"),
+    "weight-only": cq.WeightOnly(),
+    "dynamic": cq.Dynamic(),
+    "static": cq.Static(observer="minmax"),
     "weight-only groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=64)),
-    "weight-only textbook": cq.WeightOnly(TEXTBOOK), "dynamic textbook": cq.Dynamic(TEXTBOOK),
+    "weight-only textbook": cq.WeightOnly(TEXTBOOK),
+    "dynamic textbook": cq.Dynamic(TEXTBOOK),
     "static textbook": cq.Static(TEXTBOOK, observer="minmax"),
     "static plain": cq.Static(cq.Scheme(attention="float32", bias="float32"), observer="minmax", smooth=False),
     "static stream": cq.Static(observer="minmax", residual="int8"),
     "dynamic per tensor": cq.Dynamic(cq.Scheme(activation_granularity="per_tensor"), exclude=("*.key", "embed.*")),
-    "mix": MIX, "qat": cq.QAT(steps=20, batch_size=2, target=cq.Static(observer="minmax")),
+    "mix": MIX,
+    "qat": cq.QAT(steps=20, batch_size=2, target=cq.Static(observer="minmax")),
     "qat textbook": cq.QAT(steps=3, batch_size=2, target=cq.Static(TEXTBOOK, observer="minmax")),
-    "qat dynamic": cq.QAT(steps=3, batch_size=2, target=cq.Dynamic())}
+    "qat dynamic": cq.QAT(steps=3, batch_size=2, target=cq.Dynamic()),
+}
 
 
 def _outputs(model: cq.Transformer, tokens: list[np.ndarray]) -> str:
@@ -65,8 +82,9 @@ def test_outputs_are_those_on_record(minilm_folder, isa):
     """On the scalar kernels all that runs without training, which has its own test of that."""
     names = [name for name in STRATEGIES if isa == "best" or not name.startswith("qat")]
     setting = {"CQ_ISA": "scalar"} if isa == "scalar" else {}
-    run = subprocess.run([sys.executable, __file__, str(minilm_folder), *names], env=os.environ | setting,
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, __file__, str(minilm_folder), *names], env=os.environ | setting, capture_output=True, text=True
+    )
     assert not run.returncode, run.stderr
     found = json.loads(run.stdout)
     record = json.loads(Path(__file__).with_name("record.json").read_text())

@@ -1,4 +1,5 @@
 """Few tokens run a recording of the model's calls: the same bits as the layers one by one, or the layers one by one."""
+
 import copy
 import pickle
 import threading
@@ -11,13 +12,20 @@ from cq.model.batch import Batch
 from cq.model.replay import MOST_TOKENS
 
 FAMILIES = ["bert", "llama"]
-STRATEGIES = {"weight-only": cq.WeightOnly(), "dynamic": cq.Dynamic(), "static": cq.Static(),
-              "static, int8 stream": cq.Static(residual="int8"), "float attention": cq.Dynamic(cq.Scheme(attention="float32")), "float32": None,
-              "mixed": cq.Dynamic(exclude="layers.1.ffn.*")}
+STRATEGIES = {
+    "weight-only": cq.WeightOnly(),
+    "dynamic": cq.Dynamic(),
+    "static": cq.Static(),
+    "static, int8 stream": cq.Static(residual="int8"),
+    "float attention": cq.Dynamic(cq.Scheme(attention="float32")),
+    "float32": None,
+    "mixed": cq.Dynamic(exclude="layers.1.ffn.*"),
+}
 SHAPES = [(1,), (7,), (3, 1, 5), (1,) * 9, (30, 34), (65,), (40, 40)]
 
 
-EVEN = {"bert": dict(hidden_size=48, num_heads=3, num_kv_heads=3, head_dim=16), "llama": {}}  # so that q, k and v are joined
+# so that q, k and v are joined
+EVEN = {"bert": dict(hidden_size=48, num_heads=3, num_kv_heads=3, head_dim=16), "llama": {}}
 
 
 def quantized(random_model, family: str, strategy) -> cq.Transformer:
@@ -89,6 +97,7 @@ def test_many_threads_at_once(random_model):
         for _ in range(20):
             if any(a.tobytes() != b.tobytes() for a, b in zip(model.forward(jobs[i]), wanted[i])):
                 failures.append(i)
+
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
     for thread in threads:
         thread.start()

@@ -1,4 +1,5 @@
 """What may be drawn, beside its formula in NumPy; draws by seed."""
+
 import numpy as np
 import pytest
 
@@ -21,9 +22,20 @@ def by_formula(scores, temperature, top_k, top_p):
 
 
 @pytest.mark.parametrize("size", (1, 7, 500, 5000))
-@pytest.mark.parametrize("temperature, top_k, top_p", [
-    (1, None, None), (0.7, 5, None), (1.5, 400, None), (1, None, 0.9), (1, None, 0.02), (2, 300, 0.95), (1, 1, 0.5), (0.01, None, 0.5),
-    (1, 10**6, 1.0)])
+@pytest.mark.parametrize(
+    "temperature, top_k, top_p",
+    [
+        (1, None, None),
+        (0.7, 5, None),
+        (1.5, 400, None),
+        (1, None, 0.9),
+        (1, None, 0.02),
+        (2, 300, 0.95),
+        (1, 1, 0.5),
+        (0.01, None, 0.5),
+        (1, 10**6, 1.0),
+    ],
+)
 def test_candidates_are_the_formulas(size, temperature, top_k, top_p):
     for spread in (0.1, 3):
         scores = (spread * np.random.default_rng(size).standard_normal(size)).astype(np.float32)
@@ -47,6 +59,7 @@ def test_draws_follow_the_probabilities_and_the_seed():
         sampling = Sampling(1.0, seed=seed)
         generator = sampling.generators(sequence + 1)[sequence]
         return [sampling.next(scores, seen, generator) for _ in range(n)]
+
     np.testing.assert_allclose(np.bincount(draws(5)) / 4000, [0.5, 0.3, 0.15, 0.05], atol=0.03)
     assert draws(5, n=50) == draws(5, n=50) and draws(5, n=50) != draws(6, n=50) != draws(6, 1, n=50)
     assert draws(None, n=50) != draws(None, n=50)

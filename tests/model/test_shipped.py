@@ -1,4 +1,5 @@
 """The model in the wheel: its size, that it has learnt, and what quantization-aware training made of it."""
+
 import json
 
 import numpy as np
@@ -12,7 +13,9 @@ FOLDER = samples.shipped_model()
 def evaluated(model: cq.Transformer) -> float:
     """Bits per token, which is a byte, of the evaluation slice."""
     tokens = samples.read(FOLDER / "evaluation.txt", model).tokens
-    return metrics.bits_per_token(np.concatenate([metrics.token_nll(*each) for each in zip(model.logits(tokens), tokens)]))
+    return metrics.bits_per_token(
+        np.concatenate([metrics.token_nll(*each) for each in zip(model.logits(tokens), tokens)])
+    )
 
 
 def stated(name: str) -> float:

@@ -1,4 +1,5 @@
 """The graph of a configuration is the one that the model runs, and the only one that is written down."""
+
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,10 +35,13 @@ def test_sites_flow_in_the_order_of_work(random_model, family):
     found = seen(model)
     read = [site for site in found if site in model.graph.sites]
     assert read == list(model.graph.sites) or read == [*model.graph.sites, "head.input"]
-    every = {site for block in model.graph.blocks for part in (block.attention, block.ffn) for site in (part.input, part.sum)}
+    every = {
+        site for block in model.graph.blocks for part in (block.attention, block.ffn) for site in (part.input, part.sum)
+    }
     assert {site for block in model.graph.blocks for site in block.attention.projections} <= set(found)
     assert set(found) - set(model.graph.sites) - every <= {"head.input"} | {
-        name for block in model.graph.blocks for name in block.attention.projections}
+        name for block in model.graph.blocks for name in block.attention.projections
+    }
     kinds = ["start", *(re.sub(r"^layers\.\d+\.", "", site) for site in found if not site.endswith(".sum")), "end"]
     assert set(zip(kinds, kinds[1:])) <= set(WORK)
 
@@ -66,7 +70,7 @@ def test_a_site_is_its_norms_result(random_model, family):
             moved = seen(model)
             norms[site.norm].weight[...] = kept
             same = [name for name in before if np.array_equal(before[name], moved[name])]
-            assert same == list(before)[:list(before).index(site.name)]
+            assert same == list(before)[: list(before).index(site.name)]
 
 
 def test_it_is_written_down_once():

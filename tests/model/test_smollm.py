@@ -1,4 +1,5 @@
 """SmolLM2-135M-Instruct from its GGUF file: its tokenizer's ids, and its perplexity on real text."""
+
 import numpy as np
 import pytest
 
@@ -6,8 +7,13 @@ import cq
 from cq.report import metrics
 from cq.report.samples import read
 
-TEXTS = ["The quick brown fox", " it's  2024 : he'll pay $1,999.50\n\n\tdef f(x):", "naïve café — 日本語 🙂",
-         "<|im_start|>user\nHi<|im_end|>\n", "<|endoftext|><|im_end|> x"]
+TEXTS = [
+    "The quick brown fox",
+    " it's  2024 : he'll pay $1,999.50\n\n\tdef f(x):",
+    "naïve café — 日本語 🙂",
+    "<|im_start|>user\nHi<|im_end|>\n",
+    "<|endoftext|><|im_end|> x",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""compensate: weights on int8's codes that make smaller errors together, and channels made alike, which changes nothing else."""
+"""compensate: weights on int8's codes that make smaller errors together, and channels made alike, which changes nothing
+else."""
+
 import importlib
 from dataclasses import replace
 
@@ -6,8 +8,8 @@ import numpy as np
 import pytest
 
 import cq
-from cq.prepare.compensate import DAMPING, _factor, rounded
 from cq.model.linear import quantize_weight
+from cq.prepare.compensate import DAMPING, _factor, rounded
 
 SAMPLES = list(np.random.default_rng(0).integers(0, 256, (8, 40), np.int32))
 OTHERS = list(np.random.default_rng(1).integers(0, 256, (4, 40), np.int32))
@@ -22,8 +24,11 @@ def biased(model: cq.Transformer) -> dict[str, np.ndarray]:
     """Its weights, with biases for all layers."""
     rng = np.random.default_rng(3)
     weights = {name: np.array(value) for name, value in model.weights().items()}
-    return weights | {name.replace("weight", "bias"): rng.standard_normal(len(value)).astype(np.float32) * 0.1
-                      for name, value in weights.items() if "layers" in name and "norm" not in name}
+    return weights | {
+        name.replace("weight", "bias"): rng.standard_normal(len(value)).astype(np.float32) * 0.1
+        for name, value in weights.items()
+        if "layers" in name and "norm" not in name
+    }
 
 
 @pytest.fixture(scope="module", params=["tied", "untied", "biased"])
@@ -42,7 +47,8 @@ def error(model, exact) -> float:
 
 
 def test_rounding_is_that_of_optimal_brain_quantization(rng):
-    """Input by input: the others take back the error as Frantar et al. say, with the inverse of what is left at each step."""
+    """Input by input: the others take back the error as Frantar et al. say, with the inverse of what is left at each
+    step."""
     x = rng.standard_normal((200, 24)) @ rng.standard_normal((24, 24))
     weight, square = rng.standard_normal((5, 24)).astype(np.float32), (x.T @ x).astype(np.float32)
     scale = quantize_weight(weight, True, "per_channel", None).scale

@@ -1,4 +1,5 @@
 """rotate: the same logits from weights without outliers, which int8 then holds better."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +9,15 @@ import cq
 from cq.prepare.rotate import _Rotation as Rotation
 
 TOKENS = [np.arange(9, dtype=np.int32), np.array([5, 1], np.int32)]
-SIZES = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-         "vocab_size": 60, "head_dim": 12}
+SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 60,
+    "head_dim": 12,
+}
 FAMILIES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}),
     "tied llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"tie_word_embeddings": True}),
@@ -66,14 +74,22 @@ def test_outliers_cost_less(tmp_path):
     weights["embed.word"][:, 7] *= 100
     model = cq.Transformer(model.config, weights)
     exact = model.logits(TOKENS)[0]
-    errors = [np.abs(cq.quantize(m, strategy, given).logits(TOKENS)[0] - exact).mean() for m in (model, cq.rotate(model))
-              for strategy, given in ((cq.Dynamic(), None), (cq.Static(smooth=False), [TOKENS]))]
+    errors = [
+        np.abs(cq.quantize(m, strategy, given).logits(TOKENS)[0] - exact).mean()
+        for m in (model, cq.rotate(model))
+        for strategy, given in ((cq.Dynamic(), None), (cq.Static(smooth=False), [TOKENS]))
+    ]
     assert errors[2] < 0.8 * errors[0] and errors[3] < 0.6 * errors[1], errors
 
 
 def test_everything_takes_a_rotated_model(model, tmp_path):
     turned = cq.rotate(model)
-    for strategy in cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Mixed([("*.down", cq.Dynamic()), ("*", cq.Static())]):
+    for strategy in (
+        cq.WeightOnly(),
+        cq.Dynamic(),
+        cq.Static(),
+        cq.Mixed([("*.down", cq.Dynamic()), ("*", cq.Static())]),
+    ):
         q = cq.quantize(turned, strategy, [TOKENS] if "Static" in repr(strategy) else None)
         cq.save(q, tmp_path / "q.safetensors")
         assert cq.load(tmp_path / "q.safetensors").logits(TOKENS)[0].tobytes() == q.logits(TOKENS)[0].tobytes()

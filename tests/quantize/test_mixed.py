@@ -1,4 +1,6 @@
-"""Mixed: each layer by its own strategy, the same bits as that strategy gives it, kept by a checkpoint; what is refused."""
+"""Mixed: each layer by its own strategy, the same bits as that strategy gives it, kept by a checkpoint; what is
+refused."""
+
 import numpy as np
 import pytest
 
@@ -8,11 +10,24 @@ from cq.errors import CalibrationError, CqError
 from cq.strategies import from_dict
 
 IDS = [np.arange(3, 20), np.arange(40, 45)]
-MIX = Mixed((("layers.0.attention.[qkv]*", Dynamic()), ("layers.1.ffn.down", None), ("layers.1.attention.output", WeightOnly()),
-             ("*", Static())))
-EXPECTED = {"layers.0.attention.query": "dynamic", "layers.0.attention.value": "dynamic", "layers.0.attention.output": "static",
-            "layers.1.attention.key": "static", "layers.1.attention.output": "weight-only", "layers.1.ffn.down": "float32",
-            "layers.0.attention.scores": "dynamic", "layers.1.attention.scores": "static"}
+MIX = Mixed(
+    (
+        ("layers.0.attention.[qkv]*", Dynamic()),
+        ("layers.1.ffn.down", None),
+        ("layers.1.attention.output", WeightOnly()),
+        ("*", Static()),
+    )
+)
+EXPECTED = {
+    "layers.0.attention.query": "dynamic",
+    "layers.0.attention.value": "dynamic",
+    "layers.0.attention.output": "static",
+    "layers.1.attention.key": "static",
+    "layers.1.attention.output": "weight-only",
+    "layers.1.ffn.down": "float32",
+    "layers.0.attention.scores": "dynamic",
+    "layers.1.attention.scores": "static",
+}
 
 
 @pytest.fixture(params=["bert", "llama"])
@@ -20,7 +35,9 @@ def model(request, random_model):
     return random_model(request.param)[0]
 
 
-@pytest.mark.parametrize("strategy", [WeightOnly(), Dynamic(), Static(), Static(scheme=cq.Scheme.textbook(), observer="minmax")])
+@pytest.mark.parametrize(
+    "strategy", [WeightOnly(), Dynamic(), Static(), Static(scheme=cq.Scheme.textbook(), observer="minmax")]
+)
 def test_a_mix_of_one_is_that_strategy(model, strategy):
     samples = [IDS] if isinstance(strategy, Static) else None
     alone, mixed = cq.quantize(model, strategy, samples), cq.quantize(model, Mixed([("*", strategy)]), samples)
@@ -40,7 +57,7 @@ def test_the_first_pattern_that_matches_decides(model):
         if layer.runs_in == "static":
             np.testing.assert_array_equal(layer.weight.unpack(), static[name].weight.unpack())
     for x, y in zip(model.forward(IDS), mixed.forward(IDS)):
-        assert 10 * np.log10((x ** 2).sum() / ((x - y) ** 2).sum()) > 20
+        assert 10 * np.log10((x**2).sum() / ((x - y) ** 2).sum()) > 20
 
 
 def test_a_checkpoint_keeps_it(model, tmp_path):
@@ -77,21 +94,38 @@ def test_several_static_parts_share_the_samples(random_model):
     assert dict(mixed.linears())["layers.0.ffn.up"].input_form == dict(static.linears())["layers.0.ffn.up"].input_form
 
 
-@pytest.mark.parametrize("choices, message", [
-    ((), "pairs of a name pattern and a strategy"), ("*", "pairs"), ((("*",),), "pairs"), ((("*", "static"),), "pairs"),
-    ((("*", Mixed([("*", None)])),), "pairs"), (((3, Static()),), "pairs"),
-    ((("*", Static(include="head")),), "include and exclude do not work in a mix"),
-    ((("*", Dynamic(exclude="head")),), "include and exclude do not work in a mix"),
-    ((("*", Static(residual="int8")),), "residual stream in float32")])
+@pytest.mark.parametrize(
+    "choices, message",
+    [
+        ((), "pairs of a name pattern and a strategy"),
+        ("*", "pairs"),
+        ((("*",),), "pairs"),
+        ((("*", "static"),), "pairs"),
+        ((("*", Mixed([("*", None)])),), "pairs"),
+        (((3, Static()),), "pairs"),
+        ((("*", Static(include="head")),), "include and exclude do not work in a mix"),
+        ((("*", Dynamic(exclude="head")),), "include and exclude do not work in a mix"),
+        ((("*", Static(residual="int8")),), "residual stream in float32"),
+    ],
+)
 def test_what_is_no_mix(choices, message):
     with pytest.raises(CqError, match=message):
         Mixed(choices)
 
 
-@pytest.mark.parametrize("record", [
-    {"name": "mixed"}, {"name": "mixed", "choices": {}}, {"name": "mixed", "choices": [["*"]]},
-    {"name": "mixed", "choices": [["*", 3]]}, {"name": "mixed", "choices": [["*", MIX.to_dict()]]},
-    {"name": "mixed", "choices": [[3, None]]}, {"name": "mixed", "choices": [["*", {}]]}, MIX.to_dict() | {"more": 1}])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"name": "mixed"},
+        {"name": "mixed", "choices": {}},
+        {"name": "mixed", "choices": [["*"]]},
+        {"name": "mixed", "choices": [["*", 3]]},
+        {"name": "mixed", "choices": [["*", MIX.to_dict()]]},
+        {"name": "mixed", "choices": [[3, None]]},
+        {"name": "mixed", "choices": [["*", {}]]},
+        MIX.to_dict() | {"more": 1},
+    ],
+)
 def test_a_record_of_something_else(record):
     assert from_dict(MIX.to_dict()) == MIX
     with pytest.raises(CqError):

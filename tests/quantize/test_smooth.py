@@ -1,4 +1,5 @@
 """Smoothing and bias correction against their algebra in NumPy, where there are outliers and where means are off."""
+
 import numpy as np
 import pytest
 
@@ -30,21 +31,27 @@ def outliers(random_model):
 
 
 def error(model, q, samples) -> float:
-    return sum(np.square(a - b).sum() for a, b in zip(model.forward(samples), q.forward(samples))) \
-        / sum(np.square(a).sum() for a in model.forward(samples))
+    return sum(np.square(a - b).sum() for a, b in zip(model.forward(samples), q.forward(samples))) / sum(
+        np.square(a).sum() for a in model.forward(samples)
+    )
 
 
 def test_outlier_channels_cost_less(outliers):
     model, samples = outliers
-    errors = [error(model, cq.quantize(model, strategy, samples[:8]), samples[8:]) for strategy in
-              (bare(), cq.Static(correct_bias=False), cq.Static())]
+    errors = [
+        error(model, cq.quantize(model, strategy, samples[:8]), samples[8:])
+        for strategy in (bare(), cq.Static(correct_bias=False), cq.Static())
+    ]
     assert errors[1] < errors[0] / 3 and errors[2] < errors[0] / 3
 
 
-@pytest.mark.parametrize("scheme", [cq.Scheme(), cq.Scheme(activation_dtype="int8"),
-                                    cq.Scheme(activation_dtype="int8", activation_symmetric=True)])
+@pytest.mark.parametrize(
+    "scheme",
+    [cq.Scheme(), cq.Scheme(activation_dtype="int8"), cq.Scheme(activation_dtype="int8", activation_symmetric=True)],
+)
 def test_the_fold_is_its_algebra(outliers, scheme):
-    """Codes as products see them, times the folded weight, plus the offset, are the rounded weight times the decoded input."""
+    """Codes as products see them, times the folded weight, plus the offset, are the rounded weight times the decoded
+    input."""
     model, samples = outliers
     strategy = cq.Static(scheme, correct_bias=False)
     found = calibrate(model, samples, strategy.observer)
@@ -63,7 +70,9 @@ def test_the_fold_is_its_algebra(outliers, scheme):
         columns, site = fold.form.columns, name.rsplit(".", 1)[0] + (".hidden" if name.endswith("down") else ".input")
         assert np.abs(columns.zero_point - affine.middle(scheme.activation_dtype)).max() <= affine.FARTHEST
         x = found.tokens[site].rows
-        codes = np.clip(np.rint(x / columns.scale) + columns.zero_point, *affine.code_range(fold.form.dtype, fold.form.symmetric))
+        codes = np.clip(
+            np.rint(x / columns.scale) + columns.zero_point, *affine.code_range(fold.form.dtype, fold.form.symmetric)
+        )
         decoded = columns.scale.astype(float) * (codes - columns.zero_point)
         weight = rounded(layer.weight, fold.factor).astype(float)
         got = fold.form.scale * (codes - fold.form.zero_point) @ weight.T + fold.offset

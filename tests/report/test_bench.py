@@ -1,4 +1,6 @@
-"""Speed beside the machine's peak: operations counted as on paper, numbers that belong together, shapes that cannot run."""
+"""Speed beside the machine's peak: operations counted as on paper, numbers that belong together, shapes that cannot
+run."""
+
 import io
 import json
 import sys
@@ -30,7 +32,8 @@ def test_operations_of_an_encoder(tiny_encoder):
 
 
 def test_operations_of_a_causal_model_stop_at_the_diagonal(tiny_lm):
-    linear = 10 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)  # two key and value heads of 16; gated; the head does not run
+    # two key and value heads of 16; gated; the head does not run
+    linear = 10 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
     attention = 10 * 11 // 2 * 2 * 64
     assert operations(cq.load(tiny_lm), [np.zeros(10, np.int32)]) == 2 * 2 * (linear + attention)
 
@@ -51,8 +54,11 @@ def test_rows_belong_together(quick, tiny_encoder):
     models = {"float32": model, "dynamic": cq.quantize(model, cq.Dynamic())}
     report = bench("tiny", models, [(1, 8), (2, 64)], progress=lambda *step: seen.append(step))
     assert [(row.name, row.shape, row.kind) for row in report.rows] == [
-        ("float32", (1, 8), "float32"), ("dynamic", (1, 8), "int8"),
-        ("float32", (2, 64), "float32"), ("dynamic", (2, 64), "int8")]
+        ("float32", (1, 8), "float32"),
+        ("dynamic", (1, 8), "int8"),
+        ("float32", (2, 64), "float32"),
+        ("dynamic", (2, 64), "int8"),
+    ]
     for row in report.rows:
         count = row.shape[0] * row.shape[1]
         assert row.tokens_per_s == pytest.approx(count / row.seconds) and row.profile is None
@@ -70,8 +76,14 @@ def test_json_and_table_say_the_same(quick, tiny_encoder):
     assert set(row["profile"]["layers"]) == {"0", "1"} and found["machine"] == cq.info()
     out = io.StringIO()
     Console(file=out, width=100).print(report.show())
-    for words in ("tiny [bold]", "2×16", f"{report.rows[0].seconds * 1e3:.2f}", "% of", "feed-forward's up, activation",
-                  "an unwatched pass"):
+    for words in (
+        "tiny [bold]",
+        "2×16",
+        f"{report.rows[0].seconds * 1e3:.2f}",
+        "% of",
+        "feed-forward's up, activation",
+        "an unwatched pass",
+    ):
         assert words in out.getvalue()
 
 

@@ -1,4 +1,5 @@
 """compare on tiny real models: every number again by a plain formula, the order of timing, and what must be refused."""
+
 import math
 from types import SimpleNamespace
 
@@ -27,9 +28,18 @@ def lm(tiny_lm):
 
 def test_all_strategies_side_by_side_on_an_encoder(encoder, pairs, prose):
     seen = []
-    report = cq.compare(encoder, str(pairs), calibration=str(prose), repeats=2, progress=lambda *step: seen.append(step))
-    assert [row.name for row in report.rows] == ["float32", "weight-only", "dynamic", "static", "weight-only textbook",
-                                                 "dynamic textbook", "static textbook"]
+    report = cq.compare(
+        encoder, str(pairs), calibration=str(prose), repeats=2, progress=lambda *step: seen.append(step)
+    )
+    assert [row.name for row in report.rows] == [
+        "float32",
+        "weight-only",
+        "dynamic",
+        "static",
+        "weight-only textbook",
+        "dynamic textbook",
+        "static textbook",
+    ]
     float32, *quantized = report.rows
     assert float32.latency_speedup == float32.throughput_speedup == 1 and float32.sqnr_db == math.inf
     assert float32.weight_bytes == encoder.nbytes and float32.accuracy["cosine"] == pytest.approx(1)
@@ -41,8 +51,11 @@ def test_all_strategies_side_by_side_on_an_encoder(encoder, pairs, prose):
         assert 5 < row.sqnr_db < 80 and 0.8 < row.accuracy["cosine"] < 1
     by_name = {row.name: row for row in report.rows}
     assert by_name["weight-only"].sqnr_db > by_name["dynamic"].sqnr_db > by_name["dynamic textbook"].sqnr_db
-    assert report.metrics == ("spearman", "cosine") and report.data == {"files": [pairs.name], "samples": 80,
-                                                                        "tokens": samples.read(pairs, encoder).num_tokens}
+    assert report.metrics == ("spearman", "cosine") and report.data == {
+        "files": [pairs.name],
+        "samples": 80,
+        "tokens": samples.read(pairs, encoder).num_tokens,
+    }
     assert report.calibration["files"] == [prose.name] and report.timing["repeats"] == 2
     assert {"cpu", "cores", "threads", "isa", "version"} == set(report.machine)
     assert {what for what, _, _ in seen} == {"quantize", "calibrate", "time", "evaluate"}
@@ -62,14 +75,14 @@ def test_the_accuracy_of_an_encoder_is_what_its_own_embeddings_give(encoder, pai
     assert report.rows[1].accuracy["cosine"] == pytest.approx(np.concatenate(cosines).mean(), abs=1e-6)
     hidden = [[h for line in rows for h in m.forward([m.tokenize(line[1]), m.tokenize(line[2])])] for m in models]
     hidden = [[h.astype(float) for h in each] for each in hidden]
-    sqnr = [10 * math.log10((x ** 2).sum() / ((x - y) ** 2).sum()) for x, y in zip(*hidden)]
+    sqnr = [10 * math.log10((x**2).sum() / ((x - y) ** 2).sum()) for x, y in zip(*hidden)]
     assert report.rows[1].sqnr_db == pytest.approx(np.mean(sqnr), rel=1e-6)  # float32 bits differ with the batch
 
 
 def test_the_accuracy_of_a_language_model_is_what_its_own_logits_give(lm, prose):
     report = cq.compare(lm, prose, strategies=[WeightOnly()], repeats=1)
     assert report.metrics == ("perplexity", "bits_per_token")
-    windows = np.frombuffer(prose.read_bytes(), np.uint8)[:2000 // 64 * 64].reshape(-1, 64)
+    windows = np.frombuffer(prose.read_bytes(), np.uint8)[: 2000 // 64 * 64].reshape(-1, 64)
     windows = [lm.tokenize(bytes(window).decode()) for window in windows]
     assert report.data["samples"] == 31 and report.data["tokens"] == 31 * 64
     for row, model in zip(report.rows, [lm, cq.quantize(lm, WeightOnly())]):
@@ -95,6 +108,7 @@ def test_a_metric_of_the_callers(encoder):
     def length(model, given):
         called.append((model.strategy, given))
         return sum(map(len, given))
+
     report = cq.compare(encoder, iter(data), strategies=[Dynamic()], metric=length, repeats=1)
     assert report.metrics == ("length",) and [row.accuracy["length"] for row in report.rows] == [22.0, 22.0]
     assert called == [(None, data), (Dynamic(), data)]
@@ -124,21 +138,29 @@ def test_static_needs_calibration_other_than_the_data(encoder, pairs, prose, tmp
     assert cq.compare(encoder, pairs, strategies=[WeightOnly()], calibration=prose, repeats=1).calibration is None
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(metric="perplexity"), "metric 'perplexity': the metric does not fit; for this model and data: cosine"),
-    (dict(strategies=["dynamic"]), "strategies must be .* or paths of models quantized before, got 'dynamic'"),
-    (dict(strategies=[7]), "strategies must be .* Mixed or QAT objects, or paths of models quantized before, got 7"),
-    (dict(repeats=0), "repeats must be a positive integer, got 0"),
-    (dict(data=[]), "no samples"),
-    (dict(data=7), "data must be a path or an iterable of samples, got int"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(metric="perplexity"), "metric 'perplexity': the metric does not fit; for this model and data: cosine"),
+        (dict(strategies=["dynamic"]), "strategies must be .* or paths of models quantized before, got 'dynamic'"),
+        (
+            dict(strategies=[7]),
+            "strategies must be .* Mixed or QAT objects, or paths of models quantized before, got 7",
+        ),
+        (dict(repeats=0), "repeats must be a positive integer, got 0"),
+        (dict(data=[]), "no samples"),
+        (dict(data=7), "data must be a path or an iterable of samples, got int"),
+    ],
+)
 def test_what_does_not_fit_is_refused(encoder, arguments, message):
     with pytest.raises(CqError, match=message):
         cq.compare(encoder, **{"data": ["a text"], "strategies": [Dynamic()]} | arguments)
 
 
 def test_training_for_each_strategy_has_a_row(encoder, pairs, prose):
-    strategies = [cq.QAT(target=target, steps=1) for target in (cq.Static(), cq.Dynamic(), cq.WeightOnly(cq.Scheme.textbook()))]
+    strategies = [
+        cq.QAT(target=target, steps=1) for target in (cq.Static(), cq.Dynamic(), cq.WeightOnly(cq.Scheme.textbook()))
+    ]
     rows = cq.compare(encoder, pairs, strategies, prose, repeats=1).rows
     assert [row.name for row in rows] == ["float32", "qat", "qat dynamic", "qat weight-only textbook"]
     assert {row.strategy for row in rows[1:]} == {"qat"} and rows[1].weight_bytes < rows[0].weight_bytes / 2

@@ -1,4 +1,5 @@
 """The metrics against SciPy and against five-line formulas written out beside them."""
+
 import math
 
 import numpy as np
@@ -24,15 +25,18 @@ def test_spearman_sees_order_only():
     x = np.array([0.1, 3.0, 2.0, 5.0])
     assert metrics.spearman(x, np.exp(x)) == 1.0
     assert metrics.spearman(x, -x) == -1.0
-    assert metrics.spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))  # ranks 1, 2.5, 2.5, 4
+    # ranks 1, 2.5, 2.5, 4
+    assert metrics.spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
 
 
 def test_spearman_of_a_constant_is_nan():
     assert math.isnan(metrics.spearman([1, 1, 1], [1, 2, 3]))
 
 
-@pytest.mark.parametrize("x, y", [([1], [2]), ([], []), ([1, 2], [1, 2, 3]), ([[1, 2]], [[1, 2]]), ([1, math.nan], [1, 2]),
-                                  ([1, 2], [math.inf, 2])])
+@pytest.mark.parametrize(
+    "x, y",
+    [([1], [2]), ([], []), ([1, 2], [1, 2, 3]), ([[1, 2]], [[1, 2]]), ([1, math.nan], [1, 2]), ([1, 2], [math.inf, 2])],
+)
 def test_spearman_rejects(x, y):
     with pytest.raises(CqError, match="spearman"):
         metrics.spearman(x, y)
@@ -89,8 +93,9 @@ def test_perplexity_overflows_to_infinity_and_needs_a_token():
         metrics.perplexity(metrics.token_nll(np.zeros((1, 4)), np.array([2])))
 
 
-@pytest.mark.parametrize("shape, tokens", [((3, 4), [0, 1]), ((3, 4), [0, 1, 4]), ((3, 4), [0, -1, 2]), ((4,), [0]),
-                                           ((2, 4), [0.0, 1.0])])
+@pytest.mark.parametrize(
+    "shape, tokens", [((3, 4), [0, 1]), ((3, 4), [0, 1, 4]), ((3, 4), [0, -1, 2]), ((4,), [0]), ((2, 4), [0.0, 1.0])]
+)
 def test_nll_rejects(shape, tokens):
     with pytest.raises(CqError, match="token_nll"):
         metrics.token_nll(np.zeros(shape), tokens)
@@ -111,7 +116,8 @@ def test_top1():
 
 def test_flips_are_answers_that_became_right_or_wrong():
     tokens = np.array([0, 1, 2, 0, 1])
-    reference, logits = np.eye(3)[[1, 2, 1, 1, 0]], np.eye(3)[[1, 0, 0, 2, 0]]  # the last row predicts nothing that is known
+    # the last row predicts nothing that is known
+    reference, logits = np.eye(3)[[1, 2, 1, 1, 0]], np.eye(3)[[1, 0, 0, 2, 0]]
     assert metrics.flips(reference, logits, tokens).tolist() == [False, True, True, True]
     assert metrics.flips(logits, reference, tokens).tolist() == [False, True, True, True]
     assert not metrics.flips(np.eye(3)[[2, 0]], np.eye(3)[[0, 0]], tokens[:2]).any()  # wrong in another way

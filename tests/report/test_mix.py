@@ -1,4 +1,6 @@
-"""The search for a mix, with time that is a sum over layers so that it is known: budgets, order, and records that are whole."""
+"""The search for a mix, with time that is a sum over layers so that it is known: budgets, order, and records that are
+whole."""
+
 import json
 import sys
 
@@ -29,6 +31,7 @@ def timed(monkeypatch):
     def fastest(models, run, repeats):
         found.append(len(models))
         return [cost(model) for model in models]
+
     monkeypatch.setattr(mixing, "fastest", fastest)
     return found
 
@@ -74,6 +77,7 @@ def test_a_search_that_was_cut_short_goes_on(encoder, timed, tmp_path):
     def stop(what, done, total):
         if what == "trials" and done == 7:
             raise KeyboardInterrupt
+
     timed.clear()
     with pytest.raises(KeyboardInterrupt):
         cq.mix(encoder, DATA, budget, **given, record=record, progress=stop)
@@ -95,8 +99,12 @@ def test_a_record_of_something_else(encoder, timed, tmp_path):
         cq.mix(encoder, DATA[1:], 1, strategies=[Dynamic()], record=record)
     with pytest.raises(CqError, match="strategies differ"):
         cq.mix(encoder, DATA, 1, strategies=[WeightOnly()], record=record)
-    for text, message in (("[]", "mix.json"), ('{"version": 9}', "version 9"), ('{"version": 1}', "not the record"),
-                          (record.read_text().replace('"mixed"', '"other"'), "not")):
+    for text, message in (
+        ("[]", "mix.json"),
+        ('{"version": 9}', "version 9"),
+        ('{"version": 1}', "not the record"),
+        (record.read_text().replace('"mixed"', '"other"'), "not"),
+    ):
         record.write_text(text)
         with pytest.raises(FormatError, match=message):
             trials.best_of(record)
@@ -111,17 +119,28 @@ def test_a_language_model(tiny_lm, prose, timed):
 
 
 def test_patterns_say_it_shortly():
-    units = [mixing._Unit(kind, f"layers.{i}.{kind}", ()) for i in range(3) for kind in ("ffn.down", "attention.output")]
+    units = [
+        mixing._Unit(kind, f"layers.{i}.{kind}", ()) for i in range(3) for kind in ("ffn.down", "attention.output")
+    ]
     choices = {unit: "dynamic" if unit.kind == "ffn.down" else "static" for unit in units} | {units[1]: "float32"}
     parts = {"static": Static(), "dynamic": Dynamic()}
-    assert trials.in_words(mixing._mixed(choices, parts)) == \
-        "layers.0.attention.output: float32; layers.*.attention.output: static; *: dynamic"
+    assert (
+        trials.in_words(mixing._mixed(choices, parts))
+        == "layers.0.attention.output: float32; layers.*.attention.output: static; *: dynamic"
+    )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(budget=-1), "budget must be a number from 0"), (dict(budget=float("nan")), "budget must be"),
-    (dict(budget="0.1"), "budget must be"), (dict(max_trials=0), "max_trials must be"),
-    (dict(strategies=[Dynamic(), Dynamic()]), "one of each at most"), (dict(metric="perplexity"), "does not fit")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(budget=-1), "budget must be a number from 0"),
+        (dict(budget=float("nan")), "budget must be"),
+        (dict(budget="0.1"), "budget must be"),
+        (dict(max_trials=0), "max_trials must be"),
+        (dict(strategies=[Dynamic(), Dynamic()]), "one of each at most"),
+        (dict(metric="perplexity"), "does not fit"),
+    ],
+)
 def test_what_does_not_fit_is_refused(encoder, arguments, message):
     with pytest.raises(CqError, match=message):
         cq.mix(encoder, **{"data": DATA, "budget": 1, "strategies": [Dynamic()]} | arguments)

@@ -1,4 +1,5 @@
 """The profile of one pass: every moment lands in one part, whatever places a model shows, in float32 and in codes."""
+
 import sys
 from types import SimpleNamespace
 
@@ -8,10 +9,23 @@ import pytest
 import cq
 from cq.report.profile import profile
 
-BERT = ["layers.0.attention.input", "layers.0.attention.query", "layers.0.attention.key", "layers.0.attention.value",
-        "layers.0.attention.context", "layers.0.ffn.input", "layers.0.ffn.hidden", "layers.1.attention.input",
-        "layers.1.attention.query", "layers.1.attention.key", "layers.1.attention.value", "layers.1.attention.context",
-        "layers.1.ffn.input", "layers.1.ffn.hidden", "head.input"]
+BERT = [
+    "layers.0.attention.input",
+    "layers.0.attention.query",
+    "layers.0.attention.key",
+    "layers.0.attention.value",
+    "layers.0.attention.context",
+    "layers.0.ffn.input",
+    "layers.0.ffn.hidden",
+    "layers.1.attention.input",
+    "layers.1.attention.query",
+    "layers.1.attention.key",
+    "layers.1.attention.value",
+    "layers.1.attention.context",
+    "layers.1.ffn.input",
+    "layers.1.ffn.hidden",
+    "head.input",
+]
 TOKENS = [np.arange(5, dtype=np.int32), np.arange(9, dtype=np.int32)]
 
 
@@ -33,6 +47,7 @@ def clockwork(monkeypatch):
             for site, milliseconds in self.places:
                 now[0] += milliseconds / 1e3
                 observe(site, None)  # codes, or anything: a profile must not look
+
     return Clockwork
 
 
@@ -52,8 +67,12 @@ def test_time_goes_to_the_part_that_ends_there(clockwork):
 def test_places_it_has_never_seen_are_named_as_they_are(clockwork):
     places = {"layers.0.attention.qkv": 1, "layers.0.mixer.out": 2, "layers.1.attention.qkv": 0}
     found = profile(clockwork(places), TOKENS, 2)
-    assert [part.name for part in found.parts] == ["start → attention.qkv", "attention.qkv → mixer.out",
-                                                   "mixer.out → attention.qkv", "attention.qkv → end"]
+    assert [part.name for part in found.parts] == [
+        "start → attention.qkv",
+        "attention.qkv → mixer.out",
+        "mixer.out → attention.qkv",
+        "attention.qkv → end",
+    ]
     assert found.parts[0].by_layer == {} and set(found.layers) == {0, 1}
 
 
@@ -73,6 +92,7 @@ def test_passes_must_be_alike():
         def observe(self, tokens, observe):
             self.calls += 1
             observe(f"layers.{self.calls}.ffn.input", None)
+
     with pytest.raises(cq.CqError, match="other places"):
         profile(Moody(), TOKENS, 2)
     with pytest.raises(cq.CqError, match="at least 1"):
@@ -80,8 +100,11 @@ def test_passes_must_be_alike():
 
 
 @pytest.mark.parametrize("kind", ["encoder", "lm"])
-@pytest.mark.parametrize("strategy", [None, cq.WeightOnly(), cq.Dynamic(), cq.Static()],
-                         ids=lambda strategy: strategy.name if strategy else "float32")
+@pytest.mark.parametrize(
+    "strategy",
+    [None, cq.WeightOnly(), cq.Dynamic(), cq.Static()],
+    ids=lambda strategy: strategy.name if strategy else "float32",
+)
 def test_every_strategy_can_be_profiled(request, kind, strategy):
     model = cq.load(request.getfixturevalue(f"tiny_{kind}"))
     if strategy:

@@ -1,4 +1,5 @@
 """Reading data: sentence pairs, windows, lines, Python objects; and every malformed row named by file and line."""
+
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,15 @@ STS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "sts"
 @pytest.fixture
 def reader(byte_tokenizer):
     """Makes all that reading asks of a model: its sizes and a tokenizer, here one id per byte."""
+
     def make(causal=False, max_positions=16, max_length=512):
         config = SimpleNamespace(causal=causal, max_positions=max_positions, vocab_size=256)
-        return SimpleNamespace(config=config, tokenizer=byte_tokenizer,
-                               tokenize=lambda text: np.array(byte_tokenizer.encode(text).ids[:max_length], np.int32))
+        return SimpleNamespace(
+            config=config,
+            tokenizer=byte_tokenizer,
+            tokenize=lambda text: np.array(byte_tokenizer.encode(text).ids[:max_length], np.int32),
+        )
+
     return make
 
 
@@ -40,15 +46,18 @@ def test_pairs_with_and_without_scores(reader, tmp_path):
     assert found.sources == (path,) and found.num_tokens == 24 and all(ids.dtype == np.int32 for ids in found)
 
 
-@pytest.mark.parametrize("row, message", [
-    ("1.0\tonly one", r"a.tsv:2: wanted score<TAB>sentence<TAB>sentence, got 2 field"),
-    ("1.0\ta\tb\tc", r"a.tsv:2: .*got 4 field"),
-    ("score\ta\tb", r"a.tsv:2: the score must be a number or empty, got 'score'"),
-    ("nan\ta\tb", r"a.tsv:2: the score must be a number or empty, got 'nan'"),
-    ("-inf\ta\tb", r"a.tsv:2: the score must be a number"),
-    ("1\ta\t ", r"a.tsv:2: a sentence of the pair is empty"),
-    (b"1\ta\t\xff", r"a.tsv:2: not UTF-8"),
-])
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("1.0\tonly one", r"a.tsv:2: wanted score<TAB>sentence<TAB>sentence, got 2 field"),
+        ("1.0\ta\tb\tc", r"a.tsv:2: .*got 4 field"),
+        ("score\ta\tb", r"a.tsv:2: the score must be a number or empty, got 'score'"),
+        ("nan\ta\tb", r"a.tsv:2: the score must be a number or empty, got 'nan'"),
+        ("-inf\ta\tb", r"a.tsv:2: the score must be a number"),
+        ("1\ta\t ", r"a.tsv:2: a sentence of the pair is empty"),
+        (b"1\ta\t\xff", r"a.tsv:2: not UTF-8"),
+    ],
+)
 def test_malformed_rows_name_file_and_line(reader, tmp_path, row, message):
     row = row if isinstance(row, bytes) else row.encode()
     with pytest.raises(FormatError, match=message):
@@ -116,19 +125,22 @@ def test_samples_in_python_are_texts_arrays_and_batches_of_them(reader):
     assert samples.read(found, model) is found
 
 
-@pytest.mark.parametrize("source, message", [
-    ([], "no samples"),
-    ([[]], "sample 0 is an empty batch"),
-    (["a", 7], "sample 1: wanted a text, .* got int"),
-    ([[1, 2]], "sample 0: wanted a text, .* got int"),
-    ([np.zeros(3)], r"sample 0: wanted .* got a float64 array of shape \(3,\)"),
-    ([np.zeros(0, int)], "token ids must be 0…255, at least one, got none"),
-    ([np.array([0, 256])], "got 0…256"),
-    ([np.array([2**32 + 1])], "got 4294967297…"),
-    ([np.array([-1])], "got -1…-1"),
-    ([""], "sample 0: the text '' has no tokens"),
-    (3, "data must be a path or an iterable of samples, got int"),
-])
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ([], "no samples"),
+        ([[]], "sample 0 is an empty batch"),
+        (["a", 7], "sample 1: wanted a text, .* got int"),
+        ([[1, 2]], "sample 0: wanted a text, .* got int"),
+        ([np.zeros(3)], r"sample 0: wanted .* got a float64 array of shape \(3,\)"),
+        ([np.zeros(0, int)], "token ids must be 0…255, at least one, got none"),
+        ([np.array([0, 256])], "got 0…256"),
+        ([np.array([2**32 + 1])], "got 4294967297…"),
+        ([np.array([-1])], "got -1…-1"),
+        ([""], "sample 0: the text '' has no tokens"),
+        (3, "data must be a path or an iterable of samples, got int"),
+    ],
+)
 def test_samples_of_another_kind_are_refused(reader, source, message):
     with pytest.raises(CqError, match=message):
         samples.read(source, reader())

@@ -1,4 +1,6 @@
-"""Each layer alone: every number again by a plain formula, what is planted is found and said in words, what is refused."""
+"""Each layer alone: every number again by a plain formula, what is planted is found and said in words, what is
+refused."""
+
 import json
 import re
 
@@ -13,7 +15,15 @@ from cq.report import samples
 
 stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference for the ranks")
 TOKENS = 400  # all of them are looked at
-LAYERS = ("attention.query", "attention.key", "attention.value", "attention.scores", "attention.output", "ffn.up", "ffn.down")
+LAYERS = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.scores",
+    "attention.output",
+    "ffn.up",
+    "ffn.down",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +39,20 @@ def found(encoder, pairs, prose):
 def sqnr(model, quantized, data) -> float:
     both = zip(model.forward(data.tokens), quantized.forward(data.tokens))
     both = [(x.astype(float), y.astype(float)) for x, y in both]
-    return float(np.mean([10 * np.log10((x ** 2).sum() / ((x - y) ** 2).sum()) for x, y in both]))
+    return float(np.mean([10 * np.log10((x**2).sum() / ((x - y) ** 2).sum()) for x, y in both]))
 
 
 def test_every_layer_alone(encoder, found, pairs, prose):
-    assert [layer.name for layer in found.layers] == ["embed.word", *(f"layers.{i}.{part}" for i in range(2) for part in LAYERS)]
+    assert [layer.name for layer in found.layers] == [
+        "embed.word",
+        *(f"layers.{i}.{part}" for i in range(2) for part in LAYERS),
+    ]
     data, given = samples.read(pairs, encoder).fewer(TOKENS), samples.read(prose, encoder)
     layers = {layer.name: layer for layer in found.layers}
-    for name, include in (("layers.0.ffn.down", ("layers.0.ffn.down",)), ("layers.1.attention.scores", ("layers.1.attention.[qkv]*",))):
+    for name, include in (
+        ("layers.0.ffn.down", ("layers.0.ffn.down",)),
+        ("layers.1.attention.scores", ("layers.1.attention.[qkv]*",)),
+    ):
         for strategy in (Dynamic(include=include), Static(include=include)):
             one = cq.quantize(encoder, strategy, given.tokens if isinstance(strategy, Static) else None)
             alone = layers[name].alone[strategy.name]
@@ -64,8 +80,13 @@ def test_clipping_and_unused_codes_are_those_of_the_static_range(encoder, found,
     layers = {layer.name: layer for layer in found.layers}
     static = cq.quantize(encoder, Static(), samples.read(prose, encoder).tokens)
     seen = {}
-    encoder.observe(samples.read(pairs, encoder).fewer(TOKENS).tokens, lambda site, x: seen.setdefault(site, []).append(np.array(x)))
-    for name, site in (("layers.0.ffn.down", "layers.0.ffn.hidden"), ("layers.1.attention.key", "layers.1.attention.input")):
+    encoder.observe(
+        samples.read(pairs, encoder).fewer(TOKENS).tokens, lambda site, x: seen.setdefault(site, []).append(np.array(x))
+    )
+    for name, site in (
+        ("layers.0.ffn.down", "layers.0.ffn.hidden"),
+        ("layers.1.attention.key", "layers.1.attention.input"),
+    ):
         form, x = dict(static.linears())[name].input_form, np.concatenate(seen[site]).astype(float)
         own = form.columns if isinstance(form, Smoothed) else form
         codes = np.rint(np.float32(x) / np.float32(own.scale)) + own.zero_point
@@ -121,10 +142,16 @@ def test_it_is_shown(found):
     assert json.loads(found.to_json())["layers"][1]["alone"]["static"]["share"] == found.layers[1].alone["static"].share
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(strategies=[Dynamic(), Dynamic()]), "one of each at most"), (dict(strategies=[cq.QAT()]), "takes WeightOnly, Dynamic"),
-    (dict(strategies=[]), "one of each at most"), (dict(max_tokens=0), "max_tokens must be a positive"),
-    (dict(metric="perplexity"), "does not fit")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(strategies=[Dynamic(), Dynamic()]), "one of each at most"),
+        (dict(strategies=[cq.QAT()]), "takes WeightOnly, Dynamic"),
+        (dict(strategies=[]), "one of each at most"),
+        (dict(max_tokens=0), "max_tokens must be a positive"),
+        (dict(metric="perplexity"), "does not fit"),
+    ],
+)
 def test_what_does_not_fit_is_refused(encoder, arguments, message):
     with pytest.raises(CqError, match=message):
         cq.sensitivity(encoder, ["a text"], **{"strategies": Dynamic()} | arguments)

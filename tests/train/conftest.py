@@ -1,39 +1,109 @@
 """Small models of awkward sizes, with every bias, for gradients in float64."""
+
 import numpy as np
 import pytest
 
 from cq import Config
 
 _ODD = {
-    "bert": dict(family="bert", vocab_size=23, hidden_size=12, num_layers=2, num_heads=3, num_kv_heads=3, head_dim=4,
-                 intermediate_size=17, max_positions=16, type_vocab_size=2, pooling="mean", normalize=True),
-    "llama": dict(family="llama", vocab_size=19, hidden_size=12, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6,
-                  intermediate_size=13, max_positions=16, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
-                  gated=True, rope_theta=1e4, causal=True, lm_head=True, tied=True),
-    "normed": dict(family="qwen3", vocab_size=19, hidden_size=14, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=6,
-                   intermediate_size=13, max_positions=16, norm="rms", norm_eps=1e-5, norm_first=True, activation="silu",
-                   gated=True, rope_theta=1e4, qk_norm=True, causal=True, lm_head=True, tied=False),
-    "mixed": dict(family="llama", vocab_size=19, hidden_size=12, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=6,
-                  intermediate_size=13, max_positions=16, norm="layer", norm_first=True, activation="gelu_tanh",
-                  rope_theta=1e4, causal=True, lm_head=True, tied=False)}
+    "bert": dict(
+        family="bert",
+        vocab_size=23,
+        hidden_size=12,
+        num_layers=2,
+        num_heads=3,
+        num_kv_heads=3,
+        head_dim=4,
+        intermediate_size=17,
+        max_positions=16,
+        type_vocab_size=2,
+        pooling="mean",
+        normalize=True,
+    ),
+    "llama": dict(
+        family="llama",
+        vocab_size=19,
+        hidden_size=12,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=6,
+        intermediate_size=13,
+        max_positions=16,
+        norm="rms",
+        norm_eps=1e-5,
+        norm_first=True,
+        activation="silu",
+        gated=True,
+        rope_theta=1e4,
+        causal=True,
+        lm_head=True,
+        tied=True,
+    ),
+    "normed": dict(
+        family="qwen3",
+        vocab_size=19,
+        hidden_size=14,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=6,
+        intermediate_size=13,
+        max_positions=16,
+        norm="rms",
+        norm_eps=1e-5,
+        norm_first=True,
+        activation="silu",
+        gated=True,
+        rope_theta=1e4,
+        qk_norm=True,
+        causal=True,
+        lm_head=True,
+        tied=False,
+    ),
+    "mixed": dict(
+        family="llama",
+        vocab_size=19,
+        hidden_size=12,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=6,
+        intermediate_size=13,
+        max_positions=16,
+        norm="layer",
+        norm_first=True,
+        activation="gelu_tanh",
+        rope_theta=1e4,
+        causal=True,
+        lm_head=True,
+        tied=False,
+    ),
+}
 
 
 @pytest.fixture(scope="session")
 def small():
     """small("bert", "llama", "normed" or "mixed", **changes) → (configuration, weights in float32)."""
+
     def make(family: str, **changes) -> tuple[Config, dict[str, np.ndarray]]:
         config, rng = Config(**_ODD[family] | changes), np.random.default_rng(5)
         shapes = config.shapes()
         shapes |= {name[:-6] + "bias": shape[:1] for name, shape in shapes.items() if name.endswith(".weight")}
-        return config, {name: rng.normal(name.endswith("norm.weight"), 0.4, shape).astype(np.float32)
-                        for name, shape in shapes.items()}
+        return config, {
+            name: rng.normal(name.endswith("norm.weight"), 0.4, shape).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+
     return make
 
 
 @pytest.fixture(scope="session")
 def ragged():
     """ragged(vocabulary) → five sequences of ids, two of them equally long."""
+
     def make(vocab: int, seed: int = 0, lengths=(5, 1, 8, 5, 3)) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)
         return [rng.integers(0, vocab, n) for n in lengths]
+
     return make

@@ -1,5 +1,6 @@
-"""The same model written in torch, in float64 and one sequence at a time, with torch's own reverse: what gradients are checked
-against. Fake quantization is written as its papers write it."""
+"""The same model written in torch, in float64 and one sequence at a time, with torch's own reverse: what gradients are
+checked against. Fake quantization is written as its papers write it."""
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -43,12 +44,19 @@ class StepSize(torch.autograd.Function):
         below, above = torch.round(v) < low, torch.round(v) > high
         slope = torch.where(below, low.to(v), torch.where(above, high.to(v), torch.round(v) - v))
         balance = 1 / torch.sqrt(ctx.count * torch.maximum(-low, high).to(v))
-        return torch.where(below | above, 0.0, g), (g * slope * balance).sum_to_size(scale.shape), None, None, None, None
+        return (
+            torch.where(below | above, 0.0, g),
+            (g * slope * balance).sum_to_size(scale.shape),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class Model:
-    """weights: name → float64 leaf tensors. code(site, x[, reader]), code_weight(name, w) and code_bias(name, b) fake-quantize,
-    or pass on. scores: "float32", or "static" or "dynamic" of codes."""
+    """weights: name → float64 leaf tensors. code(site, x[, reader]), code_weight(name, w) and code_bias(name, b)
+    fake-quantize, or pass on. scores: "float32", or "static" or "dynamic" of codes."""
 
     def __init__(self, config, weights, code, code_weight, code_bias, scores):
         self.c, self.scores = config, scores
@@ -75,15 +83,17 @@ class Model:
 
     def attention(self, at, x):
         c, n = self.c, len(x)
-        q, k, v = (self.linear(at + part, self.code(at + "input", x, at + part)).view(n, heads, c.head_dim) for part, heads in
-                   (("query", c.num_heads), ("key", c.num_kv_heads), ("value", c.num_kv_heads)))
+        q, k, v = (
+            self.linear(at + part, self.code(at + "input", x, at + part)).view(n, heads, c.head_dim)
+            for part, heads in (("query", c.num_heads), ("key", c.num_kv_heads), ("value", c.num_kv_heads))
+        )
         if c.qk_norm:
             q, k = self.norm(at + "query_norm", q), self.norm(at + "key_norm", k)
         if c.rope_theta is not None:
             q, k = self.rotate(q), self.rotate(k)
         q, k, v = (self.code(at + part, y) for part, y in (("query", q), ("key", k), ("value", v)))
         k, v = (y.repeat_interleave(c.num_heads // c.num_kv_heads, 1) for y in (k, v))
-        scores = torch.einsum("qhd,khd->hqk", q, k) * c.head_dim ** -0.5
+        scores = torch.einsum("qhd,khd->hqk", q, k) * c.head_dim**-0.5
         if c.causal:
             scores = scores.masked_fill(torch.triu(torch.ones(n, n, dtype=torch.bool), 1), -torch.inf)
         return self.linear(at + "output", self.code(at + "context", self.attend(scores, v).reshape(n, -1)))
@@ -119,7 +129,7 @@ class Model:
         ids = torch.as_tensor(ids)
         x = self.code_weight("embed.word", self.w["embed.word"])[ids]
         if "embed.position" in self.w:
-            x = x + self.w["embed.position"][:len(ids)]
+            x = x + self.w["embed.position"][: len(ids)]
         if "embed.type" in self.w:
             x = x + self.w["embed.type"][0]
         if not self.c.norm_first:
@@ -142,5 +152,5 @@ class _Softmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        p, = ctx.saved_tensors
+        (p,) = ctx.saved_tensors
         return p * (g - (g * p).sum(-1, keepdim=True)), None

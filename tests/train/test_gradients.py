@@ -1,4 +1,5 @@
 """Every gradient against torch's and against finite differences, in float64: plain and with fake quantization."""
+
 import sys
 from pathlib import Path
 
@@ -15,18 +16,26 @@ from cq.train.passes import activate
 from cq.train.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
-import reference  # noqa: E402
+import reference
 
 TEXTBOOK = cq.Scheme.textbook()
 FAMILIES = pytest.mark.parametrize("family", ["bert", "llama", "normed", "mixed"])
-SETUPS = {"float32": (None, False), "weight-only": (cq.WeightOnly(), False), "per group": (
-    cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=4)), False), "dynamic": (cq.Dynamic(), False),
-    "dynamic textbook": (cq.Dynamic(TEXTBOOK), False), "static": (cq.Static(), False),
-    "static textbook": (cq.Static(TEXTBOOK), False), "learned": (cq.Static(), True),
+SETUPS = {
+    "float32": (None, False),
+    "weight-only": (cq.WeightOnly(), False),
+    "per group": (cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=4)), False),
+    "dynamic": (cq.Dynamic(), False),
+    "dynamic textbook": (cq.Dynamic(TEXTBOOK), False),
+    "static": (cq.Static(), False),
+    "static textbook": (cq.Static(TEXTBOOK), False),
+    "learned": (cq.Static(), True),
     "learned textbook": (cq.Static(TEXTBOOK), True),
     "static float32 scores": (cq.Static(cq.Scheme(attention="float32")), False),
-    "dynamic float32 scores": (cq.Dynamic(cq.Scheme(attention="float32")), False), "some": (cq.Static(exclude=("*.key", "layers.0.ffn.*", "embed.word")), False),
-    "learned weights": (cq.WeightOnly(), True), "smoothed": (cq.Static(), True)}
+    "dynamic float32 scores": (cq.Dynamic(cq.Scheme(attention="float32")), False),
+    "some": (cq.Static(exclude=("*.key", "layers.0.ffn.*", "embed.word")), False),
+    "learned weights": (cq.WeightOnly(), True),
+    "smoothed": (cq.Static(), True),
+}
 
 
 def first_ranges(recipe, weights, sequences):
@@ -35,27 +44,38 @@ def first_ranges(recipe, weights, sequences):
     hidden = network.forward(Packed(sequences))
     if recipe.config.lm_head:
         network.logits(hidden)
-    return {name: affine.qparams(0.6 * site.state[0], 0.7 * site.state[1], recipe.strategy.scheme.activation_dtype)
-            for name, site in network.sites.items()} if recipe.fixed else {}
+    return (
+        {
+            name: affine.qparams(0.6 * site.state[0], 0.7 * site.state[1], recipe.strategy.scheme.activation_dtype)
+            for name, site in network.sites.items()
+        }
+        if recipe.fixed
+        else {}
+    )
 
 
 def smoothed_forms(recipe, ranges) -> dict[str, Smoothed]:
     """Features' own scales around those of the ranges, and zero points far from the middle, for half of the places."""
     rng, found = np.random.default_rng(3), {}
-    widths = {"input": recipe.config.hidden_size, "hidden": recipe.config.intermediate_size,
-              "value": recipe.config.num_kv_heads * recipe.config.head_dim}
+    widths = {
+        "input": recipe.config.hidden_size,
+        "hidden": recipe.config.intermediate_size,
+        "value": recipe.config.num_kv_heads * recipe.config.head_dim,
+    }
     for site, (scale, zero_point) in ranges.items():
         n = widths.get(site.rpartition(".")[2])
         if n:
             own = (scale * rng.uniform(0.5, 2, (1, n))).astype(np.float32)
-            found[site] = Smoothed("uint8", False, float(scale), 128, Columns(own, int(zero_point) + rng.integers(-9, 9, (1, n))))
+            found[site] = Smoothed(
+                "uint8", False, float(scale), 128, Columns(own, int(zero_point) + rng.integers(-9, 9, (1, n)))
+            )
     return found
 
 
 def build(family, strategy, learned, small, ragged, smooth=False):
     config, weights = small(family)
     per_batch = isinstance(strategy, cq.Dynamic) and strategy.scheme.activation_granularity == "per_tensor"
-    recipe, sequences = Recipe(config, strategy), ragged(config.vocab_size)[:1 if per_batch else None]
+    recipe, sequences = Recipe(config, strategy), ragged(config.vocab_size)[: 1 if per_batch else None]
     ranges = first_ranges(recipe, weights, sequences) if learned else None
     network = Network(recipe, weights, ranges, smoothed_forms(recipe, ranges) if smooth else {}, np.float64)
     if learned:  # narrower, so that some weights are clipped
@@ -73,8 +93,11 @@ def build(family, strategy, learned, small, ragged, smooth=False):
 
 def torch_twin(config, weights, network, strategy):
     """reference.Model with the network's own scales; learned ones are leaves, by name."""
-    scales = {name: torch.tensor(np.float64(value), requires_grad=True) for name, value in network.parameters.values.items()
-              if name.endswith(".scale")}
+    scales = {
+        name: torch.tensor(np.float64(value), requires_grad=True)
+        for name, value in network.parameters.values.items()
+        if name.endswith(".scale")
+    }
     scheme = strategy and strategy.scheme
 
     def code(site, x, reader=None):
@@ -91,7 +114,9 @@ def torch_twin(config, weights, network, strategy):
         if site + ".scale" in scales:
             zero_point = torch.tensor(network.sites[site].zero_point)
             flat = x.reshape(len(x), -1)
-            return reference.StepSize.apply(flat, scales[site + ".scale"], zero_point, qmin, qmax, flat.shape[1]).view(x.shape)
+            return reference.StepSize.apply(flat, scales[site + ".scale"], zero_point, qmin, qmax, flat.shape[1]).view(
+                x.shape
+            )
         if isinstance(strategy, cq.Static):
             return reference.coded(x, *network.sites[site].params(), qmin, qmax)
         rows, kind = x.detach().numpy(), (scheme.activation_dtype, scheme.activation_symmetric)
@@ -113,22 +138,35 @@ def torch_twin(config, weights, network, strategy):
         if name + ".weight.scale" in scales:
             scale, fake = scales[name + ".weight.scale"], network.linears[name].fake
             shape = (-1, 1) if scale.ndim else ()
-            return reference.StepSize.apply(w, scale.reshape(shape), torch.tensor(fake.zero_point).reshape(shape), qmin, qmax,
-                                            w.numel() // scale.numel())
+            return reference.StepSize.apply(
+                w,
+                scale.reshape(shape),
+                torch.tensor(fake.zero_point).reshape(shape),
+                qmin,
+                qmax,
+                w.numel() // scale.numel(),
+            )
         axis = None if scheme.weight_granularity == "per_tensor" else 0
         group = scheme.group_size if name != "embed.word" else None
         rounded = cq.quantize_tensor(w.detach().numpy(), "int8", scheme.weight_symmetric, axis, group).dequantize()
         return reference.through(torch.tensor(np.float64(rounded)), w, torch.ones_like(w, dtype=torch.bool))
 
     def code_bias(name, b):
-        if not network.recipe.codes(name) or scheme.bias == "float32" or (scheme.bias == "int32" and not network.recipe.fixed):
+        if (
+            not network.recipe.codes(name)
+            or scheme.bias == "float32"
+            or (scheme.bias == "int32" and not network.recipe.fixed)
+        ):
             return b
         values = b.detach().numpy()
         if scheme.bias == "int8":
             rounded = cq.quantize_tensor(values, "int8").dequantize()
         else:
-            site = next(site for site in network.sites if site.endswith(("input", "context", "hidden"))
-                        and name in network.recipe.readers(site))
+            site = next(
+                site
+                for site in network.sites
+                if site.endswith(("input", "context", "hidden")) and name in network.recipe.readers(site)
+            )
             form = network.smoothed.get(site)
             unit = (form.scale if form else network.sites[site].params()[0]) * network.linears[name].codes.scale
             rounded = np.rint(values / unit) * unit

@@ -1,4 +1,5 @@
 """Losses and their gradients against torch's, and pooling as the model pools."""
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +29,11 @@ def test_next_token():
     arrays, tensors = leaves(9)
     ids = [np.random.default_rng(1).integers(0, 9, n) for n in LENGTHS]
     flat = torch.cat([rows[:-1] for rows in tensors])
-    check(losses.next_token(arrays, ids), F.cross_entropy(flat, torch.tensor(np.concatenate([s[1:] for s in ids]))), tensors)
+    check(
+        losses.next_token(arrays, ids),
+        F.cross_entropy(flat, torch.tensor(np.concatenate([s[1:] for s in ids]))),
+        tensors,
+    )
 
 
 def test_next_token_of_single_tokens_is_nothing():
@@ -38,8 +43,12 @@ def test_next_token_of_single_tokens_is_nothing():
 
 def test_logit_distillation():
     (arrays, tensors), (targets, _) = leaves(9), leaves(9, 1)
-    theirs = F.kl_div(torch.cat(tensors).log_softmax(1), torch.tensor(np.concatenate(targets)).log_softmax(1),
-                      reduction="batchmean", log_target=True)
+    theirs = F.kl_div(
+        torch.cat(tensors).log_softmax(1),
+        torch.tensor(np.concatenate(targets)).log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
     check(losses.logit_distillation(arrays, targets), theirs, tensors)
     assert losses.logit_distillation(arrays, arrays)[0] == pytest.approx(0, abs=1e-12)
 
@@ -47,7 +56,11 @@ def test_logit_distillation():
 def test_hidden_distillation():
     (arrays, tensors), (targets, _) = leaves(9), leaves(9, 1)
     wanted = torch.tensor(np.concatenate(targets))
-    check(losses.hidden_distillation(arrays, targets), ((torch.cat(tensors) - wanted) ** 2).sum() / (wanted ** 2).sum(), tensors)
+    check(
+        losses.hidden_distillation(arrays, targets),
+        ((torch.cat(tensors) - wanted) ** 2).sum() / (wanted**2).sum(),
+        tensors,
+    )
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "mean_sqrt_len", "last"])
@@ -55,13 +68,21 @@ def test_embeddings(small, pooling):
     config, weights = small("bert", pooling=pooling)
     (arrays, tensors), (targets, _) = leaves(12), leaves(12, 1)
     pooled = losses.pool(arrays, config)
-    kind = {"mean": lambda h: h.mean(0), "cls": lambda h: h[0], "max": lambda h: h.amax(0), "last": lambda h: h[-1],
-            "mean_sqrt_len": lambda h: h.sum(0) / len(h) ** 0.5}[pooling]
+    kind = {
+        "mean": lambda h: h.mean(0),
+        "cls": lambda h: h[0],
+        "max": lambda h: h.amax(0),
+        "last": lambda h: h[-1],
+        "mean_sqrt_len": lambda h: h.sum(0) / len(h) ** 0.5,
+    }[pooling]
     theirs = torch.stack([kind(h) for h in tensors])
     wanted = losses.pool(targets, config)
     loss, gradient = losses.embedding_distillation(pooled, wanted)
-    check((loss, losses.pool_back(gradient, arrays, config)), (1 - F.cosine_similarity(theirs, torch.tensor(wanted))).mean(),
-          tensors)
+    check(
+        (loss, losses.pool_back(gradient, arrays, config)),
+        (1 - F.cosine_similarity(theirs, torch.tensor(wanted))).mean(),
+        tensors,
+    )
     model = Transformer(config, weights)
     hidden = model.forward([np.arange(5), np.arange(3)])
     pooled = losses.pool(hidden, config)

@@ -1,4 +1,5 @@
 """AdamW against torch's; the schedule; flat parameters; order of samples; text."""
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,9 @@ def test_adamw_is_torchs():
     weights = {"b": rng.normal(size=7), "w": rng.normal(size=(130, 300))}
     ours = Parameters(weights)
     leaves = {name: torch.tensor(array, requires_grad=True) for name, array in weights.items()}
-    theirs = torch.optim.AdamW([dict(params=[leaves["w"]], weight_decay=0.1), dict(params=[leaves["b"]], weight_decay=0.0)],
-                               betas=(0.9, 0.95))
+    theirs = torch.optim.AdamW(
+        [dict(params=[leaves["w"]], weight_decay=0.1), dict(params=[leaves["b"]], weight_decay=0.0)], betas=(0.9, 0.95)
+    )
     optimizer = AdamW(ours, 0.1, (0.9, 0.95))
     for step in range(5):
         for name, leaf in leaves.items():
@@ -30,7 +32,8 @@ def test_adamw_is_torchs():
         theirs.step()
         assert optimizer.step(rate, 1.0, 2) == pytest.approx(float(norm))
     for name, leaf in leaves.items():
-        np.testing.assert_allclose(ours.values[name], leaf.detach(), rtol=2e-6, atol=2e-7)  # torch adds 1e-6 to the norm
+        # torch adds 1e-6 to the norm
+        np.testing.assert_allclose(ours.values[name], leaf.detach(), rtol=2e-6, atol=2e-7)
 
 
 def test_learned_scales_stay_positive():
@@ -81,7 +84,7 @@ def test_gradients_add_up():
 def test_every_sample_once_in_an_epoch():
     data = Shuffled(list("abcdefg"), 3)
     seen = [x for number in range(7) for x in data.batch(number, 3)]
-    assert all(sorted(seen[i:i + 7]) == list("abcdefg") for i in (0, 7, 14)) and seen[:7] != seen[7:14]
+    assert all(sorted(seen[i : i + 7]) == list("abcdefg") for i in (0, 7, 14)) and seen[:7] != seen[7:14]
     assert Shuffled(list("abcdefg"), 3).batch(5, 3) == seen[15:18]
 
 

@@ -1,4 +1,5 @@
 """Training's passes in C, which float32 takes, against NumPy's in float64, by which gradients are checked."""
+
 import numpy as np
 import pytest
 
@@ -14,7 +15,9 @@ def rng():
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "relu"])
 def test_activations(rng, name):
-    x = np.concatenate((rng.normal(size=3000) * 3, np.linspace(-20, 20, 4001), (0, -1e30, 1e30, -90, 90))).astype(np.float32)[None]
+    x = np.concatenate((rng.normal(size=3000) * 3, np.linspace(-20, 20, 4001), (0, -1e30, 1e30, -90, 90))).astype(
+        np.float32
+    )[None]
     for got, expected in zip(activate(x, name), activate(x.astype(np.float64), name)):
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=5e-7)
 
@@ -67,7 +70,10 @@ def test_norms_and_their_reverse(rng, rms):
     x += 3
     wide = [a.astype(np.float64) for a in (x, weight, bias)]
     for bias_too in (True, False):
-        got, expected = norm(x, weight, bias if bias_too else None, 1e-5, rms), norm(*wide[:2], wide[2] if bias_too else None, 1e-5, rms)
+        got, expected = (
+            norm(x, weight, bias if bias_too else None, 1e-5, rms),
+            norm(*wide[:2], wide[2] if bias_too else None, 1e-5, rms),
+        )
         for a, b in zip(got, expected):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
     for a, b in zip(norm_back(g, weight, *got[1:], rms), norm_back(g.astype(np.float64), wide[1], *expected[1:], rms)):
@@ -78,10 +84,18 @@ def test_what_follows_a_product(rng):
     """In the order of the integer kernels' epilogue: their bits."""
     x, before, scales, after, of_rows = (rng.normal(size=s).astype(np.float32) for s in ((5, 37), 37, 37, 37, 5))
     same = np.float32(0.3)
-    for args in ((same,), (scales, before), (scales, None, of_rows), (same, before, of_rows, after), (scales, None, None, after)):
+    for args in (
+        (same,),
+        (scales, before),
+        (scales, None, of_rows),
+        (same, before, of_rows, after),
+        (scales, None, None, after),
+    ):
         given = dict(zip(("scales", "before", "row_scales", "after"), args))
         expected = x + before if given.get("before") is not None else x
-        expected = expected * (given["scales"] if given.get("row_scales") is None else of_rows[:, None] * given["scales"])
+        expected = expected * (
+            given["scales"] if given.get("row_scales") is None else of_rows[:, None] * given["scales"]
+        )
         expected = expected + after if given.get("after") is not None else expected
         assert (rescale(x, *args) == expected).all()
         target = x.copy()
@@ -98,11 +112,19 @@ def test_extremes_name_what_is_not_finite():
 
 def test_the_door_refuses_what_does_not_fit():
     x, one = np.ones((3, 4), np.float32), np.ones(1, np.float32)
-    for call in (lambda: _core.slope(x.astype(np.float64), "gelu"), lambda: _core.slope(x, "tanh"), lambda: _core.slope(x.T, "gelu"),
-                 lambda: _core.round_codes(x, np.ones(2, np.float32), one, one), lambda: _core.round_codes(x, one, one, x),
-                 lambda: _core.exponents(x[:, ::2], 1.0, False), lambda: _core.softmax_back(x, x[:2], np.ones((3, 1), np.float32), 1.0),
-                 lambda: _core.rescale(x, one), lambda: _core.rescale(x, x[0], out=x[:, :2]),
-                 lambda: _core.norm_kept(x, one, None, 1e-5, False), lambda: _core.norm_back(x, x[0], x, one, False),
-                 lambda: _core.adamw(one, one, one, x[0], None, (0,) * 8)):
+    for call in (
+        lambda: _core.slope(x.astype(np.float64), "gelu"),
+        lambda: _core.slope(x, "tanh"),
+        lambda: _core.slope(x.T, "gelu"),
+        lambda: _core.round_codes(x, np.ones(2, np.float32), one, one),
+        lambda: _core.round_codes(x, one, one, x),
+        lambda: _core.exponents(x[:, ::2], 1.0, False),
+        lambda: _core.softmax_back(x, x[:2], np.ones((3, 1), np.float32), 1.0),
+        lambda: _core.rescale(x, one),
+        lambda: _core.rescale(x, x[0], out=x[:, :2]),
+        lambda: _core.norm_kept(x, one, None, 1e-5, False),
+        lambda: _core.norm_back(x, x[0], x, one, False),
+        lambda: _core.adamw(one, one, one, x[0], None, (0,) * 8),
+    ):
         with pytest.raises(CqError):
             call()

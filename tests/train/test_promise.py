@@ -1,4 +1,6 @@
-"""The integer model gives what the fake-quantized one promised: codes equal at every place, outputs within float rounding."""
+"""The integer model gives what the fake-quantized one promised: codes equal at every place, outputs within float
+rounding."""
+
 import itertools
 import sys
 
@@ -15,11 +17,18 @@ from cq.train.network import Network
 from cq.train.recipe import Recipe
 
 TEXTBOOK = cq.Scheme.textbook()
-TARGETS = {"static": cq.Static(), "static textbook": cq.Static(TEXTBOOK), "dynamic": cq.Dynamic(),
-           "dynamic textbook": cq.Dynamic(TEXTBOOK), "weight-only": cq.WeightOnly(),
-           "static float32 scores": cq.Static(cq.Scheme(attention="float32")),
-           "dynamic float32 scores": cq.Dynamic(cq.Scheme(attention="float32")), "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=4)),
-           "some static": cq.Static(exclude=("*.key", "layers.0.ffn.*", "embed.word")), "no head": cq.Static(exclude=("head",))}
+TARGETS = {
+    "static": cq.Static(),
+    "static textbook": cq.Static(TEXTBOOK),
+    "dynamic": cq.Dynamic(),
+    "dynamic textbook": cq.Dynamic(TEXTBOOK),
+    "weight-only": cq.WeightOnly(),
+    "static float32 scores": cq.Static(cq.Scheme(attention="float32")),
+    "dynamic float32 scores": cq.Dynamic(cq.Scheme(attention="float32")),
+    "groups": cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=4)),
+    "some static": cq.Static(exclude=("*.key", "layers.0.ffn.*", "embed.word")),
+    "no head": cq.Static(exclude=("head",)),
+}
 
 
 def wide(p, shape) -> np.ndarray:
@@ -31,11 +40,17 @@ def wide(p, shape) -> np.ndarray:
 def watch_kernels(model, monkeypatch) -> dict[str, list]:
     """Place → the codes that reach the kernels there, as they come."""
     joints = [(f"{block.name}.attention.query", block.attention.readers()[0]) for block in model.blocks]
-    joints += [(f"{block.name}.ffn.gate", joint) for block in model.blocks if (joint := block.ffn._joined()) is not None]
+    joints += [
+        (f"{block.name}.ffn.gate", joint) for block in model.blocks if (joint := block.ffn._joined()) is not None
+    ]
     names = {id(layer.weight): name for name, layer in (*joints, *model.linears())}
     recipe, seen = Recipe(model.config, model.strategy), {}
-    reads = {reader: site for site in recipe.sites() if site.endswith(("input", "context", "hidden"))
-             for reader in recipe.readers(site)}
+    reads = {
+        reader: site
+        for site in recipe.sites()
+        if site.endswith(("input", "context", "hidden"))
+        for reader in recipe.readers(site)
+    }
     attentions = itertools.count()
 
     def keep(site, x, columns=slice(None)):
@@ -64,15 +79,21 @@ def watch_kernels(model, monkeypatch) -> dict[str, list]:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("family", ["bert", "llama", "mixed"])
 def test_codes_and_outputs(small, ragged, monkeypatch, family, target, learned):
-    """Kernels and NumPy sum in other orders, so a value that lies next to a boundary between two codes may fall to its other
-    side; what follows it may differ too, and is not compared."""
+    """Kernels and NumPy sum in other orders, so a value that lies next to a boundary between two codes may fall to its
+    other side; what follows it may differ too, and is not compared."""
     config, weights = small(family)
     model = cq.Transformer(config, weights)
     sequences = ragged(config.vocab_size)
     if isinstance(target, cq.Dynamic) and target.scheme.activation_granularity == "per_tensor":
         sequences = sequences[:1]
-    qat = cq.QAT(target=target, steps=3, batch_size=5, learning_rate=1e-2, warmup=0,
-                 ranges="learned" if learned else "moving_average")
+    qat = cq.QAT(
+        target=target,
+        steps=3,
+        batch_size=5,
+        learning_rate=1e-2,
+        warmup=0,
+        ranges="learned" if learned else "moving_average",
+    )
     kept = []
     monkeypatch.setattr(sys.modules["cq.quantize"], "fit", lambda *a, **k: kept.append(fit(*a, **k)) or kept[0])
     q = cq.quantize(model, qat, sequences)
@@ -106,8 +127,11 @@ def test_codes_and_outputs(small, ragged, monkeypatch, family, target, learned):
     np.testing.assert_allclose(outputs, actual, atol=1e-5 * max(1, np.abs(actual).max()))
 
 
-@pytest.mark.parametrize("target", [target for name, target in TARGETS.items() if name != "groups"],
-                         ids=[name for name in TARGETS if name != "groups"])
+@pytest.mark.parametrize(
+    "target",
+    [target for name, target in TARGETS.items() if name != "groups"],
+    ids=[name for name in TARGETS if name != "groups"],
+)
 def test_products_of_bytes_are_those_of_floats(small, ragged, monkeypatch, target):
     """Layers deeper than int32 allows multiply their codes as floats."""
     config, weights = small("llama")

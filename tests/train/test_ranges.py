@@ -1,4 +1,5 @@
 """Ranges that learning begins from: clipped where the loss gains, left alone where scales are by channel."""
+
 import numpy as np
 import pytest
 
@@ -13,8 +14,10 @@ TEXTBOOK = cq.Scheme.textbook()
 
 @pytest.fixture
 def begun(small, ragged):
-    """begun(target) → a network of the small encoder, one weight of which lies far out, and its loss against the float32 model
-    as a function. The outlier meets a hidden unit that never speaks, so that clipping it costs nothing."""
+    """begun(target) → a network of the small encoder, one weight of which lies far out, and its loss against the
+    float32 model as a function. The outlier meets a hidden unit that never speaks, so that clipping it costs
+    nothing."""
+
     def make(target):
         config, weights = small("bert", activation="relu")
         weights["layers.0.ffn.up.weight"][3], weights["layers.0.ffn.up.bias"][3] = 0, -1
@@ -24,6 +27,7 @@ def begun(small, ragged):
         objective = Distillation(model, network)
         targets = objective.targets(data)
         return network, lambda: objective.loss(data, targets)[0]
+
     return make
 
 
