@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 import cq
+from cq.model.activation import Fixed
+from cq.quantize.static import plan_fixed
 from cq.report.bench import operations
 from cq.train import losses
 from cq.train.batch import Packed
 from cq.train.network import Network
 from cq.train.optimizer import AdamW
 from cq.train.passes import freed_memory_kept
-from cq.train.recipe import Recipe
 
 from . import encoder
 from .measure import Entry, contest
@@ -24,7 +25,8 @@ torch_qat = pytest.importorskip("bench.torch_qat")
 def test_step(benchmark, threads, float_model, case):
     model = float_model
     tokens = encoder.sentences(model, SENTENCES) if case == RAGGED else encoder.random(model, *SHAPES[case])
-    network = Network(Recipe(model.config, cq.Static()), model.weights())
+    unknown = Fixed("uint8", False, 1.0, 0)  # found by moving averages
+    network = Network(model.config, plan_fixed(model.config, cq.Static(), lambda site: unknown), model.weights())
     optimizer, embeddings = AdamW(network.parameters, 0.0, (0.9, 0.999)), model.embed(tokens)
 
     def ours() -> float:

@@ -8,9 +8,9 @@ import numpy as np
 
 from . import _core
 from .affine import check_finite
+from .coding import pack_weight
 from .errors import CqError
 from .model.activation import Fixed, PerToken
-from .model.linear import pack_weight
 from .model.overflow import check_layer
 from .qtensor import QTensor
 

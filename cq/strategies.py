@@ -4,6 +4,7 @@ arrays."""
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
 
 from .errors import CqError
 
@@ -283,6 +284,14 @@ def parts(strategy: WeightOnly | Dynamic | Static | Mixed | None) -> tuple:
     """The different strategies by which a model's layers may run: those of a mix, or itself."""
     given = [part for _, part in strategy.choices] if isinstance(strategy, Mixed) else [strategy]
     return tuple(dict.fromkeys(part for part in given if part is not None))
+
+
+def choice_of(name: str, strategy: Mixed) -> tuple[WeightOnly | Dynamic | Static | None, str]:
+    """The strategy of a layer in a mix, or why it stays in float32."""
+    for pattern, part in strategy.choices:
+        if fnmatchcase(name, pattern):
+            return part, "" if part else f"float32 by {pattern!r}"
+    return None, "matches no pattern of the mix"
 
 
 def from_dict(values: dict):

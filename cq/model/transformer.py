@@ -1,5 +1,5 @@
 """The transformer: configuration and float32 weights in, hidden states, embeddings and logits out. Knows no files and
-no strategies; cq/quantize.py swaps its layers."""
+no strategies; convert.py makes others of its layers."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -9,16 +9,16 @@ from tokenizers import Tokenizer
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
+from . import build
 from .activation import Activation, Fixed
-from .attention import Attention, Rotary
+from .attention import Attention
 from .batch import Batch, batches, check_tokens
-from .block import Block, FeedForward
+from .block import FeedForward
 from .chat import is_conversation
 from .classifier import Classifier
 from .config import Config, check_weights
 from .coverage import Coverage, coverage_of, headroom_of
-from .deferred import Deferred, keep, read
-from .embedding import Embedding
+from .deferred import Deferred, read
 from .generate import answers
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
@@ -38,66 +38,23 @@ class _Step(NamedTuple):
 
 
 class Transformer:
-    """A BERT-type encoder or Llama-type decoder. `strategy` is None for float32, else what cq.quantize was given."""
+    """A BERT-type encoder or Llama-type decoder. plan: what cq.convert made its layers by; None: they are float32."""
 
     def __init__(self, config: Config, weights: dict[str, np.ndarray | Deferred], tokenizer: Tokenizer | None = None):
         """weights: canonical name → float32 array (see Config.shapes), and biases; kept, never written to, and copied
         only where layers that read the same are laid side by side. Raises CqError where they do not fit the
         configuration."""
         check_weights(config, weights)
-        self.config, self.graph, self.tokenizer, self.strategy = config, Graph(config), tokenizer, None
-        rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
-        position, type = (keep(weights[name]) if name in weights else None for name in ("embed.position", "embed.type"))
-        norm = None if config.norm_first else self._norm(weights, "embed.norm")
-        self.embedding = Embedding(weights["embed.word"], position, type, norm, config.position_offset)
-        self.blocks = [self._block(weights, f"layers.{i}", rotary) for i in range(config.num_layers)]
-        self.final_norm = self._norm(weights, "final_norm") if config.norm_first else None
-        self.head: Linear | QuantizedLinear | None = None
-        if config.lm_head:
-            self.head = Linear(weights["embed.word" if config.tied else "head.weight"], weights.get("head.bias"))
-        self.classifier: Classifier | None = None
-        if config.classifier is not None:
-            dense, scores = (
-                Linear(weights[name + ".weight"], weights.get(name + ".bias"))
-                for name in ("classifier.dense", "classifier.scores")
-            )
-            self.classifier = Classifier(dense, scores, config.classifier)
+        self.config, self.graph, self.tokenizer, self.plan = config, Graph(config), tokenizer, None
+        self.embedding = build.embedding(config, weights)
+        self.blocks = build.blocks(config, weights)
+        self.final_norm = build.norm(config, weights, "final_norm") if config.norm_first else None
+        self.head: Linear | QuantizedLinear | None = build.head(config, weights)
+        self.classifier: Classifier | None = build.classifier(config, weights)
         self._cutter, self._replay = None, Replay()
         if tokenizer is not None and (config.pooling or not config.causal):
             self._cutter = Tokenizer.from_str(tokenizer.to_str())
             self._cutter.enable_truncation(min(config.max_length, config.max_positions))
-
-    def _norm(self, weights: dict, name: str) -> Norm:
-        return Norm(
-            weights[name + ".weight"], weights.get(name + ".bias"), self.config.norm_eps, self.config.norm == "rms"
-        )
-
-    def _block(self, weights: dict, name: str, rotary: Rotary | None) -> Block:
-        c = self.config
-
-        def linear(part: str, activation: str | None = None) -> Linear:
-            return Linear(weights[f"{name}.{part}.weight"], weights.get(f"{name}.{part}.bias"), activation)
-
-        attention = Attention(
-            *(linear("attention." + part) for part in ("query", "key", "value", "output")),
-            c.num_heads,
-            c.num_kv_heads,
-            c.head_dim,
-            c.causal,
-            rotary,
-        )
-        if c.qk_norm:
-            attention.query_norm = self._norm(weights, name + ".attention.query_norm")
-            attention.key_norm = self._norm(weights, name + ".attention.key_norm")
-        ffn = FeedForward(
-            linear("ffn.up", None if c.gated else c.activation),
-            linear("ffn.down"),
-            linear("ffn.gate") if c.gated else None,
-            c.activation,
-        )
-        return Block(
-            attention, self._norm(weights, name + ".attention_norm"), ffn, self._norm(weights, name + ".ffn_norm"), name
-        )
 
     def __getstate__(self) -> dict:
         """Of a copy, pickled or not: its layers may be swapped, so it records anew."""
@@ -318,6 +275,11 @@ class Transformer:
             self.hidden(batch) if self.classifier is None else self._classes(batch)
 
     # --- looking inside -----------------------------------------------------------------------------------------------
+
+    @property
+    def strategy(self):
+        """What cq.quantize was given; None: the model is float32."""
+        return self.plan and self.plan.strategy
 
     def linears(self) -> Iterator[tuple[str, Linear | QuantizedLinear]]:
         """Every linear layer by name, in the order of work."""

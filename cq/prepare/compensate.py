@@ -8,9 +8,9 @@ import numpy as np
 
 from .. import _core, affine, functions
 from ..calibrate import Progress, check_samples, show
+from ..coding import quantize_weight
 from ..errors import CalibrationError, CqError
 from ..model import Transformer
-from ..model.linear import quantize_weight
 from ..observers.tokens import Tokens
 from .cholesky import inverse_factor
 

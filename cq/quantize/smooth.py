@@ -8,18 +8,21 @@ float32 result, which BERT's residual stream goes on with, stays as it is, and n
 of values go through attention. Biases are corrected as by Nagel et al. 2019 (arXiv:1906.04721), from the kept
 tokens."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import _core, affine, functions
 from ..calibrate import Calibration, Progress
+from ..coding import quantize_weight
 from ..errors import CalibrationError
 from ..model import Transformer
 from ..model.activation import Columns, Fixed, Smoothed
-from ..model.linear import Linear, quantize_weight
+from ..model.linear import Linear
 from ..observers.tokens import Tokens
+from ..plan import Fold, Plan, scaled
 from ..strategies import Static
 
 # the exponent of a feature's range in its scale; the rest is its weights'
@@ -30,33 +33,8 @@ _OUTPUTS = 1024  # evenly spread over a place's layers: the error of these decid
 _ROWS = 1024  # of a weight, worked on at once
 
 
-class Fold(NamedTuple):
-    """How a layer reads codes. form: its input's; factor: what multiplies each input's weights (k,), or None; offset:
-    what is added to its bias (n,), float64."""
-
-    form: Fixed | Smoothed
-    factor: np.ndarray | None
-    offset: np.ndarray
-
-    def bias(self, bias: np.ndarray | None) -> np.ndarray | None:
-        """The layer's bias with the offset in it."""
-        return (
-            bias if not self.offset.any() else (self.offset if bias is None else bias + self.offset).astype(np.float32)
-        )
-
-
-class Plan(NamedTuple):
-    """layers: name → Fold. values: site of a block's values → their form."""
-
-    layers: dict[str, Fold]
-    values: dict[str, Smoothed]
-
-
-NO_PLAN = Plan({}, {})
-
-
 def wanted(strategy: Static) -> bool:
-    """Whether there is anything to plan. A weight's zero point, or a scale shared by all outputs, would undo what
+    """Whether there is anything to fold. A weight's zero point, or a scale shared by all outputs, would undo what
     features of their own gain."""
     return (
         (strategy.smooth or strategy.correct_bias)
@@ -65,62 +43,76 @@ def wanted(strategy: Static) -> bool:
     )
 
 
-def plan(
-    model: Transformer,
-    calibration: Calibration,
-    strategy: Static,
-    form_at: Callable[[str], Fixed],
-    chosen: Callable[[str], bool],
-    progress: Progress | None = None,
+class _Task(NamedTuple):
+    """A site to look at. smooths: whether its codes may take scales of their own. values: the site of the values that
+    attention mixes into it, where those are coded too, and the block that they belong to; None elsewhere."""
+
+    site: str
+    smooths: bool = True
+    values: str | None = None
+    block: str = ""
+
+
+def smoothed(
+    model: Transformer, plan: Plan, calibration: Calibration, strategy: Static, progress: Progress | None = None
 ) -> Plan:
-    """What to fold where, for the layers that are `chosen` by name; form_at(site) gives the plain form of a place.
-    progress(done, total) is called as places are done. Raises CalibrationError where `calibration` kept no tokens."""
-    found, scheme = Plan({}, {}), strategy.scheme
-    done, total = 0, 4 * len(model.blocks) + (model.head is not None)
+    """A static plan with features' own scales, and corrected biases, where they lessen the error of the layers that
+    read them. progress(done, total) is called as sites are done. Raises CalibrationError where `calibration` kept no
+    tokens."""
+    layers, attention = dict(plan.layers), dict(plan.attention)
+    linears, tasks = dict(model.linears()), list(_tasks(model, plan, strategy))
+    for done, task in enumerate(tasks, 1):
+        if progress is not None:
+            progress(done, len(tasks))
+        read = [name for name in model.graph.sites[task.site].readers if _fits(plan, name, linears[name])]
+        if not read:
+            continue
+        weights = [linears[name].weight for name in read]
+        search = _Search(_tokens(calibration, task.site), weights, layers[read[0]].input)
+        values = () if task.values is None else _values(model, _tokens(calibration, task.values))
+        best = search.best(*values) if strategy.smooth and task.smooths else search.plain()
+        for name, weight in zip(read, weights):
+            fold = Fold(best.factor, search.offset(best, weight, strategy.correct_bias))
+            layers[name] = replace(layers[name], input=best.form, fold=fold)
+        if best.value is not None:
+            query, key, _ = attention[task.block]
+            attention[task.block] = query, key, best.value
+    return replace(plan, layers=layers, attention=attention)
+
+
+def _tasks(model: Transformer, plan: Plan, strategy: Static) -> Iterator[_Task]:
+    """Every site of the trunk, in the order of work."""
+    linears = dict(model.linears())
     # a norm's codes are the residual stream's too
     streamed = strategy.residual == "int8" and not model.config.norm_first
-
-    def fits(name: str, layer: Linear) -> bool:
-        return chosen(name) and layer.shape[0] <= _core.MAX_K
-
-    def tokens_at(site: str) -> Tokens:
-        if site not in calibration.tokens:
-            raise CalibrationError(
-                f"calibration: it kept no tokens of {site!r}, which smooth and correct_bias choose by; "
-                "calibrate this model with tokens=256, or use Static(smooth=False, correct_bias=False)"
-            )
-        return calibration.tokens[site]
-
-    linears = dict(model.linears())
-
-    def add(site: str, smooth: bool = True, values: tuple = ()) -> "_Candidate | None":
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-        layers = {name: linears[name] for name in model.graph.sites[site].readers if fits(name, linears[name])}
-        if not layers:
-            return None
-        search = _Search(tokens_at(site), [layer.weight for layer in layers.values()], form_at(site))
-        best = search.best(*values) if strategy.smooth and smooth else search.plain()
-        for name, layer in layers.items():
-            offset = search.offset(best, layer.weight, strategy.correct_bias)
-            found.layers[name] = Fold(best.form, best.factor, offset)
-        return best
-
-    heads = model.config.num_heads // model.config.num_kv_heads, model.config.head_dim
     for block in model.graph.blocks:
-        attention, ffn = block.attention, block.ffn
-        add(attention.input, not streamed)
-        in_codes = scheme.attention == "int8" and all(fits(name, linears[name]) for name in attention.projections)
-        best = add(attention.context, values=(tokens_at(attention.value), *heads) if in_codes else ())
-        if best is not None and best.value is not None:
-            found.values[attention.value] = best.value
-        add(ffn.input, not streamed)
-        add(ffn.hidden)
+        part = block.attention
+        in_codes = block.name in plan.attention and all(_fits(plan, n, linears[n]) for n in part.projections)
+        yield _Task(part.input, not streamed)
+        yield _Task(part.context, values=part.value if in_codes else None, block=block.name)
+        yield _Task(block.ffn.input, not streamed)
+        yield _Task(block.ffn.hidden)
     if model.head is not None:
-        add("head.input", not model.config.tied)  # the word table shares the tied head's codes
-    return found
+        yield _Task("head.input", not model.config.tied)  # the word table shares the tied head's codes
+
+
+def _fits(plan: Plan, name: str, layer: Linear) -> bool:
+    """Whether the layer is to become int8 and can."""
+    return plan.coded(name) and layer.shape[0] <= _core.MAX_K
+
+
+def _tokens(calibration: Calibration, site: str) -> Tokens:
+    if site not in calibration.tokens:
+        raise CalibrationError(
+            f"calibration: it kept no tokens of {site!r}, which smooth and correct_bias choose by; "
+            "calibrate this model with tokens=256, or use Static(smooth=False, correct_bias=False)"
+        )
+    return calibration.tokens[site]
+
+
+def _values(model: Transformer, tokens: Tokens) -> tuple[Tokens, int, int]:
+    """Values that attention mixes, how many query heads share one of theirs, and its width."""
+    return tokens, model.config.num_heads // model.config.num_kv_heads, model.config.head_dim
 
 
 def _half(half: np.ndarray) -> np.ndarray:
@@ -225,11 +217,6 @@ class _Search:
 def _times(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
     """weight (n, k) float32 times x (k,) float64, each row's products summed in float64."""
     return (weight * x).sum(axis=1)
-
-
-def scaled(weight: np.ndarray, factor: np.ndarray | None) -> np.ndarray:
-    """weight (n, k) float32 with its inputs' factors (k,) folded in."""
-    return weight if factor is None else (weight * factor).astype(np.float32)
 
 
 def rounded(weight: np.ndarray, factor: np.ndarray | None) -> np.ndarray:

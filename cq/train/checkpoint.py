@@ -31,8 +31,8 @@ def checked(path) -> Path:
 def _record(network: Network, training: Training) -> dict:
     """What must be the same for a checkpoint to be this training's: the choices and the model's shape."""
     choices = asdict(training) | {"kind": type(training).__name__}
-    if network.recipe.strategy is not None:
-        choices["target"] = network.recipe.strategy.to_dict()
+    if network.plan.strategy is not None:
+        choices["target"] = network.plan.strategy.to_dict()
     return json.loads(json.dumps({"training": choices, "config": network.config.to_dict()}))
 
 

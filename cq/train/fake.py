@@ -11,8 +11,8 @@ import numpy as np
 
 from .. import _core, affine
 from ..errors import CqError
-from ..model.activation import Smoothed
-from ..strategies import Scheme
+from ..model.activation import Fixed, PerTensor, PerToken, Smoothed
+from ..plan import WeightCoding
 from .passes import dot, dot_rows, to_codes
 
 
@@ -68,13 +68,13 @@ class Exact:
 
     state = None
 
-    def __init__(self, name: str, scheme: Scheme):
-        self.name, self.scheme = name, scheme
+    def __init__(self, name: str, form: PerToken | PerTensor):
+        self.name, self.form = name, form
 
     def __call__(self, x: np.ndarray) -> Codes:
         lo, hi = extremes(x, self.name)
-        dtype, symmetric = self.scheme.activation_dtype, self.scheme.activation_symmetric
-        per_token = self.scheme.activation_granularity == "per_token"
+        dtype, symmetric = self.form.dtype, self.form.symmetric
+        per_token = isinstance(self.form, PerToken)
         if per_token:
             lo, hi = (f(axis=1, keepdims=True) for f in (x.min, x.max))
         scale, zero_point = affine.dynamic_qparams(lo, hi, dtype, symmetric)
@@ -112,8 +112,9 @@ class Ranged:
 
     momentum = 0.01
 
-    def __init__(self, name: str, scheme: Scheme):
-        self.name, self.scheme, self.observing = name, scheme, True
+    def __init__(self, name: str, form: Fixed):
+        """form: says the codes; its parameters are not looked at."""
+        self.name, self.form, self.observing = name, form, True
         self.state = np.zeros(3)
         self._outside = None
         self._params, self._of = (1.0, 0), None
@@ -122,7 +123,7 @@ class Ranged:
         """Scale (a float32's value) and zero point of the range, by affine.qparams."""
         lo, hi, _ = self.state
         if self._of != (lo, hi):
-            scale, zero_point = affine.qparams(lo, hi, self.scheme.activation_dtype, self.scheme.activation_symmetric)
+            scale, zero_point = affine.qparams(lo, hi, self.form.dtype, self.form.symmetric)
             self._params, self._of = (float(scale), int(zero_point)), (lo, hi)
         return self._params
 
@@ -135,7 +136,7 @@ class Ranged:
         return self._encode(x, *self.params())
 
     def _encode(self, x: np.ndarray, scale: float, zero_point: int) -> Codes:
-        qmin, qmax = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
+        qmin, qmax = affine.code_range(self.form.dtype, self.form.symmetric)
         form = x.dtype.type(scale), qmin - zero_point, qmax - zero_point
         codes, stored, clipped = to_codes(x, *form)
         self._outside = find_outside(x, clipped, *form)
@@ -153,26 +154,22 @@ class Learned(Ranged):
 
     state = None
 
-    def __init__(self, name: str, scheme: Scheme, scale: np.ndarray, zero_point: int, add_gradient):
-        self.name, self.scheme, self.scale, self.zero_point, self.add_gradient = (
-            name,
-            scheme,
-            scale,
-            zero_point,
-            add_gradient,
-        )
+    def __init__(self, name: str, form: Fixed, scale: np.ndarray, add_gradient):
+        """form: where the range begins, its scale in `scale` already."""
+        self.name, self.form, self.scale, self.zero_point = name, form, scale, form.zero_point
+        self.add_gradient = add_gradient
 
     def params(self) -> tuple[float, int]:
         return float(np.float32(self.scale[0])), self.zero_point
 
     def ends(self) -> tuple[float, float]:
         """The range, as numbers."""
-        codes = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
+        codes = affine.code_range(self.form.dtype, self.form.symmetric)
         return tuple(float(self.scale[0]) * (code - self.zero_point) for code in codes)
 
     def span(self, lo: float, hi: float) -> None:
         """Sets scale and zero point to the range lo … hi."""
-        scale, zero_point = affine.qparams(lo, hi, self.scheme.activation_dtype, self.scheme.activation_symmetric)
+        scale, zero_point = affine.qparams(lo, hi, self.form.dtype, self.form.symmetric)
         self.scale[...], self.zero_point = scale, int(zero_point)
 
     def __call__(self, x: np.ndarray) -> Codes:
@@ -183,7 +180,7 @@ class Learned(Ranged):
     def backward(self, g: np.ndarray) -> np.ndarray:
         """As Ranged; the step's own gradient is sum(g * (codes - x / s inside the range)), times 1 / sqrt(n * largest
         code) for n features, which balances its steps with those of the weights."""
-        qmin, qmax = affine.code_range(self.scheme.activation_dtype, self.scheme.activation_symmetric)
+        qmin, qmax = affine.code_range(self.form.dtype, self.form.symmetric)
         largest = max(self.zero_point - qmin, qmax - self.zero_point)
         total = dot(g, self._codes.values)
         super().backward(g)
@@ -223,19 +220,19 @@ class WeightRange:
     tensor, per output, or per group of inputs. Nothing is clipped (affine, the two ends' half steps are), so gradients
     pass unchanged."""
 
-    def __init__(self, name: str, scheme: Scheme, granularity: str):
-        self.name, self.scheme, self.granularity = name, scheme, granularity
+    def __init__(self, name: str, coding: WeightCoding):
+        self.name, self.coding = name, coding
 
     def __call__(self, w: np.ndarray, whole: np.ndarray | None = None) -> Codes:
         """whole: the weight of which `w` are some outputs."""
-        if self.granularity == "per_group":
+        if self.coding.granularity == "per_group":
             return Codes(self._grouped(w))
-        if self.granularity == "per_channel":
+        if self.coding.granularity == "per_channel":
             lo, hi = w.min(axis=1), w.max(axis=1)
             affine.check_finite(np.array((lo, hi)), self.name)
         else:
             lo, hi = extremes(w if whole is None else whole, self.name)
-        scale, zero_point = affine.qparams(lo, hi, "int8", self.scheme.weight_symmetric)
+        scale, zero_point = affine.qparams(lo, hi, "int8", self.coding.symmetric)
         scale = scale.astype(w.dtype)
         form = self._form(scale, zero_point)
         codes, stored, _ = to_codes(w, *form)
@@ -243,25 +240,25 @@ class WeightRange:
 
     def _form(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As to_codes takes it."""
-        qmin, qmax = affine.code_range("int8", self.scheme.weight_symmetric)
+        qmin, qmax = affine.code_range("int8", self.coding.symmetric)
         form = scale, qmin - zero_point, qmax - zero_point
         return tuple(np.asarray(p)[:, None] for p in form) if scale.ndim else form
 
     def _grouped(self, w: np.ndarray) -> np.ndarray:
         """The weight dequantized: with several scales to a row, sums are no whole numbers anyway."""
         result = np.empty_like(w)
-        for start in range(0, w.shape[1], self.scheme.group_size):
-            part = np.ascontiguousarray(w[:, start : start + self.scheme.group_size])
-            codes = WeightRange(self.name, self.scheme, "per_channel")(part)
-            np.multiply(codes.values, codes.scale[:, None], out=result[:, start : start + self.scheme.group_size])
+        for start in range(0, w.shape[1], self.coding.group_size):
+            part = np.ascontiguousarray(w[:, start : start + self.coding.group_size])
+            codes = WeightRange(self.name, WeightCoding(self.coding.symmetric))(part)
+            np.multiply(codes.values, codes.scale[:, None], out=result[:, start : start + self.coding.group_size])
         return result
 
 
 class LearnedWeight(WeightRange):
     """A weight's codes at learned scales, () or one per output (outputs,); zero points rest."""
 
-    def __init__(self, name: str, scheme: Scheme, scale: np.ndarray, zero_point: np.ndarray):
-        super().__init__(name, scheme, "per_channel" if scale.ndim else "per_tensor")
+    def __init__(self, name: str, coding: WeightCoding, scale: np.ndarray, zero_point: np.ndarray):
+        super().__init__(name, coding)
         self.scale, self.zero_point = scale, zero_point
 
     def params(self) -> tuple[np.ndarray, np.ndarray]:
@@ -272,12 +269,12 @@ class LearnedWeight(WeightRange):
         """The range of a weight with one scale, as numbers."""
         return tuple(
             float(self.scale) * (code - int(self.zero_point))
-            for code in affine.code_range("int8", self.scheme.weight_symmetric)
+            for code in affine.code_range("int8", self.coding.symmetric)
         )
 
     def span(self, lo: float, hi: float) -> None:
         """Sets its scale and zero point to the range lo … hi."""
-        self.scale[...], self.zero_point = affine.qparams(lo, hi, "int8", self.scheme.weight_symmetric)
+        self.scale[...], self.zero_point = affine.qparams(lo, hi, "int8", self.coding.symmetric)
 
     def __call__(self, w: np.ndarray) -> Codes:
         scale = self.params()[0].astype(w.dtype)
@@ -292,7 +289,7 @@ class LearnedWeight(WeightRange):
     def backward(self, w: np.ndarray, g: np.ndarray) -> np.ndarray:
         """g: the gradient of the weight's rounded values, made in place that of the weight. Returns the scales'
         gradient, as in Learned, n being the number of weights that share a scale."""
-        largest = 127 if self.scheme.weight_symmetric else np.maximum(128 + self.zero_point, 127 - self.zero_point)
+        largest = 127 if self.coding.symmetric else np.maximum(128 + self.zero_point, 127 - self.zero_point)
         over = dot_rows if self.scale.ndim else dot
         total = np.asarray(over(g, self._codes.values), g.dtype)
         g.reshape(-1)[self._outside] = 0

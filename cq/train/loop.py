@@ -8,9 +8,9 @@ import numpy as np
 
 from ..errors import CqError
 from ..model import Config, Transformer
-from ..model.activation import Smoothed
 from ..model.batch import check_tokens
 from ..model.sites import Graph
+from ..plan import Plan
 from ..strategies import QAT, Training
 from .checkpoint import checked, restore, store
 from .data import Shuffled, Windows
@@ -19,7 +19,6 @@ from .objectives import OBJECTIVES
 from .optimizer import AdamW, learning_rate
 from .passes import freed_memory_kept
 from .ranges import narrow
-from .recipe import Recipe
 
 SAVE_EVERY = 100  # steps between two checkpoints
 
@@ -48,7 +47,7 @@ def train(
         raise CqError(f"model: need a float32 cq.Transformer or a cq.Config, got {model!r:.60}")
     if progress is not None and not callable(progress):
         raise CqError(f"progress: need a function of (done, total, loss), got {type(progress).__name__}")
-    network = fit(model, data, training, None, checkpoint, progress)
+    network = fit(model, data, training, Plan.float32(model.graph), model.weights(), checkpoint, progress)
     return Transformer(model.config, network.weights(), model.tokenizer)
 
 
@@ -57,19 +56,16 @@ def fit(
     model: Transformer,
     data: Iterable | Windows,
     training: Training,
-    learned: dict[str, tuple[float, int]] | None = None,
+    plan: Plan,
+    weights: dict[str, np.ndarray],
     checkpoint: str | os.PathLike | None = None,
     progress: Progress | None = None,
-    folded: dict[str, np.ndarray] | None = None,
-    smoothed: dict[str, Smoothed] | None = None,
 ) -> Network:
-    """What `train` does, and QAT: with fake quantization for `training.target`. learned: place → (scale, zero point) to
-    begin learning from, clipped where the loss on the first batch gains (ranges.py). folded, smoothed: weights to begin
-    from instead of the model's, and the forms folded into them (Network). Gives the trained network, from which the
-    model is converted."""
-    target = training.target if isinstance(training, QAT) else None
-    weights = folded or model.weights()
-    network = Network(Recipe(model.config, target), weights, learned, smoothed)
+    """What `train` does, and QAT: behind the fake quantization of `plan` (Network), from `weights`, those of the model
+    with what the plan folds into them. Learned ranges are clipped first where the loss on the first batch gains
+    (ranges.py). Gives the trained network, from which the model is converted."""
+    behind = isinstance(training, QAT)
+    network = Network(model.config, plan, weights, behind and training.ranges == "learned")
     optimizer = AdamW(network.parameters, training.weight_decay, training.betas)
     objective = OBJECTIVES[training.loss](model, network)
     if isinstance(data, Windows):
@@ -78,14 +74,14 @@ def fit(
         source = data
     else:
         source = Shuffled(objective.samples(data), training.seed)
-    if learned is not None:
+    if network.learns:
         first = source.batch(0, training.batch_size)
         targets = objective.targets(first)
         narrow(network, lambda: objective.loss(first, targets)[0])
     if checkpoint is not None:
         checkpoint = checked(checkpoint)
         restore(checkpoint, network, optimizer, training)
-    freeze = (training.freeze or (training.steps + 1) // 2) if target is not None else 0
+    freeze = (training.freeze or (training.steps + 1) // 2) if behind else 0
     for step in range(optimizer.steps, training.steps):
         network.observe(step < freeze)
         network.parameters.clear()

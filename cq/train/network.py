@@ -1,21 +1,24 @@
-"""The whole model, forward and in reverse over a packed batch, with fake quantization at the places that its recipe
-names. Knows no losses and no optimizer."""
+"""The whole model, forward and in reverse over a packed batch, with fake quantization where its plan
+has codes. Knows no losses and no optimizer."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from .. import affine, observers
 from ..errors import CqError
-from ..model.activation import Fixed, Smoothed
-from ..model.sites import AttentionPart, FeedForwardPart
+from ..model import Config
+from ..model.activation import Fixed, Form, PerHead, Smoothed
+from ..model.sites import AttentionPart, FeedForwardPart, Graph
+from ..plan import Plan, WeightCoding
 from .attention import Attention, CodedAttention, ScaledAttention
 from .batch import Packed
 from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, WeightRange
 from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters
 from .passes import activate
-from .recipe import Recipe
 
 # With one scale for each weight: how many times as far as elsewhere scales move, and norms and biases: their gradients
 # average more. MiniLM loses 6 % less after 100 steps than with 5 for scales, 3 % less after 600 than with 1 for the
@@ -24,43 +27,31 @@ FASTER, VECTORS = 20, 100
 
 
 class Network:
-    """weights: canonical name → array (see Config.shapes), and biases; copied.
-
-    learned: None for ranges by moving average; else place → (scale, zero point) to begin learning scales from (Esser et
-    al. 2020), for every place of the recipe but those smoothed. smoothed: place → its form, where features have scales
-    of their own, which rest and which `weights` have folded in. dtype: float64 for checks of gradients."""
+    """plan: where weights and activations are coded, and how; codes with fixed parameters begin at the plan's, or are
+    found by moving averages. weights: canonical name → array (see Config.shapes), and biases, with what the plan folds
+    into them; copied. learns: whether scales of weights and of fixed codes are learned (Esser et al. 2020) from where
+    their extremes and the plan put them. dtype: float64 for checks of gradients."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        weights: dict[str, np.ndarray],
-        learned: dict[str, tuple[float, int]] | None = None,
-        smoothed: dict[str, Smoothed] | None = None,
-        dtype: type = np.float32,
+        self, config: Config, plan: Plan, weights: dict[str, np.ndarray], learns: bool = False, dtype: type = np.float32
     ):
-        self.config, self.recipe, self.smoothed = recipe.config, recipe, smoothed or {}
+        self.config, self.plan, self.graph, self.learns = config, plan, Graph(config), learns
+        self.forms, self.trunk = plan.sites(self.graph), [name for site in self.graph.trunk for name in site.readers]
+        codings = [plan.layers[name].weight for name in self.trunk if plan.coded(name)]
+        self.coarse = any(coding.granularity == "per_tensor" for coding in codings)  # one scale for a weight
         self._check(weights)
-        self._learned, self._zero_points, scales = learned, {}, {}
-        if learned is not None and recipe.strategy is not None:
-            scales = self._first_scales(weights, learned)
-        coarse = scales and recipe.strategy.scheme.weight_granularity == "per_tensor"
-        self.parameters = Parameters(weights, scales, VECTORS if coarse else 1.0, dtype)
-        c = self.config
-        self.sites = {site: self._site(site) for site in recipe.sites()}
-        self.linears = {name: self._linear(name) for name in recipe.linears()}
+        self._zero_points: dict[str, np.ndarray] = {}
+        scales = self._first_scales(weights) if learns else {}
+        self.parameters = Parameters(weights, scales, VECTORS if scales and self.coarse else 1.0, dtype)
+        self.sites = {site: self._site(site, form) for site, form in self.forms.items()}
+        self.linears = {name: self._linear(name) for name in self.trunk}
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
-        self.norms = {name: Norm(self.parameters, name, c.norm_eps, c.norm == "rms") for name in norms}
-        self.attention = [self._attention(block.attention.query in self.sites) for block in recipe.graph.blocks]
-        self.rotary = None if c.rope_theta is None else Rotary(c.head_dim, c.rope_theta, c.rope_scaling)
-        word = recipe.word_granularity
-        fake = (
-            None
-            if word is None
-            else self.linears["head"]
-            if word == "head"
-            else WeightRange("embed.word", recipe.strategy.scheme, word)
-        )
-        self.embedding = Embedding(self.parameters, fake, c.position_offset)
+        self.norms = {name: Norm(self.parameters, name, config.norm_eps, config.norm == "rms") for name in norms}
+        self.attention = [self._attention(self.forms.get(block.attention.query)) for block in self.graph.blocks]
+        self.rotary = None
+        if config.rope_theta is not None:
+            self.rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
+        self.embedding = Embedding(self.parameters, self._word(), config.position_offset)
         self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
         self.refresh()
 
@@ -76,74 +67,60 @@ class Network:
         return "embed.word" if linear == "head" and self.config.tied else f"{linear}.weight"
 
     def _learns(self, linear: str) -> bool:
-        return (
-            self._learned is not None
-            and self.recipe.codes(linear)
-            and self.recipe.strategy.scheme.weight_granularity != "per_group"
-        )
+        return self.learns and self.plan.coded(linear) and self.plan.layers[linear].weight.granularity != "per_group"
 
-    def _first_scales(self, weights: dict, learned: dict) -> dict[str, tuple[np.ndarray, float]]:
+    def _first_scales(self, weights: dict) -> dict[str, tuple[np.ndarray, float]]:
         """Scales to learn, each with its unit step: a step moves a scale by as large a part of it as it moves a typical
         weight of the layer at hand, which is what Esser et al.'s gradient scale is for under plain SGD."""
-        scheme, scales = self.recipe.strategy.scheme, {}
-        rates, faster = {}, FASTER if scheme.weight_granularity == "per_tensor" else 1
-        for name in self.recipe.linears():
+        scales, rates, faster = {}, {}, FASTER if self.coarse else 1
+        for name in self.trunk:
             w = weights[self._weight_name(name)]
             rates[name] = faster / max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6)
             if self._learns(name):
-                if scheme.weight_granularity == "per_channel":
-                    scale, zero_point = affine.qparams(w.min(axis=1), w.max(axis=1), "int8", scheme.weight_symmetric)
-                else:
-                    # one range for all is wide for a few: MiniLM's textbook weights alone keep 0.987 of cosine, 0.995
-                    # by error
-                    observer = observers.MSE()
-                    observer.update(w)
-                    scale, zero_point = observer.qparams("int8", scheme.weight_symmetric)
-                self._zero_points[name + ".weight"] = np.asarray(zero_point)
-                scales[f"{name}.weight.scale"] = np.asarray(scale), rates[name]
-        for site in self.recipe.sites():
-            if not self.recipe.fixed or site in self.smoothed:
-                continue
-            scale, self._zero_points[site] = learned[site]
-            part = site.rpartition(".")[0]
-            readers = self.recipe.readers(site) or [name for name in rates if name.startswith(part)]
-            scales[f"{site}.scale"] = np.array([scale]), min(rates[name] for name in readers)
+                scale, self._zero_points[name] = _first_scale(w, self.plan.layers[name].weight)
+                scales[f"{name}.weight.scale"] = scale, rates[name]
+        for site, form in self.forms.items():
+            if isinstance(form, Fixed):
+                part = site.rpartition(".")[0]
+                near = [name for name in rates if name.startswith(part)]
+                readers = self.graph.sites[site].readers if site in self.graph.sites else near
+                scales[f"{site}.scale"] = np.array([form.scale]), min(rates[name] for name in readers)
         return scales
 
-    def _site(self, site: str) -> Exact | Ranged:
-        scheme = self.recipe.strategy.scheme
-        if not self.recipe.fixed:
-            return Exact(site, scheme) if site in self.recipe.graph.sites else ExactHeads(site, self.config.head_dim)
-        if site in self.smoothed:
-            return Resting(site, self.smoothed[site])
-        if self._learned is None:
-            return Ranged(site, scheme)
+    def _site(self, site: str, form: Form | PerHead) -> Exact | Ranged:
+        if isinstance(form, PerHead):
+            return ExactHeads(site, form.group_size)
+        if isinstance(form, Smoothed):
+            return Resting(site, form)
+        if not isinstance(form, Fixed):
+            return Exact(site, form)
+        if not self.learns:
+            return Ranged(site, form)
         name = f"{site}.scale"
-        return Learned(
-            site,
-            scheme,
-            self.parameters.values[name],
-            self._zero_points[site],
-            lambda gradient: self.parameters.add(name, gradient),
-        )
+        return Learned(site, form, self.parameters.values[name], partial(self.parameters.add, name))
 
-    def _attention(self, coded: bool) -> Attention:
-        c = self.config
-        kind = Attention if not coded else CodedAttention if self.recipe.fixed else ScaledAttention
+    def _attention(self, form: Fixed | PerHead | None) -> Attention:
+        c, kind = self.config, Attention
+        if form is not None:
+            kind = ScaledAttention if isinstance(form, PerHead) else CodedAttention
         return kind(c.num_heads, c.num_kv_heads, c.head_dim, c.causal)
 
     def _linear(self, name: str) -> Linear:
-        fake, kind = None, "float32"
-        if self.recipe.codes(name):
-            scheme = self.recipe.strategy.scheme
-            kind = scheme.bias
-            if self._learns(name):
-                fake = LearnedWeight(
-                    name, scheme, self.parameters.values[f"{name}.weight.scale"], self._zero_points[name + ".weight"]
-                )
-            else:
-                fake = WeightRange(name, scheme, scheme.weight_granularity)
-        return Linear(self.parameters, self._weight_name(name), f"{name}.bias", fake, kind, self.recipe.fixed)
+        layer, fake = self.plan.layers[name], None
+        if self._learns(name):
+            scale = self.parameters.values[f"{name}.weight.scale"]
+            fake = LearnedWeight(name, layer.weight, scale, self._zero_points[name])
+        elif self.plan.coded(name):
+            fake = WeightRange(name, layer.weight)
+        fixed = isinstance(layer.input, (Fixed, Smoothed))
+        return Linear(self.parameters, self._weight_name(name), f"{name}.bias", fake, layer.bias, fixed)
+
+    def _word(self) -> "Linear | WeightRange | None":
+        """What codes the word table: a tied head whose codes it shares, ranges of its own, or nothing."""
+        word = self.plan.word
+        if not word.coded:
+            return None
+        return self.linears["head"] if word.weight is None else WeightRange("embed.word", word.weight)
 
     # --- what was learned ---------------------------------------------------------------------------------------------
 
@@ -151,25 +128,29 @@ class Network:
         """Canonical name → a copy of the weight, float as it is trained."""
         return {name: array.copy() for name, array in self.parameters.values.items() if not name.endswith(".scale")}
 
-    def forms(self) -> dict[str, Fixed | Smoothed]:
-        """Place → how static activations are coded."""
-        if not self.recipe.fixed:
-            return {}
-        scheme = self.recipe.strategy.scheme
-        return {
-            site: fake.form
-            if isinstance(fake, Resting)
-            else Fixed(scheme.activation_dtype, scheme.activation_symmetric, *fake.params())
-            for site, fake in self.sites.items()
+    def trained_plan(self) -> Plan:
+        """The plan with the parameters that training found: of fixed codes, and of weights where they are learned."""
+        forms = {site: self._form(site) for site in self.sites}
+        layers = dict(self.plan.layers)
+        for name, linear in self.linears.items():
+            layer = layers[name]
+            if layer.input is not None:
+                layer = replace(layer, input=forms[self.graph.reads[name]])
+            if isinstance(linear.fake, LearnedWeight):
+                layer = replace(layer, weight=replace(layer.weight, learned=linear.fake.params()))
+            layers[name] = layer
+        attention = {
+            block.name: found
+            if isinstance(found := self.plan.attention[block.name], PerHead)
+            else tuple(forms[part] for part in block.attention.projections)
+            for block in self.graph.blocks
+            if block.name in self.plan.attention
         }
+        return replace(self.plan, layers=layers, attention=attention)
 
-    def scales(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Linear layer → learned scale and zero point of its weight, where they are learned."""
-        return {
-            name: linear.fake.params()
-            for name, linear in self.linears.items()
-            if isinstance(linear.fake, LearnedWeight)
-        }
+    def _form(self, site: str) -> Form | PerHead:
+        form, fake = self.forms[site], self.sites[site]
+        return Fixed(form.dtype, form.symmetric, *fake.params()) if isinstance(form, Fixed) else form
 
     def learned_ranges(self) -> Iterator[tuple[Learned | LearnedWeight, Callable[[], None]]]:
         """What has a learned range, block by block, and what to call when that was changed."""
@@ -215,7 +196,7 @@ class Network:
             self.angles = self.rotary.tables(batch.positions, x.dtype)
         if not self.config.norm_first:
             x = self.norms["embed.norm"].forward(x)
-        for i, block in enumerate(self.recipe.graph.blocks):
+        for i, block in enumerate(self.graph.blocks):
             x = self._around(block.attention_norm, x, lambda y: self._attend(i, block.attention, y))
             x = self._around(block.ffn_norm, x, lambda y: self._feed(i, block.ffn, y))
         return self.norms["final_norm"].forward(x) if self.config.norm_first else x
@@ -234,7 +215,7 @@ class Network:
                 g += hidden
         if self.config.norm_first:
             g = self.norms["final_norm"].backward(g)
-        for i, block in reversed(list(enumerate(self.recipe.graph.blocks))):
+        for i, block in reversed(list(enumerate(self.graph.blocks))):
             g = self._around_back(block.ffn_norm, g, lambda y: self._feed_back(i, block.ffn, y))
             g = self._around_back(block.attention_norm, g, lambda y: self._attend_back(i, block.attention, y))
         if not self.config.norm_first:
@@ -316,16 +297,20 @@ class Network:
     def _code_back(self, site: str, g: np.ndarray) -> np.ndarray:
         return self.sites[site].backward(g) if site in self.sites else g
 
+    def _readers(self, site: str) -> tuple[str, ...]:
+        """The linear layers that read a site."""
+        return self.graph.sites[site].readers if site in self.graph.sites else ()
+
     def _read(self, site: str, x: np.ndarray) -> list[np.ndarray]:
-        """What each layer that reads a place makes of it; those that stay float32 read it uncoded."""
-        coded, names = self._code(site, x), self.recipe.readers(site)
-        return [self.linears[name].forward(coded if self.recipe.codes(name) else Codes(x)) for name in names]
+        """What each layer that reads a site makes of it; those that stay float32 read it uncoded."""
+        coded, names = self._code(site, x), self._readers(site)
+        return [self.linears[name].forward(coded if self.plan.coded(name) else Codes(x)) for name in names]
 
     def _read_back(self, site: str, gradients: list[np.ndarray]) -> np.ndarray:
         through = past = None
-        for name, g in zip(self.recipe.readers(site), gradients):
+        for name, g in zip(self._readers(site), gradients):
             d = self.linears[name].backward(g)
-            if self.recipe.codes(name):
+            if self.plan.coded(name):
                 through = d if through is None else np.add(through, d, out=through)
             else:
                 past = d if past is None else np.add(past, d, out=past)
@@ -333,3 +318,15 @@ class Network:
             return past
         through = self._code_back(site, through)
         return through if past is None else np.add(through, past, out=through)
+
+
+def _first_scale(weight: np.ndarray, coding: WeightCoding) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero point that a weight's learning begins with."""
+    if coding.granularity == "per_channel":
+        scale, zero_point = affine.qparams(weight.min(axis=1), weight.max(axis=1), "int8", coding.symmetric)
+    else:
+        # one range for all is wide for a few: MiniLM's textbook weights alone keep 0.987 of cosine, 0.995 by error
+        observer = observers.MSE()
+        observer.update(weight)
+        scale, zero_point = observer.qparams("int8", coding.symmetric)
+    return np.asarray(scale), np.asarray(zero_point)

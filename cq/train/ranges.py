@@ -18,7 +18,7 @@ def narrow(network: Network, loss: Callable[[], float]) -> None:
     """Clips one learned range after another, in the order of work, where that lessens the loss, and moves zero points
     along. Only where weights have one scale each: by channel, outliers have their own, and activations are smoothed for
     it."""
-    if network.recipe.strategy is None or network.recipe.strategy.scheme.weight_granularity != "per_tensor":
+    if not network.coarse:
         return
     least = loss()
     for fake, refresh in network.learned_ranges():

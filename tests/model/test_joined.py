@@ -145,7 +145,7 @@ def test_many_threads_join_at_once(random_model):
 
 
 def layer(rng, k, n, bias="float32", zeros=False, group_size=None):
-    from cq.model.linear import pack_weight, quantize_weight
+    from cq.coding import pack_weight, quantize_weight
 
     granularity = "per_channel" if group_size is None else "per_group"
     weight = pack_weight(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cq
-from cq.model.linear import quantize_weight
+from cq.coding import quantize_weight
 from cq.prepare.compensate import DAMPING, _factor, rounded
 
 SAMPLES = list(np.random.default_rng(0).integers(0, 256, (8, 40), np.int32))

@@ -180,7 +180,7 @@ def test_calibration_made_before(lm):
     with pytest.raises(cq.CqError, match="made by observer 'mse', the strategy wants 'minmax'"):
         cq.quantize(lm, cq.Static(observer="minmax"), made)
     del made.sites["head.input"]
-    with pytest.raises(cq.CalibrationError, match="knows no place 'head.input'"):
+    with pytest.raises(cq.CalibrationError, match="knows no site 'head.input'"):
         cq.quantize(lm, cq.Static(), made)
     for arguments in ({"calibration": made}, {"executor": ThreadPoolExecutor(1)}):
         with pytest.raises(cq.CqError, match="only Static"):

@@ -6,9 +6,11 @@ import pytest
 import cq
 from cq import affine
 from cq.calibrate import calibrate
-from cq.model.activation import Activation, Fixed, Smoothed
+from cq.model.activation import Activation, Smoothed
 from cq.observers.tokens import Tokens
-from cq.quantize.smooth import plan, rounded, scaled
+from cq.plan import scaled
+from cq.quantize.smooth import rounded
+from cq.quantize.static import plan_static
 
 F = np.float32
 
@@ -56,32 +58,26 @@ def test_the_fold_is_its_algebra(outliers, scheme):
     strategy = cq.Static(scheme, correct_bias=False)
     found = calibrate(model, samples, strategy.observer)
 
-    def form_at(site):
-        params = found.sites[site].qparams(scheme.activation_dtype, scheme.activation_symmetric)
-        return Fixed(scheme.activation_dtype, scheme.activation_symmetric, *(p.item() for p in params))
-
-    folds = plan(model, found, strategy, form_at, lambda name: True)
-    smoothed = 0
+    plan = plan_static(model, strategy, found)
+    seen = 0
     for name, layer in model.linears():
-        fold = folds.layers[name]
-        if not isinstance(fold.form, Smoothed):
+        form, fold = plan.layers[name].input, plan.layers[name].fold
+        if not isinstance(form, Smoothed):
             continue
-        smoothed += 1
-        columns, site = fold.form.columns, name.rsplit(".", 1)[0] + (".hidden" if name.endswith("down") else ".input")
+        seen += 1
+        columns, site = form.columns, name.rsplit(".", 1)[0] + (".hidden" if name.endswith("down") else ".input")
         assert np.abs(columns.zero_point - affine.middle(scheme.activation_dtype)).max() <= affine.FARTHEST
         x = found.tokens[site].rows
-        codes = np.clip(
-            np.rint(x / columns.scale) + columns.zero_point, *affine.code_range(fold.form.dtype, fold.form.symmetric)
-        )
+        codes = np.clip(np.rint(x / columns.scale) + columns.zero_point, *affine.code_range(form.dtype, form.symmetric))
         decoded = columns.scale.astype(float) * (codes - columns.zero_point)
         weight = rounded(layer.weight, fold.factor).astype(float)
-        got = fold.form.scale * (codes - fold.form.zero_point) @ weight.T + fold.offset
+        got = form.scale * (codes - form.zero_point) @ weight.T + fold.offset
         expected = decoded @ (weight / fold.factor).T
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
         np.testing.assert_allclose(scaled(layer.weight, fold.factor) / fold.factor, layer.weight, rtol=1e-5)
         inside = np.abs(decoded - x) <= columns.scale * 1.01  # every kept token lies within its feature's range
         assert inside.all()
-    assert smoothed >= 5
+    assert seen >= 5
 
 
 def test_a_mean_error_is_taken_back(random_model):

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from cq import Config
+from cq import Config, Dynamic, WeightOnly
+from cq.model.activation import Fixed
+from cq.model.sites import Graph
+from cq.plan import Plan
+from cq.quantize.dynamic import plan_dynamic
+from cq.quantize.static import plan_fixed
+from cq.quantize.weight_only import plan_weight_only
 
 _ODD = {
     "bert": dict(
@@ -105,5 +111,30 @@ def ragged():
     def make(vocab: int, seed: int = 0, lengths=(5, 1, 8, 5, 3)) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)
         return [rng.integers(0, vocab, n) for n in lengths]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plan_for():
+    """plan_for(config, strategy or None, params, smoothed) → the plan that a training of it begins with. params: site →
+    scale and zero point of fixed codes, else the default; smoothed: site → form, where features have scales of their
+    own."""
+
+    def make(config: Config, strategy, params=None, smoothed=None, default=(1.0, 0)) -> Plan:
+        if strategy is None:
+            return Plan.float32(Graph(config))
+        if isinstance(strategy, WeightOnly):
+            return plan_weight_only(config, strategy)
+        if isinstance(strategy, Dynamic):
+            return plan_dynamic(config, strategy)
+        scheme, smoothed = strategy.scheme, smoothed or {}
+        codes = scheme.activation_dtype, scheme.activation_symmetric
+
+        def form_at(site):
+            scale, zero_point = (params or {}).get(site, default)
+            return smoothed.get(site, Fixed(*codes, float(scale), int(zero_point)))
+
+        return plan_fixed(config, strategy, form_at)
 
     return make

@@ -11,9 +11,9 @@ import cq
 from cq import affine
 from cq.model.activation import Columns, Smoothed
 from cq.train.batch import Packed
+from cq.train.fake import Ranged
 from cq.train.network import Network
 from cq.train.passes import activate
-from cq.train.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference
@@ -38,29 +38,26 @@ SETUPS = {
 }
 
 
-def first_ranges(recipe, weights, sequences):
-    """Places → scale and zero point, a little too narrow for their activations."""
-    network = Network(recipe, weights)
+def first_ranges(config, plan, weights, sequences):
+    """Sites → scale and zero point, a little too narrow for their activations; of fixed codes."""
+    network = Network(config, plan, weights)
     hidden = network.forward(Packed(sequences))
-    if recipe.config.lm_head:
+    if config.lm_head:
         network.logits(hidden)
-    return (
-        {
-            name: affine.qparams(0.6 * site.state[0], 0.7 * site.state[1], recipe.strategy.scheme.activation_dtype)
-            for name, site in network.sites.items()
-        }
-        if recipe.fixed
-        else {}
-    )
+    return {
+        name: affine.qparams(0.6 * site.state[0], 0.7 * site.state[1], site.form.dtype)
+        for name, site in network.sites.items()
+        if isinstance(site, Ranged)
+    }
 
 
-def smoothed_forms(recipe, ranges) -> dict[str, Smoothed]:
-    """Features' own scales around those of the ranges, and zero points far from the middle, for half of the places."""
+def smoothed_forms(config, ranges) -> dict[str, Smoothed]:
+    """Features' own scales around those of the ranges, and zero points far from the middle, for half of the sites."""
     rng, found = np.random.default_rng(3), {}
     widths = {
-        "input": recipe.config.hidden_size,
-        "hidden": recipe.config.intermediate_size,
-        "value": recipe.config.num_kv_heads * recipe.config.head_dim,
+        "input": config.hidden_size,
+        "hidden": config.intermediate_size,
+        "value": config.num_kv_heads * config.head_dim,
     }
     for site, (scale, zero_point) in ranges.items():
         n = widths.get(site.rpartition(".")[2])
@@ -72,19 +69,20 @@ def smoothed_forms(recipe, ranges) -> dict[str, Smoothed]:
     return found
 
 
-def build(family, strategy, learned, small, ragged, smooth=False):
+def build(family, strategy, learned, small, ragged, plan_for, smooth=False):
     config, weights = small(family)
     per_batch = isinstance(strategy, cq.Dynamic) and strategy.scheme.activation_granularity == "per_tensor"
-    recipe, sequences = Recipe(config, strategy), ragged(config.vocab_size)[: 1 if per_batch else None]
-    ranges = first_ranges(recipe, weights, sequences) if learned else None
-    network = Network(recipe, weights, ranges, smoothed_forms(recipe, ranges) if smooth else {}, np.float64)
+    sequences = ragged(config.vocab_size)[: 1 if per_batch else None]
+    ranges = first_ranges(config, plan_for(config, strategy), weights, sequences)
+    plan = plan_for(config, strategy, ranges, smoothed_forms(config, ranges) if smooth else {})
+    network = Network(config, plan, weights, learned, np.float64)
     if learned:  # narrower, so that some weights are clipped
         for name in network.parameters.values:
             if name.endswith(".weight.scale"):
                 network.parameters.values[name] *= 0.7
         network.refresh()
-    elif recipe.fixed:
-        for site, (scale, zero_point) in first_ranges(recipe, weights, sequences).items():
+    elif ranges:
+        for site, (scale, zero_point) in ranges.items():
             qmin, qmax = affine.code_range(strategy.scheme.activation_dtype)
             network.sites[site].state[:2] = [(q - int(zero_point)) * float(scale) for q in (qmin, qmax)]
         network.observe(False)
@@ -101,11 +99,10 @@ def torch_twin(config, weights, network, strategy):
     scheme = strategy and strategy.scheme
 
     def code(site, x, reader=None):
-        if site not in network.sites or (reader and not network.recipe.codes(reader)):
+        if site not in network.sites or (reader and not network.plan.coded(reader)):
             return x
         qmin, qmax = affine.code_range(scheme.activation_dtype, scheme.activation_symmetric)
-        if site in network.smoothed:
-            form = network.smoothed[site]
+        if isinstance(form := network.forms[site], Smoothed):
             own, middles = (torch.tensor(np.float64(p)) for p in (form.columns.scale[0], form.columns.zero_point[0]))
             flat = x.reshape(len(x), -1)
             q = torch.round(flat / own) + middles
@@ -129,10 +126,11 @@ def torch_twin(config, weights, network, strategy):
 
     def code_weight(name, w):
         if name == "embed.word":
-            if network.recipe.word_granularity is None:
+            word = network.plan.word
+            if not word.coded:
                 return w
-            name = "head" if network.recipe.word_granularity == "head" else name
-        elif not network.recipe.codes(name):
+            name = "head" if word.weight is None else name
+        elif not network.plan.coded(name):
             return w
         qmin, qmax = affine.code_range("int8", scheme.weight_symmetric)
         if name + ".weight.scale" in scales:
@@ -153,22 +151,19 @@ def torch_twin(config, weights, network, strategy):
 
     def code_bias(name, b):
         if (
-            not network.recipe.codes(name)
+            not network.plan.coded(name)
             or scheme.bias == "float32"
-            or (scheme.bias == "int32" and not network.recipe.fixed)
+            or (scheme.bias == "int32" and not isinstance(strategy, cq.Static))
         ):
             return b
         values = b.detach().numpy()
         if scheme.bias == "int8":
             rounded = cq.quantize_tensor(values, "int8").dequantize()
         else:
-            site = next(
-                site
-                for site in network.sites
-                if site.endswith(("input", "context", "hidden")) and name in network.recipe.readers(site)
-            )
-            form = network.smoothed.get(site)
-            unit = (form.scale if form else network.sites[site].params()[0]) * network.linears[name].codes.scale
+            site = network.graph.reads[name]
+            form = network.forms[site]
+            scale = form.scale if isinstance(form, Smoothed) else network.sites[site].params()[0]
+            unit = scale * network.linears[name].codes.scale
             rounded = np.rint(values / unit) * unit
         return reference.through(torch.tensor(np.float64(rounded)), b, torch.ones_like(b, dtype=torch.bool))
 
@@ -178,9 +173,9 @@ def torch_twin(config, weights, network, strategy):
 
 @FAMILIES
 @pytest.mark.parametrize("setup", SETUPS)
-def test_the_whole_model_in_reverse_is_torchs(small, ragged, family, setup):
+def test_the_whole_model_in_reverse_is_torchs(small, ragged, plan_for, family, setup):
     strategy, learned = SETUPS[setup]
-    config, weights, sequences, network = build(family, strategy, learned, small, ragged, setup == "smoothed")
+    config, weights, sequences, network = build(family, strategy, learned, small, ragged, plan_for, setup == "smoothed")
     twin, scales = torch_twin(config, weights, network, strategy)
     rng = np.random.default_rng(1)
     batch, width = Packed(sequences), config.vocab_size if config.lm_head else config.hidden_size
@@ -202,9 +197,9 @@ def test_the_whole_model_in_reverse_is_torchs(small, ragged, family, setup):
 
 
 @FAMILIES
-def test_finite_differences(small, ragged, family):
+def test_finite_differences(small, ragged, plan_for, family):
     """Along one random direction for each parameter, of a random function of all outputs."""
-    config, weights, sequences, network = build(family, None, False, small, ragged)
+    config, weights, sequences, network = build(family, None, False, small, ragged, plan_for)
     rng, batch = np.random.default_rng(2), Packed(sequences)
     wanted = {"hidden": rng.normal(size=(len(batch.ids), config.hidden_size))}
     if config.lm_head:

@@ -56,7 +56,7 @@ def test_accumulated_passes_are_one_large_batch(small, ragged):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_resumed_training_gives_the_same_bits(small, ragged, tmp_path, monkeypatch, learned):
+def test_resumed_training_gives_the_same_bits(small, ragged, plan_for, tmp_path, monkeypatch, learned):
     """Interrupted after 5 of 9 steps, in the middle of an epoch and before the ranges rest."""
     from cq.train import loop
 
@@ -71,8 +71,8 @@ def test_resumed_training_gives_the_same_bits(small, ragged, tmp_path, monkeypat
         freeze=None if learned else 7,
         ranges="learned" if learned else "moving_average",
     )
-    learned = dict.fromkeys(loop.Recipe(config, cq.Static()).sites(), (0.05, 100)) if learned else None
-    whole = loop.fit(model, data, choices, learned)
+    plan = plan_for(config, cq.Static(), default=(0.05, 100))
+    whole = loop.fit(model, data, choices, plan, weights)
 
     def stop(done, total, loss):
         if done == 6:
@@ -80,25 +80,28 @@ def test_resumed_training_gives_the_same_bits(small, ragged, tmp_path, monkeypat
 
     file = tmp_path / "training.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(model, data, choices, learned, file, stop)
+        loop.fit(model, data, choices, plan, weights, file, stop)
     steps = []
-    resumed = loop.fit(model, data, choices, learned, file, lambda done, total, loss: steps.append(done))
+    resumed = loop.fit(model, data, choices, plan, weights, file, lambda done, total, loss: steps.append(done))
     assert steps == [6, 7, 8, 9]
-    assert whole.parameters.flat.tobytes() == resumed.parameters.flat.tobytes() and whole.forms() == resumed.forms()
-    again = loop.fit(model, data, choices, learned, file, lambda *_: pytest.fail("it was done"))
+    assert (
+        whole.parameters.flat.tobytes() == resumed.parameters.flat.tobytes()
+        and whole.trained_plan() == resumed.trained_plan()
+    )
+    again = loop.fit(model, data, choices, plan, weights, file, lambda *_: pytest.fail("it was done"))
     assert again.parameters.flat.tobytes() == whole.parameters.flat.tobytes()
     for other in (
         dataclasses.replace(choices, seed=1),
         dataclasses.replace(choices, target=cq.Static(exclude=("*.up",))),
     ):
         with pytest.raises(cq.FormatError, match="another training"):
-            loop.fit(model, data, other, learned, file)
+            loop.fit(model, data, other, plan_for(config, other.target), weights, file)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(cq.FormatError):
-        loop.fit(model, data, choices, learned, file)
+        loop.fit(model, data, choices, plan, weights, file)
     cq.save(model, file)
     with pytest.raises(cq.FormatError, match="not a checkpoint of a training"):
-        loop.fit(model, data, choices, learned, file)
+        loop.fit(model, data, choices, plan, weights, file)
 
 
 @pytest.mark.parametrize("ranges", ["moving_average", "learned"])

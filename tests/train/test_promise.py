@@ -14,7 +14,6 @@ from cq.train import layers
 from cq.train.batch import Packed
 from cq.train.loop import fit
 from cq.train.network import Network
-from cq.train.recipe import Recipe
 
 TEXTBOOK = cq.Scheme.textbook()
 TARGETS = {
@@ -44,13 +43,7 @@ def watch_kernels(model, monkeypatch) -> dict[str, list]:
         (f"{block.name}.ffn.gate", joint) for block in model.blocks if (joint := block.ffn._joined()) is not None
     ]
     names = {id(layer.weight): name for name, layer in (*joints, *model.linears())}
-    recipe, seen = Recipe(model.config, model.strategy), {}
-    reads = {
-        reader: site
-        for site in recipe.sites()
-        if site.endswith(("input", "context", "hidden"))
-        for reader in recipe.readers(site)
-    }
+    reads, seen = {name: site for name, site in model.graph.reads.items() if model.plan.layers[name].input}, {}
     attentions = itertools.count()
 
     def keep(site, x, columns=slice(None)):
@@ -95,7 +88,7 @@ def test_codes_and_outputs(small, ragged, monkeypatch, family, target, learned):
         ranges="learned" if learned else "moving_average",
     )
     kept = []
-    monkeypatch.setattr(sys.modules["cq.quantize"], "fit", lambda *a, **k: kept.append(fit(*a, **k)) or kept[0])
+    monkeypatch.setattr(sys.modules["cq.quantize.qat"], "fit", lambda *a, **k: kept.append(fit(*a, **k)) or kept[0])
     q = cq.quantize(model, qat, sequences)
     network = kept[0]
     network.observe(False)
@@ -132,13 +125,13 @@ def test_codes_and_outputs(small, ragged, monkeypatch, family, target, learned):
     [target for name, target in TARGETS.items() if name != "groups"],
     ids=[name for name in TARGETS if name != "groups"],
 )
-def test_products_of_bytes_are_those_of_floats(small, ragged, monkeypatch, target):
+def test_products_of_bytes_are_those_of_floats(small, ragged, plan_for, monkeypatch, target):
     """Layers deeper than int32 allows multiply their codes as floats."""
     config, weights = small("llama")
     outputs, batch = [], Packed(ragged(config.vocab_size))
     for depth in (layers.INTEGER_K, 0):
         monkeypatch.setattr(layers, "INTEGER_K", depth)
-        network = Network(Recipe(config, target), weights)
+        network = Network(config, plan_for(config, target), weights)
         outputs.append(network.logits(network.forward(batch)))
         assert any(linear.packed is not None for linear in network.linears.values()) == (depth > 0)
     np.testing.assert_allclose(*outputs, atol=1e-5 * np.abs(outputs[0]).max())

@@ -7,13 +7,12 @@ import cq
 from cq.train.network import Network
 from cq.train.objectives import Distillation
 from cq.train.ranges import narrow
-from cq.train.recipe import Recipe
 
 TEXTBOOK = cq.Scheme.textbook()
 
 
 @pytest.fixture
-def begun(small, ragged):
+def begun(small, ragged, plan_for):
     """begun(target) → a network of the small encoder, one weight of which lies far out, and its loss against the
     float32 model as a function. The outlier meets a hidden unit that never speaks, so that clipping it costs
     nothing."""
@@ -22,8 +21,9 @@ def begun(small, ragged):
         config, weights = small("bert", activation="relu")
         weights["layers.0.ffn.up.weight"][3], weights["layers.0.ffn.up.bias"][3] = 0, -1
         weights["layers.0.ffn.down.weight"][5, 3] = 40
-        data, model, recipe = ragged(config.vocab_size), cq.Transformer(config, weights), Recipe(config, target)
-        network = Network(recipe, weights, dict.fromkeys(recipe.sites(), (0.05, 0)))
+        data, model = ragged(config.vocab_size), cq.Transformer(config, weights)
+        plan = plan_for(config, target, default=(0.05, 0))
+        network = Network(config, plan, weights, learns=True)
         objective = Distillation(model, network)
         targets = objective.targets(data)
         return network, lambda: objective.loss(data, targets)[0]

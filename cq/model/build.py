@@ -1,0 +1,75 @@
+"""A configuration and float32 weights by canonical name → the parts of a transformer. Runs nothing."""
+
+import numpy as np
+
+from .attention import Attention, Rotary
+from .block import Block, FeedForward
+from .classifier import Classifier
+from .config import Config
+from .deferred import Deferred, keep
+from .embedding import Embedding
+from .linear import Linear
+from .norm import Norm
+
+Weights = dict[str, np.ndarray | Deferred]
+
+
+def norm(config: Config, weights: Weights, name: str) -> Norm:
+    """The norm of that name."""
+    return Norm(weights[name + ".weight"], weights.get(name + ".bias"), config.norm_eps, config.norm == "rms")
+
+
+def embedding(config: Config, weights: Weights) -> Embedding:
+    """The tables, and the norm after them where norms stand after what they norm."""
+    position, type = (keep(weights[name]) if name in weights else None for name in ("embed.position", "embed.type"))
+    after = None if config.norm_first else norm(config, weights, "embed.norm")
+    return Embedding(weights["embed.word"], position, type, after, config.position_offset)
+
+
+def blocks(config: Config, weights: Weights) -> list[Block]:
+    """Every block, in the order of work; they share the tables of rotary positions."""
+    rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
+    return [_block(config, weights, f"layers.{i}", rotary) for i in range(config.num_layers)]
+
+
+def _block(config: Config, weights: Weights, name: str, rotary: Rotary | None) -> Block:
+    attention_norm, ffn_norm = (norm(config, weights, f"{name}.{part}_norm") for part in ("attention", "ffn"))
+    attention, ffn = (
+        _attention(config, weights, name + ".attention", rotary),
+        _feed_forward(config, weights, name + ".ffn"),
+    )
+    return Block(attention, attention_norm, ffn, ffn_norm, name)
+
+
+def _attention(config: Config, weights: Weights, name: str, rotary: Rotary | None) -> Attention:
+    query, key, value, output = (_linear(weights, f"{name}.{part}") for part in ("query", "key", "value", "output"))
+    sizes = config.num_heads, config.num_kv_heads, config.head_dim
+    attention = Attention(query, key, value, output, *sizes, config.causal, rotary)
+    if config.qk_norm:
+        attention.query_norm = norm(config, weights, name + ".query_norm")
+        attention.key_norm = norm(config, weights, name + ".key_norm")
+    return attention
+
+
+def _feed_forward(config: Config, weights: Weights, name: str) -> FeedForward:
+    up = _linear(weights, name + ".up", None if config.gated else config.activation)
+    gate = _linear(weights, name + ".gate") if config.gated else None
+    return FeedForward(up, _linear(weights, name + ".down"), gate, config.activation)
+
+
+def _linear(weights: Weights, name: str, activation: str | None = None) -> Linear:
+    return Linear(weights[name + ".weight"], weights.get(name + ".bias"), activation)
+
+
+def head(config: Config, weights: Weights) -> Linear | None:
+    """The head of a language model."""
+    if not config.lm_head:
+        return None
+    return Linear(weights["embed.word" if config.tied else "head.weight"], weights.get("head.bias"))
+
+
+def classifier(config: Config, weights: Weights) -> Classifier | None:
+    """The head of a sequence classifier."""
+    if config.classifier is None:
+        return None
+    return Classifier(_linear(weights, "classifier.dense"), _linear(weights, "classifier.scores"), config.classifier)

@@ -1,0 +1,122 @@
+"""Quantization-aware training: a plan by calibration, a network trained behind it, and the plan with what it
+learned."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from ..calibrate import KEEP, Calibration, Progress, calibrate
+from ..errors import CalibrationError, CqError
+from ..model import Transformer
+from ..model.activation import Fixed
+from ..plan import Plan
+from ..prepare.equalize import equalize_values, split_outliers
+from ..strategies import QAT, Dynamic, Static, WeightOnly
+from ..train import fit
+from .dynamic import plan_dynamic
+from .smooth import wanted
+from .static import fixed, plan_fixed, plan_static
+from .weight_only import plan_weight_only
+
+_FIRST_RANGES = 500  # samples that ranges to be learned begin from
+
+Target = WeightOnly | Dynamic | Static
+
+
+def trained(
+    model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None
+) -> tuple[Transformer, Plan]:
+    """The model trained in float32 behind fake quantization, and the plan to convert it by, with the ranges and scales
+    that it was trained with. Raises CalibrationError where there are no samples, CqError where they are none."""
+    samples, texts = _checked(samples, strategy)
+    target = strategy.target
+    coarse = target.scheme.weight_granularity == "per_tensor"
+    smooths = isinstance(target, Static) and wanted(target)
+    learns = isinstance(target, Static) and strategy.ranges == "learned"
+    model = _equalized(model, target) if coarse else model
+    found = None
+    if coarse or smooths or learns:
+        kind = target.observer if isinstance(target, Static) else "minmax"
+        found = calibrate(model, texts, kind, tokens=KEEP if coarse or smooths else 0)
+    plan, weights = _folded(_first_plan(model, target, found), model.weights())
+    if coarse:
+        weights = _split(weights, model, plan, found)
+    given = progress and (lambda done, total, loss: progress(done, total))
+    network = fit(model, samples, strategy, plan, weights, progress=given)
+    result, plan = Transformer(model.config, network.weights(), model.tokenizer), network.trained_plan()
+    if isinstance(target, Static) and model.classifier is not None:  # whose head is not trained, only calibrated
+        found = calibrate(result, texts, target.observer, tokens=0)
+        plan = _calibrated_head(plan, result, found, target)
+    return result, plan
+
+
+def _checked(samples: Iterable | None, strategy: QAT) -> tuple[list, list]:
+    """(the samples, those among them that calibration goes over)."""
+    if samples is None:
+        raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
+    if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
+        raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
+    samples = list(samples)
+    texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
+    return samples, texts[:_FIRST_RANGES]
+
+
+def _first_plan(model: Transformer, target: Target, found: Calibration | None) -> Plan:
+    """The plan that training begins with. Parameters of sites that training finds by itself (moving averages of
+    extremes, without calibration) are placeholders."""
+    if isinstance(target, WeightOnly):
+        return plan_weight_only(model.config, target)
+    if isinstance(target, Dynamic):
+        return plan_dynamic(model.config, target)
+    if found is not None:
+        return plan_static(model, target, found)
+    unknown = Fixed(target.scheme.activation_dtype, target.scheme.activation_symmetric, 1.0, 0)
+    return plan_fixed(model.config, target, lambda site: unknown)
+
+
+def _folded(plan: Plan, weights: dict[str, np.ndarray]) -> tuple[Plan, dict[str, np.ndarray]]:
+    """The plan without folds, and weights by canonical name that have them in."""
+    layers, weights = dict(plan.layers), dict(weights)
+    for name, layer in plan.layers.items():
+        if layer.fold is None:
+            continue
+        bias = layer.fold.bias(weights.get(f"{name}.bias"))
+        weights |= {} if bias is None else {f"{name}.bias": bias}
+        if layer.fold.factor is not None:
+            weights[f"{name}.weight"] = layer.fold.weight(weights[f"{name}.weight"])
+        layers[name] = replace(layer, fold=None)
+    return replace(plan, layers=layers), weights
+
+
+def _equalized(model: Transformer, target: Target) -> Transformer:
+    """The same function, with values and what reads them in one range where both will have one scale."""
+    plan, weights = _first_plan(model, target, None), model.weights()
+    for block in model.graph.blocks:
+        if plan.coded(block.attention.value) and plan.coded(block.attention.output):
+            weights |= equalize_values(weights, block.attention, model.config)
+    return Transformer(model.config, weights, model.tokenizer)
+
+
+def _split(
+    weights: dict[str, np.ndarray], model: Transformer, plan: Plan, calibration: Calibration
+) -> dict[str, np.ndarray]:
+    """Weights by canonical name, with the outliers split of feed-forward layers that will have one scale."""
+    changed = [
+        split_outliers(weights, block.ffn, calibration.tokens[block.ffn.hidden])
+        for block in model.graph.blocks
+        if plan.coded(block.ffn.down)
+    ]
+    return weights | {name: array for part in changed for name, array in part.items()}
+
+
+def _calibrated_head(plan: Plan, model: Transformer, found: Calibration, target: Static) -> Plan:
+    """The plan with a classifier's sites as calibration found them."""
+    trunk = {name for site in model.graph.trunk for name in site.readers}
+    layers = {
+        name: layer
+        if name in trunk or layer.input is None
+        else replace(layer, input=fixed(found.sites[model.graph.reads[name]], target.scheme))
+        for name, layer in plan.layers.items()
+    }
+    return replace(plan, layers=layers)

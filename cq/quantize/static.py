@@ -1,0 +1,68 @@
+"""The plan of Static: codes by parameters that calibration found, and what smoothing and bias correction fold in."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..calibrate import KEEP, Calibration, calibrate
+from ..errors import CalibrationError, CqError
+from ..model import Config, Transformer
+from ..model.activation import Fixed
+from ..model.sites import Graph
+from ..plan import Plan
+from ..strategies import Scheme, Static
+from .layers import attends_in_int8, plan_layers
+from .smooth import smoothed, wanted
+
+
+def plan_static(model: Transformer, strategy: Static, calibration: Calibration, progress=None) -> Plan:
+    """The plan of `model` with parameters from `calibration`. progress(done, total) is called as sites are smoothed.
+    Raises CalibrationError where the calibration is of another model, or kept no tokens that smoothing needs."""
+
+    def form_at(site: str) -> Fixed:
+        if site not in calibration.sites:
+            raise CalibrationError(f"calibration: it knows no site {site!r}; it was made with another model")
+        return fixed(calibration.sites[site], strategy.scheme)
+
+    plan = plan_fixed(model.config, strategy, form_at)
+    return smoothed(model, plan, calibration, strategy, progress) if wanted(strategy) else plan
+
+
+def plan_fixed(config: Config, strategy: Static, form_at: Callable[[str], Fixed]) -> Plan:
+    """The plan with the form of each site as form_at(site) has it."""
+    plan = plan_layers(config, strategy, form_at)
+    attention = {
+        block.name: tuple(map(form_at, block.attention.projections))
+        for block in Graph(config).blocks
+        if attends_in_int8(plan, strategy, block.attention.projections)
+    }
+    residual = _residual(config, form_at) if strategy.residual == "int8" else ()
+    return replace(plan, attention=attention, residual=residual)
+
+
+def _residual(config: Config, form_at: Callable[[str], Fixed]) -> tuple[Fixed | None, ...]:
+    """The residual stream in int8: after a norm the very codes that the next layers read, before one the sum's."""
+    parts = [part for block in Graph(config).blocks for part in (block.attention, block.ffn)]
+    if config.norm_first:
+        return (None, *(form_at(part.sum) for part in parts[:-1]), None)
+    return (*(form_at(part.input) for part in parts), None)
+
+
+def fixed(observer, scheme: Scheme) -> Fixed:
+    """The form of a site whose activations the observer has seen."""
+    scale, zero_point = observer.qparams(scheme.activation_dtype, scheme.activation_symmetric)
+    return Fixed(scheme.activation_dtype, scheme.activation_symmetric, float(scale), int(zero_point))
+
+
+def calibrated(model: Transformer, strategy: Static, samples, progress=None, executor=None) -> Calibration:
+    """What calibration found for the strategy: `samples` where they are a Calibration already. Raises CalibrationError
+    where there are none, CqError where the calibration is another observer's."""
+    if samples is None:
+        raise CalibrationError(
+            "calibration: Static fixes its scales from samples; give 100-500 typical texts or token arrays as "
+            "calibration=, or use Dynamic(), which needs none"
+        )
+    if not isinstance(samples, Calibration):
+        return calibrate(model, samples, strategy.observer, progress, executor, KEEP if wanted(strategy) else 0)
+    if samples.observer != strategy.observer:
+        raise CqError(f"calibration: made by observer {samples.observer!r}, the strategy wants {strategy.observer!r}")
+    return samples
