@@ -1,4 +1,4 @@
-"""Runs a float32 model over samples and lets one observer watch each place where static int8 needs a range. Knows no
+"""Runs a float32 model over samples and lets one observer watch each site where static int8 needs a range. Knows no
 schemes.
 
 Samples run in batches, here or in a worker. A token's result does not depend on its batch, the number of threads or the
@@ -21,12 +21,12 @@ from .errors import CalibrationError, CqError
 from .model import Transformer
 from .observers.tokens import Tokens
 
-Sites = dict[str, observers.Observer]  # by the name of the place
-Found = tuple[Sites, Sites, dict[str, Tokens]]  # of samples at even places, at odd ones; of all
+Sites = dict[str, observers.Observer]  # by the name of the site
+Found = tuple[Sites, Sites, dict[str, Tokens]]  # of samples with even numbers, with odd ones; of all
 Prototype = tuple[observers.Observer, dict[str, int]]  # of each site's observer; how many tokens to keep of which sites
 Progress = Callable[[int, int | None], None]
 
-KEEP = 256  # tokens of each place, for choices that look at layers' outputs
+KEEP = 256  # tokens of each site, for choices that look at layers' outputs
 _TASK = 8  # samples: their observers come back together, up to 128 KiB a site
 _BATCH = 2048  # tokens of samples that run together: their layers' weights are read once
 _IN_FLIGHT = 64  # tasks; each holds its samples and its result
@@ -37,7 +37,7 @@ _models: dict[str, Transformer] = {}  # in a worker: the model of the last run t
 class Calibration:
     """What the observers saw. observer: as given to calibrate(). samples: their number. sites: name of each site
     (model/sites.py) → the observer that saw all of its values; halves: the same for the samples at even and at odd
-    places alone. tokens: name of each site that a layer reads → a sample of its tokens and each channel's extremes; of
+    numbers alone. tokens: name of each site that a layer reads → a sample of its tokens and each channel's extremes; of
     values the extremes alone."""
 
     observer: str | observers.Observer
@@ -66,17 +66,17 @@ def calibrate(
     executor: Executor | None = None,
     tokens: int = KEEP,
 ) -> Calibration:
-    """Shows `samples` to the model and a copy of `observer` everything that flows through each place.
+    """Shows `samples` to the model and a copy of `observer` everything that flows through each site.
 
     samples: any iterable, gone over once, of samples, each a text, a 1-D int array of token ids, or a list of either (a
     batch); 100-500 are usual. Memory does not grow with their number. observer: a name that observers.make takes, or an
     observer that has seen nothing and can merge. progress(done, total or None) is called as samples pass.
     executor: any concurrent.futures.Executor, such as a ProcessPoolExecutor or Dask's Client(...).get_executor(): it
     runs the samples, in tasks of 8, and the result has the same bits as without it; the model is pickled to each worker
-    about once. tokens: so many are kept of each place that a layer reads, in float32, drawn evenly from all, for
+    about once. tokens: so many are kept of each site that a layer reads, in float32, drawn evenly from all, for
     Static's smooth and correct_bias, which need them; 0: none.
     Raises CalibrationError where there are no samples; CqError for a sample that the model cannot take, or that makes
-    NaN or Inf, with its place, from 0, and the site; BrokenExecutor's cause as CqError. Tasks not yet begun are then
+    NaN or Inf, with its number, from 0, and the site; BrokenExecutor's cause as CqError. Tasks not yet begun are then
     cancelled."""
     check_samples(samples)
     if executor is not None and not isinstance(executor, Executor):
@@ -85,12 +85,12 @@ def calibrate(
         raise CqError(f"tokens: need a whole number of at least 0, got {tokens!r}")
     prototype = _prototype(observer), _kept(model, tokens)
     total = len(samples) if hasattr(samples, "__len__") else None
-    places = enumerate(samples)
+    numbered = enumerate(samples)
     found = {}, {}, {}
     done = 0
-    counts = _in_turn(model, prototype, places, found)
+    counts = _in_turn(model, prototype, numbered, found)
     if executor is not None:
-        counts = _spread(model, prototype, places, found, executor)
+        counts = _spread(model, prototype, numbered, found, executor)
     for count in counts:
         done += count
         if progress is not None:
@@ -142,14 +142,14 @@ def _merge(mine: dict, theirs: dict) -> None:
             mine[site] = copy.deepcopy(observer)
 
 
-def _in_turn(model: Transformer, prototype: Prototype, places: Iterator, found: Found) -> Iterator[int]:
+def _in_turn(model: Transformer, prototype: Prototype, numbered: Iterator, found: Found) -> Iterator[int]:
     """Fills `found`; yields after each sample."""
-    for count in show(model, places, lambda *seen: _watch(prototype, found, *seen)):
+    for count in show(model, numbered, lambda *seen: _watch(prototype, found, *seen)):
         yield from [1] * count
 
 
 def _spread(
-    model: Transformer, prototype: Prototype, places: Iterator, found: Found, executor: Executor
+    model: Transformer, prototype: Prototype, numbered: Iterator, found: Found, executor: Executor
 ) -> Iterator[int]:
     """Fills `found`; yields the number of samples of each task that ended. A task is sent without the model at first; a
     worker that lacks it says so, and the task goes out again with it. The number in flight grows with the tasks that
@@ -164,7 +164,7 @@ def _spread(
 
     try:
         while True:
-            while len(flying) < limit and (task := list(itertools.islice(places, _TASK))):
+            while len(flying) < limit and (task := list(itertools.islice(numbered, _TASK))):
                 send(task, None)
             if not flying:
                 return
@@ -208,35 +208,35 @@ def _work(run: str, model: Transformer | None, prototype: Prototype, task: list)
     return found
 
 
-def _watch(prototype: Prototype, found: Found, site: str, x: np.ndarray, place: int, start: int) -> None:
-    """Shows part of a sample to its observer; samples at even and at odd places have observers of their own."""
+def _watch(prototype: Prototype, found: Found, site: str, x: np.ndarray, number: int, start: int) -> None:
+    """Shows part of a sample to its observer; samples with even and with odd numbers have observers of their own."""
     observer, keep = prototype
-    seen = found[place % 2]
+    seen = found[number % 2]
     if site not in seen:
         seen[site] = copy.deepcopy(observer)
-    seen[site].update(x, order=place)
+    seen[site].update(x, order=number)
     if site in keep:
-        found[2].setdefault(site, Tokens(keep[site])).update(x, place, start)
+        found[2].setdefault(site, Tokens(keep[site])).update(x, number, start)
 
 
-# (site, float32 (rows, n), place of the sample, its first row's number)
+# (site, float32 (rows, n), number of the sample, its first row's number)
 Watch = Callable[[str, np.ndarray, int, int], None]
 
 
-def show(model: Transformer, places: Iterator[tuple[int, object]], watch: Watch) -> Iterator[int]:
-    """Runs (place, sample) pairs in batches of some 2,000 tokens; yields the number of samples of each. `watch` sees
-    what flows where, one sample at a time; a place is what errors call the sample by."""
+def show(model: Transformer, numbered: Iterator[tuple[int, object]], watch: Watch) -> Iterator[int]:
+    """Runs (number, sample) pairs in batches of some 2,000 tokens; yields the number of samples of each. `watch` sees
+    what flows where, one sample at a time; a number is what errors call the sample by."""
     waiting: list[tuple[int, list[np.ndarray]]] = []
     tokens = 0
-    for place, sample in places:
+    for number, sample in numbered:
         batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
-        with _sample(place):
+        with _sample(number):
             sequences = model.tokens_of(batch)
         size = sum(map(len, sequences))
         if waiting and tokens + size > _BATCH:
             yield _show_batch(model, waiting, watch)
             waiting, tokens = [], 0
-        waiting.append((place, sequences))
+        waiting.append((number, sequences))
         tokens += size
     if waiting:
         yield _show_batch(model, waiting, watch)
@@ -255,33 +255,33 @@ def _show_batch(model: Transformer, batch: list[tuple[int, list[np.ndarray]]], w
         nonlocal watched
         first = came.get(site, 0)
         came[site], begin = first + len(x), 0
-        for (place, _), rows in zip(batch, rows_of[len(x)] if len(batch) > 1 else [len(x)]):
+        for (number, _), rows in zip(batch, rows_of[len(x)] if len(batch) > 1 else [len(x)]):
             watched = False
             if rows:
-                with _sample(place, site):
-                    watch(site, x[begin : begin + rows], place, first)
+                with _sample(number, site):
+                    watch(site, x[begin : begin + rows], number, first)
             watched, begin = True, begin + rows
 
     try:
         model.observe([ids for _, sequences in batch for ids in sequences], split)
     except Exception:
         if watched:  # the model failed, and not what watches it: find the sample
-            for place, sequences in batch:
-                with _sample(place):
+            for number, sequences in batch:
+                with _sample(number):
                     model.observe(sequences, lambda site, x: None)
         raise
     return len(batch)
 
 
 @contextmanager
-def _sample(place: int, site: str | None = None) -> Iterator[None]:
+def _sample(number: int, site: str | None = None) -> Iterator[None]:
     """Errors inside name the sample, and the site."""
     try:
         yield
     except CqError as error:
-        raise type(error)(f"calibration: sample {place}: {'' if site is None else site + ': '}{error}") from None
+        raise type(error)(f"calibration: sample {number}: {'' if site is None else site + ': '}{error}") from None
     except Exception as error:
-        error.add_note(f"calibration: sample {place}")
+        error.add_note(f"calibration: sample {number}")
         raise
 
 

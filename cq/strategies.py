@@ -129,8 +129,8 @@ class Static(_Strategy):
     "percentile" (of elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse"
     (least squared error) or "entropy"; with a setting as in "percentile:99.9".
     residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
-    smooth: codes take a scale and a shift for each feature, of a strength searched for each place, which fold into the
-    weights and biases that read them (SmoothQuant, Outlier Suppression+); a place where that would not lessen the error
+    smooth: codes take a scale and a shift for each feature, of a strength searched for each site, which fold into the
+    weights and biases that read them (SmoothQuant, Outlier Suppression+); a site where that would not lessen the error
     of the layers that read it stays as it is. correct_bias: biases take back each layer's mean error on calibration's
     tokens. Neither costs anything at inference. Both need symmetric weights with a scale per output channel, so
     Scheme.textbook() goes without; QAT begins with both."""
@@ -198,7 +198,7 @@ class Training:
 @dataclass(frozen=True, kw_only=True)
 class QAT(Training):
     """Quantization-aware training (Jacob et al. 2018): float32 weights learn behind quantize/dequantize pairs, at the
-    places where `target` has int8, and are then converted to it. Arguments as Training, and
+    sites where `target` has int8, and are then converted to it. Arguments as Training, and
 
     target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
     ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's

@@ -48,7 +48,7 @@ MAY_IMPORT = {
         "_core",
         "errors",
     },
-    "report": {"functions", "quantize", "calibrate", "formats", "model", "strategies", "system", "errors"},
+    "report": {"functions", "quantize", "convert", "calibrate", "formats", "model", "strategies", "system", "errors"},
     "cli": {
         "report",
         "quantize",

@@ -11,7 +11,7 @@ MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which change
 
 class Batch:
     """ids, positions int32 (tokens,); offsets int32 (sequences + 1,); longest sequence in tokens. `observe(site,
-    array)`, if given, is shown what flows at each named place (calibration). `cache`, if given, is the KVCache that
+    array)`, if given, is shown what flows at each site (calibration). `cache`, if given, is the KVCache that
     holds what came before these tokens, and takes them in."""
 
     __slots__ = ("ids", "positions", "offsets", "longest", "observe", "cache")

@@ -2,7 +2,7 @@
 biases that take back what error is constant. Runs no model: it works on the tokens that calibration kept.
 
 A feature's scale moves into the rows of the reading layers' weights (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438),
-its strength searched for each place, and its shift into their biases (Outlier Suppression+, Wei et al. 2023,
+its strength searched for each site, and its shift into their biases (Outlier Suppression+, Wei et al. 2023,
 arXiv:2304.09145). What makes the codes, be it a norm or an activation, takes the scales along when it rounds, so its
 float32 result, which BERT's residual stream goes on with, stays as it is, and neither costs work at inference. Scales
 of values go through attention. Biases are corrected as by Nagel et al. 2019 (arXiv:1906.04721), from the kept
@@ -29,7 +29,7 @@ from ..strategies import Static
 STRENGTHS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # a feature's half range is at least this share of the widest one's: what calibration saw at rest may move
 NARROWEST = 0.01
-_OUTPUTS = 1024  # evenly spread over a place's layers: the error of these decides
+_OUTPUTS = 1024  # evenly spread over a site's layers: the error of these decides
 _ROWS = 1024  # of a weight, worked on at once
 
 
@@ -121,7 +121,7 @@ def _half(half: np.ndarray) -> np.ndarray:
 
 
 class _Candidate(NamedTuple):
-    """Codes q of one place for which sum of weight * factor * (form's scale) * (q - form's zero point) is what a layer
+    """Codes q of one site for which sum of weight * factor * (form's scale) * (q - form's zero point) is what a layer
     reads, but for the constant `shift` (k,) of the inputs."""
 
     form: Fixed | Smoothed
@@ -131,7 +131,7 @@ class _Candidate(NamedTuple):
 
 
 class _Search:
-    """One place: its kept tokens, and the weights (n, k) of the layers that read it."""
+    """One site: its kept tokens, and the weights (n, k) of the layers that read it."""
 
     def __init__(self, tokens: Tokens, weights: list[np.ndarray], plain: Fixed):
         self.x, self.lo, self.hi = tokens.rows, tokens.lo.astype(np.float64), tokens.hi.astype(np.float64)

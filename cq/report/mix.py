@@ -92,39 +92,58 @@ def mix(
     search = Search(record, _subject(model, strategies, calibration, samples, name), budget)
     seen = ranges(model, strategies.values(), calibration, progress)
     work = _Work(model, samples, strategies, seen, metric if callable(metric) else name, search, progress)
-    tries = itertools.count(1)
-
-    def tried(choices: dict[_Unit, str]) -> Trial:
-        progress("trials", min(next(tries), max_trials), max_trials)
-        return work.trial(_mixed(choices, strategies))
-
+    tries = _Tries(work, budget, max_trials, progress)
     for kind in strategies:
-        tried(dict.fromkeys(work.units, kind))
+        tries(dict.fromkeys(work.units, kind))
     row = list(_candidates(work))
-    low, high, left = 0, len(row) - 1, max_trials
-    while low < high and left:
-        middle = 0 if left == max_trials else (low + high) // 2  # the fastest first: it may do
-        left -= 1
-        if tried(row[middle]).loss <= budget:
+    chosen = _first_within(row, tries)
+    if tries.left and tries(chosen):
+        _without_needless(chosen, row[0], work, tries)
+    progress("trials", max_trials, max_trials)
+    if search.best() is None:
+        tries(dict.fromkeys(work.units, "float32"))
+    return Mix(name, work.float32, budget, work.base, search.best(), tuple(search.trials))
+
+
+class _Tries:
+    """Calls say whether a choice keeps to the budget, measured on a whole model. left: how many candidates may still be
+    measured; who counts them decides which are."""
+
+    def __init__(self, work: "_Work", budget: float, most: int, progress: Callable[[str, int, int], None]):
+        self.work, self.budget, self.most, self.left, self.progress = work, budget, most, most, progress
+        self._number = itertools.count(1)
+
+    def __call__(self, choices: dict[_Unit, str]) -> bool:
+        self.progress("trials", min(next(self._number), self.most), self.most)
+        return self.work.trial(_mixed(choices, self.work.strategies)).loss <= self.budget
+
+
+def _first_within(row: list[dict[_Unit, str]], tries: _Tries) -> dict[_Unit, str]:
+    """The first candidate within the budget, by bisection, as far as the tries last."""
+    low, high = 0, len(row) - 1
+    while low < high and tries.left:
+        middle = 0 if tries.left == tries.most else (low + high) // 2  # the fastest first: it may do
+        tries.left -= 1
+        if tries(row[middle]):
             high = middle
         else:
             low = middle + 1
-    chosen = dict(row[high])
-    if left and tried(chosen).loss <= budget:
-        for unit in sorted(
-            (u for u in chosen if chosen[u] != row[0][u]), key=lambda u: -work.gap(u, chosen[u], row[0][u])
-        ):
-            fewer = chosen | {unit: row[0][unit]}
-            if left <= 1 or work.gap(unit, chosen[unit], row[0][unit]) <= _FREE:
-                break
-            left -= 1
-            if tried(fewer).loss <= budget:
-                chosen = fewer
-    progress("trials", max_trials, max_trials)
-    best = search.best()
-    if best is None:
-        best = tried(dict.fromkeys(work.units, "float32"))
-    return Mix(name, work.float32, budget, work.base, best, tuple(search.trials))
+    return dict(row[high])
+
+
+def _without_needless(chosen: dict[_Unit, str], fastest: dict[_Unit, str], work: "_Work", tries: _Tries) -> None:
+    """Tries to go without each step that was taken from the fastest candidate, the dearest first."""
+
+    def gap(unit: _Unit) -> float:
+        return work.gap(unit, chosen[unit], fastest[unit])
+
+    for unit in sorted((u for u in chosen if chosen[u] != fastest[u]), key=gap, reverse=True):
+        if tries.left <= 1 or gap(unit) <= _FREE:
+            return
+        tries.left -= 1
+        if not tries(chosen | {unit: fastest[unit]}):
+            continue
+        chosen[unit] = fastest[unit]
 
 
 class _Work:
@@ -233,20 +252,24 @@ class _Work:
 
 def _candidates(work: _Work) -> Iterator[dict[_Unit, str]]:
     """Choices from the fastest to those without noise, each one step from the one before."""
-    chosen = {
-        unit: min(work.options(unit), key=lambda kind: (work.price[unit, kind], work.noise[unit, kind]))
-        for unit in work.units
-    }
+    chosen = {unit: _fastest(work, unit) for unit in work.units}
     while True:
         yield dict(chosen)
-        best = max(
-            ((work.noise[unit, now] - work.noise[unit, kind]) / max(_FREE, work.gap(unit, kind, now)), unit, kind)
-            for unit, now in chosen.items()
-            for kind in work.options(unit)
-        )
-        if best[0] <= 0:
+        steps = [(_worth(work, unit, chosen[unit], kind), unit, kind) for unit in chosen for kind in work.options(unit)]
+        worth, unit, kind = max(steps)
+        if worth <= 0:
             return
-        chosen[best[1]] = best[2]
+        chosen[unit] = kind
+
+
+def _fastest(work: _Work, unit: _Unit) -> str:
+    """The option of the least price; of equals, the one of less noise."""
+    return min(work.options(unit), key=lambda kind: (work.price[unit, kind], work.noise[unit, kind]))
+
+
+def _worth(work: _Work, unit: _Unit, now: str, kind: str) -> float:
+    """The noise that a step from one option to another takes away, for its price."""
+    return (work.noise[unit, now] - work.noise[unit, kind]) / max(_FREE, work.gap(unit, kind, now))
 
 
 def _units(model: Transformer) -> list[_Unit]:

@@ -1,4 +1,4 @@
-"""Where the time of one forward pass goes, part by part. Knows no model's insides: it takes whatever places a model
+"""Where the time of one forward pass goes, part by part. Knows no model's insides: it takes whatever sites a model
 shows."""
 
 import re
@@ -41,8 +41,8 @@ def profile(model, tokens: Iterable[np.ndarray], passes: int = 15) -> Profile:
     """Watches `passes` forward passes over `tokens` (a list of 1-D int arrays), and times as many unwatched ones in
     between.
 
-    The time between two places that `model.observe` shows is the cost of the part that ends at the second; each is the
-    median of the passes. Raises CqError where the passes show different places."""
+    The time between two sites that `model.observe` shows is the cost of the part that ends at the second; each is the
+    median of the passes. Raises CqError where the passes show different sites."""
     if passes < 1:
         raise CqError(f"passes must be at least 1, got {passes}")
     tokens = list(tokens)
@@ -53,26 +53,26 @@ def profile(model, tokens: Iterable[np.ndarray], passes: int = 15) -> Profile:
         start = time.perf_counter()
         model.forward(tokens)
         unwatched.append(time.perf_counter() - start)
-    places = [[site for site, _ in marks] for marks in watched]
-    if any(one != places[0] for one in places):
-        raise CqError("profile: the model shows other places in every pass; a profile needs the same work each time")
-    moments = np.array([[moment for _, moment in marks] for marks in watched])  # (passes, places)
-    return _summed(places[0], np.median(np.diff(moments, axis=1), axis=0), float(np.median(unwatched)))
+    sites = [[site for site, _ in marks] for marks in watched]
+    if any(one != sites[0] for one in sites):
+        raise CqError("profile: the model shows other sites in every pass; a profile needs the same work each time")
+    moments = np.array([[moment for _, moment in marks] for marks in watched])  # (passes, sites)
+    return _summed(sites[0], np.median(np.diff(moments, axis=1), axis=0), float(np.median(unwatched)))
 
 
 def _watched(model, tokens: list[np.ndarray]) -> list[tuple[str, float]]:
-    """(place, moment), from the start to the end of one pass. What flows is not looked at: in int8 models it may be
+    """(site, moment), from the start to the end of one pass. What flows is not looked at: in int8 models it may be
     codes."""
     marks = [(_START, time.perf_counter())]
     model.observe(tokens, lambda site, _: marks.append((site, time.perf_counter())))
     return [*marks, (_END, time.perf_counter())]
 
 
-def _summed(places: list[str], seconds: np.ndarray, forward_s: float) -> Profile:
-    """Adds up what lies between neighbouring places, by kind and by layer."""
+def _summed(sites: list[str], seconds: np.ndarray, forward_s: float) -> Profile:
+    """Adds up what lies between neighbouring sites, by kind and by layer."""
     parts: dict[str, dict[int | None, float]] = {}
     layers: dict[int, float] = {}
-    for before, after, spent in zip(places, places[1:], seconds.tolist()):
+    for before, after, spent in zip(sites, sites[1:], seconds.tolist()):
         (layer, kind), (_, next_kind) = _split(before), _split(after)
         name = WORK.get((kind, next_kind), f"{kind} → {next_kind}")
         here = parts.setdefault(name, {})
@@ -96,7 +96,7 @@ def _summed(places: list[str], seconds: np.ndarray, forward_s: float) -> Profile
     )
 
 
-def _split(place: str) -> tuple[int | None, str]:
-    """ "layers.3.attention.context" → (3, "attention.context"); the work after a place is its layer's."""
-    match = _LAYER.fullmatch(place)
-    return (int(match[1]), match[2]) if match else (None, place)
+def _split(site: str) -> tuple[int | None, str]:
+    """ "layers.3.attention.context" → (3, "attention.context"); the work after a site is its layer's."""
+    match = _LAYER.fullmatch(site)
+    return (int(match[1]), match[2]) if match else (None, site)

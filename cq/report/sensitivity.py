@@ -9,11 +9,12 @@ import numpy as np
 
 from .. import functions
 from ..calibrate import Calibration, calibrate
+from ..convert import convert
 from ..errors import CqError
 from ..model import Transformer
 from ..model.activation import Smoothed, encode
 from ..model.linear import QuantizedLinear
-from ..quantize import quantize
+from ..quantize import plan_of
 from ..strategies import Dynamic, Scheme, Static, WeightOnly
 from .evaluate import Evaluation, metric_names
 from .inputs import calibration_for, checked, opened
@@ -124,9 +125,9 @@ class _Once:
 
 
 def quantize_only(model: Transformer, names: Iterable[str], strategy, seen: Calibration | None) -> Transformer:
-    """The model with only these layers quantized."""
+    """The model by a plan that has only these layers in int8."""
     only = dataclasses.replace(strategy, include=tuple(names), exclude=())
-    return quantize(model, only, seen if isinstance(strategy, Static) else None)
+    return convert(model, plan_of(model, only, seen if isinstance(strategy, Static) else None))
 
 
 def _groups(model: Transformer, strategies: dict) -> dict[str, tuple[str, ...]]:

@@ -93,7 +93,7 @@ def test_passes_must_be_alike():
             self.calls += 1
             observe(f"layers.{self.calls}.ffn.input", None)
 
-    with pytest.raises(cq.CqError, match="other places"):
+    with pytest.raises(cq.CqError, match="other sites"):
         profile(Moody(), TOKENS, 2)
     with pytest.raises(cq.CqError, match="at least 1"):
         profile(Moody(), TOKENS, 0)
