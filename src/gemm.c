@@ -4,11 +4,13 @@
  * that, in tiles first and then, after a barrier, in rows. */
 #include "gemm.h"
 
-#define BLOCK_ROWS 144          /* rows of A kept in the second-level cache while the column tiles pass */
 #define WAITING_BYTES (512 << 10) /* of a block's float32 rows that wait for their last column: half of that cache */
 #define EVEN_BELOW 16           /* tasks of a member */
 #define ROWS_EACH 24            /* rows that a member should have, or tiles are shared out */
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
+#define CLIP_COLUMNS 64         /* from here on clipping A pays */
+#define EXCESS_SHARE 18         /* one step of excess for so many codes takes as long as not to clip */
+#define EXCESS_AT_ONCE 16
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
 
 static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
@@ -58,6 +60,10 @@ static void copy_row(gemm_job *job, const gemm_work *work, cq_queue *queue, int6
     memset(to + k, 0, (size_t)(job->k4 - k));
 }
 
+/* Results that may not fit int32 are checked. */
+static int is_checked(const gemm_job *job) { return job->c && job->w->zero_points && job->w->k > CQ_MAX_K / 2; }
+static int may_clip(const gemm_job *job) { return cq_active->clip && job->n >= CLIP_COLUMNS && !is_checked(job); }
+
 static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t block) {
     if (work->block == block || !(job->a || job->form)) return;
     const int64_t first = first_row(job, block), rows = first_row(job, block + 1) - first;
@@ -79,7 +85,12 @@ static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t
         for (int64_t i = 0; i < rows; i++) work->zeros[i] = work->row_zeros[i] + 128;
         work->row_zeros = work->zeros;
     }
-    if (work->sums) {
+    work->clipped.room = rows * job->w->k / EXCESS_SHARE + EXCESS_AT_ONCE;
+    work->is_clipped = work->clipped.codes && cq_active->clip(work->a, work->stride, rows, job->w->k, work->row_zeros, one_zero(job),
+                                                              &work->clipped);
+    if (work->is_clipped) {
+        work->row_zeros = NULL, work->row_sums = work->sums ? work->clipped.sums : NULL;
+    } else if (work->sums) {
         for (int64_t i = 0; i < rows; i++) work->sums[i] = cq_active->sum_codes(work->a + i * work->stride, job->w->k);
         work->row_sums = work->sums;
     }
@@ -109,7 +120,11 @@ static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq
     const int64_t panel_stride = job->k4 * CQ_PANEL, first = row - first_row(job, work->block);
     const uint8_t *a = work->a + first * work->stride;
     const int8_t *b = job->w->panels + column / CQ_PANEL * panel_stride;
-    if (!(job->c && job->w->zero_points && job->w->k > CQ_MAX_K / 2)) {
+    if (work->is_clipped) {
+        cq_active->strip_clipped(&work->clipped, b, panel_stride, job->k4 / 4, s);
+        return;
+    }
+    if (!is_checked(job)) {
         cq_active->strip_i8(a, work->stride, b, panel_stride, job->k4 / 4, s);
         return;
     }
@@ -186,7 +201,7 @@ static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, c
 
 static void close_work(gemm_work *work) {
     free(work->codes), free(work->scales), free(work->zeros), free(work->sums), free(work->acc), free(work->rows);
-    free(work->normed);
+    free(work->normed), free(work->clipped.codes), free(work->clipped.sums), free(work->clipped.clipped_sums), free(work->clipped.excess), free(work->clipped.ends);
 }
 
 /* Returns 0, and says so to the queue, where there is no memory. */
@@ -200,6 +215,12 @@ static int open_work(const gemm_job *job, gemm_work *work, cq_queue *queue) {
     ROOM(scales, job->form, rows * 4);
     ROOM(zeros, job->form || (coded && is_signed && job->a->zero_points), rows * 4);
     ROOM(sums, coded && job->w->zero_points, rows * 4);
+    ROOM(clipped.codes, coded && may_clip(job), rows * up(job->k4, 8));
+    ROOM(clipped.sums, coded && may_clip(job), rows * 4);
+    ROOM(clipped.clipped_sums, coded && may_clip(job), rows * 4);
+    ROOM(clipped.ends, coded && may_clip(job), rows * 8);
+    ROOM(clipped.excess, coded && may_clip(job), (rows * job->w->k / EXCESS_SHARE + EXCESS_AT_ONCE) * (int64_t)sizeof(cq_excess));
+    work->clipped.stride = up(job->k4, 8);
     ROOM(acc, floats, (2 * rows + WIDEN_ROWS) * CQ_TILE * 4);
     ROOM(rows, job->whole_rows && !job->rows && !job->e->out, rows * job->n * 4);
     ROOM(normed, job->whole_rows && job->e->norm && !job->e->norm_out, job->n * 4);
@@ -222,7 +243,7 @@ static void tiles_member(void *context, cq_queue *queue) {
             const int64_t block = task / job->column_tiles, column = task % job->column_tiles * CQ_TILE;
             const int64_t row = first_row(job, block);
             ready_block(job, &work, queue, block);
-            set_columns(job, &s, column);
+            set_columns(job, &work, &s, column);
             set_rows(job, &work, &s, row, row, first_row(job, block + 1) - row, column);
             job->product(job, &work, queue, &s, row, column);
         }
@@ -240,7 +261,7 @@ static void blocks_member(void *context, cq_queue *queue) {
             const int64_t row = first_row(job, block), rows = first_row(job, block + 1) - row;
             ready_block(job, &work, queue, block);
             for (int64_t column = 0; column < job->n; column += CQ_TILE) {
-                set_columns(job, &s, column);
+                set_columns(job, &work, &s, column);
                 set_rows(job, &work, &s, row, row, rows, column);
                 job->product(job, &work, queue, &s, row, column);
             }
@@ -275,7 +296,7 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     job->whole_rows = e && (e->norm || e->gated || (e->codes && (e->codes->dynamic || e->out)));
     atomic_init(&job->bad, INT64_MAX);
     const int by_blocks = job->whole_rows && (threads == 1 || job->m >= threads * ROWS_EACH);
-    int64_t most = BLOCK_ROWS;
+    int64_t most = CQ_BLOCK_ROWS;
     if (by_blocks) most = max(CQ_TILE_ROWS, min(most, WAITING_BYTES / (4 * job->n) / CQ_TILE_ROWS * CQ_TILE_ROWS));
     job->blocks = (job->m + most - 1) / most;
     /* as many tasks for each member; where they are many that matters no longer */

@@ -14,6 +14,7 @@
 #define TILE_PANELS 1
 #define TILE_ROWS 4
 #define WIDE_STRIPS
+#define CLIPPED
 
 typedef struct { __m256 lo, hi; } f32x16;
 typedef struct { __m256i lo, hi; } i32x16;
@@ -204,5 +205,6 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 #include "epilogue.h"
 #include "tiles_i16.h"
 #include "tiles_i8.h"
+#include "tiles_clipped.h"
 #include "tiles_f32.h"
 #include "table.h"
