@@ -156,45 +156,65 @@ INLINE __m256i four_codes(const int8_t *a) {
     memcpy(&x, a, 4);
     return _mm256_set1_epi32(x);
 }
-INLINE __m256i raised(const int8_t *b) { /* half a group's line as w + 128 */
-    return _mm256_xor_si256(_mm256_load_si256((const __m256i *)b), _mm256_set1_epi8((char)0x80));
+/* Constants that stay in memory where the registers are full. */
+static const struct { _Alignas(32) int16_t ones[16]; uint64_t high_bits[4]; } in_memory = {
+    {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+    {0x8080808080808080, 0x8080808080808080, 0x8080808080808080, 0x8080808080808080}};
+#define ONES (*(const __m256i *)in_memory.ones)
+#define HIGH_BITS (*(const __m256i *)in_memory.high_bits)
+
+/* Half a group's line as w + 128. */
+INLINE __m256i raised(const int full, const int8_t *b) {
+    const __m256i *line = (const __m256i *)b;
+    if (!full) return _mm256_xor_si256(HIGH_BITS, *line);
+    __m256i u;
+    __asm__("vmovdqa %1, %0\n\tvpxor %2, %0, %0" : "=x"(u) : "m"(HIGH_BITS), "m"(*line));
+    return u;
 }
 
-/* sum += times (u1 s1 + u2 s2), u unsigned and s signed. Assembly, because GCC reassociates the sums and spills some of them. */
-#define ADD_FOUR(sum, u1, s1, u2, s2, times, operand) { \
+/* sum += times (u1 s1 + u2 s2), u unsigned and s signed, where `s` and `t` are either in registers ("x") or in memory ("m").
+ * Assembly, because GCC reassociates the sums and spills some of them. */
+#define ADD_FOUR(sum, u1, s1, u2, s2, times, s, t) { \
     __m256i p, q; \
     __asm__("vpmaddubsw %3, %2, %0\n\tvpmaddubsw %5, %4, %1\n\tvpaddw %1, %0, %0\n\tvpmaddwd %6, %0, %0" \
-            : "=&x"(p), "=&x"(q) : "x"(u1), operand(s1), "x"(u2), operand(s2), "x"(times)); \
+            : "=&x"(p), "=&x"(q) : "x"(u1), s(s1), "x"(u2), s(s2), t(times)); \
     __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(p)); }
 
-/* acc (R, 16) += a (R, groups) x a piece of a panel. The columns' halves are c and d. */
-INLINE void tile_clipped(const int R, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups, int32_t *acc) {
-    const __m256i one = _mm256_set1_epi16(1);
+/* acc (R, 16) += a (R, groups) x a piece of a panel. The columns' halves are c and d. fetch: there are no further rows, and the
+ * tile waits for its weight. */
+INLINE void tile_clipped(const int R, const int fetch, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups,
+                         int32_t *acc) {
+    const int full = R == 4;
     const int64_t half = (groups + 1) / 2;
     const int8_t *a2 = a + 4 * half, *b2 = b + 64 * half, *end = a + 4 * (groups - half);
 #define FOUR_ROWS(X) X(0) X(1) X(2) X(3)
 #define GET(r) \
-    __m256i c##r = R > r ? _mm256_load_si256((const __m256i *)(acc + r * CQ_TILE)) : one; \
-    __m256i d##r = R > r ? _mm256_load_si256((const __m256i *)(acc + r * CQ_TILE + 8)) : one;
+    __m256i c##r = R > r ? _mm256_load_si256((const __m256i *)(acc + r * CQ_TILE)) : ONES; \
+    __m256i d##r = R > r ? _mm256_load_si256((const __m256i *)(acc + r * CQ_TILE + 8)) : ONES;
     FOUR_ROWS(GET)
     for (; a < end; a += 4, a2 += 4, b += 64, b2 += 64) {
-        const __m256i lo = raised(b), hi = raised(b + 32), lo2 = raised(b2), hi2 = raised(b2 + 32);
-        __builtin_prefetch(b + 64 * FETCH_GROUPS, 0, 2), __builtin_prefetch(b2 + 64 * FETCH_GROUPS, 0, 2);
+        const __m256i lo = raised(full, b), hi = raised(full, b + 32), lo2 = raised(full, b2), hi2 = raised(full, b2 + 32);
+        if (fetch) __builtin_prefetch(b + 64 * FETCH_GROUPS, 0, 2), __builtin_prefetch(b2 + 64 * FETCH_GROUPS, 0, 2);
 #define FOUR(r) \
     if (R > r) { \
         const __m256i x = four_codes(a + r * a_stride), y = four_codes(a2 + r * a_stride); \
-        ADD_FOUR(c##r, lo, x, lo2, y, one, "x") \
-        ADD_FOUR(d##r, hi, x, hi2, y, one, "x") \
+        if (full) { \
+            ADD_FOUR(c##r, lo, x, lo2, y, ONES, "x", "m") \
+            ADD_FOUR(d##r, hi, x, hi2, y, ONES, "x", "m") \
+        } else { \
+            ADD_FOUR(c##r, lo, x, lo2, y, ONES, "x", "x") \
+            ADD_FOUR(d##r, hi, x, hi2, y, ONES, "x", "x") \
+        } \
     }
         FOUR_ROWS(FOUR)
     }
     if (groups % 2) {
-        const __m256i lo = raised(b), hi = raised(b + 32);
+        const __m256i lo = raised(full, b), hi = raised(full, b + 32);
 #define TWO(r) \
     if (R > r) { \
         const __m256i x = four_codes(a + r * a_stride); \
-        c##r = _mm256_add_epi32(c##r, _mm256_madd_epi16(_mm256_maddubs_epi16(lo, x), one)); \
-        d##r = _mm256_add_epi32(d##r, _mm256_madd_epi16(_mm256_maddubs_epi16(hi, x), one)); \
+        c##r = _mm256_add_epi32(c##r, _mm256_madd_epi16(_mm256_maddubs_epi16(lo, x), ONES)); \
+        d##r = _mm256_add_epi32(d##r, _mm256_madd_epi16(_mm256_maddubs_epi16(hi, x), ONES)); \
     }
         FOUR_ROWS(TWO)
     }
@@ -211,14 +231,21 @@ INLINE void tile_clipped(const int R, const int8_t *a, int64_t a_stride, const i
 #undef FOUR_ROWS
 }
 
-static void tiles_clipped(int64_t rows, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups, int32_t *acc) {
-    switch (rows) {
-    case 1: tile_clipped(1, a, a_stride, b, groups, acc); break;
-    case 2: tile_clipped(2, a, a_stride, b, groups, acc); break;
-    case 3: tile_clipped(3, a, a_stride, b, groups, acc); break;
-    default: tile_clipped(4, a, a_stride, b, groups, acc);
+#define TILES(fetch) \
+    for (; rows >= 4; rows -= 4, a += 4 * a_stride, acc += 4 * CQ_TILE) tile_clipped(4, fetch, a, a_stride, b, groups, acc); \
+    switch (rows) { \
+    case 1: tile_clipped(1, fetch, a, a_stride, b, groups, acc); break; \
+    case 2: tile_clipped(2, fetch, a, a_stride, b, groups, acc); break; \
+    case 3: tile_clipped(3, fetch, a, a_stride, b, groups, acc); \
     }
+/* acc (rows, 16) += a (rows, groups) x a piece of a panel. */
+static void tiles_of_few(int64_t rows, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups, int32_t *acc) {
+    TILES(1)
 }
+static void tiles_of_many(int64_t rows, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups, int32_t *acc) {
+    TILES(0)
+}
+#undef TILES
 
 /* acc (16 P) += a row's excess x P panels. */
 INLINE void add_excess(const int P, const cq_excess *e, const cq_excess *end, const int8_t *b, int64_t panel_stride, int32_t *acc) {
@@ -229,7 +256,7 @@ INLINE void add_excess(const int P, const cq_excess *e, const cq_excess *end, co
         const __m256i x = _mm256_set1_epi32(e->codes[0]), y = _mm256_set1_epi32(e->codes[1]), sign = _mm256_set1_epi32(e->sign);
         const int8_t *b1 = b + 64 * (int64_t)e->group[0], *b2 = b + 64 * (int64_t)e->group[1];
 #define LINE(b, p, h) *(const __m256i *)(b + p * panel_stride + 32 * h)
-#define ADD(p, h) if (P > p) ADD_FOUR(c##p##h, x, LINE(b1, p, h), y, LINE(b2, p, h), sign, "m")
+#define ADD(p, h) if (P > p) ADD_FOUR(c##p##h, x, LINE(b1, p, h), y, LINE(b2, p, h), sign, "m", "x")
         EACH_HALF(ADD)
     }
 #define PUT(p, h) if (P > p) _mm256_store_si256((__m256i *)(acc + 16 * p + 8 * h), c##p##h);
@@ -245,15 +272,16 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
     _Alignas(64) int32_t acc[CQ_BLOCK_ROWS * CQ_TILE];
     const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL;
     const int64_t piece = piece_of(groups);
+    void (*const tiles)(int64_t, const int8_t *, int64_t, const int8_t *, int64_t, int32_t *) =
+        s->rows <= FETCH_ROWS ? tiles_of_few : tiles_of_many;
     for (int64_t r = 0; r < s->rows; r++) {
         const i32x16 shift = i32_set((int32_t)(128 * (uint32_t)a->clipped_sums[r]));
         for (int p = 0; p < panels; p++) i32_store(acc + r * CQ_TILE + 16 * p, i32_sub(i32_load(s->start + 16 * p), shift));
     }
     for (int64_t g = 0; g < groups; g += piece)
         for (int p = 0; p < panels; p++)
-            for (int64_t r = 0; r < s->rows; r += 4)
-                tiles_clipped(s->rows - r, a->codes + r * a->stride + 4 * g, a->stride, b + p * panel_stride + 64 * g,
-                              groups - g < piece ? groups - g : piece, acc + r * CQ_TILE + p * CQ_PANEL);
+            tiles(s->rows, a->codes + 4 * g, a->stride, b + p * panel_stride + 64 * g, groups - g < piece ? groups - g : piece,
+                  acc + p * CQ_PANEL);
     for (int64_t r = 0; r < s->rows; r++) {
         const cq_excess *e = a->excess + (r ? a->ends[r - 1] : 0), *end = a->excess + a->ends[r];
         if (e == end) continue;
