@@ -8,9 +8,9 @@
 #define EVEN_BELOW 16           /* tasks of a member */
 #define ROWS_EACH 24            /* rows that a member should have, or tiles are shared out */
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
-#define CLIP_COLUMNS 64         /* from here on clipping A pays */
-#define EXCESS_SHARE 18         /* one step of excess for so many codes takes as long as not to clip */
-#define EXCESS_AT_ONCE 16
+#define CLIP_COLUMNS 64         /* from here on it pays to clip A */
+#define EXCESS_SHARE 18         /* with one step of excess for so many codes, clipped rows take as long as others */
+#define EXCESS_AT_ONCE 16       /* steps that `clip` wants to have room for at any time */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
 
 static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
@@ -63,6 +63,7 @@ static void copy_row(gemm_job *job, const gemm_work *work, cq_queue *queue, int6
 /* Results that may not fit int32 are checked. */
 static int is_checked(const gemm_job *job) { return job->c && job->w->zero_points && job->w->k > CQ_MAX_K / 2; }
 static int may_clip(const gemm_job *job) { return cq_active->clip && job->n >= CLIP_COLUMNS && !is_checked(job); }
+static int64_t excess_room(const gemm_job *job, int64_t rows) { return rows * job->w->k / EXCESS_SHARE + EXCESS_AT_ONCE; }
 
 static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t block) {
     if (work->block == block || !(job->a || job->form)) return;
@@ -85,9 +86,9 @@ static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t
         for (int64_t i = 0; i < rows; i++) work->zeros[i] = work->row_zeros[i] + 128;
         work->row_zeros = work->zeros;
     }
-    work->clipped.room = rows * job->w->k / EXCESS_SHARE + EXCESS_AT_ONCE;
-    work->is_clipped = work->clipped.codes && cq_active->clip(work->a, work->stride, rows, job->w->k, work->row_zeros, one_zero(job),
-                                                              &work->clipped);
+    work->clipped.room = excess_room(job, rows);
+    work->is_clipped = may_clip(job) && cq_active->clip(work->a, work->stride, rows, job->w->k, work->row_zeros, one_zero(job),
+                                                        &work->clipped);
     if (work->is_clipped) {
         work->row_zeros = NULL, work->row_sums = work->sums ? work->clipped.sums : NULL;
     } else if (work->sums) {
@@ -117,8 +118,9 @@ static void store_checked(const gemm_job *job, cq_queue *queue, const int32_t *a
 }
 
 static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
-    const int64_t panel_stride = job->k4 * CQ_PANEL, first = row - first_row(job, work->block);
-    const uint8_t *a = work->a + first * work->stride;
+    const int64_t panel_stride = job->k4 * CQ_PANEL;
+    const uint8_t *a = work->a;
+    (void)row; /* the first of work->a */
     const int8_t *b = job->w->panels + column / CQ_PANEL * panel_stride;
     if (work->is_clipped) {
         cq_active->strip_clipped(&work->clipped, b, panel_stride, job->k4 / 4, s);
@@ -201,7 +203,18 @@ static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, c
 
 static void close_work(gemm_work *work) {
     free(work->codes), free(work->scales), free(work->zeros), free(work->sums), free(work->acc), free(work->rows);
-    free(work->normed), free(work->clipped.codes), free(work->clipped.sums), free(work->clipped.clipped_sums), free(work->clipped.excess), free(work->clipped.ends);
+    free(work->normed), free(work->clipped.codes);
+}
+
+/* One piece of memory, which starts with the codes. */
+static int open_clipped(const gemm_job *job, cq_clipped *c) {
+    const int64_t rows = job->block_rows, bytes = up(rows * up(job->k4, 8), 64);
+    c->stride = up(job->k4, 8);
+    c->codes = cq_scratch(bytes + rows * 16 + excess_room(job, rows) * (int64_t)sizeof(cq_excess));
+    if (!c->codes) return 0;
+    c->ends = (int64_t *)(void *)(c->codes + bytes), c->sums = (int32_t *)(c->ends + rows), c->clipped_sums = c->sums + rows;
+    c->excess = (cq_excess *)(c->clipped_sums + rows);
+    return 1;
 }
 
 /* Returns 0, and says so to the queue, where there is no memory. */
@@ -215,16 +228,11 @@ static int open_work(const gemm_job *job, gemm_work *work, cq_queue *queue) {
     ROOM(scales, job->form, rows * 4);
     ROOM(zeros, job->form || (coded && is_signed && job->a->zero_points), rows * 4);
     ROOM(sums, coded && job->w->zero_points, rows * 4);
-    ROOM(clipped.codes, coded && may_clip(job), rows * up(job->k4, 8));
-    ROOM(clipped.sums, coded && may_clip(job), rows * 4);
-    ROOM(clipped.clipped_sums, coded && may_clip(job), rows * 4);
-    ROOM(clipped.ends, coded && may_clip(job), rows * 8);
-    ROOM(clipped.excess, coded && may_clip(job), (rows * job->w->k / EXCESS_SHARE + EXCESS_AT_ONCE) * (int64_t)sizeof(cq_excess));
-    work->clipped.stride = up(job->k4, 8);
     ROOM(acc, floats, (2 * rows + WIDEN_ROWS) * CQ_TILE * 4);
     ROOM(rows, job->whole_rows && !job->rows && !job->e->out, rows * job->n * 4);
     ROOM(normed, job->whole_rows && job->e->norm && !job->e->norm_out, job->n * 4);
 #undef ROOM
+    if (coded && may_clip(job)) lacking |= !open_clipped(job, &work->clipped);
     if (work->acc) work->total = work->acc + rows * CQ_TILE, work->wide = work->total + rows * CQ_TILE;
     if (!lacking) return 1;
     cq_fail(queue, CQ_NO_MEMORY);

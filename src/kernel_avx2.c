@@ -1,5 +1,5 @@
-/* AVX2 and FMA: 16 lanes are two registers. Integer products widen to int16 (vpmaddwd), so no sum ever saturates. Cost on Zen 4
- * per core: vpmaddwd 2 a cycle, latency 3; fma 2, latency 4. */
+/* AVX2 and FMA: 16 lanes are two registers. Integer products are of clipped codes (vpmaddubsw, tiles_clipped.h) or widen to int16
+ * (vpmaddwd): no sum ever saturates. Cost on Zen 4 per core: either 2 a cycle, latency 3; fma 2, latency 4. */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -197,7 +197,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
     return acc;
 }
 #define i32_byte i32_shifted_byte
-#define OPAQUE(x) __asm__ volatile("" : "+m"(x))
+#define OPAQUE(x) __asm__ volatile("" : "+x"((x).lo), "+x"((x).hi))
 
 #include "rows.h"
 #include "softmax.h"

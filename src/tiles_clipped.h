@@ -187,15 +187,14 @@ INLINE void tile_clipped(const int R, const int fetch, const int8_t *a, int64_t 
     const int full = R == 4;
     const int64_t half = (groups + 1) / 2;
     const int8_t *a2 = a + 4 * half, *b2 = b + 64 * half, *end = a + 4 * (groups - half);
-#define FOUR_ROWS(X) X(0) X(1) X(2) X(3)
 #define GET(r) \
     __m256i c##r = R > r ? _mm256_load_si256((const __m256i *)(acc + r * CQ_TILE)) : ONES; \
     __m256i d##r = R > r ? _mm256_load_si256((const __m256i *)(acc + r * CQ_TILE + 8)) : ONES;
-    FOUR_ROWS(GET)
+    FOUR(GET)
     for (; a < end; a += 4, a2 += 4, b += 64, b2 += 64) {
         const __m256i lo = raised(full, b), hi = raised(full, b + 32), lo2 = raised(full, b2), hi2 = raised(full, b2 + 32);
         if (fetch) __builtin_prefetch(b + 64 * FETCH_GROUPS, 0, 2), __builtin_prefetch(b2 + 64 * FETCH_GROUPS, 0, 2);
-#define FOUR(r) \
+#define ADD_TWO_GROUPS(r) \
     if (R > r) { \
         const __m256i x = four_codes(a + r * a_stride), y = four_codes(a2 + r * a_stride); \
         if (full) { \
@@ -206,29 +205,28 @@ INLINE void tile_clipped(const int R, const int fetch, const int8_t *a, int64_t 
             ADD_FOUR(d##r, hi, x, hi2, y, ONES, "x", "x") \
         } \
     }
-        FOUR_ROWS(FOUR)
+        FOUR(ADD_TWO_GROUPS)
     }
     if (groups % 2) {
         const __m256i lo = raised(full, b), hi = raised(full, b + 32);
-#define TWO(r) \
+#define ADD_LAST_GROUP(r) \
     if (R > r) { \
         const __m256i x = four_codes(a + r * a_stride); \
         c##r = _mm256_add_epi32(c##r, _mm256_madd_epi16(_mm256_maddubs_epi16(lo, x), ONES)); \
         d##r = _mm256_add_epi32(d##r, _mm256_madd_epi16(_mm256_maddubs_epi16(hi, x), ONES)); \
     }
-        FOUR_ROWS(TWO)
+        FOUR(ADD_LAST_GROUP)
     }
 #define PUT(r) \
     if (R > r) { \
         _mm256_store_si256((__m256i *)(acc + r * CQ_TILE), c##r); \
         _mm256_store_si256((__m256i *)(acc + r * CQ_TILE + 8), d##r); \
     }
-    FOUR_ROWS(PUT)
+    FOUR(PUT)
 #undef PUT
-#undef TWO
-#undef FOUR
+#undef ADD_LAST_GROUP
+#undef ADD_TWO_GROUPS
 #undef GET
-#undef FOUR_ROWS
 }
 
 #define TILES(fetch) \
@@ -291,4 +289,22 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
                 add_excess(1, e, end, b + p * panel_stride, 0, acc + r * CQ_TILE + p * CQ_PANEL);
     }
     ISA(store_i8)(acc, CQ_TILE, (int)s->rows, s, 0);
+}
+
+static double ISA(peak_i8)(int64_t repeats) {
+    __m256i x = ONES;
+#define EIGHT_SUMS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define ZERO(i) __m256i c##i = _mm256_setzero_si256();
+#define OPAQUE_X __asm__ volatile("" : "+x"(x)); /* or the compiler would see equal sums and make one */
+#define ADD(i) OPAQUE_X ADD_FOUR(c##i, x, x, x, x, x, "x", "x")
+#define USED(i) __asm__ volatile("" : : "x"(c##i));
+    EIGHT_SUMS(ZERO)
+    for (int64_t n = 0; n < repeats * 1024; n++) { EIGHT_SUMS(ADD) }
+    EIGHT_SUMS(USED)
+#undef USED
+#undef ADD
+#undef OPAQUE_X
+#undef ZERO
+#undef EIGHT_SUMS
+    return (double)repeats * 1024 * 8 * 64 * 2;
 }

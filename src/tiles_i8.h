@@ -121,6 +121,7 @@ static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, i
     }
 }
 
+#ifndef CLIPPED
 static double ISA(peak_i8)(int64_t repeats) {
     const uint8_t ones[4] = {1, 1, 1, 1};
     const int8_t b_bytes[64] = {1};
@@ -141,3 +142,4 @@ static double ISA(peak_i8)(int64_t repeats) {
 #undef ZERO
     return (double)repeats * 1024 * (double)steps * 16 * 4 * 2;
 }
+#endif

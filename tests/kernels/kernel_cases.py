@@ -39,13 +39,20 @@ def magnitudes(rng, *shape) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.float32(-0.0))
 
 
-def coded(rng, dtype: str, rows: int, columns: int, per_row: bool = False) -> _core.Coded:
+def coded(
+    rng, dtype: str, rows: int, columns: int, per_row: bool = False, deviation: float | None = None
+) -> _core.Coded:
+    """deviation: of codes from their zero point, or None: any codes alike, which no kernel clips."""
     low, high = (-128, 128) if dtype == "int8" else (0, 256)
-    codes = rng.integers(low, high, (rows, columns)).astype(dtype)
+    zero_point = rng.integers(low, high, rows if per_row else 1).astype(np.int32)
+    if deviation is None:
+        codes = rng.integers(low, high, (rows, columns)).astype(dtype)
+    else:
+        spread = rng.standard_normal((rows, columns)) * deviation
+        codes = np.clip(np.rint(spread) + zero_point[:, None], low, high - 1).astype(dtype)
     if not per_row:
-        return _core.Coded(codes, 0.0173, int(rng.integers(low, high)))
-    scale = (rng.random(rows, np.float32) + np.float32(0.5)) / 64
-    return _core.Coded(codes, scale, rng.integers(low, high, rows).astype(np.int32))
+        return _core.Coded(codes, 0.0173, int(zero_point[0]))
+    return _core.Coded(codes, (rng.random(rows, np.float32) + np.float32(0.5)) / 64, zero_point)
 
 
 def weight(rng, k: int, n: int, zeros: bool = False, group: int = 0) -> _core.Weight:
@@ -140,13 +147,20 @@ def matmul_integer(rng) -> Iterator[Call]:
     for (m, n, k), dtype, per_row, zeros in product(shapes, ("uint8", "int8"), (False, True), (False, True)):
         a, w = coded(rng, dtype, m, k, per_row), weight(rng, k, n, zeros)
         yield Call(f"{m}x{n}x{k} {dtype} {per_row} {zeros}", _core.matmul_integer, (a, w))
+    shapes = [*product((1, 2, 3, 4, 5, 13), (64, 65, 144), (1, 3, 4, 7, 33, 64, 130)), (150, 130, 67), (5, 64, 2077)]
+    variants = cycle(product(("uint8", "int8"), (5.0, 25.0, 40.0), (False, True), (False, True)))
+    for (m, n, k), (dtype, deviation, per_row, zeros) in zip(shapes, variants):
+        a, w = coded(rng, dtype, m, k, per_row, deviation), weight(rng, k, n, zeros)
+        yield Call(f"{m}x{n}x{k} {dtype} {per_row} {zeros} {deviation}", _core.matmul_integer, (a, w))
 
 
 def linear_i8(rng) -> Iterator[Call]:
     shapes = cycle([*product((1, 5, 7), (1, 3, 17, 65), (3, 64)), (40, 130, 64)])
     variants = [*product(ACTIVATIONS, (None, "float32", "int8", "uint8"), (None, *FIXED))] * 4
     for i, (act, kind, form), (m, n, k) in zip(count(), variants, shapes):
-        x, w = coded(rng, ("uint8", "int8")[i % 2], m, k, i % 3 == 0), weight(rng, k, n, i % 5 == 0)
+        deviation = 20.0 if i % 4 < 2 else None
+        x = coded(rng, ("uint8", "int8")[i % 2], m, k, i % 3 == 0, deviation)
+        w = weight(rng, k, n, i % 5 == 0)
         bias = floats(rng, n) if i % 4 < 3 else None
         bias_i32 = rng.integers(-9999, 9999, n).astype(np.int32) if i % 7 < 3 else None
         yield Call(

@@ -86,12 +86,43 @@ def test_large_products(dtype, m, k, n, rng):
 @pytest.mark.parametrize("a, b", [*product([0, 1, 127, 128, 255, -128, -127, -1], [-128, -127, -1, 0, 1, 127])])
 def test_extremes(a, b, rng):
     """Codes that are all as large as can be: no product saturates."""
-    for k in (1, 2, 3, 4, 63, 1000):
-        a_codes, b_codes = (np.full((5, k), a, "uint8" if a >= 0 else "int8"), np.full((k, 20), b, np.int8))
+    for k, n in product((1, 2, 3, 4, 63, 1000), (20, 64)):
+        a_codes, b_codes = (np.full((5, k), a, "uint8" if a >= 0 else "int8"), np.full((k, n), b, np.int8))
         assert_sum(a_codes, b_codes)
         assert_sum(a_codes, b_codes, a, -128)
         b_codes[::2] = -b_codes[::2] // 2
         assert_sum(a_codes, b_codes, 127, 127)
+
+
+def around(rng, dtype, deviation, zero_point, *shape):
+    """Codes that lie around their zero points, as real ones do. AVX2 clips them and adds what it clipped off."""
+    low, high = affine.RANGES[dtype]
+    return np.clip(np.rint(rng.standard_normal(shape) * deviation) + zero_point, low, high).astype(dtype)
+
+
+DEVIATIONS = (0, 3, 20, 30, 36, 40, 45, 50, 60, 80, 300)  # nothing to clip, more and more, too much to clip, extremes
+
+
+@pytest.mark.parametrize("dtype, deviation", [*product(["uint8", "int8"], DEVIATIONS)])
+def test_codes_around_their_zero_point(dtype, deviation, rng):
+    low, high = affine.RANGES[dtype]
+    for i, (m, k) in enumerate(product((1, 3, 8, 13, 50, 150), (1, 7, 64, 130, 384, 1025, 2051))):
+        n = (64, 70, 144)[i % 3]
+        a_zero = [low, high, (low + high) // 2, rng.integers(low, high + 1, m)][i % 4]
+        b_zero = codes(rng, "int8", n) if i % 5 == 0 else 0
+        a = around(rng, dtype, deviation, np.reshape(a_zero, (-1, 1)), m, k)
+        a[rng.random((m, k)) < 0.001] = (low, high)[i % 2]
+        assert_sum(a, codes(rng, "int8", k, n), a_zero, b_zero)
+
+
+@pytest.mark.parametrize("b, zero_point", [*product([-128, 127], [0, 128, 255])])
+def test_clipped_sums_do_not_saturate(b, zero_point):
+    """Any four codes that are added in int16, around what is clipped, where the weight is as large as can be."""
+    some = np.array([-255, -128, -127, -126, -64, -63, -1, 0, 1, 63, 64, 126, 127, 128, 255])
+    some = np.unique(np.clip(some, -zero_point, 255 - zero_point))
+    a = np.full((len(some) ** 4, 100), zero_point)
+    a[:, [0, 1, 52, 53]] += np.array([*product(some, repeat=4)])
+    assert_sum(a.astype(np.uint8), np.full((100, 64), b, np.int8), zero_point)
 
 
 # --- the longest sums -------------------------------------------------------------------------------------------------
