@@ -63,7 +63,9 @@ static void copy_row(gemm_job *job, const gemm_work *work, cq_queue *queue, int6
 /* Results that may not fit int32 are checked. */
 static int is_checked(const gemm_job *job) { return job->c && job->w->zero_points && job->w->k > CQ_MAX_K / 2; }
 static int may_clip(const gemm_job *job) { return cq_active->clip && job->n >= CLIP_COLUMNS && !is_checked(job); }
-static int64_t excess_room(const gemm_job *job, int64_t rows) { return rows * job->w->k / EXCESS_SHARE + EXCESS_AT_ONCE; }
+static int64_t excess_room(const gemm_job *job, int64_t rows) {
+    return rows * job->w->k / EXCESS_SHARE + EXCESS_AT_ONCE;
+}
 
 static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t block) {
     if (work->block == block || !(job->a || job->form)) return;
@@ -86,11 +88,13 @@ static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t
         for (int64_t i = 0; i < rows; i++) work->zeros[i] = work->row_zeros[i] + 128;
         work->row_zeros = work->zeros;
     }
+    work->zero = job->a && !job->a->zero_points ? job->a->zero_point + (is_signed ? 128 : 0) : 0;
     work->clipped.room = excess_room(job, rows);
-    work->is_clipped = may_clip(job) && cq_active->clip(work->a, work->stride, rows, job->w->k, work->row_zeros, one_zero(job),
-                                                        &work->clipped);
+    work->is_clipped = may_clip(job) && cq_active->clip(work->a, work->stride, rows, job->w->k, work->row_zeros,
+                                                        work->zero, &work->clipped);
     if (work->is_clipped) {
-        work->row_zeros = NULL, work->row_sums = work->sums ? work->clipped.sums : NULL;
+        work->row_zeros = NULL, work->zero = work->clipped.zero;
+        work->row_sums = work->sums ? work->clipped.sums : NULL;
     } else if (work->sums) {
         for (int64_t i = 0; i < rows; i++) work->sums[i] = cq_active->sum_codes(work->a + i * work->stride, job->w->k);
         work->row_sums = work->sums;
@@ -212,7 +216,8 @@ static int open_clipped(const gemm_job *job, cq_clipped *c) {
     c->stride = up(job->k4, 8);
     c->codes = cq_scratch(bytes + rows * 16 + excess_room(job, rows) * (int64_t)sizeof(cq_excess));
     if (!c->codes) return 0;
-    c->ends = (int64_t *)(void *)(c->codes + bytes), c->sums = (int32_t *)(c->ends + rows), c->clipped_sums = c->sums + rows;
+    c->ends = (int64_t *)(void *)(c->codes + bytes);
+    c->sums = (int32_t *)(c->ends + rows), c->clipped_sums = c->sums + rows;
     c->excess = (cq_excess *)(c->clipped_sums + rows);
     return 1;
 }

@@ -35,8 +35,9 @@ struct gemm_work {
     int64_t stride;
     const float *row_scales;
     const int32_t *row_zeros, *row_sums;
-    int is_clipped;              /* and in this form; there are no zero points of a then */
-    cq_clipped clipped;
+    int32_t zero;                /* a's zero point, where there is one for all rows */
+    int is_clipped;              /* the block is there in this form, */
+    cq_clipped clipped;          /* and without zero points of rows */
     uint8_t *codes;              /* the block as uint8 codes in whole groups of 4, where A itself is not so */
     float *scales;
     int32_t *zeros, *sums;
@@ -54,25 +55,19 @@ static int64_t first_row(const gemm_job *job, int64_t block) {
     return min(units * block / job->blocks * CQ_TILE_ROWS, job->m);
 }
 
-/* a's zero point as uint8, where there is one for all rows. */
-static int32_t one_zero(const gemm_job *job) {
-    return job->a && !job->a->zero_points ? job->a->zero_point + (job->a->is_signed ? 128 : 0) : 0;
-}
-
 /* Fills what all rows of a strip share: columns from `column` on. */
 static void set_columns(const gemm_job *job, const gemm_work *work, cq_strip *s, int64_t column) {
     const cq_weight *w = job->w;
     const cq_epilogue *e = job->e;
     const int n = s->columns = (int)min(CQ_TILE, job->n - column);
-    const int32_t zero = work->is_clipped ? 0 : one_zero(job);
     memset(s->start, 0, sizeof s->start);
     if (job->a || job->form) {
         memcpy(s->column_sums, w->column_sums + column, (size_t)n * 4);
         if (w->zero_points) memcpy(s->zero_points, w->zero_points + column, (size_t)n * 4);
         if (e && e->bias_i32) memcpy(s->start, e->bias_i32 + column, (size_t)n * 4);
-        if (zero)
+        if (work->zero)
             for (int j = 0; j < n; j++)
-                s->start[j] = (int32_t)((uint32_t)s->start[j] - (uint32_t)zero * (uint32_t)s->column_sums[j]);
+                s->start[j] = (int32_t)((uint32_t)s->start[j] - (uint32_t)work->zero * (uint32_t)s->column_sums[j]);
     }
     if (!e) return;
     if (w->scales && w->group_size >= w->k) memcpy(s->scales, w->scales + column, (size_t)n * 4);

@@ -6,7 +6,7 @@
 
 #define CQ_TILE 64      /* columns of one tile: at most 4 panels */
 #define CQ_TILE_ROWS 6  /* rows of one tile at most */
-#define CQ_BLOCK_ROWS 144 /* rows of a strip at most: of A, kept in the second-level cache while the column tiles pass */
+#define CQ_BLOCK_ROWS 144 /* rows of a strip at most: A's, which stay in the second-level cache while column tiles pass */
 
 /* A strip of a product: some rows by one tile of columns, and where its results go. What belongs to a column is copied here once
  * for all rows and filled up to CQ_TILE, so that kernels read it without masks and never beside an array. */
@@ -41,12 +41,13 @@ typedef struct {
     int32_t group[2], codes[2], sign;
 } cq_excess;
 
-/* Rows of codes minus their zero points, clipped so that a product's int16 sums cannot overflow; what was clipped off each row, its
- * excess; and both sums of a row. */
+/* Rows of codes minus a centre, clipped so that a product's int16 sums cannot overflow; what was clipped off each row, its
+ * excess; and a row's sums. */
 typedef struct {
     int8_t *codes; /* (rows, stride): k of them, then zeros, up to a multiple of 8 */
     int64_t stride;
-    int32_t *sums, *clipped_sums; /* (rows): of codes minus zero points, and of `codes` */
+    int32_t *sums, *clipped_sums; /* (rows): of codes minus the centre, and of `codes` */
+    int32_t zero;                 /* what is left of the zero point, for all rows */
     cq_excess *excess;            /* (room) */
     int64_t room, *ends;          /* (rows): where each row's excess ends and the next one's begins */
 } cq_clipped;
@@ -75,11 +76,13 @@ typedef struct {
     /* All rows of a strip: products and what follows them. */
     void (*strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
                      const cq_strip *s);
-    /* NULL, or: rows of k codes with a zero point each, or one for all, clipped. Returns 0 where there is too much excess for that to
-     * pay, or a zero point is no code. */
-    int (*clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros, int32_t zero, cq_clipped *out);
-    /* Then, in place of strip_i8: the same for clipped rows, whose zero points are 0. */
-    void (*strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups, const cq_strip *s);
+    /* NULL, or: clips rows of k codes, which have a zero point each, or one for all. Returns 0 where there is too much
+     * excess for that to pay, or a row's zero point is no code. */
+    int (*clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros, int32_t zero,
+                cq_clipped *out);
+    /* As strip_i8, of clipped rows. */
+    void (*strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups,
+                          const cq_strip *s);
     /* What follows, for `rows` rows of sums that started from s->start; `row` is the first one's place in the strip. */
     void (*store_i8)(const int32_t *acc, int64_t acc_stride, int rows, const cq_strip *s, int64_t row);
     /* The same for float32 sums. */

@@ -1,5 +1,5 @@
-/* AVX2 and FMA: 16 lanes are two registers. Integer products are of clipped codes (vpmaddubsw, tiles_clipped.h) or widen to int16
- * (vpmaddwd): no sum ever saturates. Cost on Zen 4 per core: either 2 a cycle, latency 3; fma 2, latency 4. */
+/* AVX2 and FMA: 16 lanes are two registers. Integer products are of clipped codes (vpmaddubsw, tiles_clipped.h), or widen to
+ * int16 (vpmaddwd): no sum ever saturates. Cost on Zen 4 per core: either 2 a cycle, latency 3; fma 2, latency 4. */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>

@@ -1,10 +1,12 @@
-/* Integer products by vpmaddubsw, which multiplies bytes, unsigned by signed, and adds two products in int16, where they may
- * saturate. Included by kernel_avx2.c.
+/* Integer products by vpmaddubsw, which multiplies bytes, unsigned by signed, and adds two products in int16, where they
+ * may saturate. Included by kernel_avx2.c.
  *
- * A row of codes is centred, x = a - z, which takes its zero point away, and clipped, x = y + e: of four y whose products are added
- * in int16, the positive ones are at most 127 together, and so are the negative ones. A weight counts as w + 128 <= 255, and nothing
- * can saturate. The excess e is a list for each row, short because codes lie around their zero point, and its products are added
- * exactly as well:  sum x w  =  sum y (w + 128) - 128 sum y + sum e w.
+ * A row of codes is centred, x = a - c, and clipped, x = y + e: of four y whose products are added in int16, the positive
+ * ones are at most 127 together, and so are the negative ones. A weight counts as w + 128 <= 255, and nothing can saturate.
+ * The excess e is a list for each row, short where codes lie around the centre, as real ones do around their zero point.
+ * Its products are added exactly as well:
+ *
+ *     sum x w  =  sum y (w + 128) - 128 sum y + sum e w
  *
  * K is cut into pieces and a piece into halves. Group i of the first half and group i of the second are added in int16. */
 #include "tiles.h"
@@ -16,7 +18,7 @@ static int64_t piece_of(int64_t groups) {
     return pieces ? ((groups + pieces - 1) / pieces + 1) / 2 * 2 : 0;
 }
 
-/* --- rows of codes ------------------------------------------------------------------------------------------------------- */
+/* --- rows of codes ----------------------------------------------------------------------------------------------- */
 
 /* Of 8 groups in int16: bytes 0 and 2 of each group, then bytes 1 and 3. */
 typedef struct { __m256i even, odd; } code_pairs;
@@ -41,12 +43,15 @@ INLINE __m256i as_bytes(code_pairs x) {
 }
 INLINE __m256i positive(__m256i x) { return _mm256_max_epi16(x, _mm256_setzero_si256()); }
 INLINE code_pairs positive_pairs(code_pairs x) { return (code_pairs){positive(x.even), positive(x.odd)}; }
+INLINE __m256i sum_of(code_pairs x, code_pairs y) {
+    return _mm256_add_epi16(_mm256_add_epi16(x.even, x.odd), _mm256_add_epi16(y.even, y.odd));
+}
 INLINE int any_not_zero(code_pairs x, code_pairs y) {
     const __m256i all = _mm256_or_si256(_mm256_or_si256(x.even, x.odd), _mm256_or_si256(y.even, y.odd));
     return !_mm256_testz_si256(all, all);
 }
 
-/* Of x >= 0, one after another, what fits below CLIP. *sum: CLIP of it is left before 65535, where additions saturate. */
+/* Of x >= 0, one after another, what fits. *sum starts CLIP below 65535, where additions saturate. */
 INLINE __m256i first_fit(void) { return _mm256_set1_epi16((int16_t)(65535 - CLIP)); }
 INLINE __m256i fit(__m256i *sum, __m256i x) {
     const __m256i before = *sum;
@@ -75,7 +80,8 @@ INLINE void list_groups(excess_list *list, int64_t group, int negative, __m256i 
             open->group[1] = (int32_t)group + i, open->codes[1] = codes[i];
             list->open[negative] = NULL;
         } else {
-            *(list->open[negative] = list->next++) = (cq_excess){{(int32_t)group + i}, {codes[i]}, negative ? -1 : 0x10001};
+            list->open[negative] = list->next++;
+            *list->open[negative] = (cq_excess){{(int32_t)group + i}, {codes[i]}, negative ? -1 : 0x10001};
         }
     }
 }
@@ -92,17 +98,18 @@ static int list_excess(excess_list *list, int64_t group1, code_pairs x1, int64_t
 }
 
 /* A piece of a row: k codes, `half` groups and as many or one fewer; `group` is its first one's place in the row. */
-INLINE int clip_piece(const uint8_t *a, int64_t k, int64_t half, uint8_t centre, int64_t group, int8_t *out, __m256i *sums,
-                      __m256i *clipped_sums, excess_list *list) {
-    const __m256i middle = _mm256_set1_epi16(centre), bytes = _mm256_set1_epi8((char)centre), one = _mm256_set1_epi16(1);
+INLINE int clip_piece(const uint8_t *a, int64_t k, int64_t half, uint8_t centre, int64_t group, int8_t *out,
+                      __m256i *sums, __m256i *clipped_sums, excess_list *list) {
+    const __m256i middle = _mm256_set1_epi16(centre), bytes = _mm256_set1_epi8((char)centre);
+    const __m256i one = _mm256_set1_epi16(1), most = _mm256_set1_epi16(CLIP);
     for (int64_t i = 0, j = 4 * half; i < 4 * half; i += 32, j += 32, group += 8) {
         const int64_t n = 4 * half - i < 32 ? 4 * half - i : 32;
         const __m256i c1 = load_codes(a + i, n < k - i ? n : k - i, centre);
         const __m256i c2 = load_codes(a + j, n < k - j ? n : k - j, centre);
-        const code_pairs x1 = centred(c1, middle), x2 = centred(c2, middle), up1 = positive_pairs(x1), up2 = positive_pairs(x2);
-        const __m256i all = _mm256_add_epi16(_mm256_add_epi16(x1.even, x1.odd), _mm256_add_epi16(x2.even, x2.odd));
-        const __m256i up = _mm256_add_epi16(_mm256_add_epi16(up1.even, up1.odd), _mm256_add_epi16(up2.even, up2.odd));
-        const __m256i over = _mm256_cmpgt_epi16(_mm256_max_epi16(up, _mm256_sub_epi16(up, all)), _mm256_set1_epi16(CLIP));
+        const code_pairs x1 = centred(c1, middle), up1 = positive_pairs(x1);
+        const code_pairs x2 = centred(c2, middle), up2 = positive_pairs(x2);
+        const __m256i all = sum_of(x1, x2), up = sum_of(up1, up2);
+        const __m256i over = _mm256_cmpgt_epi16(_mm256_max_epi16(up, _mm256_sub_epi16(up, all)), most);
         const __m256i sum = _mm256_madd_epi16(all, one);
         __m256i y1 = _mm256_sub_epi8(c1, bytes), y2 = _mm256_sub_epi8(c2, bytes), clipped_sum = sum;
         if (!_mm256_testz_si256(over, over)) {
@@ -127,12 +134,23 @@ INLINE int clip_piece(const uint8_t *a, int64_t k, int64_t half, uint8_t centre,
     return 1;
 }
 
+/* Rounded to the nearest; 0 of nothing. */
+static int32_t mean_code(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k) {
+    int64_t sum = 0;
+    for (int64_t r = 0; r < rows; r++) sum += ISA(sum_codes)(a + r * a_stride, k);
+    return k ? (int32_t)((sum + rows * k / 2) / (rows * k)) : 0;
+}
+
+/* Rows with a zero point each are centred there. One for all is not always in the middle, as where features have scales and
+ * offsets of their own: then the centre is the codes' mean, and what is left of the zero point stays one. */
 static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros, int32_t zero,
                      cq_clipped *out) {
     const int64_t groups = (k + 3) / 4, piece = piece_of(groups);
+    const int32_t mean = zeros ? 0 : mean_code(a, a_stride, rows, k);
+    out->zero = zeros ? 0 : zero - mean;
     excess_list list = {out->excess, out->excess + out->room, {NULL, NULL}};
     for (int64_t r = 0; r < rows; r++, a += a_stride) {
-        const int32_t centre = zeros ? zeros[r] : zero;
+        const int32_t centre = zeros ? zeros[r] : mean;
         if (centre < 0 || centre > 255) return 0;
         __m256i sums = _mm256_setzero_si256(), clipped_sums = sums;
         for (int64_t g = 0; g < groups; g += piece) {
@@ -149,7 +167,7 @@ static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k
     return 1;
 }
 
-/* --- products ------------------------------------------------------------------------------------------------------------ */
+/* --- products ---------------------------------------------------------------------------------------------------- */
 
 INLINE __m256i four_codes(const int8_t *a) {
     int32_t x;
@@ -172,18 +190,18 @@ INLINE __m256i raised(const int full, const int8_t *b) {
     return u;
 }
 
-/* sum += times (u1 s1 + u2 s2), u unsigned and s signed, where `s` and `t` are either in registers ("x") or in memory ("m").
- * Assembly, because GCC reassociates the sums and spills some of them. */
+/* sum += times (u1 s1 + u2 s2), u unsigned and s signed; `s` and `t` say whether s and times are in registers ("x") or in
+ * memory ("m"). Assembly, because GCC reassociates the sums and spills some of them. */
 #define ADD_FOUR(sum, u1, s1, u2, s2, times, s, t) { \
     __m256i p, q; \
     __asm__("vpmaddubsw %3, %2, %0\n\tvpmaddubsw %5, %4, %1\n\tvpaddw %1, %0, %0\n\tvpmaddwd %6, %0, %0" \
             : "=&x"(p), "=&x"(q) : "x"(u1), s(s1), "x"(u2), s(s2), t(times)); \
     __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(p)); }
 
-/* acc (R, 16) += a (R, groups) x a piece of a panel. The columns' halves are c and d. fetch: there are no further rows, and the
- * tile waits for its weight. */
-INLINE void tile_clipped(const int R, const int fetch, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups,
-                         int32_t *acc) {
+/* acc (R, 16) += a (R, groups) x a piece of a panel. The columns' halves are c and d. fetch: there are no further rows, and
+ * the tile waits for its weight. */
+INLINE void tile_clipped(const int R, const int fetch, const int8_t *a, int64_t a_stride, const int8_t *b,
+                         int64_t groups, int32_t *acc) {
     const int full = R == 4;
     const int64_t half = (groups + 1) / 2;
     const int8_t *a2 = a + 4 * half, *b2 = b + 64 * half, *end = a + 4 * (groups - half);
@@ -192,7 +210,8 @@ INLINE void tile_clipped(const int R, const int fetch, const int8_t *a, int64_t 
     __m256i d##r = R > r ? _mm256_load_si256((const __m256i *)(acc + r * CQ_TILE + 8)) : ONES;
     FOUR(GET)
     for (; a < end; a += 4, a2 += 4, b += 64, b2 += 64) {
-        const __m256i lo = raised(full, b), hi = raised(full, b + 32), lo2 = raised(full, b2), hi2 = raised(full, b2 + 32);
+        const __m256i lo = raised(full, b), hi = raised(full, b + 32);
+        const __m256i lo2 = raised(full, b2), hi2 = raised(full, b2 + 32);
         if (fetch) __builtin_prefetch(b + 64 * FETCH_GROUPS, 0, 2), __builtin_prefetch(b2 + 64 * FETCH_GROUPS, 0, 2);
 #define ADD_TWO_GROUPS(r) \
     if (R > r) { \
@@ -230,28 +249,33 @@ INLINE void tile_clipped(const int R, const int fetch, const int8_t *a, int64_t 
 }
 
 #define TILES(fetch) \
-    for (; rows >= 4; rows -= 4, a += 4 * a_stride, acc += 4 * CQ_TILE) tile_clipped(4, fetch, a, a_stride, b, groups, acc); \
+    for (; rows >= 4; rows -= 4, a += 4 * a_stride, acc += 4 * CQ_TILE) \
+        tile_clipped(4, fetch, a, a_stride, b, groups, acc); \
     switch (rows) { \
     case 1: tile_clipped(1, fetch, a, a_stride, b, groups, acc); break; \
     case 2: tile_clipped(2, fetch, a, a_stride, b, groups, acc); break; \
     case 3: tile_clipped(3, fetch, a, a_stride, b, groups, acc); \
     }
 /* acc (rows, 16) += a (rows, groups) x a piece of a panel. */
-static void tiles_of_few(int64_t rows, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups, int32_t *acc) {
+static void tiles_of_few(int64_t rows, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups,
+                         int32_t *acc) {
     TILES(1)
 }
-static void tiles_of_many(int64_t rows, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups, int32_t *acc) {
+static void tiles_of_many(int64_t rows, const int8_t *a, int64_t a_stride, const int8_t *b, int64_t groups,
+                          int32_t *acc) {
     TILES(0)
 }
 #undef TILES
 
 /* acc (16 P) += a row's excess x P panels. */
-INLINE void add_excess(const int P, const cq_excess *e, const cq_excess *end, const int8_t *b, int64_t panel_stride, int32_t *acc) {
+INLINE void add_excess(const int P, const cq_excess *e, const cq_excess *end, const int8_t *b, int64_t panel_stride,
+                       int32_t *acc) {
 #define EACH_HALF(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
-#define GET(p, h) __m256i c##p##h = P > p ? _mm256_load_si256((const __m256i *)(acc + 16 * p + 8 * h)) : _mm256_setzero_si256();
+#define GET(p, h) __m256i c##p##h = P > p ? _mm256_load_si256((const __m256i *)(acc + 16 * p + 8 * h)) : ONES;
     EACH_HALF(GET)
     for (; e < end; e++) {
-        const __m256i x = _mm256_set1_epi32(e->codes[0]), y = _mm256_set1_epi32(e->codes[1]), sign = _mm256_set1_epi32(e->sign);
+        const __m256i x = _mm256_set1_epi32(e->codes[0]), y = _mm256_set1_epi32(e->codes[1]);
+        const __m256i sign = _mm256_set1_epi32(e->sign);
         const int8_t *b1 = b + 64 * (int64_t)e->group[0], *b2 = b + 64 * (int64_t)e->group[1];
 #define LINE(b, p, h) *(const __m256i *)(b + p * panel_stride + 32 * h)
 #define ADD(p, h) if (P > p) ADD_FOUR(c##p##h, x, LINE(b1, p, h), y, LINE(b2, p, h), sign, "m", "x")
@@ -266,7 +290,8 @@ INLINE void add_excess(const int P, const cq_excess *e, const cq_excess *end, co
 #undef EACH_HALF
 }
 
-static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups, const cq_strip *s) {
+static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups,
+                               const cq_strip *s) {
     _Alignas(64) int32_t acc[CQ_BLOCK_ROWS * CQ_TILE];
     const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL;
     const int64_t piece = piece_of(groups);
@@ -274,12 +299,14 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
         s->rows <= FETCH_ROWS ? tiles_of_few : tiles_of_many;
     for (int64_t r = 0; r < s->rows; r++) {
         const i32x16 shift = i32_set((int32_t)(128 * (uint32_t)a->clipped_sums[r]));
-        for (int p = 0; p < panels; p++) i32_store(acc + r * CQ_TILE + 16 * p, i32_sub(i32_load(s->start + 16 * p), shift));
+        for (int j = 0; j < CQ_PANEL * panels; j += CQ_PANEL)
+            i32_store(acc + r * CQ_TILE + j, i32_sub(i32_load(s->start + j), shift));
     }
-    for (int64_t g = 0; g < groups; g += piece)
+    for (int64_t g = 0; g < groups; g += piece) {
+        const int64_t some = groups - g < piece ? groups - g : piece;
         for (int p = 0; p < panels; p++)
-            tiles(s->rows, a->codes + 4 * g, a->stride, b + p * panel_stride + 64 * g, groups - g < piece ? groups - g : piece,
-                  acc + p * CQ_PANEL);
+            tiles(s->rows, a->codes + 4 * g, a->stride, b + p * panel_stride + 64 * g, some, acc + p * CQ_PANEL);
+    }
     for (int64_t r = 0; r < s->rows; r++) {
         const cq_excess *e = a->excess + (r ? a->ends[r - 1] : 0), *end = a->excess + a->ends[r];
         if (e == end) continue;
