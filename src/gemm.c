@@ -10,7 +10,6 @@
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
 #define CLIP_COLUMNS 64         /* from here on it pays to clip A */
 #define EXCESS_SHARE 18         /* with one step of excess for so many codes, clipped rows take as long as others */
-#define EXCESS_AT_ONCE 16       /* steps that `clip` wants to have room for at any time */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
 
 static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
@@ -64,7 +63,7 @@ static void copy_row(gemm_job *job, const gemm_work *work, cq_queue *queue, int6
 static int is_checked(const gemm_job *job) { return job->c && job->w->zero_points && job->w->k > CQ_MAX_K / 2; }
 static int may_clip(const gemm_job *job) { return cq_active->clip && job->n >= CLIP_COLUMNS && !is_checked(job); }
 static int64_t excess_room(const gemm_job *job, int64_t rows) {
-    return rows * job->w->k / EXCESS_SHARE + EXCESS_AT_ONCE;
+    return rows * job->w->k / EXCESS_SHARE + CQ_EXCESS_AT_ONCE;
 }
 
 static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t block) {

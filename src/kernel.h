@@ -40,6 +40,7 @@ typedef struct {
 typedef struct {
     int32_t group[2], codes[2], sign;
 } cq_excess;
+#define CQ_EXCESS_AT_ONCE 16 /* there is no more excess where there is no room for so many */
 
 /* Rows of codes minus a centre, clipped so that a product's int16 sums cannot overflow; what was clipped off each row, its
  * excess; and a row's sums. */

@@ -1,14 +1,14 @@
-/* Integer products by vpmaddubsw, which multiplies bytes, unsigned by signed, and adds two products in int16, where they
- * may saturate. Included by kernel_avx2.c.
+/* Integer products by vpmaddubsw, which multiplies bytes, unsigned by signed, and adds two products in int16, where
+ * they may saturate. Included by kernel_avx2.c.
  *
- * A row of codes is centred, x = a - c, and clipped, x = y + e: of four y whose products are added in int16, the positive
- * ones are at most 127 together, and so are the negative ones. A weight counts as w + 128 <= 255, and nothing can saturate.
- * The excess e is a list for each row, short where codes lie around the centre, as real ones do around their zero point.
- * Its products are added exactly as well:
+ * A row of codes is centred, x = a - c, and clipped, x = y + e: of four y whose products are added in int16, the
+ * positive ones are at most 127 together, and so are the negative ones. A weight counts as w + 128 <= 255: nothing can
+ * saturate. The excess e is a list for each row, short where codes lie around the centre, as real ones do around their
+ * zero point. Its products are added exactly as well:
  *
  *     sum x w  =  sum y (w + 128) - 128 sum y + sum e w
  *
- * K is cut into pieces and a piece into halves. Group i of the first half and group i of the second are added in int16. */
+ * K is cut into pieces, and a piece into halves. Group i of the first half and group i of the second are added. */
 #include "tiles.h"
 
 enum { CLIP = 127, PIECE_GROUPS = 256 }; /* groups of a piece: so much of a panel stays in the first-level cache */
@@ -88,7 +88,7 @@ INLINE void list_groups(excess_list *list, int64_t group, int negative, __m256i 
 /* Adds x >= 0 of two times 8 groups, in as many parts as it takes. Returns 0 where the list may not hold them. */
 static int list_excess(excess_list *list, int64_t group1, code_pairs x1, int64_t group2, code_pairs x2, int negative) {
     while (any_not_zero(x1, x2)) {
-        if (list->end - list->next < 16) return 0;
+        if (list->end - list->next < CQ_EXCESS_AT_ONCE) return 0;
         __m256i sum1 = first_fit(), sum2 = sum1;
         const code_pairs part1 = fit_pairs(&sum1, x1), part2 = fit_pairs(&sum2, x2);
         list_groups(list, group1, negative, as_bytes(part1)), list_groups(list, group2, negative, as_bytes(part2));
@@ -141,17 +141,20 @@ static int32_t mean_code(const uint8_t *a, int64_t a_stride, int64_t rows, int64
     return k ? (int32_t)((sum + rows * k / 2) / (rows * k)) : 0;
 }
 
-/* Rows with a zero point each are centred there. One for all is not always in the middle, as where features have scales and
- * offsets of their own: then the centre is the codes' mean, and what is left of the zero point stays one. */
+/* Rows with a zero point each are centred there. One for all is not always in the middle, as where features have scales
+ * and offsets of their own: then the centre is the codes' mean, and what is left of the zero point stays one. */
 static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros, int32_t zero,
                      cq_clipped *out) {
     const int64_t groups = (k + 3) / 4, piece = piece_of(groups);
     const int32_t mean = zeros ? 0 : mean_code(a, a_stride, rows, k);
     out->zero = zeros ? 0 : zero - mean;
-    excess_list list = {out->excess, out->excess + out->room, {NULL, NULL}};
+    excess_list list = {.next = out->excess};
     for (int64_t r = 0; r < rows; r++, a += a_stride) {
         const int32_t centre = zeros ? zeros[r] : mean;
         if (centre < 0 || centre > 255) return 0;
+        /* The room is for all rows alike, more or less: it is soon clear where it will not do. */
+        const int64_t by_now = out->room * (r + 1) / rows + out->room / 8 + CQ_EXCESS_AT_ONCE;
+        list.end = out->excess + (by_now < out->room ? by_now : out->room);
         __m256i sums = _mm256_setzero_si256(), clipped_sums = sums;
         for (int64_t g = 0; g < groups; g += piece) {
             const int64_t some = groups - g < piece ? groups - g : piece, left = k - 4 * g;
@@ -190,16 +193,16 @@ INLINE __m256i raised(const int full, const int8_t *b) {
     return u;
 }
 
-/* sum += times (u1 s1 + u2 s2), u unsigned and s signed; `s` and `t` say whether s and times are in registers ("x") or in
- * memory ("m"). Assembly, because GCC reassociates the sums and spills some of them. */
+/* sum += times (u1 s1 + u2 s2), u unsigned and s signed; `s` and `t` say whether s and times are in registers ("x") or
+ * in memory ("m"). Assembly, because GCC reassociates the sums and spills some of them. */
 #define ADD_FOUR(sum, u1, s1, u2, s2, times, s, t) { \
     __m256i p, q; \
     __asm__("vpmaddubsw %3, %2, %0\n\tvpmaddubsw %5, %4, %1\n\tvpaddw %1, %0, %0\n\tvpmaddwd %6, %0, %0" \
             : "=&x"(p), "=&x"(q) : "x"(u1), s(s1), "x"(u2), s(s2), t(times)); \
     __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(p)); }
 
-/* acc (R, 16) += a (R, groups) x a piece of a panel. The columns' halves are c and d. fetch: there are no further rows, and
- * the tile waits for its weight. */
+/* acc (R, 16) += a (R, groups) x a piece of a panel. The columns' halves are c and d. fetch: there are no further rows,
+ * and the tile waits for its weight. */
 INLINE void tile_clipped(const int R, const int fetch, const int8_t *a, int64_t a_stride, const int8_t *b,
                          int64_t groups, int32_t *acc) {
     const int full = R == 4;
