@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import cq
-from cq.model.activation import Activation, PerToken
+from cq.model.activation import Activation
+from cq.model.forms import PerToken
 from cq.model.linear import QuantizedLinear
 
 from .measure import Entry, contest, sqnr_db

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cq
-from cq.model.activation import Fixed
+from cq.model.forms import Fixed
 from cq.quantize.static import plan_fixed
 from cq.report.bench import operations
 from cq.train import losses

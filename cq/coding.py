@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _core, affine
 from .errors import UnsupportedError
-from .model.activation import Fixed, Form, Smoothed
+from .model.forms import Fixed, Form, Smoothed
 from .model.overflow import INT32_MAX
 from .qtensor import QTensor, quantize_tensor
 

@@ -10,7 +10,7 @@ from . import _core
 from .affine import check_finite
 from .coding import pack_weight
 from .errors import CqError
-from .model.activation import Fixed, PerToken
+from .model.forms import Fixed, PerToken
 from .model.overflow import check_layer
 from .qtensor import QTensor
 

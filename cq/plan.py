@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .model.activation import Fixed, Form, PerHead, Smoothed
+from .model.forms import Fixed, Form, PerHead, Smoothed
 from .model.sites import Graph
 
 

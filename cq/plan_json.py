@@ -8,8 +8,8 @@ import numpy as np
 
 from . import affine
 from .errors import CqError
-from .model.activation import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.config import Config
+from .model.forms import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.sites import Graph
 from .plan import LayerPlan, Plan, QkvForms, WeightCoding, WordPlan
 from .strategies import GRANULARITIES, Static, from_dict, parts
@@ -17,8 +17,7 @@ from .strategies import GRANULARITIES, Static, from_dict, parts
 # (name, dtype, shape) → the array of a checkpoint; raises where it is not there
 Take = Callable[[str, str, tuple[int, ...]], np.ndarray]
 
-_KINDS = {"per_token": PerToken, "per_tensor": PerTensor, "per_head": PerHead, "fixed": Fixed, "smoothed": Smoothed}
-_NAMES = {form: kind for kind, form in _KINDS.items()}
+_KINDS = {form.kind: form for form in (PerToken, PerTensor, PerHead, Fixed, Smoothed)}
 _FIELDS = {
     "per_token": ("dtype", "symmetric"),
     "per_tensor": ("dtype", "symmetric"),
@@ -81,8 +80,7 @@ class _Writer:
     def form(self, form: Form | PerHead, owner: str) -> dict | None:
         if form is None:
             return None
-        kind = _NAMES[type(form)]
-        record = {"kind": kind} | {name: getattr(form, name) for name in _FIELDS[kind]}
+        record = {"kind": form.kind} | {name: getattr(form, name) for name in _FIELDS[form.kind]}
         if isinstance(form, Smoothed):
             name = record["columns"] = self._named.setdefault(form, owner)
             self.arrays[f"{name}.columns.scale"] = form.columns.scale[0]

@@ -9,27 +9,8 @@
 
 typedef struct {
     const cq_attention_args *a;
-    const float *q, *k, *v;
-    int64_t q_stride, kv_stride;
-    const cq_coded *qc, *kc, *vc;
-    int64_t scale_stride;
-    float *y;
-    int64_t y_stride;
-    const cq_codes *codes;
     int64_t longest;
 } attention_job;
-
-static cq_status run_attention(int threads, attention_job *job, void (*member)(void *, cq_queue *)) {
-    const cq_attention_args *a = job->a;
-    double work = 0;
-    for (int64_t s = 0; s < a->sequences; s++) {
-        const int64_t length = a->offsets[s + 1] - a->offsets[s];
-        job->longest = length > job->longest ? length : job->longest;
-        work += 2.0 * (double)length * (double)length * (double)(a->heads * a->dim);
-    }
-    const int64_t tasks = a->sequences * a->heads;
-    return cq_run(threads, work, job, &(cq_phase){member, tasks, tasks}, 1);
-}
 
 /* A task's place: tokens first .. first + length - 1, query head h reading kv head g. */
 typedef struct { int64_t first, length, h, g; } place;
@@ -66,15 +47,16 @@ static void attend_f32(const attention_job *job, int64_t task, const f32_scratch
     const cq_attention_args *a = job->a;
     const place at = place_of(a, task);
     const int64_t dim = a->dim, dim16 = up(dim, 16), length16 = up(at.length, 16);
-    const float *k = job->k + at.first * job->kv_stride + at.g * dim, *v = job->v + at.first * job->kv_stride + at.g * dim;
+    const int64_t stride = (a->heads + 2 * a->kv_heads) * dim;
+    const float *k = a->qkv + at.first * stride + (a->heads + at.g) * dim, *v = k + a->kv_heads * dim;
     for (int64_t t = 0; t < at.length; t++)
-        for (int64_t d = 0; d < dim; d++) w->keys[d * length16 + t] = k[t * job->kv_stride + d];
-    for (int64_t t = 0; t < at.length; t++) memcpy(w->values + t * dim16, v + t * job->kv_stride, (size_t)dim * 4);
+        for (int64_t d = 0; d < dim; d++) w->keys[d * length16 + t] = k[t * stride + d];
+    for (int64_t t = 0; t < at.length; t++) memcpy(w->values + t * dim16, v + t * stride, (size_t)dim * 4);
     for (int64_t i = 0; i < at.length; i += QUERIES) {
         const int64_t rows = min(QUERIES, at.length - i), seen = keys_for(a, at.length, i + rows);
-        const float *q = job->q + (at.first + i) * job->q_stride + at.h * dim;
+        const float *q = a->qkv + (at.first + i) * stride + at.h * dim;
         float sums[QUERIES];
-        multiply(q, job->q_stride, rows, w->keys, length16, up(seen, 16), dim, w->scores, length16);
+        multiply(q, stride, rows, w->keys, length16, up(seen, 16), dim, w->scores, length16);
         for (int64_t r = 0; r < rows; r++) {
             const int64_t visible = a->causal ? i + r + 1 : at.length;
             float *row = w->scores + r * length16;
@@ -83,7 +65,7 @@ static void attend_f32(const attention_job *job, int64_t task, const f32_scratch
         }
         multiply(w->scores, length16, rows, w->values, dim16, dim16, seen, w->context, dim16);
         for (int64_t r = 0; r < rows; r++) {
-            float *y = job->y + (at.first + i + r) * job->y_stride + at.h * dim;
+            float *y = a->y + ((at.first + i + r) * a->heads + at.h) * dim;
             memcpy(y, w->context + r * dim16, (size_t)dim * 4);
             cq_active->scale(1.0f / sums[r], dim, y);
         }
@@ -107,13 +89,6 @@ static void attention_f32_member(void *context, cq_queue *queue) {
     free(scratch);
 }
 
-cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float *q, const float *k, const float *v,
-                           int64_t q_stride, int64_t kv_stride, float *y, int64_t y_stride) {
-    attention_job job = {.a = a, .q = q, .k = k, .v = v, .q_stride = q_stride, .kv_stride = kv_stride, .y = y,
-                         .y_stride = y_stride};
-    return run_attention(threads, &job, attention_f32_member);
-}
-
 /* --- int8 ---------------------------------------------------------------------------------------------------------------- */
 
 /* What a member of the team works in; all for the longest sequence. */
@@ -127,7 +102,7 @@ typedef struct {
 /* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores of a
  * query. The query's does: it multiplies the sum of the key's codes. */
 static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, const int8_scratch *s) {
-    const cq_coded *k = job->kc;
+    const cq_coded *k = &job->a->k;
     const int64_t dim = job->a->dim, dim4 = up(dim, 4), panel = dim4 * CQ_PANEL;
     for (int64_t t = 0; t < at->length; t++) {
         const uint8_t *key = (const uint8_t *)k->codes + (at->first + t) * k->stride + at->g * dim;
@@ -143,7 +118,7 @@ static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, 
 
 /* Values as int8 panels: 4 tokens of a dimension are one lane; zeros follow up to a whole group. */
 static void lay_values(const attention_job *job, const place *at, int8_t *panels) {
-    const cq_coded *v = job->vc;
+    const cq_coded *v = &job->a->v;
     const int64_t dim = job->a->dim, length4 = up(at->length, 4);
     for (int64_t t = 0; t < at->length; t += 4) {
         const uint8_t *rows[4];
@@ -162,30 +137,30 @@ static void lay_values(const attention_job *job, const place *at, int8_t *panels
 }
 
 static void lay_scales(const attention_job *job, const place *at, const int8_scratch *s) {
+    const cq_coded *k = &job->a->k, *v = &job->a->v;
     for (int64_t t = 0; t < at->length; t++) {
-        const int64_t row = (at->first + t) * job->scale_stride + at->g;
-        const int8_t *values = (const int8_t *)job->vc->codes + (at->first + t) * job->vc->stride + at->g * job->a->dim;
-        lay_scale(&s->scales, t, job->kc->scales[row], job->vc->scales[row], values, job->a->dim);
+        const int64_t row = (at->first + t) * job->a->scale_stride + at->g;
+        const int8_t *values = (const int8_t *)v->codes + (at->first + t) * v->stride + at->g * job->a->dim;
+        lay_scale(&s->scales, t, k->scales[row], v->scales[row], values, job->a->dim);
     }
 }
 
 static void attend_i8(const attention_job *job, int64_t task, const int8_scratch *s, cq_strip *strip) {
     const cq_attention_args *a = job->a;
+    const cq_coded *q = &a->q;
     const place at = place_of(a, task);
-    const int scaled = job->qc->scales != NULL;
-    lay_keys(job, &at, job->qc->zero_point + flip_of(job->qc), s);
+    lay_keys(job, &at, q->zero_point + flip_of(q), s);
     lay_values(job, &at, s->values);
-    if (scaled) lay_scales(job, &at, s);
-    const attention_i8 all = {.dim = a->dim, .scale = a->scale, .q = *job->qc, .k = *job->kc, .v = *job->vc, .y = job->y,
-                              .codes = job->codes};
+    if (q->scales) lay_scales(job, &at, s);
+    const attention_i8 all = {.dim = a->dim, .scale = a->scale, .q = a->q, .k = a->k, .v = a->v, .y = a->y, .codes = a->codes};
     const laid_i8 laid = {s->keys, s->values, up(at.length, 4) * CQ_PANEL, s->start, s->scales};
-    const int64_t y_stride = job->codes ? job->codes->stride : job->y_stride;
+    const int64_t y_stride = a->codes ? a->codes->stride : a->heads * a->dim;
     for (int64_t i = 0; i < at.length; i += CQ_TILE_ROWS) {
         const int64_t token = at.first + i;
         const query_rows rows = {
             .rows = (int)min(CQ_TILE_ROWS, at.length - i), .visible = a->causal ? i + 1 : at.length, .visible_step = a->causal,
-            .q = (const uint8_t *)job->qc->codes + token * job->qc->stride + at.h * a->dim, .q_step = job->qc->stride,
-            .scales = scaled ? job->qc->scales + token * job->scale_stride + at.h : NULL, .scale_step = job->scale_stride,
+            .q = (const uint8_t *)q->codes + token * q->stride + at.h * a->dim, .q_step = q->stride,
+            .scales = q->scales ? q->scales + token * a->scale_stride + at.h : NULL, .scale_step = a->scale_stride,
             .to = token * y_stride + at.h * a->dim, .to_step = y_stride};
         attend_rows(&all, &laid, &rows, &s->q, strip);
     }
@@ -212,9 +187,16 @@ static void attention_i8_member(void *context, cq_queue *queue) {
     free(scratch);
 }
 
-cq_status cq_attention_i8(int threads, const cq_attention_args *a, const cq_coded *q, const cq_coded *k, const cq_coded *v,
-                          int64_t scale_stride, float *y, const cq_codes *codes) {
-    attention_job job = {.a = a, .qc = q, .kc = k, .vc = v, .scale_stride = scale_stride, .y = y, .y_stride = a->heads * a->dim,
-                         .codes = codes};
-    return run_attention(threads, &job, attention_i8_member);
+cq_status cq_attention(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_attention_args *a = &args->attention;
+    attention_job job = {.a = a};
+    double work = 0;
+    (void)rows, (void)bad;
+    for (int64_t s = 0; s < sequences; s++) {
+        const int64_t length = a->offsets[s + 1] - a->offsets[s];
+        job.longest = length > job.longest ? length : job.longest;
+        work += 2.0 * (double)length * (double)length * (double)(a->heads * a->dim);
+    }
+    const int64_t tasks = sequences * a->heads;
+    return cq_run(threads, work, &job, &(cq_phase){a->qkv ? attention_f32_member : attention_i8_member, tasks, tasks}, 1);
 }

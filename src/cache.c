@@ -8,7 +8,6 @@
 
 typedef struct {
     const cq_kept_args *a;
-    float *qkv, *y;
     int64_t width, dim4, dim16, longest; /* longest: in tokens, with its new ones */
     uint8_t *codes;    /* (tokens, width), of q, k and v */
     float *scales;     /* (tokens, heads + 2 kv_heads) where tokens have their own */
@@ -74,7 +73,7 @@ static void keep_member(void *context, cq_queue *queue) {
         for (int64_t s = sequence_of(a, t); t < end; t++) {
             while (a->offsets[s + 1] <= t) s++;
             const int64_t at = a->kept[s].length + t - a->offsets[s], angle = at * (a->dim / 2);
-            float *x = job->qkv + t * job->width;
+            float *x = a->qkv + t * job->width;
             for (int64_t h = 0; h < rotated; h++)
                 cq_active->rope(x + h * a->dim, a->dim, a->cosine + angle, a->sine + angle);
             if (!a->form) {
@@ -142,7 +141,7 @@ static void attend_f32(const kept_job *job, const share *share, float *scores) {
     for (int64_t at = 0; next_rows(job, share, &at, &rows);) {
         const int n = rows.rows;
         const int64_t seen = rows.visible + (n - 1) * rows.token_step;
-        const float *q = job->qkv + rows.token * job->width + rows.head * dim;
+        const float *q = a->qkv + rows.token * job->width + rows.head * dim;
         float sums[CQ_TILE_ROWS];
         multiply(q, rows.token_step * job->width + rows.head_step * dim, n, keys, 64, 64 * dim, up(seen, 16), dim, scores,
                  length64);
@@ -154,7 +153,7 @@ static void attend_f32(const kept_job *job, const share *share, float *scores) {
         }
         multiply(scores, length64, n, values, job->dim16, 64, job->dim16, seen, mixed, job->dim16);
         for (int r = 0; r < n; r++) {
-            float *y = job->y + (rows.token + r * rows.token_step) * a->heads * dim + (rows.head + r * rows.head_step) * dim;
+            float *y = a->y + (rows.token + r * rows.token_step) * a->heads * dim + (rows.head + r * rows.head_step) * dim;
             memcpy(y, mixed + r * job->dim16, (size_t)dim * 4);
             cq_active->scale(1.0f / sums[r], dim, y);
         }
@@ -208,7 +207,7 @@ static void attend_i8_member(void *context, cq_queue *queue) {
         return;
     }
     const query_scratch scratch = query_scratch_at(memory, job->dim4, length64);
-    attention_i8 all = {.dim = a->dim, .scale = a->scale, .y = job->y, .codes = a->codes, .q = a->q, .k = a->k, .v = a->v};
+    attention_i8 all = {.dim = a->dim, .scale = a->scale, .y = a->y, .codes = a->codes, .q = a->q, .k = a->k, .v = a->v};
     all.q.scales = job->scales;
     cq_strip strip = {0};
     for (int64_t task, end; cq_take(queue, &task, &end);)
@@ -219,12 +218,29 @@ static void attend_i8_member(void *context, cq_queue *queue) {
     free(memory);
 }
 
-cq_status cq_attention_kept(int threads, const cq_kept_args *a, float *qkv, float *y, int64_t *bad) {
-    const int64_t tokens = a->offsets[a->sequences], parts = a->heads + 2 * a->kv_heads, width = parts * a->dim;
-    kept_job job = {.a = a, .qkv = qkv, .y = y, .width = width, .dim4 = up(a->dim, 4), .dim16 = up(a->dim, 16)};
+/* The first sequence that lacks room, angles or scales for its new tokens, or `sequences`. */
+static int64_t find_short(const cq_kept_args *a, int64_t sequences) {
+    for (int64_t s = 0; s < sequences; s++) {
+        const int64_t more = a->offsets[s + 1] - a->offsets[s], length = a->kept[s].length + more;
+        if (length > a->kept[s].capacity || (a->cosine && length > a->angles)) return s;
+        if (more && a->form && a->form->dynamic && !a->kept[s].scales) return s;
+    }
+    return sequences;
+}
+
+cq_status cq_attention_kept(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_kept_args *a = &args->kept;
+    const int64_t tokens = a->offsets[sequences], lacking = find_short(a, sequences);
+    const int64_t parts = a->heads + 2 * a->kv_heads, width = parts * a->dim;
+    kept_job job = {.a = a, .width = width, .dim4 = up(a->dim, 4), .dim16 = up(a->dim, 16)};
     double work = 0;
     int64_t blocks = 0;
-    for (int64_t s = 0; s < a->sequences; s++) {
+    (void)rows;
+    if (lacking < sequences) {
+        *bad = lacking;
+        return CQ_NO_ROOM;
+    }
+    for (int64_t s = 0; s < sequences; s++) {
         const int64_t more = a->offsets[s + 1] - a->offsets[s], length = a->kept[s].length + more;
         if (length > job.longest) job.longest = length;
         work += 2.0 * (double)more * (double)length * (double)(a->heads * a->dim);

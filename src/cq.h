@@ -12,8 +12,15 @@
 #define CQ_PANEL 16     /* columns of a packed panel */
 #define CQ_MAX_K 65793  /* floor((2^31 - 1) / (255 * 128)): any sum of this many uint8 x int8 products fits int32 */
 
-typedef enum { CQ_OK = 0, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW } cq_status;
+typedef enum { CQ_OK = 0, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM } cq_status;
 typedef enum { CQ_IDENTITY = 0, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU } cq_activation;
+
+/* What works through the rows of arrays has one signature, so that a list of calls can be made again for other rows. args: the
+ * function's own member of the union at the end of this file, which a call does not change. rows: tokens, in a transformer;
+ * sequences: how many they belong to, which attention alone reads. Where CQ_NOT_FINITE is returned, *bad is the first row in
+ * which codes with parameters of their own, a norm or a gate met NaN or Inf; else it is left alone. */
+typedef union cq_args cq_args;
+typedef cq_status cq_call(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad);
 
 /* --- the CPU and the choice of kernels --------------------------------------------------------------------------------- */
 
@@ -68,10 +75,20 @@ typedef struct {
     const int32_t *zero_points;
 } cq_coded;
 
-/* x (rows, columns) float32 -> codes. CQ_NOT_FINITE and *bad = the first bad row where x holds NaN or Inf. */
-cq_status cq_quantize(int threads, const float *x, int64_t rows, int64_t columns, const cq_codes *out, int64_t *bad);
-/* codes (rows, columns) -> y float32. */
-void cq_dequantize(int threads, const cq_coded *in, int64_t rows, int64_t columns, float *y);
+/* x (rows, columns) float32 -> codes. CQ_NOT_FINITE where x holds NaN or Inf. */
+typedef struct {
+    const float *x;
+    int64_t columns;
+    const cq_codes *codes;
+} cq_quantize_args;
+cq_call cq_quantize;
+/* coded (rows, columns) -> y float32. */
+typedef struct {
+    cq_coded coded;
+    int64_t columns;
+    float *y;
+} cq_dequantize_args;
+cq_call cq_dequantize;
 /* Smallest and largest element of x (n). CQ_NOT_FINITE where x holds NaN or Inf. n >= 1. */
 cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi);
 
@@ -134,16 +151,19 @@ typedef struct {
 /* c (m, n) int32 = (a - a_zero_points) (w - w_zero_points); a (m, k) coded, its scales unused. k <= CQ_MAX_K.
  * CQ_OVERFLOW where an exact result does not fit int32 (possible only with non-zero weight zero points and k > 33,025). */
 cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, int32_t *c, int64_t c_stride);
-/* y = epilogue(a_scale * w_scale * (integer product)); w has one scale per column (group_size == k). Here and below
- * CQ_NOT_FINITE and *bad = the first bad row where codes with parameters of their own, or a norm, meet NaN or Inf. */
-cq_status cq_linear_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, const cq_epilogue *e, int64_t *bad);
-/* The same of float32 x (m, k) with row stride x_stride, coded on the way in: `form` says how, its arrays are not used. */
-cq_status cq_linear_coding(int threads, const float *x, int64_t m, int64_t x_stride, const cq_codes *form, const cq_weight *w,
-                           const cq_epilogue *e, int64_t *bad);
-/* y = epilogue(sum over groups of w_scale * sum over k of a * (w - zero_point)), float32 in order of k, fused multiply-adds; or
- * y = epilogue(a w) of a float32 weight. */
-cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e,
-                        int64_t *bad);
+/* y = epilogue(x w), x (rows, k) in one of three ways:
+ *   codes in `coded`: a_scale * w_scale * (integer product), where w has one scale per column (group_size == k);
+ *   float32 with `coding`: the same, coded on the way in; `coding` says how, its arrays are not used;
+ *   float32: the sum over groups of w_scale * sum over k of x * (w - zero_point), or x w of a float32 weight, in order of k by
+ *   fused multiply-adds. */
+typedef struct {
+    const cq_coded *coded;
+    const float *x;
+    const cq_codes *coding;
+    const cq_weight *w;
+    cq_epilogue epilogue;
+} cq_linear_args;
+cq_call cq_linear;
 
 /* Products of float32 matrices as they lie, for training and analysis: of each of `count` pairs, c (m, n) = a (m, k) b (k, n), or
  * c + a b where `add`, by fused multiply-adds in order of k. Element (i, j) of a pair's a is a[a_at[pair] + i * a_row + j *
@@ -172,20 +192,32 @@ cq_status cq_multiply_f64(int threads, const cq_product_f64 *p);
 /* z = norm(x + residual) over each row, to y and codes; x + residual to `sum`. residual, sum, y and codes are optional. */
 typedef struct {
     const float *x, *residual;
+    int64_t columns;
     cq_norm norm;
     float *sum, *y;
     const cq_codes *codes;
 } cq_norm_args;
-cq_status cq_norm_rows(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad);
+cq_call cq_norm_rows;
 
-/* y = act(gate) * up, each (rows, columns); to y or codes. CQ_NOT_FINITE / *bad as in cq_quantize, of y. */
-cq_status cq_gate(int threads, const float *gate, const float *up, cq_activation activation, int64_t rows, int64_t columns,
-                  float *y, const cq_codes *codes, int64_t *bad);
+/* y = act(gate) * up, each (rows, columns); to y or codes. CQ_NOT_FINITE where y holds NaN or Inf. */
+typedef struct {
+    const float *gate, *up;
+    int64_t columns;
+    cq_activation activation;
+    float *y;
+    const cq_codes *codes;
+} cq_gate_args;
+cq_call cq_gate;
 
 /* Rotary positions (Su et al. 2021, halves convention): for each token and head of x (tokens, heads * dim) in place.
  * cosine, sine: (positions, dim / 2); position[t] selects the row. */
-void cq_rope(int threads, float *x, int64_t tokens, int64_t heads, int64_t dim, int64_t stride, const float *cosine,
-             const float *sine, const int32_t *position);
+typedef struct {
+    float *x;
+    int64_t stride, heads, dim;
+    const float *cosine, *sine;
+    const int32_t *position;
+} cq_rope_args;
+cq_call cq_rope;
 
 /* y[t] = word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional, type too: all 0. The word
  * table is float32 (vocabulary, columns), or in panels of 16 a packed weight (columns, vocabulary); or int8 in panels of `panel`
@@ -199,27 +231,32 @@ typedef struct {
     int64_t panel;
     const float *position_table, *type_table;
     const int32_t *id, *position, *type;
+    int64_t columns;
+    float *y;
 } cq_embed_args;
-void cq_embed(int threads, const cq_embed_args *a, int64_t tokens, int64_t columns, float *y);
+cq_call cq_embed;
 
 /* Softmax attention over ragged sequences laid one after another: sequence s holds tokens offsets[s] .. offsets[s+1]-1.
  * q (tokens, heads * dim), k and v (tokens, kv_heads * dim), y (tokens, heads * dim); query head h reads kv head
  * h * kv_heads / heads. causal: a token sees itself and what comes before it in its sequence. The score matrix never exists:
- * blocks of queries run over all keys of a (sequence, head). */
-typedef struct {
-    const int32_t *offsets;
-    int64_t sequences, heads, kv_heads, dim;
-    int causal;
-    float scale; /* of q . k, usually 1 / sqrt(dim) */
-} cq_attention_args;
-cq_status cq_attention_f32(int threads, const cq_attention_args *a, const float *q, const float *k, const float *v,
-                           int64_t q_stride, int64_t kv_stride, float *y, int64_t y_stride);
-/* The same with int8 products: scores from int32 sums; exp(score - max) in codes of 1/255, which take the values' scales along.
+ * blocks of queries run over all keys of a (sequence, head).
+ *   float32: qkv (tokens, (heads + 2 kv_heads) * dim) has q, k and v side by side.
+ *   int8 products: qkv NULL; scores from int32 sums; exp(score - max) in codes of 1/255, which take the values' scales along.
  * Either q, k and v have one scale each (static), and the codes' exact int32 sum normalizes; or all are int8 symmetric with a
  * scale per token and head, scales[token * scale_stride + head], and the exponentials' float32 sum does. y float32, or static
  * codes. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
-cq_status cq_attention_i8(int threads, const cq_attention_args *a, const cq_coded *q, const cq_coded *k, const cq_coded *v,
-                          int64_t scale_stride, float *y, const cq_codes *codes);
+typedef struct {
+    const int32_t *offsets;
+    int64_t heads, kv_heads, dim;
+    int causal;
+    float scale; /* of q . k, usually 1 / sqrt(dim) */
+    const float *qkv;
+    cq_coded q, k, v;
+    int64_t scale_stride;
+    float *y;
+    const cq_codes *codes;
+} cq_attention_args;
+cq_call cq_attention;
 
 /* --- generation ---------------------------------------------------------------------------------------------------------- */
 
@@ -242,80 +279,46 @@ typedef struct {
  *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8 symmetric
  * (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k and v, whose codes
  * are not read. The form's arrays for results are not used.
- * The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that cq_attention_f32 or
- * cq_attention_i8 give for the whole sequences, causal. CQ_NOT_FINITE and *bad as in cq_quantize. */
+ * The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that cq_attention gives
+ * for the whole sequences, causal. CQ_NO_ROOM and *bad = the sequence, before anything is written, where one has no room, no
+ * angles or no scales for its new tokens. */
 typedef struct {
+    float *qkv;
     const int32_t *offsets; /* (sequences + 1): the new tokens of each */
-    int64_t sequences, heads, kv_heads, dim;
+    int64_t heads, kv_heads, dim;
     float scale;
     const float *cosine, *sine;
+    int64_t angles;         /* rows of cosine and sine */
     const cq_kept *kept;    /* (sequences) */
-    const cq_codes *form, *codes;
+    const cq_codes *form;
     cq_coded q, k, v;
+    float *y;
+    const cq_codes *codes;
 } cq_kept_args;
-cq_status cq_attention_kept(int threads, const cq_kept_args *a, float *qkv, float *y, int64_t *bad);
+cq_call cq_attention_kept;
 
-/* --- training: passes over float32 ------------------------------------------------------------------------------------- */
+#include "cq_training.h"
 
-/* sums[row] = sum over columns of x * y, in 64 virtual lanes. */
-void cq_dot_rows(int threads, const float *x, const float *y, int64_t rows, int64_t columns, float *sums);
-/* y (columns) = sums over the rows of x: runs of 64 rows are summed, and then these sums. */
-void cq_column_sums(int threads, const float *x, int64_t rows, int64_t columns, float *y);
-
-/* y = act(x) and slope = act'(x), of n numbers; GELU to 2e-7. */
-void cq_slope(int threads, const float *x, int64_t n, cq_activation activation, float *y, float *slope);
-
-/* y = clip(rint(x / scale), low, high) + shift, whole numbers that stay floats; bytes = the same from low on; clipped[row] = 1
- * where the row was. Parameters are one for all, one per row or one per column; high - low <= 255; low <= 0 <= high but per
- * column; shifts are optional. x must be finite. */
-typedef struct {
-    enum { CQ_BY_ONE, CQ_BY_ROW, CQ_BY_COLUMN } by;
-    const float *scales, *lows, *highs, *shifts;
-} cq_rounding;
-void cq_round(int threads, const float *x, int64_t rows, int64_t columns, const cq_rounding *r, float *y, uint8_t *bytes,
-              uint8_t *clipped);
-
-/* Each row of x to exp(factor * (x - max)) or, coded, rint(255 * 2^(factor * (x - max))) as int8 attention has it, in place, and
- * its sum. -Inf becomes 0. */
-void cq_exponents(int threads, float *x, int64_t rows, int64_t columns, float factor, int coded, float *sums);
-/* The reverse of softmax: g = factor * (g - sum(g * w)) * w of each row, in place, w = p * inverse. */
-void cq_softmax_back(int threads, float *g, const float *p, int64_t rows, int64_t columns, const float *inverses, float factor);
-
-/* y = (x + before) * row_scales * scales + after, y may be x: before, scales, after (columns), row_scales (rows); all but scales
- * optional. */
-typedef struct {
-    const float *before, *scales, *row_scales, *after;
-} cq_rescaling;
-void cq_rescale(int threads, const float *x, int64_t rows, int64_t columns, const cq_rescaling *r, float *y);
-
-/* y = norm(x) of each row, as cq_norm_rows; kept = what weight and bias follow, factors = what it was divided by, inverted. */
-void cq_norm_kept(int threads, const cq_norm *norm, const float *x, int64_t rows, int64_t columns, float *kept, float *factors,
-                  float *y);
-/* From g, the gradient of y: dx, and of_weight = g * kept, whose column sums are the weight's. */
-void cq_norm_back(int threads, const cq_norm *norm, const float *kept, const float *factors, const float *g, int64_t rows,
-                  int64_t columns, float *of_weight, float *dx);
-
-/* A step of AdamW (Loshchilov, Hutter 2019) over flat arrays of n: mean = beta1 mean + gradient g, square = beta2 square +
- * gradient_square g^2, p = keep p - rate mean / (root sqrt(square) + epsilon). units: the difference is multiplied by them and
- * by p, and half of p at most; or NULL. */
-typedef struct {
-    float beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep;
-} cq_adamw;
-void cq_adamw_step(int threads, const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square,
-                   float *p);
-
-/* Whether malloc keeps what is freed, for the whole process: a step of training makes and frees arrays of hundreds of MB, and
- * pages that went back to the system come anew one by one, zeroed. Off: they go back but for 64 MB, glibc's own most.
- * Does nothing with another C library. */
-void cq_keep_freed(int on);
-
-/* --- elementary functions ----------------------------------------------------------------------------------------- */
-
-/* out[i] = function(x[i]) of n elements, float64 or, `single`, float32, which is computed in float64 and rounded once.
- * out may be x. The error in float64 is below 0.9 units in the last place, tanh's below 1.5, for sin and cos at every
- * finite x. Results at 0, Inf and NaN and beyond float64's range are those of IEEE 754. CQ_POWER: x[i] to the power of
- * y[i * y_step], y float64, y_step 0 or 1; NaN for a negative x. */
-typedef enum { CQ_EXP, CQ_LOG, CQ_SIN, CQ_COS, CQ_TANH, CQ_POWER } cq_function;
-void cq_elementary(int threads, cq_function function, const void *x, const double *y, int64_t y_step, int64_t n,
-                   int single, void *out);
+union cq_args {
+    cq_quantize_args quantize;
+    cq_dequantize_args dequantize;
+    cq_linear_args linear;
+    cq_norm_args norm;
+    cq_gate_args gate;
+    cq_rope_args rope;
+    cq_embed_args embed;
+    cq_attention_args attention;
+    cq_kept_args kept;
+    cq_dot_rows_args dot_rows;
+    cq_column_sums_args column_sums;
+    cq_slope_args slope;
+    cq_round_args round;
+    cq_exponents_args exponents;
+    cq_softmax_back_args softmax_back;
+    cq_rescale_args rescale;
+    cq_norm_kept_args norm_kept;
+    cq_norm_back_args norm_back;
+    cq_adamw_args adamw;
+    cq_elementary_args elementary;
+};
 #endif

@@ -189,12 +189,8 @@ static inline double turned_sin(double x, uint64_t turned) {
 /* --- arrays ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    cq_function function;
-    const void *x;
-    const double *y;
-    void *out;
-    int64_t y_step, n;
-    int single;
+    const cq_elementary_args *a;
+    int64_t n;
 } elementary_job;
 
 static void powers(const double *x, const double *y, int64_t y_step, int64_t n, double *out) {
@@ -203,36 +199,37 @@ static void powers(const double *x, const double *y, int64_t y_step, int64_t n, 
     for (int64_t i = 0; i < n; i++) out[i] = exp_of(logs[i]);
 }
 
-static void compute(const elementary_job *job, const double *x, int64_t at, int64_t n, double *out) {
-    switch (job->function) {
+static void compute(const cq_elementary_args *a, const double *x, int64_t at, int64_t n, double *out) {
+    switch (a->function) {
     case CQ_EXP: for (int64_t i = 0; i < n; i++) out[i] = exp_of((pair){x[i], 0.0}); break;
     case CQ_LOG: for (int64_t i = 0; i < n; i++) out[i] = log_of(x[i]); break;
     case CQ_SIN: for (int64_t i = 0; i < n; i++) out[i] = turned_sin(x[i], 0); break;
     case CQ_COS: for (int64_t i = 0; i < n; i++) out[i] = turned_sin(x[i], 1); break;
     case CQ_TANH: for (int64_t i = 0; i < n; i++) out[i] = tanh_of(x[i]); break;
-    case CQ_POWER: powers(x, job->y + at * job->y_step, job->y_step, n, out); break;
+    case CQ_POWER: powers(x, a->y + at * a->y_step, a->y_step, n, out); break;
     }
 }
 
 static void compute_spans(void *context, cq_queue *queue) {
     const elementary_job *job = context;
+    const cq_elementary_args *a = job->a;
     double wide[SPAN];
     for (int64_t begin, end; cq_take(queue, &begin, &end);) {
         for (int64_t at = begin * SPAN, stop = end * SPAN < job->n ? end * SPAN : job->n; at < stop; at += SPAN) {
             const int64_t n = stop - at < SPAN ? stop - at : SPAN;
-            if (!job->single) {
-                compute(job, (const double *)job->x + at, at, n, (double *)job->out + at);
+            if (!a->single) {
+                compute(a, (const double *)a->x + at, at, n, (double *)a->out + at);
                 continue;
             }
-            for (int64_t i = 0; i < n; i++) wide[i] = ((const float *)job->x)[at + i];
-            compute(job, wide, at, n, wide);
-            for (int64_t i = 0; i < n; i++) ((float *)job->out)[at + i] = (float)wide[i];
+            for (int64_t i = 0; i < n; i++) wide[i] = ((const float *)a->x)[at + i];
+            compute(a, wide, at, n, wide);
+            for (int64_t i = 0; i < n; i++) ((float *)a->out)[at + i] = (float)wide[i];
         }
     }
 }
 
-void cq_elementary(int threads, cq_function function, const void *x, const double *y, int64_t y_step, int64_t n,
-                   int single, void *out) {
-    elementary_job job = {.function = function, .x = x, .y = y, .y_step = y_step, .n = n, .single = single, .out = out};
-    cq_run(threads, (double)n * 12, &job, &(cq_phase){compute_spans, (n + SPAN - 1) / SPAN, 2}, 1);
+cq_status cq_elementary(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    elementary_job job = {&args->elementary, rows};
+    (void)sequences, (void)bad;
+    return cq_run(threads, (double)rows * 12, &job, &(cq_phase){compute_spans, (rows + SPAN - 1) / SPAN, 2}, 1);
 }

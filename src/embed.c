@@ -4,16 +4,6 @@
 #include "kernel.h"
 #include "threads.h"
 
-typedef struct {
-    const cq_embed_args *a;
-    int64_t columns;
-    float *y;
-    float *x; /* rope */
-    int64_t heads, dim, stride;
-    const float *cosine, *sine;
-    const int32_t *position;
-} tokens_job;
-
 static void word_row(const cq_embed_args *a, int64_t id, int64_t columns, float *y) {
     if (a->word_f32 && a->panel == 1) {
         memcpy(y, a->word_f32 + id * columns, (size_t)columns * 4);
@@ -32,35 +22,35 @@ static void word_row(const cq_embed_args *a, int64_t id, int64_t columns, float 
 }
 
 static void embed_tokens(void *context, cq_queue *queue) {
-    const tokens_job *job = context;
-    const cq_embed_args *a = job->a;
-    const int64_t n = job->columns;
+    const cq_embed_args *a = context;
+    const int64_t n = a->columns;
     for (int64_t t, end; cq_take(queue, &t, &end);)
         for (; t < end; t++) {
-            float *y = job->y + t * n;
+            float *y = a->y + t * n;
             word_row(a, a->id[t], n, y);
             if (a->position_table) cq_active->add(a->position_table + a->position[t] * n, n, y);
             if (a->type_table) cq_active->add(a->type_table + (a->type ? a->type[t] * n : 0), n, y);
         }
 }
 
-void cq_embed(int threads, const cq_embed_args *a, int64_t tokens, int64_t columns, float *y) {
-    tokens_job job = {.a = a, .columns = columns, .y = y};
-    cq_run(threads, (double)tokens * (double)columns * 8, &job, &(cq_phase){embed_tokens, tokens, 2}, 1);
+cq_status cq_embed(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    cq_embed_args a = args->embed;
+    (void)sequences, (void)bad;
+    return cq_run(threads, (double)rows * (double)a.columns * 8, &a, &(cq_phase){embed_tokens, rows, 2}, 1);
 }
 
 static void rope_tokens(void *context, cq_queue *queue) {
-    const tokens_job *job = context;
+    const cq_rope_args *a = context;
     for (int64_t t, end; cq_take(queue, &t, &end);)
         for (; t < end; t++) {
-            const int64_t at = job->position[t] * (job->dim / 2);
-            for (int64_t h = 0; h < job->heads; h++)
-                cq_active->rope(job->x + t * job->stride + h * job->dim, job->dim, job->cosine + at, job->sine + at);
+            const int64_t at = a->position[t] * (a->dim / 2);
+            for (int64_t h = 0; h < a->heads; h++)
+                cq_active->rope(a->x + t * a->stride + h * a->dim, a->dim, a->cosine + at, a->sine + at);
         }
 }
 
-void cq_rope(int threads, float *x, int64_t tokens, int64_t heads, int64_t dim, int64_t stride, const float *cosine,
-             const float *sine, const int32_t *position) {
-    tokens_job job = {.x = x, .heads = heads, .dim = dim, .stride = stride, .cosine = cosine, .sine = sine, .position = position};
-    cq_run(threads, (double)tokens * (double)(heads * dim) * 2, &job, &(cq_phase){rope_tokens, tokens, 2}, 1);
+cq_status cq_rope(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    cq_rope_args a = args->rope;
+    (void)sequences, (void)bad;
+    return cq_run(threads, (double)rows * (double)(a.heads * a.dim) * 2, &a, &(cq_phase){rope_tokens, rows, 2}, 1);
 }

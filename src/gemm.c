@@ -336,19 +336,10 @@ cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weigh
     return run_gemm(threads, &job, NULL);
 }
 
-cq_status cq_linear_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, const cq_epilogue *e, int64_t *bad) {
-    gemm_job job = {.m = m, .n = w->n, .w = w, .e = e, .product = product_i8, .a = a};
-    return run_gemm(threads, &job, bad);
-}
-
-cq_status cq_linear_coding(int threads, const float *x, int64_t m, int64_t x_stride, const cq_codes *form, const cq_weight *w,
-                           const cq_epilogue *e, int64_t *bad) {
-    gemm_job job = {.m = m, .n = w->n, .w = w, .e = e, .product = product_i8, .form = form, .x = x, .x_stride = x_stride};
-    return run_gemm(threads, &job, bad);
-}
-
-cq_status cq_linear_f32(int threads, const float *a, int64_t m, int64_t a_stride, const cq_weight *w, const cq_epilogue *e,
-                        int64_t *bad) {
-    gemm_job job = {.m = m, .n = w->n, .w = w, .e = e, .product = product_f32, .x = a, .x_stride = a_stride};
+cq_status cq_linear(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_linear_args *a = &args->linear;
+    gemm_job job = {.m = rows, .n = a->w->n, .w = a->w, .e = &a->epilogue, .a = a->coded, .form = a->coding, .x = a->x,
+                    .x_stride = a->w->k, .product = a->coded || a->coding ? product_i8 : product_f32};
+    (void)sequences;
     return run_gemm(threads, &job, bad);
 }

@@ -5,14 +5,8 @@
 #include "threads.h"
 
 typedef struct {
-    const float *x;
+    const cq_args *a;
     int64_t columns;
-    const cq_codes *out;
-    const cq_coded *in;
-    float *y;
-    const cq_norm_args *norm;
-    const float *gate, *up;
-    cq_activation activation;
     _Atomic int64_t bad; /* the first row with NaN or Inf, or INT64_MAX */
 } rows_job;
 
@@ -32,25 +26,28 @@ static cq_status run_rows(int threads, int64_t rows, double work_per_element, vo
 
 static void quantize_rows(void *context, cq_queue *queue) {
     rows_job *job = context;
+    const cq_quantize_args *a = &job->a->quantize;
     for (int64_t row, end; cq_take(queue, &row, &end);)
         for (; row < end; row++)
-            if (!cq_active->quantize(job->x + row * job->columns, job->columns, job->out, row)) note_bad(job, queue, row);
+            if (!cq_active->quantize(a->x + row * a->columns, a->columns, a->codes, row)) note_bad(job, queue, row);
 }
 
-cq_status cq_quantize(int threads, const float *x, int64_t rows, int64_t columns, const cq_codes *out, int64_t *bad) {
-    rows_job job = {.x = x, .columns = columns, .out = out};
+cq_status cq_quantize(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    rows_job job = {.a = args, .columns = args->quantize.columns};
+    (void)sequences;
     return run_rows(threads, rows, 4, quantize_rows, &job, bad);
 }
 
 static void dequantize_rows(void *context, cq_queue *queue) {
-    const rows_job *job = context;
+    const cq_dequantize_args *a = &((const rows_job *)context)->a->dequantize;
     for (int64_t row, end; cq_take(queue, &row, &end);)
-        for (; row < end; row++) cq_active->dequantize(job->in, row, job->columns, job->y + row * job->columns);
+        for (; row < end; row++) cq_active->dequantize(&a->coded, row, a->columns, a->y + row * a->columns);
 }
 
-void cq_dequantize(int threads, const cq_coded *in, int64_t rows, int64_t columns, float *y) {
-    rows_job job = {.in = in, .y = y, .columns = columns};
-    run_rows(threads, rows, 2, dequantize_rows, &job, NULL);
+cq_status cq_dequantize(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    rows_job job = {.a = args, .columns = args->dequantize.columns};
+    (void)sequences;
+    return run_rows(threads, rows, 2, dequantize_rows, &job, bad);
 }
 
 cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi) {
@@ -59,8 +56,8 @@ cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi) {
 
 static void norm_rows(void *context, cq_queue *queue) {
     rows_job *job = context;
-    const cq_norm_args *a = job->norm;
-    const int64_t n = job->columns;
+    const cq_norm_args *a = &job->a->norm;
+    const int64_t n = a->columns;
     float *scratch = NULL;
     if (!a->y && !(scratch = cq_scratch(n * 4))) {
         cq_fail(queue, CQ_NO_MEMORY);
@@ -79,31 +76,33 @@ static void norm_rows(void *context, cq_queue *queue) {
     free(scratch);
 }
 
-cq_status cq_norm_rows(int threads, const cq_norm_args *a, int64_t rows, int64_t columns, int64_t *bad) {
-    rows_job job = {.norm = a, .columns = columns};
+cq_status cq_norm_rows(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    rows_job job = {.a = args, .columns = args->norm.columns};
+    (void)sequences;
     return run_rows(threads, rows, 8, norm_rows, &job, bad);
 }
 
 static void gate_rows(void *context, cq_queue *queue) {
     rows_job *job = context;
-    const int64_t n = job->columns;
+    const cq_gate_args *a = &job->a->gate;
+    const int64_t n = a->columns;
     float *scratch = NULL;
-    if (!job->y && !(scratch = cq_scratch(n * 4))) {
+    if (!a->y && !(scratch = cq_scratch(n * 4))) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
     }
     for (int64_t row, end; cq_take(queue, &row, &end);)
         for (; row < end; row++) {
-            float *y = job->y ? job->y + row * n : scratch, lo, hi;
-            cq_active->gate(job->gate + row * n, job->up + row * n, job->activation, n, y);
-            const int finite = job->out ? cq_active->quantize(y, n, job->out, row) : cq_active->min_max(y, n, &lo, &hi);
+            float *y = a->y ? a->y + row * n : scratch, lo, hi;
+            cq_active->gate(a->gate + row * n, a->up + row * n, a->activation, n, y);
+            const int finite = a->codes ? cq_active->quantize(y, n, a->codes, row) : cq_active->min_max(y, n, &lo, &hi);
             if (!finite) note_bad(job, queue, row);
         }
     free(scratch);
 }
 
-cq_status cq_gate(int threads, const float *gate, const float *up, cq_activation activation, int64_t rows, int64_t columns,
-                  float *y, const cq_codes *codes, int64_t *bad) {
-    rows_job job = {.gate = gate, .up = up, .activation = activation, .columns = columns, .y = y, .out = codes};
+cq_status cq_gate(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    rows_job job = {.a = args, .columns = args->gate.columns};
+    (void)sequences;
     return run_rows(threads, rows, 12, gate_rows, &job, bad);
 }

@@ -10,148 +10,147 @@
 enum { SPAN = 4096 }; /* elements of a flat array that are one task */
 
 typedef struct {
-    float *x, *y, *mean, *square, *kept;
-    const float *from, *with, *units, *before;
-    int64_t n, rows;
-    float factor;
-    int coded;
-    cq_activation activation;
-    const cq_rounding *rounding;
-    const cq_rescaling *rescaling;
-    const cq_norm *norm;
-    const cq_adamw *adamw;
-    uint8_t *marks, *bytes;
-    float *sums;
+    const cq_args *args;
+    int64_t rows;
 } training_job;
 
+static cq_status run(int threads, const cq_args *args, int64_t rows, double work_per_row, void (*member)(void *, cq_queue *),
+                     int64_t tasks) {
+    training_job job = {args, rows};
+    return cq_run(threads, (double)rows * work_per_row, &job, &(cq_phase){member, tasks, 2}, 1);
+}
+
+static int64_t spans(int64_t n) { return (n + SPAN - 1) / SPAN; }
+
+/* Of a job: the arguments of its call. */
+#define ARGS(name) (&((const training_job *)context)->args->name)
 #define EACH_ROW(row) \
     for (int64_t row, end; cq_take(queue, &row, &end);) \
         for (; row < end; row++)
 #define EACH_SPAN(at, size) \
-    for (int64_t begin, end; cq_take(queue, &begin, &end);) \
-        for (int64_t at = begin * SPAN, stop = end * SPAN < job->n ? end * SPAN : job->n, size; \
+    for (int64_t n = ((const training_job *)context)->rows, begin, end; cq_take(queue, &begin, &end);) \
+        for (int64_t at = begin * SPAN, stop = end * SPAN < n ? end * SPAN : n, size; \
              size = stop - at < SPAN ? stop - at : SPAN, at < stop; at += SPAN)
 
 static void slope_spans(void *context, cq_queue *queue) {
-    const training_job *job = context;
-    EACH_SPAN(at, size) cq_active->slope(job->from + at, job->activation, size, job->x + at, job->y + at);
+    const cq_slope_args *a = ARGS(slope);
+    EACH_SPAN(at, size) cq_active->slope(a->x + at, a->activation, size, a->y + at, a->slope + at);
 }
 
-void cq_slope(int threads, const float *x, int64_t n, cq_activation activation, float *y, float *slope) {
-    training_job job = {.from = x, .activation = activation, .n = n, .x = y, .y = slope};
-    cq_run(threads, (double)n * 20, &job, &(cq_phase){slope_spans, (n + SPAN - 1) / SPAN, 2}, 1);
+cq_status cq_slope(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, 20, slope_spans, spans(rows));
 }
 
 static void round_rows(void *context, cq_queue *queue) {
-    const training_job *job = context;
+    const cq_round_args *a = ARGS(round);
     EACH_ROW(r) {
-        const int64_t at = r * job->n;
-        job->marks[r] = (uint8_t)cq_active->round(job->from + at, job->n, job->rounding, r, job->y + at, job->bytes + at);
+        const int64_t at = r * a->columns;
+        a->clipped[r] = (uint8_t)cq_active->round(a->x + at, a->columns, &a->rounding, r, a->y + at, a->bytes + at);
     }
 }
 
-void cq_round(int threads, const float *x, int64_t rows, int64_t columns, const cq_rounding *r, float *y, uint8_t *bytes,
-              uint8_t *clipped) {
-    training_job job = {.from = x, .n = columns, .rounding = r, .y = y, .bytes = bytes, .marks = clipped};
-    cq_run(threads, (double)rows * (double)columns * 4, &job, &(cq_phase){round_rows, rows, 2}, 1);
+cq_status cq_round(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, 4 * (double)args->round.columns, round_rows, rows);
 }
 
 static void exponent_rows(void *context, cq_queue *queue) {
-    const training_job *job = context;
-    EACH_ROW(r) job->sums[r] = cq_active->exponents(job->x + r * job->n, job->n, job->factor, job->coded);
+    const cq_exponents_args *a = ARGS(exponents);
+    EACH_ROW(r) a->sums[r] = cq_active->exponents(a->x + r * a->columns, a->columns, a->factor, a->coded);
 }
 
-void cq_exponents(int threads, float *x, int64_t rows, int64_t columns, float factor, int coded, float *sums) {
-    training_job job = {.x = x, .n = columns, .factor = factor, .coded = coded, .sums = sums};
-    cq_run(threads, (double)rows * (double)columns * 10, &job, &(cq_phase){exponent_rows, rows, 2}, 1);
+cq_status cq_exponents(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, 10 * (double)args->exponents.columns, exponent_rows, rows);
 }
 
 static void softmax_back_rows(void *context, cq_queue *queue) {
-    const training_job *job = context;
-    EACH_ROW(r) cq_active->softmax_back(job->x + r * job->n, job->from + r * job->n, job->n, job->with[r], job->factor);
+    const cq_softmax_back_args *a = ARGS(softmax_back);
+    EACH_ROW(r) {
+        const int64_t at = r * a->columns;
+        cq_active->softmax_back(a->g + at, a->p + at, a->columns, a->inverses[r], a->factor);
+    }
 }
 
-void cq_softmax_back(int threads, float *g, const float *p, int64_t rows, int64_t columns, const float *inverses, float factor) {
-    training_job job = {.x = g, .from = p, .n = columns, .with = inverses, .factor = factor};
-    cq_run(threads, (double)rows * (double)columns * 4, &job, &(cq_phase){softmax_back_rows, rows, 2}, 1);
+cq_status cq_softmax_back(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, 4 * (double)args->softmax_back.columns, softmax_back_rows, rows);
 }
 
 static void adamw_spans(void *context, cq_queue *queue) {
-    const training_job *job = context;
+    const cq_adamw_args *a = ARGS(adamw);
     EACH_SPAN(at, size) {
-        cq_active->adamw(job->adamw, job->from + at, size, job->units ? job->units + at : NULL, job->mean + at, job->square + at,
-                         job->x + at);
+        cq_active->adamw(&a->adamw, a->g + at, size, a->units ? a->units + at : NULL, a->mean + at, a->square + at, a->p + at);
     }
 }
 
-void cq_adamw_step(int threads, const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square,
-                   float *p) {
-    training_job job = {.adamw = a, .from = g, .n = n, .units = units, .mean = mean, .square = square, .x = p};
-    cq_run(threads, (double)n * 8, &job, &(cq_phase){adamw_spans, (n + SPAN - 1) / SPAN, 2}, 1);
+cq_status cq_adamw_step(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, 8, adamw_spans, spans(rows));
 }
 
 static void rescale_rows(void *context, cq_queue *queue) {
-    const training_job *job = context;
-    EACH_ROW(r) cq_active->rescale(job->from + r * job->n, job->n, job->rescaling, r, job->y + r * job->n);
+    const cq_rescale_args *a = ARGS(rescale);
+    EACH_ROW(r) cq_active->rescale(a->x + r * a->columns, a->columns, &a->rescaling, r, a->y + r * a->columns);
 }
 
-void cq_rescale(int threads, const float *x, int64_t rows, int64_t columns, const cq_rescaling *r, float *y) {
-    training_job job = {.from = x, .n = columns, .rescaling = r, .y = y};
-    cq_run(threads, (double)rows * (double)columns * 3, &job, &(cq_phase){rescale_rows, rows, 2}, 1);
+cq_status cq_rescale(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, 3 * (double)args->rescale.columns, rescale_rows, rows);
 }
 
 static void norm_kept_rows(void *context, cq_queue *queue) {
-    const training_job *job = context;
+    const cq_norm_kept_args *a = ARGS(norm_kept);
     EACH_ROW(r) {
-        const int64_t at = r * job->n;
-        job->sums[r] = cq_active->norm_kept(job->norm, job->from + at, job->n, job->kept + at, job->y + at);
+        const int64_t at = r * a->columns;
+        a->factors[r] = cq_active->norm_kept(&a->norm, a->x + at, a->columns, a->kept + at, a->y + at);
     }
 }
 
-void cq_norm_kept(int threads, const cq_norm *norm, const float *x, int64_t rows, int64_t columns, float *kept, float *factors,
-                  float *y) {
-    training_job job = {.norm = norm, .from = x, .n = columns, .kept = kept, .sums = factors, .y = y};
-    cq_run(threads, (double)rows * (double)columns * 8, &job, &(cq_phase){norm_kept_rows, rows, 2}, 1);
+cq_status cq_norm_kept(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, 8 * (double)args->norm_kept.columns, norm_kept_rows, rows);
 }
 
 static void norm_back_rows(void *context, cq_queue *queue) {
-    const training_job *job = context;
+    const cq_norm_back_args *a = ARGS(norm_back);
     EACH_ROW(r) {
-        const int64_t at = r * job->n;
-        cq_active->norm_back(job->norm, job->before + at, job->with[r], job->from + at, job->n, job->x + at, job->y + at);
+        const int64_t at = r * a->columns;
+        cq_active->norm_back(&a->norm, a->kept + at, a->factors[r], a->g + at, a->columns, a->of_weight + at, a->dx + at);
     }
 }
 
-void cq_norm_back(int threads, const cq_norm *norm, const float *kept, const float *factors, const float *g, int64_t rows,
-                  int64_t columns, float *of_weight, float *dx) {
-    training_job job = {.norm = norm, .before = kept, .with = factors, .from = g, .n = columns, .x = of_weight, .y = dx};
-    cq_run(threads, (double)rows * (double)columns * 8, &job, &(cq_phase){norm_back_rows, rows, 2}, 1);
+cq_status cq_norm_back(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, 8 * (double)args->norm_back.columns, norm_back_rows, rows);
 }
 
 static void dot_rows(void *context, cq_queue *queue) {
-    const training_job *job = context;
-    EACH_ROW(r) job->sums[r] = cq_active->dot(job->from + r * job->n, job->with + r * job->n, job->n);
+    const cq_dot_rows_args *a = ARGS(dot_rows);
+    EACH_ROW(r) a->sums[r] = cq_active->dot(a->x + r * a->columns, a->y + r * a->columns, a->columns);
 }
 
-void cq_dot_rows(int threads, const float *x, const float *y, int64_t rows, int64_t columns, float *sums) {
-    training_job job = {.from = x, .with = y, .n = columns, .sums = sums};
-    cq_run(threads, (double)rows * (double)columns, &job, &(cq_phase){dot_rows, rows, 2}, 1);
+cq_status cq_dot_rows(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    return run(threads, args, rows, (double)args->dot_rows.columns, dot_rows, rows);
 }
 
 enum { SPAN_COLUMNS = 64 }; /* columns that are one task: neighbours share no line of cache */
 
 static void column_sums(void *context, cq_queue *queue) {
-    const training_job *job = context;
+    const cq_column_sums_args *a = ARGS(column_sums);
+    const int64_t rows = ((const training_job *)context)->rows;
     EACH_ROW(span) {
-        const int64_t at = span * SPAN_COLUMNS, left = job->n - at, n = left < SPAN_COLUMNS ? left : SPAN_COLUMNS;
-        cq_active->column_sums(job->from + at, job->n, job->rows, n, job->y + at);
+        const int64_t at = span * SPAN_COLUMNS, left = a->columns - at, n = left < SPAN_COLUMNS ? left : SPAN_COLUMNS;
+        cq_active->column_sums(a->x + at, a->columns, rows, n, a->sums + at);
     }
 }
 
-void cq_column_sums(int threads, const float *x, int64_t rows, int64_t columns, float *y) {
-    training_job job = {.from = x, .n = columns, .rows = rows, .y = y};
-    const int64_t spans = (columns + SPAN_COLUMNS - 1) / SPAN_COLUMNS;
-    cq_run(threads, (double)rows * (double)columns, &job, &(cq_phase){column_sums, spans, 2}, 1);
+cq_status cq_column_sums(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    (void)sequences, (void)bad;
+    const int64_t columns = args->column_sums.columns;
+    return run(threads, args, rows, (double)columns, column_sums, (columns + SPAN_COLUMNS - 1) / SPAN_COLUMNS);
 }
 
 void cq_keep_freed(int on) {

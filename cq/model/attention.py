@@ -6,7 +6,8 @@ import numpy as np
 
 from .. import _core, functions
 from ..errors import UnsupportedError
-from .activation import Activation, Fixed, PerHead, Smoothed
+from .activation import Activation
+from .forms import Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 from .overflow import INT32_MAX
@@ -116,7 +117,9 @@ class Attention:
         tables = (None, None) if self.rotary is None else self.rotary.tables(max(batch.cache.bounds))
         reads = self.output.input_form
         form = reads if cache.form is not None and isinstance(reads, Fixed) else None
-        context = _core.attend(qkv, batch.offsets, cache.kept, self.heads, self.scale, *tables, cache.form, form)
+        context = _core.attention_kept(
+            qkv, batch.offsets, cache.kept, self.heads, self.scale, *tables, cache.form, form
+        )
         return self.output(Activation.of(context, form), None, then)
 
     def _project(self, x: Activation, joint, form) -> np.ndarray | _core.Coded:

@@ -2,8 +2,9 @@
 transformer.py does."""
 
 from .. import _core
-from .activation import Activation, Fixed, PerToken, Smoothed
+from .activation import Activation
 from .attention import Attention
+from .forms import Fixed, PerToken, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 

@@ -5,8 +5,8 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
-from .activation import PerHead, Smoothed
 from .attention import MAX_KEYS, Attention
+from .forms import PerHead, Smoothed
 
 BLOCK = 64  # tokens that a layout holds together: capacities are multiples
 

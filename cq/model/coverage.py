@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from .activation import Fixed, PerHead, Smoothed
 from .attention import MAX_KEYS
 from .block import Block
+from .forms import Fixed, PerHead, Smoothed
 from .linear import QuantizedLinear, may_join
 from .overflow import attention_reach, headroom, layer_reach
 

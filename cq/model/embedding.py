@@ -3,8 +3,9 @@
 import numpy as np
 
 from .. import _core
-from .activation import Activation, Fixed
+from .activation import Activation
 from .deferred import Deferred, keep
+from .forms import Fixed
 from .linear import Linear
 from .norm import Norm
 

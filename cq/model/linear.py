@@ -7,8 +7,9 @@ import numpy as np
 
 from .. import _core
 from ..qtensor import QTensor
-from .activation import Activation, Fixed, Form, Smoothed
+from .activation import Activation
 from .deferred import Deferred, read
+from .forms import Fixed, Form, PerToken, Smoothed
 from .overflow import check_layer
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ class Linear:
 
     def gated(self, x: Activation, activation: str, form=None) -> np.ndarray | _core.Coded:
         """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
-        return _core.linear(x.floats(), self.packed, self.bias, None, activation, None, form, gated=True)
+        return _core.linear(x.floats(), self.packed, self.bias, None, activation, form=form, gated=True)
 
     def __call__(self, x: Activation, form=None, then: "Then | None" = None):
         """(tokens, out) in `form`: float32 or _core.Coded; or what `then` makes of it."""
-        residual, *rest = (None, form) if then is None else then.arguments()
-        y = _core.linear(x.floats(), self.packed, self.bias, None, self.activation, residual, *rest)
-        return y if then is None else then.unpacked(y)
+        if then is not None:
+            return then.after(x.floats(), self.packed, self.bias, None, self.activation)
+        return _core.linear(x.floats(), self.packed, self.bias, None, self.activation, form=form)
 
     @classmethod
     def joined(cls, layers: tuple["Linear", ...]) -> "Linear":
@@ -155,17 +156,15 @@ class QuantizedLinear:
         """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
         given, coding = x.for_product(self.input_form)
         return _core.linear(
-            given, self.weight, self._bias, self._bias_i32, activation, None, form, coding=coding, gated=True
+            given, self.weight, self._bias, self._bias_i32, activation, form=form, coding=coding, gated=True
         )
 
     def __call__(self, x: Activation, form=None, then: "Then | None" = None):
         """As Linear's."""
         given, coding = x.for_product(self.input_form)
-        residual, *rest = (None, form) if then is None else then.arguments()
-        y = _core.linear(
-            given, self.weight, self._bias, self._bias_i32, self.activation, residual, *rest, coding=coding
-        )
-        return y if then is None else then.unpacked(y)
+        if then is not None:
+            return then.after(given, self.weight, self._bias, self._bias_i32, self.activation, coding)
+        return _core.linear(given, self.weight, self._bias, self._bias_i32, self.activation, form=form, coding=coding)
 
     @classmethod
     def joined(cls, layers: tuple["QuantizedLinear", ...]) -> "QuantizedLinear":
@@ -242,20 +241,36 @@ class Then:
         self.residual, self.norm, self.keep, self.stream = residual, norm, keep, stream
         self.form = norm.form_for(readers)
 
-    def arguments(self) -> tuple:
-        """Of _core.linear, from residual on."""
+    def after(
+        self,
+        given: np.ndarray | _core.Coded,
+        weight: _core.Packed,
+        bias: np.ndarray | None,
+        bias_i32: np.ndarray | None,
+        activation: str | None,
+        coding: PerToken | Fixed | None = None,
+    ) -> tuple[Activation, np.ndarray | _core.Coded]:
+        """The layer's product and what follows: the readers' activation, and the stream."""
+        kept = "sum" if self.keep == "sum" else "result" if self.form is None or self.form == self.stream else "both"
+        result = _core.linear(
+            given,
+            weight,
+            bias,
+            bias_i32,
+            activation,
+            residual=self.residual,
+            form=self.form,
+            norm=self.norm,
+            keep=kept,
+            sum_form=self.stream if kept == "sum" else None,
+            coding=coding,
+        )
+        result, stream = (result, result) if kept == "result" else result
+        x = Activation.of(result, self.form)
         if self.keep == "sum":
-            return self.residual, self.form, self.norm.arguments, "sum", self.stream
-        keep = "result" if self.form is None or self.form == self.stream else "both"
-        return self.residual, self.form, self.norm.arguments, keep, None
-
-    def unpacked(self, results) -> tuple[Activation, np.ndarray | _core.Coded]:
-        """The readers' activation, and the stream."""
-        form = self.form
-        result, stream = results if isinstance(results, tuple) else (results, results)
-        x = Activation.of(result, form)
-        if form is not None and self.keep == "normed" and stream is not result:
+            return x, stream
+        if kept == "both":
             x.values = stream
-        if self.keep == "normed" and self.stream is not None and form != self.stream:
+        if self.stream is not None and self.form != self.stream:
             stream = x.take(self.stream)  # the readers want something else, or do not agree
         return x, stream

@@ -3,7 +3,8 @@
 import numpy as np
 
 from .. import _core
-from .activation import Activation, Fixed, PerToken, Smoothed
+from .activation import Activation
+from .forms import Fixed, PerToken, Smoothed
 
 
 class Norm:
@@ -12,7 +13,6 @@ class Norm:
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None, eps: float, rms: bool):
         self.weight, self.bias, self.eps, self.rms = weight, bias, eps, rms
-        self.arguments = weight, bias, eps, rms
 
     def arrays(self) -> list[np.ndarray]:
         return [a for a in (self.weight, self.bias) if a is not None]
@@ -29,5 +29,5 @@ class Norm:
         """x float32 (tokens, hidden). The codes that all readers want are made in the same pass, and float32 is left
         out where nobody reads it."""
         form = self.form_for(readers)
-        y, codes, _ = _core.norm(x, *self.arguments, None, form, keep_float or form is None)
+        y, codes, _ = _core.norm(x, self, form=form, keep_float=keep_float or form is None)
         return Activation(y, {form: codes} if form is not None else None)

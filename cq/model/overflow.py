@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
-from .activation import Fixed, PerHead, PerTensor, PerToken, Smoothed
+from .forms import Fixed, PerHead, PerTensor, PerToken, Smoothed
 
 INT32_MAX = 2**31 - 1
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from .. import _core
 from ..errors import CqError, UnsupportedError
 from . import build
-from .activation import Activation, Fixed
+from .activation import Activation
 from .attention import Attention
 from .batch import Batch, batches, check_tokens
 from .block import FeedForward
@@ -19,6 +19,7 @@ from .classifier import Classifier
 from .config import Config, check_weights
 from .coverage import Coverage, coverage_of, headroom_of
 from .deferred import Deferred, read
+from .forms import Fixed
 from .generate import answers
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..model import Config
-from ..model.activation import PerHead, PerTensor, PerToken
+from ..model.forms import PerHead, PerTensor, PerToken
 from ..model.sites import Graph
 from ..plan import Plan
 from ..strategies import Dynamic

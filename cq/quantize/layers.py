@@ -4,7 +4,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from ..model import Config
-from ..model.activation import Form
+from ..model.forms import Form
 from ..model.sites import Graph
 from ..plan import LayerPlan, Plan, WeightCoding, WordPlan
 from ..strategies import Dynamic, Static, WeightOnly

@@ -9,7 +9,7 @@ import numpy as np
 from ..calibrate import KEEP, Calibration, Progress, calibrate
 from ..errors import CalibrationError, CqError
 from ..model import Transformer
-from ..model.activation import Fixed
+from ..model.forms import Fixed
 from ..plan import Plan
 from ..prepare.equalize import equalize_values, split_outliers
 from ..strategies import QAT, Dynamic, Static, WeightOnly

@@ -19,7 +19,7 @@ from ..calibrate import Calibration, Progress
 from ..coding import quantize_weight
 from ..errors import CalibrationError
 from ..model import Transformer
-from ..model.activation import Columns, Fixed, Smoothed
+from ..model.forms import Columns, Fixed, Smoothed
 from ..model.linear import Linear
 from ..observers.tokens import Tokens
 from ..plan import Fold, Plan, scaled

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ..calibrate import KEEP, Calibration, calibrate
 from ..errors import CalibrationError, CqError
 from ..model import Config, Transformer
-from ..model.activation import Fixed
+from ..model.forms import Fixed
 from ..model.sites import Graph
 from ..plan import Plan
 from ..strategies import Scheme, Static

@@ -12,7 +12,8 @@ from ..calibrate import Calibration, calibrate
 from ..convert import convert
 from ..errors import CqError
 from ..model import Transformer
-from ..model.activation import Smoothed, encode
+from ..model.activation import encode
+from ..model.forms import Smoothed
 from ..model.linear import QuantizedLinear
 from ..quantize import plan_of
 from ..strategies import Dynamic, Scheme, Static, WeightOnly

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _core, affine
 from ..errors import CqError
-from ..model.activation import Fixed, PerTensor, PerToken, Smoothed
+from ..model.forms import Fixed, PerTensor, PerToken, Smoothed
 from ..plan import WeightCoding
 from .passes import dot, dot_rows, to_codes
 

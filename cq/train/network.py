@@ -10,7 +10,7 @@ import numpy as np
 from .. import affine, observers
 from ..errors import CqError
 from ..model import Config
-from ..model.activation import Fixed, Form, PerHead, Smoothed
+from ..model.forms import Fixed, Form, PerHead, Smoothed
 from ..model.sites import AttentionPart, FeedForwardPart, Graph
 from ..plan import Plan, WeightCoding
 from .attention import Attention, CodedAttention, ScaledAttention

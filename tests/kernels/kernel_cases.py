@@ -9,13 +9,14 @@ from unittest.mock import patch
 import numpy as np
 
 from cq import _core
-from cq.model.activation import Columns, Fixed, PerHead, Smoothed
+from cq.model.forms import Columns, Fixed, PerHead, PerToken, Smoothed
+from cq.model.norm import Norm
 
 TAILS = (*range(1, 20), 31, 32, 33, 34, 47, 48, 49, 64)  # around groups of 4 codes and vectors of 16 lanes
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
-FIXED = (("uint8", False, 0.031, 121), ("int8", False, 0.02, -7), ("int8", True, 0.04, 0))
-DYNAMIC = (("uint8", False), ("int8", False), ("int8", True))
-GROUPED = (("int8", True, 16), ("uint8", False, 5), ("int8", True, 32))
+FIXED = (Fixed("uint8", False, 0.031, 121), Fixed("int8", False, 0.02, -7), Fixed("int8", True, 0.04, 0))
+DYNAMIC = (PerToken("uint8", False), PerToken("int8", False), PerToken("int8", True))
+GROUPED = (PerHead("int8", True, 16), PerHead("uint8", False, 5), PerHead("int8", True, 32))
 fill: int | None = None  # the byte that new arrays are made of, where the worker sees to that
 
 
@@ -83,17 +84,17 @@ def by_column(rng, dtype: str, symmetric: bool, columns: int, huge: bool = False
 def quantize(rng) -> Iterator[Call]:
     for columns, form in product((*TAILS, 100), (*FIXED, *DYNAMIC)):
         x = floats(rng, 6, columns) * np.float32([[1], [0], [3e37], [1e-41], [100], [1e-3]])
-        x[4] = np.rint(x[4]) * np.float32(form[2] / 2 if len(form) == 4 else 0.5)  # halves between two codes
+        # halves between two codes
+        x[4] = np.rint(x[4]) * np.float32(form.scale / 2 if isinstance(form, Fixed) else 0.5)
         sums = np.zeros(6, np.int32)
         yield Call(f"{columns} {form}", _core.quantize, (x, form, sums), writes=(sums,))
-    for columns, (dtype, symmetric), huge in product((*TAILS, 100, 192), DYNAMIC, (False, True)):
-        form = by_column(rng, dtype, symmetric, columns, huge)
-        yield Call(f"{columns} {dtype} {symmetric} {huge} by column", _core.quantize, (floats(rng, 4, columns), form))
-    for (dtype, symmetric), group, columns in product(
-        DYNAMIC, (1, 3, 16, 20, 32, 64), (1, 16, 60, 64, 96, 100, 128, 192)
-    ):
+    for columns, codes, huge in product((*TAILS, 100, 192), DYNAMIC, (False, True)):
+        form = by_column(rng, codes.dtype, codes.symmetric, columns, huge)
+        yield Call(f"{columns} {codes} {huge} by column", _core.quantize, (floats(rng, 4, columns), form))
+    for codes, group, columns in product(DYNAMIC, (1, 3, 16, 20, 32, 64), (1, 16, 60, 64, 96, 100, 128, 192)):
         x = floats(rng, 4, columns) * np.float32([[1], [1e-40], [3e37], [0]])
-        yield Call(f"{columns} {dtype} {symmetric} groups of {group}", _core.quantize, (x, (dtype, symmetric, group)))
+        form = PerHead(codes.dtype, codes.symmetric, group)
+        yield Call(f"{columns} {form}", _core.quantize, (x, form))
     for form in (*FIXED, *DYNAMIC, *GROUPED):
         yield Call(f"large {form}", _core.quantize, (floats(rng, 64, 1000), form))
         yield Call(f"magnitudes {form}", _core.quantize, (magnitudes(rng, 200, 50), form))
@@ -193,7 +194,7 @@ def row_wise(rng, i: int, n: int) -> dict:
         form=form,
         keep=keep,
         sum_form=FIXED[i // 3 % 3] if keep == "sum" and i % 2 else None,
-        norm=(floats(rng, n), floats(rng, n) if i % 8 < 5 else None, 1e-5, i % 5 < 2) if normed else None,
+        norm=Norm(floats(rng, n), floats(rng, n) if i % 8 < 5 else None, 1e-5, i % 5 < 2) if normed else None,
     )
 
 
@@ -326,7 +327,7 @@ def norm(rng) -> Iterator[Call]:
         yield Call(
             f"{columns} {rms} {added} {biased} {form}",
             _core.norm,
-            (x, floats(rng, columns), bias, 1e-5, rms),
+            (x, Norm(floats(rng, columns), bias, 1e-5, rms)),
             dict(
                 residual=residual(rng, "float32" if added else None, rows, columns),
                 form=form,
@@ -440,7 +441,7 @@ def linear_gated(rng) -> Iterator[Call]:
         )
 
 
-def attend(rng) -> Iterator[Call]:
+def attention_kept(rng) -> Iterator[Call]:
     """New tokens behind what is kept: several of each sequence, then one, then none of some."""
     news = ((3, 70, 1), (1, 1, 1), (0, 50, 2))
     kinds = cycle(("float32", "per head", "static uint8", "static int8"))
@@ -481,7 +482,7 @@ def attend(rng) -> Iterator[Call]:
                 kept.move(s, int(lengths[s]))
             yield Call(
                 f"{dim} {heads}/{kv} {kind} {form} {new}",
-                _core.attend,
+                _core.attention_kept,
                 (qkv, offsets, kept, heads, dim**-0.5, np.cos(angle), np.sin(angle), coding, coding and form),
                 {},
                 (qkv, *arrays),
@@ -589,7 +590,7 @@ FAMILIES = (
     attention_static,
     attention_dynamic,
     linear_gated,
-    attend,
+    attention_kept,
     slope,
     round_codes,
     exponents,

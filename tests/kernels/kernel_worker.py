@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ import kernel_cases
 from guard_pages import Allocator
 
 from cq import _core
+from cq.model.forms import Columns
+from cq.model.norm import Norm
 
 
 def arrays(value) -> list[np.ndarray]:
@@ -29,6 +32,12 @@ def arrays(value) -> list[np.ndarray]:
         return [array for item in value for array in arrays(item)]
     if isinstance(value, _core.Coded):
         return arrays((value.codes, value.scale, value.zero_point))
+    if isinstance(value, Norm):
+        return arrays((value.weight, value.bias))
+    if is_dataclass(value):  # a form
+        return arrays(tuple(getattr(value, field.name) for field in fields(value)))
+    if isinstance(value, Columns):
+        return arrays((value.scale, value.zero_point, value.inverse))
     if isinstance(value, _core.FloatWeight):
         return arrays((value.panels,))
     if isinstance(value, _core.Weight):
@@ -40,8 +49,7 @@ def run(call: kernel_cases.Call) -> str:
     """The digest of what one call gives."""
     inputs = (*call.arguments, *call.keywords.values())
     given = [a for a in arrays(inputs) if not any(a is w for w in call.writes)]
-    # codes keep the parameters they were given
-    forms = arrays(tuple(item for item in inputs if isinstance(item, tuple)))
+    forms = arrays(tuple(item for item in inputs if is_dataclass(item)))  # codes keep the parameters they were given
     before = [a.tobytes() for a in given]
     results = arrays(call.function(*call.arguments, **call.keywords))
     if [a.tobytes() for a in given] != before:

@@ -10,6 +10,7 @@ from scipy import special
 
 import cq
 from cq import _core, affine
+from cq.model.forms import Fixed, PerHead, PerToken
 
 F = np.float32
 SHAPES = [(dim, heads, kv) for dim, (heads, kv) in product((8, 20, 32, 64, 80, 128), ((4, 4), (4, 2), (3, 1)))]
@@ -127,7 +128,7 @@ def static_codes(rng, dtype, tokens, heads, kv, dim):
 def dynamic_codes(rng, tokens, heads, kv, dim, spread=1.0):
     """Codes with a scale per token and head, far apart where `spread` is large."""
     x = rng.standard_normal((tokens, heads + 2 * kv, dim)) * np.exp(rng.normal(0, spread, (tokens, heads + 2 * kv, 1)))
-    return _core.quantize(x.astype(F).reshape(tokens, -1), ("int8", True, dim))
+    return _core.quantize(x.astype(F).reshape(tokens, -1), PerHead("int8", True, dim))
 
 
 @CAUSAL
@@ -140,9 +141,11 @@ def test_static(dim, heads, kv, causal, rng):
         arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim**-0.5)
         got = _core.attention(*arguments)
         off, total = off + assert_emulated(got, *emulate_static(*arguments)), total + got.size
-        for form in (("uint8", False, 0.02, 99), ("int8", True, 0.01, 0)):
+        for form in (Fixed("uint8", False, 0.02, 99), Fixed("int8", True, 0.01, 0)):
             codes = _core.attention(*arguments, form)
-            np.testing.assert_array_equal(codes.codes, affine.quantize(got, form[2], form[3], form[0], form[1]))
+            np.testing.assert_array_equal(
+                codes.codes, affine.quantize(got, form.scale, form.zero_point, form.dtype, form.symmetric)
+            )
     assert off <= 0.02 * total
 
 
@@ -156,9 +159,11 @@ def test_dynamic(dim, heads, kv, causal, rng):
         arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim**-0.5)
         got = _core.attention(*arguments)
         off, total = off + assert_emulated(got, *emulate_dynamic(*arguments)), total + got.size
-        form = ("int8", False, 0.02, -9)
+        form = Fixed("int8", False, 0.02, -9)
         codes = _core.attention(*arguments, form)
-        np.testing.assert_array_equal(codes.codes, affine.quantize(got, form[2], form[3], form[0], form[1]))
+        np.testing.assert_array_equal(
+            codes.codes, affine.quantize(got, form.scale, form.zero_point, form.dtype, form.symmetric)
+        )
     assert off <= 0.02 * total
 
 
@@ -245,9 +250,8 @@ def test_nan_is_not_hidden(where, rng):
 def of_two_keys(score, kind="float32"):
     """Of two keys one scores 0 and the other -score; with values 1 and 0 the result is e^-score / (1 + e^-score)."""
     qkv = F([[score, 0, 0, 0, 0, 0], [score, 0, -1, 0, 1, 0]])
-    return _core.attention(
-        qkv if kind == "float32" else _core.quantize(qkv, ("int8", True, 2)), np.int32([0, 2]), 1, 1, False, 1.0
-    )[0, 0]
+    qkv = qkv if kind == "float32" else _core.quantize(qkv, PerHead("int8", True, 2))
+    return _core.attention(qkv, np.int32([0, 2]), 1, 1, False, 1.0)[0, 0]
 
 
 def test_exp_over_its_range():
@@ -267,7 +271,7 @@ def test_exp_in_codes_over_its_range():
 def of_values(v, dim):
     """Attention of one head with equal scores over values (tokens, dim): their mean."""
     x = np.concatenate((np.zeros((len(v), 2 * dim)), v), 1).astype(F)
-    return _core.attention(_core.quantize(x, ("int8", True, dim)), np.int32([0, len(v)]), 1, 1, False, 1.0)[0]
+    return _core.attention(_core.quantize(x, PerHead("int8", True, dim)), np.int32([0, len(v)]), 1, 1, False, 1.0)[0]
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e-10, 1e-3, 1, 1e3, 1e10, 1e17, 1e19, 1e25, 1e30])
@@ -293,7 +297,7 @@ def test_large_scores(rng):
             * np.sqrt([[[size], [size], [1]]])
             * np.exp(rng.normal(0, 0.5, (150, 3, 1)))
         )
-        qkv = _core.quantize(x.astype(F).reshape(150, 24), ("int8", True, 8))
+        qkv = _core.quantize(x.astype(F).reshape(150, 24), PerHead("int8", True, 8))
         q, k, v = np.split(qkv.dequantize().astype(float), 3, 1)
         first, second = np.sort(q @ k.T, 1)[:, :-3:-1].T
         clear = first - second > 20
@@ -306,20 +310,48 @@ def test_large_scores(rng):
 # --- the door ---------------------------------------------------------------------------------------------------------
 
 
+def test_new_tokens_without_room_angles_or_scales_are_refused(rng):
+    """Before anything is written; the sequence is named."""
+    x, offsets = rng.standard_normal((6, 48), np.float32), np.int32([0, 2, 6])
+    angles = np.ones((70, 4), np.float32)
+
+    def kept(dtype, second, scaled):
+        found, dtypes = _core.Kept(2, 2, 8, dtype), (np.float32,) * 2 if dtype == "float32" else (np.int8,) * 2
+        for s, length in enumerate((0, second)):
+            arrays = [np.zeros(2 * 64 * width, dtype) for width, dtype in zip((8, 16), dtypes)]
+            arrays += [] if dtype == "float32" else [np.zeros(128, np.int32)]
+            found.put(s, length, 64, *arrays, *([np.zeros(3 * 128, np.float32)] if scaled and s == 0 else []))
+        return found
+
+    for dtype, second, coding, tables in (
+        ("float32", 61, None, ()),
+        ("float32", 50, None, (angles[:53], angles[:53])),
+        ("int8", 0, PerHead("int8", True, 8), ()),
+    ):
+        given = x.copy()
+        with pytest.raises(cq.CqError, match="attention: sequence 1 has kept no room, no angles or no scales"):
+            _core.attention_kept(given, offsets, kept(dtype, second, True), 2, 0.3, *tables or (None, None), coding)
+        np.testing.assert_array_equal(given, x)
+    with pytest.raises(cq.CqError, match="offsets, heads"):
+        _core.attention_kept(x[:0].copy(), offsets, kept("float32", 0, False), 2, 0.3)
+
+
 def test_codes_of_other_forms_are_refused(rng):
     x, offsets = rng.standard_normal((6, 48), np.float32), np.int32([0, 6])
     for form, message in (
-        (("uint8", False), "per column or per head"),
-        (("int8", True, 0.1, 0), "per column or per head"),
-        (("int8", True, 16), "per head"),
-        (("uint8", False, 8), "per head"),
-        (("int8", True, 5), "per head"),
+        (PerToken("uint8", False), "per column or per head"),
+        (PerHead("int8", True, 16), "per head"),
+        (Fixed("int8", True, 0.1, 0), "per column or per head"),
+        (PerHead("uint8", False, 8), "per head"),
+        (PerHead("int8", True, 5), "per head"),
     ):
         with pytest.raises(cq.CqError, match=message):
             _core.attention(_core.quantize(x, form), offsets, 2, 2, False, 0.3)
     with pytest.raises(cq.CqError, match="48 columns are not 7 heads"):
         _core.attention(x, offsets, 3, 2, False, 0.3)
     with pytest.raises(cq.CqError, match="quantize the result"):
-        _core.attention(x, offsets, 2, 2, False, 0.3, ("uint8", False, 0.1, 3))
+        _core.attention(x, offsets, 2, 2, False, 0.3, Fixed("uint8", False, 0.1, 3))
     with pytest.raises(cq.CqError, match="given scale"):
-        _core.attention(_core.quantize(x, ("int8", True, 8)), offsets, 2, 2, False, 0.3, ("uint8", False))
+        _core.attention(
+            _core.quantize(x, PerHead("int8", True, 8)), offsets, 2, 2, False, 0.3, PerToken("uint8", False)
+        )

@@ -9,10 +9,10 @@ import pytest
 
 import cq
 from cq import _core, affine
-from cq.model.activation import Columns, Smoothed
+from cq.model.forms import Columns, Fixed, PerHead, PerToken, Smoothed
 
 F = np.float32
-FORMS = [("uint8", False), ("int8", False), ("int8", True)]
+CODES = [("uint8", False), ("int8", False), ("int8", True)]
 TINY, LARGEST = np.finfo(F).tiny, np.finfo(F).max
 
 
@@ -77,14 +77,14 @@ def after_product(x, form):
     return _core.linear(x, _core.pack_floats(np.eye(x.shape[1], dtype=F)), form=form)
 
 
-@pytest.mark.parametrize("dtype, symmetric", FORMS)
+@pytest.mark.parametrize("dtype, symmetric", CODES)
 def test_around_every_middle(dtype, symmetric, rng):
     """Through quantize (whole vectors and tails), through what follows a float32 product, and a column at a time."""
     for scale in scales(rng):
         x = around_middles(scale)
         zero_point = 0 if symmetric else int(rng.integers(*affine.RANGES[dtype]))
         expected = affine.quantize(x, scale, zero_point, dtype, symmetric)
-        form = (dtype, symmetric, float(scale), zero_point)
+        form = Fixed(dtype, symmetric, float(scale), zero_point)
         np.testing.assert_array_equal(_core.quantize(x, form).codes, expected)
         np.testing.assert_array_equal(after_product(x, form).codes, expected)
         zero_point = np.int32(0) if symmetric else far(rng, dtype)
@@ -107,7 +107,7 @@ def test_around_the_middles_of_columns_of_every_size(rng):
         np.testing.assert_array_equal(after_product(x, form).codes, expected)
 
 
-@pytest.mark.parametrize("dtype, symmetric", FORMS)
+@pytest.mark.parametrize("dtype, symmetric", CODES)
 def test_around_the_middles_of_dynamic_parameters(dtype, symmetric, rng):
     """Rows, and groups of a row, whose ends fix the scale, with numbers beside its middles between them."""
     rows = []
@@ -120,17 +120,17 @@ def test_around_the_middles_of_dynamic_parameters(dtype, symmetric, rng):
     x = np.array(rows, F)
     found, zero = affine.row_params(x, dtype, symmetric)
     expected = affine.quantize(x, found[:, None], zero[:, None], dtype, symmetric)
-    got = _core.quantize(x, (dtype, symmetric))
+    got = _core.quantize(x, PerToken(dtype, symmetric))
     np.testing.assert_array_equal(got.codes, expected)
     np.testing.assert_array_equal(got.scale, found)
-    grouped = _core.quantize(x.reshape(20, -1), (dtype, symmetric, 128))
+    grouped = _core.quantize(x.reshape(20, -1), PerHead(dtype, symmetric, 128))
     np.testing.assert_array_equal(grouped.codes.reshape(x.shape), expected)
     np.testing.assert_array_equal(grouped.scale.ravel(), found)
-    through = after_product(x, (dtype, symmetric))
+    through = after_product(x, PerToken(dtype, symmetric))
     np.testing.assert_array_equal(through.codes, expected)
 
 
-@pytest.mark.parametrize("dtype, symmetric", FORMS)
+@pytest.mark.parametrize("dtype, symmetric", CODES)
 def test_middles_after_integer_products(dtype, symmetric, rng):
     """y is a whole number of steps, the result's scale an even number of them or a fraction: many y lie at middles, or
     beside."""
@@ -147,20 +147,20 @@ def test_middles_after_integer_products(dtype, symmetric, rng):
             else F(step * rng.integers(1, 90) / rng.integers(1, 9))
         )
         y = _core.linear(given, packed)
-        got = _core.linear(given, packed, form=(dtype, symmetric, float(scale), zero_point))
+        got = _core.linear(given, packed, form=Fixed(dtype, symmetric, float(scale), zero_point))
         np.testing.assert_array_equal(got.codes, affine.quantize(y, scale, zero_point, dtype, symmetric))
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype, symmetric", FORMS)
+@pytest.mark.parametrize("dtype, symmetric", CODES)
 def test_groups_are_rows_of_their_own(dtype, symmetric, rng):
     """The last group may be shorter."""
     for columns, group in product((1, 15, 16, 64, 100, 128, 192, 384), (1, 3, 8, 16, 20, 32, 64, 128, 500)):
         x = rng.standard_normal((7, columns), F) * F([[1], [0], [1e-42], [5e37], [-1], [30], [1e-3]])
         x[5] = np.abs(x[5])
-        got = _core.quantize(x, (dtype, symmetric, group))
+        got = _core.quantize(x, PerHead(dtype, symmetric, group))
         groups = -(-columns // group)
         assert got.scale.shape == got.zero_point.shape == (7, groups) and got.codes.dtype == dtype
         for g in range(groups):
@@ -175,7 +175,7 @@ def test_groups_are_rows_of_their_own(dtype, symmetric, rng):
             np.testing.assert_array_equal(got.dequantize(), affine.dequantize(got.codes, *wide))
 
 
-@pytest.mark.parametrize("dtype, symmetric", FORMS)
+@pytest.mark.parametrize("dtype, symmetric", CODES)
 def test_columns(dtype, symmetric, rng):
     for columns in (1, 7, 16, 17, 63, 64, 65, 200):
         scale = np.exp(rng.normal(-3, 3, (1, columns))).astype(F)
@@ -194,10 +194,10 @@ def test_not_finite_in_any_form(value, rng):
     """In any group or column, wherever it lies in a vector."""
     ones, zeros = np.ones((1, 192), F), np.zeros((1, 192), np.int32)
     forms = [
-        ("int8", True, 32),
-        ("int8", True, 64),
-        ("uint8", False, 5),
-        ("int8", False, 1),
+        PerHead("int8", True, 32),
+        PerHead("int8", True, 64),
+        PerHead("uint8", False, 5),
+        PerHead("int8", False, 1),
         by_column("int8", True, ones, zeros),
     ]
     for form, column, row in product(forms, (0, 15, 16, 63, 64, 100, 191), (0, 3)):

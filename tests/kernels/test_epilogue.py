@@ -9,11 +9,18 @@ import pytest
 
 import cq
 from cq import _core
-from cq.model.activation import Columns, Fixed, Smoothed
+from cq.model.forms import Columns, Fixed, PerHead, PerToken, Smoothed
+from cq.model.norm import Norm
 
 F = np.float32
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
-CODINGS = (("uint8", False), ("int8", False), ("int8", True), ("uint8", False, 0.031, 121), ("int8", True, 0.04, 0))
+CODINGS = (
+    PerToken("uint8", False),
+    PerToken("int8", False),
+    PerToken("int8", True),
+    Fixed("uint8", False, 0.031, 121),
+    Fixed("int8", True, 0.04, 0),
+)
 ROWS = (*range(1, 18), 100, 300)
 COLUMNS = (*range(1, 66), 384, 1000)
 TEAMS = (1, 2, 3)
@@ -43,7 +50,13 @@ def bits(result) -> bytes:
 def forms(rng, n):
     """All that results may be made in."""
     columns = np.exp(rng.normal(-3, 1, (1, n))).astype(F), rng.integers(-128, 128, (1, n)).astype(np.int32)
-    return (None, *CODINGS, ("int8", True, 32), ("uint8", False, 5), Smoothed("int8", False, 0.5, 3, Columns(*columns)))
+    return (
+        None,
+        *CODINGS,
+        PerHead("int8", True, 32),
+        PerHead("uint8", False, 5),
+        Smoothed("int8", False, 0.5, 3, Columns(*columns)),
+    )
 
 
 def weight(rng, k, n, zeros=False, group=None):
@@ -56,8 +69,8 @@ def residual(rng, kind, m, n):
     return {
         None: None,
         "float32": x,
-        "static": _core.quantize(x, ("int8", False, 0.03, 5)) if kind == "static" else None,
-        "per token": _core.quantize(x, ("uint8", False)) if kind == "per token" else None,
+        "static": _core.quantize(x, Fixed("int8", False, 0.03, 5)) if kind == "static" else None,
+        "per token": _core.quantize(x, PerToken("uint8", False)) if kind == "per token" else None,
     }[kind]
 
 
@@ -68,7 +81,7 @@ def in_form(x, form):
 def composed(y, after):
     """What `linear` should give, from y = act(product + bias) + residual and separate calls."""
     norm, form, keep = after["norm"], after["form"], after["keep"]
-    z = y if norm is None else _core.norm(y, *norm)[0]
+    z = y if norm is None else _core.norm(y, norm)[0]
     if keep == "result":
         return in_form(z, form)
     return in_form(z, form), z if keep == "both" else in_form(y, after["sum_form"])
@@ -91,12 +104,11 @@ def ways(rng, n):
             ]
         ),
     ):
-        norm = (
-            (rng.standard_normal(n, F), rng.standard_normal(n, F) if i % 3 else None, 1e-5, i % 2 == 0)
-            if normed
-            else None
+        bias = rng.standard_normal(n, F) if i % 3 else None
+        norm = Norm(rng.standard_normal(n, F), bias, 1e-5, i % 2 == 0) if normed else None
+        sum_form = (
+            (None, Fixed("int8", False, 0.05, -3), Fixed("uint8", False, 0.04, 128))[i % 3] if keep == "sum" else None
         )
-        sum_form = (None, ("int8", False, 0.05, -3), ("uint8", False, 0.04, 128))[i % 3] if keep == "sum" else None
         yield dict(form=form, norm=norm, keep=keep, sum_form=sum_form)
 
 
@@ -138,18 +150,20 @@ def test_every_way_to_go_on(kind, rng):
     for m, n in ((5, 64), (12, 70), (75, 150)):
         w, x, teams = weight(rng, 36, n), rng.standard_normal((m, 36), F), (1, 3)
         common = dict(bias=rng.standard_normal(n, F), activation="gelu", residual=rng.standard_normal((m, n), F))
-        coding = ("uint8", False) if kind == "coding" else None
-        codes = _core.quantize(x, ("uint8", False))
+        coding = PerToken("uint8", False) if kind == "coding" else None
+        codes = _core.quantize(x, PerToken("uint8", False))
         given = codes if kind == "codes" else x
         _core.set_threads(1)
         y = _core.linear(x if kind == "float32" else codes, w, **common)
         norms = (
             None,
-            (np.ones(n, F), None, 1e-5, True),
-            (rng.standard_normal(n, F), rng.standard_normal(n, F), 1e-5, False),
+            Norm(np.ones(n, F), None, 1e-5, True),
+            Norm(rng.standard_normal(n, F), rng.standard_normal(n, F), 1e-5, False),
         )
         for form, norm, (keep, sum_form) in product(
-            forms(rng, n), norms, (("result", None), ("both", None), ("sum", None), ("sum", ("int8", False, 0.05, -3)))
+            forms(rng, n),
+            norms,
+            (("result", None), ("both", None), ("sum", None), ("sum", Fixed("int8", False, 0.05, -3))),
         ):
             if norm is not None or keep != "sum":
                 after = dict(form=form, norm=norm, keep=keep, sum_form=sum_form)
@@ -159,9 +173,11 @@ def test_every_way_to_go_on(kind, rng):
 
 
 def test_int32_bias_in_every_pass(rng):
-    for m, n, form in product((3, 13, 100), (17, 64, 130), (None, ("uint8", False), ("int8", True, 0.1, 0))):
+    for m, n, form in product(
+        (3, 13, 100), (17, 64, 130), (None, PerToken("uint8", False), Fixed("int8", True, 0.1, 0))
+    ):
         w, x, bias = weight(rng, 40, n), rng.standard_normal((m, 40), F), rng.integers(-9999, 9999, n).astype(np.int32)
-        fixed = ("uint8", False, 0.03, 120)
+        fixed = Fixed("uint8", False, 0.03, 120)
         expected = in_form(_core.linear(_core.quantize(x, fixed), w, bias_i32=bias), form)
         assert_same(lambda: _core.linear(x, w, bias_i32=bias, form=form, coding=fixed), bits(expected))
         assert_same(lambda: _core.linear(_core.quantize(x, fixed), w, bias_i32=bias, form=form), bits(expected))
@@ -184,9 +200,11 @@ def test_what_follows_a_product_with_a_float_weight(rng):
 
 
 def test_no_rows(rng):
-    w, norm = weight(rng, 8, 20), (np.ones(20, F), None, 1e-5, False)
+    w, norm = weight(rng, 8, 20), Norm(np.ones(20, F), None, 1e-5, False)
     for form in forms(rng, 20):
-        codes, total = _core.linear(np.empty((0, 8), F), w, form=form, norm=norm, keep="sum", coding=("uint8", False))
+        codes, total = _core.linear(
+            np.empty((0, 8), F), w, form=form, norm=norm, keep="sum", coding=PerToken("uint8", False)
+        )
         assert codes.shape == total.shape == (0, 20)
 
 
@@ -207,7 +225,7 @@ def test_bad_input_of_coding_names_its_row(value, rng):
     for (m, row), n, coding in product(((1, 0), (7, 3), (25, 24), (300, 170)), (1, 65, 200), CODINGS):
         w, x = weight(rng, 40, n), rng.standard_normal((m, 40), F)
         x[row, 17] = x[-1, 39] = value
-        for form in (None, ("uint8", False), ("int8", True, 0.1, 0)):
+        for form in (None, PerToken("uint8", False), Fixed("int8", True, 0.1, 0)):
             assert_names(row, lambda: _core.linear(x, w, form=form, coding=coding))
 
 
@@ -220,16 +238,18 @@ def test_bad_rows_after_a_product_name_the_first(where, value, rng):
         bad = added if where == "residual" else x
         bad[row, -1] = bad[-1, 0] = value
         for after in (
-            dict(form=("uint8", False)),
-            dict(form=("int8", True, 32)),
-            dict(norm=(ones, None, 1e-5, True)),
-            dict(norm=(ones, ones, 1e-5, False), form=("uint8", False, 0.1, 3)),
-            dict(norm=(ones, None, 1e-5, True), keep="sum", sum_form=("int8", False, 0.1, 3)),
-            dict(form=("uint8", False), keep="both"),
+            dict(form=PerToken("uint8", False)),
+            dict(form=PerHead("int8", True, 32)),
+            dict(norm=Norm(ones, None, 1e-5, True)),
+            dict(norm=Norm(ones, ones, 1e-5, False), form=Fixed("uint8", False, 0.1, 3)),
+            dict(norm=Norm(ones, None, 1e-5, True), keep="sum", sum_form=Fixed("int8", False, 0.1, 3)),
+            dict(form=PerToken("uint8", False), keep="both"),
         ):
             assert_names(row, lambda: _core.linear(x, w, residual=added, **after))
             if where == "residual":
-                assert_names(row, lambda: _core.linear(_core.quantize(x, ("uint8", False)), w, residual=added, **after))
+                assert_names(
+                    row, lambda: _core.linear(_core.quantize(x, PerToken("uint8", False)), w, residual=added, **after)
+                )
                 floats = _core.pack_floats(rng.standard_normal((40, n), F))
                 assert_names(row, lambda: _core.linear(x, floats, residual=added, **after))
 
@@ -238,16 +258,16 @@ def test_a_norm_whose_squares_overflow_names_its_row(rng):
     for m, row in ((7, 3), (300, 170)):
         added, w = rng.standard_normal((m, 65), F), weight(rng, 40, 65)
         added[row] *= F(1e20)
-        for rms, form in product((False, True), (None, ("uint8", False))):
+        for rms, form in product((False, True), (None, PerToken("uint8", False))):
             assert_names(
                 row,
                 lambda: _core.linear(
                     np.ones((m, 40), F),
                     w,
                     residual=added,
-                    norm=(np.ones(65, F), None, 1e-5, rms),
                     form=form,
-                    coding=("uint8", False),
+                    norm=Norm(np.ones(65, F), None, 1e-5, rms),
+                    coding=PerToken("uint8", False),
                 ),
             )
 
@@ -256,24 +276,24 @@ def test_a_norm_whose_squares_overflow_names_its_row(rng):
 
 
 def test_what_makes_no_sense_is_refused(rng):
-    x, w, norm = rng.standard_normal((4, 8), F), weight(rng, 8, 6), (np.ones(6, F), None, 1e-5, False)
+    x, w, norm = rng.standard_normal((4, 8), F), weight(rng, 8, 6), Norm(np.ones(6, F), None, 1e-5, False)
     columns = np.ones((1, 8), F), np.zeros((1, 8), np.int32)
-    coded, form = _core.quantize(x, ("uint8", False)), ("uint8", False)
+    coded, form = _core.quantize(x, PerToken("uint8", False)), PerToken("uint8", False)
     for message, arguments in (
         ("keep: 'all'", dict(keep="all")),
         ("keep: 'sum'", dict(keep="sum")),
         ("sum_form: .*given scale", dict(keep="sum", norm=norm, sum_form=form)),
-        ("weight: .*float32 array of shape .6", dict(norm=(np.ones(7, F), None, 1e-5, False))),
-        ("coding: ", dict(coding=("int8", True, 4))),
+        ("weight: .*float32 array of shape .6", dict(norm=Norm(np.ones(7, F), None, 1e-5, False))),
+        ("coding: ", dict(coding=PerHead("int8", True, 4))),
         ("scale: .*shape .1, 6", dict(form=Smoothed("int8", True, 0.5, 0, Columns(*columns)))),
-        ("residual: .*one per row", dict(residual=_core.quantize(np.ones((4, 6), F), ("int8", True, 2)))),
+        ("residual: .*one per row", dict(residual=_core.quantize(np.ones((4, 6), F), PerHead("int8", True, 2)))),
     ):
         with pytest.raises(cq.CqError, match=message):
             _core.linear(x, w, **arguments)
     with pytest.raises(cq.CqError, match="coding: "):
         _core.linear(coded, w, coding=form)
     for grouped in (
-        _core.quantize(x, ("int8", True, 4)),
+        _core.quantize(x, PerHead("int8", True, 4)),
         _core.quantize(x, Smoothed.of((Fixed("int8", True, 0.5, 0),) * 2, (3, 5))),
     ):
         for call in (lambda: _core.linear(grouped, w), lambda: _core.matmul_integer(grouped, w)):

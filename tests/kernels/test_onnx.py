@@ -9,6 +9,7 @@ import pytest
 
 import cq
 from cq import _core, affine
+from cq.model.forms import Fixed, PerToken
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -92,7 +93,7 @@ def test_quantize_linear(dtype, rng, onnx_node):
         x, zero_point = numbers(rng, *shape(rng)[:2]), codes(rng, dtype)
         scale = np.float32(rng.choice([0.5, 1, 0.1, 1e-3, 2.0**-126, 1e30, abs(rng.standard_normal()) + 1e-9]))
         expected = run(None, {"x": x, "s": np.array(scale), "z": zero_point})[0]
-        got = _core.quantize(x, (dtype, False, float(scale), int(zero_point))).codes
+        got = _core.quantize(x, Fixed(dtype, False, float(scale), int(zero_point))).codes
         assert got.dtype == expected.dtype and np.array_equal(got, expected), (scale, zero_point)
 
 
@@ -106,7 +107,7 @@ def test_dynamic_quantize_linear(rng, onnx_node):
         x = x[(span == 0) | (span / 255 >= 2.0**-126)]  # below, ONNX Runtime divides by a denormal or by 0
         if not x.size:
             continue
-        got = _core.quantize(x, ("uint8", False))
+        got = _core.quantize(x, PerToken("uint8", False))
         for i, row in enumerate(x):
             y, scale, zero_point = run(None, {"x": row})
             assert got.scale[i] == scale and got.zero_point[i] == zero_point

@@ -9,8 +9,10 @@ from scipy import special
 
 import cq
 from cq import _core, affine
+from cq.model.forms import Fixed, PerToken
+from cq.model.norm import Norm
 
-FORMS = [("uint8", False), ("int8", False), ("int8", True)]
+CODES = [("uint8", False), ("int8", False), ("int8", True)]
 WIDTHS = (1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 100, 257)
 LARGEST = np.finfo(np.float32).max
 TINY = np.finfo(np.float32).tiny
@@ -49,24 +51,26 @@ def assert_codes(got, codes, scale, zero_point):
 # --- codes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype, symmetric", FORMS)
+@pytest.mark.parametrize("dtype, symmetric", CODES)
 def test_dynamic_codes(dtype, symmetric, rng):
     for columns in WIDTHS:
         x, sums = special_rows(rng, columns), np.empty(40, np.int32)
         scale, zero_point = affine.row_params(x, dtype, symmetric)
         codes = affine.quantize(x, scale[:, None], zero_point[:, None], dtype, symmetric)
-        assert_codes(_core.quantize(x, (dtype, symmetric), sums), codes, scale, zero_point)
+        assert_codes(_core.quantize(x, PerToken(dtype, symmetric), sums), codes, scale, zero_point)
         np.testing.assert_array_equal(sums, codes.astype(int).sum(1))
 
 
-@pytest.mark.parametrize("dtype, symmetric", FORMS)
+@pytest.mark.parametrize("dtype, symmetric", CODES)
 def test_static_codes(dtype, symmetric, rng):
     low, high = affine.code_range(dtype, symmetric)
     for columns, scale in product(WIDTHS, np.float32([TINY, 1e-20, 0.037, 0.5, 1, 3e36])):
         x, sums = special_rows(rng, columns), np.empty(40, np.int32)
         zero_point = 0 if symmetric else int(rng.integers(low, high + 1))
         codes = affine.quantize(x, scale, zero_point, dtype, symmetric)
-        assert_codes(_core.quantize(x, (dtype, symmetric, float(scale), zero_point), sums), codes, scale, zero_point)
+        assert_codes(
+            _core.quantize(x, Fixed(dtype, symmetric, float(scale), zero_point), sums), codes, scale, zero_point
+        )
         np.testing.assert_array_equal(sums, codes.astype(int).sum(1))
 
 
@@ -75,15 +79,15 @@ def test_codes_on_both_sides_of_every_half(rng):
     for scale in np.exp(rng.uniform(-20, 20, 50)).astype(np.float32):
         near = ((np.arange(-300, 300) + 0.5) * scale).astype(np.float32)
         x = np.stack((near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))))
-        for dtype, symmetric in FORMS:
+        for dtype, symmetric in CODES:
             zero_point = 0 if symmetric else int(rng.integers(*affine.RANGES[dtype]))
-            got = _core.quantize(x, (dtype, symmetric, float(scale), zero_point))
+            got = _core.quantize(x, Fixed(dtype, symmetric, float(scale), zero_point))
             np.testing.assert_array_equal(got.codes, affine.quantize(x, scale, zero_point, dtype, symmetric))
             ends = np.float32([-140, 115] if not symmetric else [-127, 127]) * scale
             row = np.concatenate((ends, x[(x > ends[0]) & (x < ends[1])]))[None]
             found, zero = affine.row_params(row, dtype, symmetric)
             codes = affine.quantize(row, found[:, None], zero[:, None], dtype, symmetric)
-            assert_codes(_core.quantize(row, (dtype, symmetric)), codes, found, zero)
+            assert_codes(_core.quantize(row, PerToken(dtype, symmetric)), codes, found, zero)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
@@ -124,7 +128,8 @@ def test_norm(rms, added, biased, rng):
         x = (normal(rng, 4, columns) + np.float32(offset)) * np.float32(scale)
         residual = normal(rng, 4, columns) * np.float32(scale) if added else None
         weight, bias, eps = normal(rng, columns), normal(rng, columns) if biased else None, 1e-5
-        y, codes, total = _core.norm(x, weight, bias, eps, rms, residual, None, True, True)
+        norm = Norm(weight, bias, eps, rms)
+        y, codes, total = _core.norm(x, norm, residual, keep_sum=True)
         assert codes is None
         np.testing.assert_array_equal(total, x if residual is None else x + residual)
         v = total.astype(float)
@@ -134,9 +139,9 @@ def test_norm(rms, added, biased, rng):
         last_bit = 0 if rms else 2.0**-23 * np.abs(v).max(1, keepdims=True) * factor * np.abs(weight).max()
         bound = 2e-6 * (np.abs(exact).max(1, keepdims=True) + 1e-3) + 4 * last_bit
         assert (np.abs(y - exact) <= bound).all()
-        for form in (("uint8", False), ("int8", False, 0.03, 5)):
+        for form in (PerToken("uint8", False), Fixed("int8", False, 0.03, 5)):
             for keep in (True, False):
-                again, coded, _ = _core.norm(x, weight, bias, eps, rms, residual, form, keep)
+                again, coded, _ = _core.norm(x, norm, residual, form, keep)
                 assert coded.codes.tobytes() == _core.quantize(y, form).codes.tobytes()
                 assert (again is None) if not keep else again.tobytes() == y.tobytes()
 
@@ -183,7 +188,7 @@ def test_gate(name, rng):
         plain = _core.gate(g, u, name)
         act = _core.gate(g, np.ones_like(u), name)
         np.testing.assert_array_equal(plain, act * u)
-        for form in (("uint8", False), ("int8", True), ("uint8", False, 0.02, 100)):
+        for form in (PerToken("uint8", False), PerToken("int8", True), Fixed("uint8", False, 0.02, 100)):
             expected, got = _core.quantize(plain, form), _core.gate(g, u, name, form)
             assert_codes(got, expected.codes, expected.scale, expected.zero_point)
 
@@ -237,17 +242,21 @@ def test_not_finite_is_an_error_that_names_the_first_row(value, rng):
     for columns, row in product(WIDTHS, (0, 3)):
         ones, fine = np.ones(columns, np.float32), normal(rng, 5, columns)
         for x in poisoned(rng, value, row, columns):
-            for form in (*FORMS, ("uint8", False, 0.1, 3), ("int8", True, 0.1, 0)):
+            for form in (
+                *(PerToken(*codes) for codes in CODES),
+                Fixed("uint8", False, 0.1, 3),
+                Fixed("int8", True, 0.1, 0),
+            ):
                 with pytest.raises(cq.CqError, match=f"x: NaN or Inf in row {row}"):
                     _core.quantize(x, form)
-            for rms, form in product((False, True), (None, ("uint8", False), ("int8", False, 0.1, 3))):
+            for rms, form in product((False, True), (None, PerToken("uint8", False), Fixed("int8", False, 0.1, 3))):
                 with pytest.raises(cq.CqError, match=f"NaN or Inf in row {row}"):
-                    _core.norm(x, ones, ones, 1e-5, rms, None, form)
+                    _core.norm(x, Norm(ones, ones, 1e-5, rms), form=form)
                 with pytest.raises(cq.CqError, match=f"NaN or Inf in row {row}"):
-                    _core.norm(fine, ones, None, 1e-5, rms, x, form, form is None)
+                    _core.norm(fine, Norm(ones, None, 1e-5, rms), x, form, form is None)
             with pytest.raises(cq.CqError, match=f"x: NaN or Inf at index {int(np.flatnonzero(~np.isfinite(x))[0])}"):
                 _core.min_max(x)
-            for name, form in product(BOUNDS, (None, ("uint8", False), ("int8", False, 0.1, 3))):
+            for name, form in product(BOUNDS, (None, PerToken("uint8", False), Fixed("int8", False, 0.1, 3))):
                 with pytest.raises(cq.CqError, match=f"gate: NaN or Inf in row {row}"):
                     _core.gate(np.ones_like(fine), x, name, form)
                 if not (name == "relu" and value == -np.inf):  # its relu is 0, and so it should be
@@ -268,7 +277,7 @@ def test_a_norm_whose_squares_overflow_is_an_error(rms, rng):
     x = normal(rng, 3, 40)
     x[1] *= np.float32(1e20)
     with pytest.raises(cq.CqError, match="row 1"):
-        _core.norm(x, np.ones(40, np.float32), None, 1e-5, rms)
+        _core.norm(x, Norm(np.ones(40, np.float32), None, 1e-5, rms))
 
 
 def test_the_first_bad_row_is_named_by_every_team(rng):
@@ -280,6 +289,6 @@ def test_the_first_bad_row_is_named_by_every_team(rng):
             _core.set_threads(threads)
             for _ in range(20):
                 with pytest.raises(cq.CqError, match="row 120"):
-                    _core.quantize(x, ("uint8", False))
+                    _core.quantize(x, PerToken("uint8", False))
     finally:
         _core.set_threads(before)

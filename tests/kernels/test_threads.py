@@ -39,18 +39,19 @@ import os, sys, threading
 import numpy as np
 import cq
 from cq import _core
+from cq.model.forms import PerHead, PerToken
+from cq.model.norm import Norm
 rng = np.random.default_rng(0)
 x, w = rng.standard_normal((200, 64), np.float32), cq.pack(cq.quantize_tensor(rng.standard_normal((64, 198))))
 def work():  # every driver, large enough for a team
-    q, ones = _core.quantize(x, ("uint8", False)), np.ones(198, np.float32)
+    q, norm = _core.quantize(x, PerToken("uint8", False)), Norm(np.ones(198, np.float32), None, 1e-5, False)
     y = _core.linear(q, w, activation="gelu") + cq.linear(x, w)
     results = []
-    for form in (None, ("int8", True, 11)):  # few rows and many: two ways to share them out
+    for form in (None, PerHead("int8", True, 11)):  # few rows and many: two ways to share them out
         for m in (33, 200):
-            norm = ones, None, 1e-5, False
-            qkv = _core.linear(x[:m].copy(), w, form=form, norm=norm, keep="sum", coding=("uint8", False))[0]
+            qkv, _ = _core.linear(x[:m].copy(), w, form=form, norm=norm, keep="sum", coding=PerToken("uint8", False))
             results.append(_core.attention(qkv, np.int32([0, 25, m]), 6, 6, False, 0.1).tobytes())
-    return _core.norm(y, ones, None, 1e-5, False)[0].tobytes() + b"".join(results)
+    return _core.norm(y, norm)[0].tobytes() + b"".join(results)
 """
 
 

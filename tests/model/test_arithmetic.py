@@ -243,10 +243,10 @@ def both(random_model, monkeypatch, family, strategy, seed=4, lengths=LENGTHS, *
     }
     linear = _core.linear
 
-    def watched(x, w, *rest, coding=None, gated=False):
+    def watched(x, w, *rest, coding=None, gated=False, **named):
         """Queries, keys and values read the same in one product, and so do gate and up."""
         seen.extend([x if coding is None else _core.quantize(x, coding)] * (3 if id(w) in joint else 2 if gated else 1))
-        return linear(x, w, *rest, coding=coding, gated=gated)
+        return linear(x, w, *rest, coding=coding, gated=gated, **named)
 
     monkeypatch.setattr(_core, "linear", watched)
     # not replayed

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 import cq
 from cq import _core
-from cq.model.activation import Activation, Fixed, PerHead, PerToken
+from cq.model.activation import Activation
+from cq.model.forms import Fixed, PerHead, PerToken
 from cq.model.linear import QuantizedLinear
 from cq.model.overflow import INT32_MAX, attention_reach, check_attention, headroom, layer_reach
 

@@ -8,8 +8,8 @@ import pytest
 
 import cq
 from cq import _core
-from cq.model.activation import Fixed
 from cq.model.batch import Batch
+from cq.model.forms import Fixed, PerToken
 from cq.model.linear import Linear
 
 TEXTBOOK = cq.Scheme.textbook()
@@ -83,14 +83,11 @@ class Spy:
     def product(self, a, k, y):
         """A form stands for float32 that is coded on the way in."""
         if not isinstance(a[1], _core.FloatWeight):
-            found = dict.fromkeys(self.names[id(a[1])], (a[0] if k["coding"] is None else k["coding"], y))
+            found = dict.fromkeys(self.names[id(a[1])], (k.get("coding") or a[0], y))
             self.linear |= found
             self.gated |= found if k.get("gated") else {}
-        self.stream(a[5:6], y)
-
-    def stream(self, residual, y):
-        if residual and residual[0] is not None:
-            self.streams.append((residual[0], y))
+        if k.get("residual") is not None:
+            self.streams.append((k["residual"], y))
 
     @staticmethod
     def watched(real, keep):
@@ -115,7 +112,7 @@ def kind_of(x) -> str:
     """Of what a product read."""
     if x is None or isinstance(x, np.ndarray):
         return "float32" if x is None else "weight-only"
-    if isinstance(x, tuple):
+    if isinstance(x, (Fixed, PerToken)):
         return "static" if isinstance(x, Fixed) else "dynamic"
     return "dynamic" if isinstance(x.scale, np.ndarray) and len(x.scale) > 1 else "static"
 

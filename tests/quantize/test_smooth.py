@@ -6,7 +6,8 @@ import pytest
 import cq
 from cq import affine
 from cq.calibrate import calibrate
-from cq.model.activation import Activation, Smoothed
+from cq.model.activation import Activation
+from cq.model.forms import Smoothed
 from cq.observers.tokens import Tokens
 from cq.plan import scaled
 from cq.quantize.smooth import rounded

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cq import Config, Dynamic, WeightOnly
-from cq.model.activation import Fixed
+from cq.model.forms import Fixed
 from cq.model.sites import Graph
 from cq.plan import Plan
 from cq.quantize.dynamic import plan_dynamic

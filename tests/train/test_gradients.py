@@ -9,7 +9,7 @@ import torch
 
 import cq
 from cq import affine
-from cq.model.activation import Columns, Smoothed
+from cq.model.forms import Columns, Smoothed
 from cq.train.batch import Packed
 from cq.train.fake import Ranged
 from cq.train.network import Network

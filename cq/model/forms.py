@@ -1,0 +1,93 @@
+"""Forms: which codes a place wants. Each class is a kind of its own and says it in `kind`, which the compiled core
+reads with the fields. Forms are equal where class and fields are; they are keys of dictionaries. None in their place
+means float32."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """Codes whose parameters are found at inference, one pair per token."""
+
+    kind: ClassVar[str] = "per_token"
+    dtype: str
+    symmetric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PerHead:
+    """Codes whose parameters are found at inference, one pair per token and group of neighbours among its features."""
+
+    kind: ClassVar[str] = "per_head"
+    dtype: str
+    symmetric: bool
+    group_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerTensor:
+    """Codes whose parameters are found at inference, one pair for all tokens of the call."""
+
+    kind: ClassVar[str] = "per_tensor"
+    dtype: str
+    symmetric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Codes whose parameters calibration fixed."""
+
+    kind: ClassVar[str] = "fixed"
+    dtype: str
+    symmetric: bool
+    scale: float
+    zero_point: int
+
+
+class Columns:
+    """Scales and zero points of each feature's own, arrays (1, features), float32 and int32. Equal to none but
+    itself."""
+
+    __slots__ = ("scale", "zero_point", "inverse")
+
+    def __init__(self, scale: np.ndarray, zero_point: np.ndarray):
+        self.scale, self.zero_point = scale, zero_point
+        # as cq.h says
+        self.inverse = np.full_like(scale, np.nan) if scale.max() > 2.0**126 else np.float32(1) / scale
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothed:
+    """Fixed codes by parameters of each feature's own, which the reading layer's weight and bias take along, so that
+    its products see one scale and one zero point (SmoothQuant, Xiao et al. 2023; shifts: Outlier Suppression+, Wei et
+    al. 2023)."""
+
+    kind: ClassVar[str] = "smoothed"
+    dtype: str
+    symmetric: bool
+    scale: float | np.ndarray
+    zero_point: int | np.ndarray
+    columns: Columns
+
+    @classmethod
+    def of(cls, forms: "tuple[Fixed | Smoothed, ...]", widths: tuple[int, ...]) -> "Smoothed":
+        """Neighbours' forms, each for so many features, as one, in which scale and zero_point are arrays (1, features)
+        too."""
+
+        def spread(values, dtype):
+            return np.concatenate(
+                [np.broadcast_to(np.asarray(value, dtype), (1, n)) for value, n in zip(values, widths)], 1
+            )
+
+        own = [form.columns if isinstance(form, Smoothed) else form for form in forms]
+        seen, own = (
+            (spread([part.scale for part in parts], np.float32), spread([part.zero_point for part in parts], np.int32))
+            for parts in (forms, own)
+        )
+        return cls(forms[0].dtype, forms[0].symmetric, *seen, Columns(*own))
+
+
+Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads
