@@ -42,13 +42,20 @@ def code_range(dtype: DTypeLike, symmetric: bool = False) -> tuple[int, int]:
 
 def check_finite(x: np.ndarray, name: str) -> None:
     """Raise CqError with the first index of a NaN or Inf in `x` (a float array of any shape); empty arrays pass."""
+    index = first_not_finite(x)
+    if index is None:
+        return
+    what = {np.inf: "Inf", -np.inf: "-Inf"}.get(float(x[index]), "NaN")
+    raise CqError(f"{name}: {what} at index {index}; wanted finite numbers, so look at what produced this array")
+
+
+def first_not_finite(x: np.ndarray) -> tuple[int, ...] | None:
+    """Index of the first NaN or Inf in `x` (a float array of any shape); None where all numbers are finite."""
     with np.errstate(invalid="ignore"):
         # min and max carry NaN and Inf along: two fast passes and no temporary array
         if x.size == 0 or (np.isfinite(x.min()) and np.isfinite(x.max())):
-            return
-    index = _first(~np.isfinite(x))
-    what = "NaN" if np.isnan(x[index]) else "Inf" if x[index] > 0 else "-Inf"
-    raise CqError(f"{name}: {what} at index {index}; wanted finite numbers, so look at what produced this array")
+            return None
+    return _first(~np.isfinite(x))
 
 
 def as_float32(x: ArrayLike, name: str = "x") -> np.ndarray:

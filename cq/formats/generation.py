@@ -26,7 +26,7 @@ def read_ids(values: dict, vocab_size: int, where: str) -> dict:
                 + f", got {brief(value)}"
             )
         ids = tuple(dict.fromkeys(i for i in ids if 0 <= i < vocab_size))
-        found[ours] = ids if ours != theirs else ids[0] if ids else None
+        found[ours] = ids if ours != theirs else next(iter(ids), None)
     return found
 
 

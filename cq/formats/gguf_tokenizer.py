@@ -149,10 +149,7 @@ def _word_pieces(values: dict, vocab_size: int, where: str) -> Tokenizer:
     are as they are. Of files that do not say whether texts are lowercased, those are whose vocabulary has no
     capitals."""
     tokens, kinds = _tokens(values, vocab_size, where)
-    texts = [
-        token if kind in (_UNKNOWN, _CONTROL) else token[1:] if token.startswith("▁") and token != "▁" else "##" + token
-        for token, kind in zip(tokens, kinds)
-    ]
+    texts = [_word_piece(token, kind) for token, kind in zip(tokens, kinds)]
     vocabulary = _numbered(texts)
     if len(vocabulary) != len(texts):
         raise FormatError(f"{where}: {len(texts)} tokens, but only {len(vocabulary)} different word pieces")
@@ -185,6 +182,14 @@ def _word_pieces(values: dict, vocab_size: int, where: str) -> Tokenizer:
         pre_tokenizer={"type": "BertPreTokenizer"},
         decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
     )
+
+
+def _word_piece(token: str, kind: int) -> str:
+    """The file's token as WordPiece spells it."""
+    if kind in (_UNKNOWN, _CONTROL):
+        return token
+    begins = token.startswith("▁") and token != "▁"
+    return token[1:] if begins else "##" + token
 
 
 def _found(values: dict, names: tuple[str, ...], text: str, tokens: list[str], where: str) -> str:

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from ..affine import first_not_finite
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred, read
@@ -211,10 +212,7 @@ def _untangle(weights: dict[str, np.ndarray | Deferred], where: str) -> dict[str
 
 
 def check_finite(array: np.ndarray | Deferred, name: str, where: str) -> None:
-    flat, step = read(array).reshape(-1), 1 << 20  # in pieces: the mask of a whole embedding would be megabytes
-    for at in range(0, flat.size, step):
-        finite = np.isfinite(flat[at : at + step])
-        if not finite.all():
-            bad = at + int(np.argmin(finite))
-            index = tuple(int(i) for i in np.unravel_index(bad, array.shape))
-            raise FormatError(f"{where}: weight {name} is {flat[bad]} at index {index}; every weight must be finite")
+    values = read(array)
+    index = first_not_finite(values)
+    if index is not None:
+        raise FormatError(f"{where}: weight {name} is {values[index]} at index {index}; every weight must be finite")

@@ -47,7 +47,9 @@ class Histogram(Counting):
             his = hi * functions.power(2.0, np.broadcast_to(his, tried.shape))
             return -his if symmetric else lo * functions.power(2.0, np.broadcast_to(los, tried.shape)), his
 
-        turns = [1] if symmetric or not lo else [0] if not hi else [1, 0, 1]
+        turns = [0] if not hi else [1, 0, 1]
+        if symmetric or not lo:
+            turns = [1]
         for steps in (COARSE, *FINER):
             for end in turns:
                 cost = [

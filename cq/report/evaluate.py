@@ -21,7 +21,11 @@ def metric_names(metric, model, samples: Samples) -> tuple[str, ...]:
         return (getattr(metric, "__name__", "metric"),)
     lm = is_lm(model)
     scored = 0 if samples.scores is None else int(np.isfinite(samples.scores).sum())
-    possible = LM if lm else () if model.config.pooling is None else ENCODER if scored >= 2 else ENCODER[1:]
+    possible: tuple[str, ...] = ()
+    if lm:
+        possible = LM
+    elif model.config.pooling is not None:
+        possible = ENCODER if scored >= 2 else ENCODER[1:]
     if metric is None:
         return possible[:2]
     if metric not in possible:

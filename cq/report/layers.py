@@ -133,4 +133,6 @@ class Sensitivity(Record):
 
 
 def _percent(share: float) -> str:
-    return "none" if share == 0 else f"{share:.2%}" if share >= 5e-5 else "less than 0.01%"
+    if share == 0:
+        return "none"
+    return f"{share:.2%}" if share >= 5e-5 else "less than 0.01%"

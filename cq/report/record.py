@@ -167,7 +167,9 @@ def _count(n: int, noun: str) -> str:
 
 def number(form: str, value: float) -> str:
     """The value as `form` writes it."""
-    return form.format(value).replace("%", "") if math.isfinite(value) else ("∞" if value == math.inf else "–")
+    if math.isfinite(value):
+        return form.format(value).replace("%", "")
+    return "∞" if value == math.inf else "–"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -73,9 +73,9 @@ class Mix:
         for i, name in enumerate(("", f"loss\n{heading.splitlines()[0]}", "speed", "layers")):
             table.add_column(Text(name), justify="right" if i in (1, 2) else "left", overflow="fold")
         for trial in self.trials:
-            mark = "best" if trial == self.best else "" if trial.loss <= self.budget else "over budget"
+            mark = "" if trial.loss <= self.budget else "over budget"
             table.add_row(
-                mark,
+                "best" if trial == self.best else mark,
                 number(form.replace(":", ":+"), trial.loss),
                 f"{1 / trial.time:.3f}×",
                 Text(in_words(trial.strategy)),

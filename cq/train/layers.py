@@ -42,30 +42,33 @@ class Linear:
     def forward(self, x: Codes) -> np.ndarray:
         """(tokens, outputs)."""
         self.x = x
-        before = after = None
-        if self.bias is not None:
-            bias = self.parameters.values[self.bias]
-            before, after = (
-                (None, bias)
-                if self.fake is None
-                else fake_bias(bias, self.bias_kind, self.fixed, x.scale, self.codes.scale)
-            )
+        before, after = self._biases(x)
         if x.stored is not None and self.packed is not None:
             before = None if before is None else before.clip(-INTEGER_BIAS, INTEGER_BIAS).astype(np.int32)
             return _core.linear(x.stored, self.packed, after, before)
         y = matmul(x.values, self.codes.values.T)
         before = None if before is None else before.astype(y.dtype)
-        per_token = isinstance(x.scale, np.ndarray)
-        scale = (
-            self.codes.scale
-            if per_token or x.scale is None
-            else x.scale
-            if self.codes.scale is None
-            else x.scale * self.codes.scale
-        )
+        row_scales = x.scale[:, 0] if isinstance(x.scale, np.ndarray) else None
+        scale = self._scale(x)
         if scale is None and after is None:
             return y
-        return rescale(y, 1 if scale is None else scale, before, x.scale[:, 0] if per_token else None, after, out=y)
+        return rescale(y, 1 if scale is None else scale, before, row_scales, after, out=y)
+
+    def _biases(self, x: Codes) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What is added to the product of codes, and to what it stands for."""
+        if self.bias is None:
+            return None, None
+        bias = self.parameters.values[self.bias]
+        if self.fake is None:
+            return None, bias
+        return fake_bias(bias, self.bias_kind, self.fixed, x.scale, self.codes.scale)
+
+    def _scale(self, x: Codes) -> np.ndarray | float | None:
+        """What multiplies the product of codes, apart from tokens' own scales; None: 1."""
+        own = self.codes.scale
+        if x.scale is None or isinstance(x.scale, np.ndarray):
+            return own
+        return x.scale if own is None else x.scale * own
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         """(tokens, inputs). g is left as it is. Of the rounded values of x and w, not of their codes."""
