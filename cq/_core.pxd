@@ -3,7 +3,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 
 
 cdef extern from "cq.h" nogil:
-    enum: CQ_PANEL, CQ_MAX_K, CQ_HAS_AVX2, CQ_HAS_AVX512VNNI
+    enum: CQ_PANEL, CQ_MAX_K
     enum: CQ_BY_ONE, CQ_BY_ROW, CQ_BY_COLUMN
     ctypedef enum cq_status: CQ_OK, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM
     ctypedef enum cq_activation: CQ_IDENTITY, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU
@@ -264,7 +264,7 @@ cdef extern from "cq.h" nogil:
 
     # --- the machine ---
 
-    unsigned cq_cpu_features()
+    const char *cq_isa_lacks(const char *)
     int cq_select()
     const char *cq_isa()
     double cq_peak_i8(int64_t repeats)

@@ -22,6 +22,7 @@ cdef extern from *:
 MAX_K = CQ_MAX_K
 COMPILER = "gcc " + COMPILER_VERSION.decode()
 PANEL = CQ_PANEL
+ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni")  # slowest first
 cdef int threads = 1, trainings = 0
 
 include "bindings/arrays.pxi"    # pointers to checked arrays, new arrays, errors
@@ -38,7 +39,7 @@ def _start():
     chosen = os.environ.get("CQ_ISA", "")
     status = cq_select()
     if status == 1:
-        raise UnsupportedError(f"CQ_ISA={chosen!r} is not known; choose scalar, avx2 or avx512vnni, or unset it")
+        raise UnsupportedError(f"CQ_ISA={chosen!r} is not known; choose one of {', '.join(ISAS)}, or unset it")
     if status == 2:
         raise UnsupportedError(f"CQ_ISA={chosen!r}: this CPU has only {', '.join(isa_available())}; choose one of "
                                "these or unset it")
@@ -47,14 +48,18 @@ def _start():
 
 
 def isa():
-    """The instruction set whose kernels run: "scalar", "avx2" or "avx512vnni"."""
+    """The instruction set whose kernels run, one of ISAS."""
     return cq_isa().decode()
 
 
 def isa_available():
-    """What this CPU can run, slowest first."""
-    cdef unsigned features = cq_cpu_features()
-    return ["scalar"] + ["avx2"] * bool(features & CQ_HAS_AVX2) + ["avx512vnni"] * bool(features & CQ_HAS_AVX512VNNI)
+    """What this machine runs of ISAS."""
+    return [name for name in ISAS if cq_isa_lacks(name.encode()) == NULL]
+
+
+def isa_missing():
+    """The others, and why it does not."""
+    return {name: cq_isa_lacks(name.encode()).decode() for name in ISAS if cq_isa_lacks(name.encode()) != NULL}
 
 
 def get_threads():

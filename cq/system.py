@@ -9,6 +9,7 @@ from . import _core
 from .errors import CqError
 
 MAX_THREADS = 1024
+_CHOSEN = os.environ.get("CQ_ISA", "")  # as the core read it
 
 
 def set_num_threads(n: int) -> None:
@@ -22,12 +23,14 @@ def set_num_threads(n: int) -> None:
 
 
 def info() -> dict:
-    """The machine as cq sees it: version, isa in use, isa_available, threads, cpu, cores, compiler,
-    python, system."""
+    """The machine as cq sees it: version; isa, the instruction set in use, and isa_reason, why; isa_available, all that
+    this machine runs, and isa_missing, the others and why; threads, cpu, cores, compiler, python, system."""
     return {
         "version": _version(),
         "isa": _core.isa(),
+        "isa_reason": f"CQ_ISA={_CHOSEN}" if _CHOSEN else "the fastest of isa_available",
         "isa_available": _core.isa_available(),
+        "isa_missing": [f"{name} ({why})" for name, why in _core.isa_missing().items()],
         "threads": _core.get_threads(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),

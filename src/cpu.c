@@ -3,21 +3,32 @@
 
 #include "cq.h"
 
-static uint64_t enabled_state(void) {
+#define AVX_STATE 0x06    /* XMM and YMM registers */
+#define AVX512_STATE 0xe6 /* and masks, ZMM, ZMM16-31 */
+#define AVX_VNNI (1u << 4)
+
+/* ecx of leaf 1; eax (the last subleaf), ebx and ecx of leaf 7; eax of its subleaf 1; the state that the system saves. */
+static unsigned features_of(unsigned c1, unsigned last7, unsigned b7, unsigned c7, unsigned a71, uint64_t state) {
+    const unsigned fma = bit_AVX | bit_FMA, avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    if ((c1 & fma) != fma || !(b7 & bit_AVX2)) return 0;
+    if (!(c1 & bit_OSXSAVE) || (state & AVX_STATE) != AVX_STATE) return CQ_UNSAVED_AVX;
+    unsigned features = CQ_HAS_AVX2;
+    if (last7 >= 1 && (a71 & AVX_VNNI)) features |= CQ_HAS_AVXVNNI;
+    if ((b7 & avx512) == avx512 && (c7 & bit_AVX512VNNI))
+        features |= (state & AVX512_STATE) == AVX512_STATE ? CQ_HAS_AVX512VNNI : CQ_UNSAVED_AVX512;
+    return features;
+}
+
+/* What the system saves when it changes threads. An old one does not know the instruction: ask OSXSAVE first. */
+static uint64_t saved_state(void) {
     uint32_t lo, hi;
     __asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
     return (uint64_t)hi << 32 | lo;
 }
 
 unsigned cq_cpu_features(void) {
-    unsigned a, b, c, d, features = 0;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_AVX) || !(c & bit_FMA)) return 0;
-    const uint64_t state = enabled_state();
-    if ((state & 0x6) != 0x6) return 0; /* XMM and YMM saved by the system */
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2)) return 0;
-    features |= CQ_HAS_AVX2;
-    const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-    if ((state & 0xe6) == 0xe6 && (b & avx512) == avx512 && (c & bit_AVX512VNNI)) /* and opmask, ZMM, ZMM16-31 */
-        features |= CQ_HAS_AVX512VNNI;
-    return features;
+    unsigned a, b, c1, last7, b7, c7, a71 = 0, d;
+    if (!__get_cpuid(1, &a, &b, &c1, &d) || !__get_cpuid_count(7, 0, &last7, &b7, &c7, &d)) return 0;
+    if (last7 >= 1) __get_cpuid_count(7, 1, &a71, &b, &a, &d);
+    return features_of(c1, last7, b7, c7, a71, c1 & bit_OSXSAVE ? saved_state() : 0);
 }

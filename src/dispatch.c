@@ -4,23 +4,48 @@
 
 #include "kernel.h"
 
-const cq_kernels *cq_active;
+static cq_kernels chosen;
+const cq_kernels *const cq_active = &chosen;
+
+/* Best first. A set is its table, in which `change` puts some functions in the place of others. */
+static const struct {
+    const char *name;
+    const cq_kernels *table;
+    void (*change)(cq_kernels *to);
+    unsigned needs;
+} sets[] = {{"avx512vnni", &cq_kernels_avx512vnni, NULL, CQ_HAS_AVX512VNNI},
+            {"avxvnni", &cq_kernels_avx2, cq_products_avxvnni_vex, CQ_HAS_AVX2 | CQ_HAS_AVXVNNI},
+            {"avxvnni", &cq_kernels_avx2, cq_products_avxvnni_evex, CQ_HAS_AVX512VNNI},
+            {"avx2", &cq_kernels_avx2, NULL, CQ_HAS_AVX2},
+            {"scalar", &cq_kernels_scalar, NULL, 0}};
+enum { SETS = sizeof sets / sizeof *sets };
 
 int cq_select(void) {
-    static const struct { const cq_kernels *kernels; unsigned needs; } tables[] = {
-        {&cq_kernels_avx512vnni, CQ_HAS_AVX512VNNI}, {&cq_kernels_avx2, CQ_HAS_AVX2}, {&cq_kernels_scalar, 0}};
     const unsigned features = cq_cpu_features();
     const char *want = getenv("CQ_ISA");
     if (want && !*want) want = NULL;
     int known = 0;
-    for (int i = 0; i < 3; i++) {
-        if (want && strcmp(want, tables[i].kernels->name)) continue;
+    for (int i = 0; i < SETS; i++) {
+        if (want && strcmp(want, sets[i].name)) continue;
         known = 1;
-        if ((features & tables[i].needs) != tables[i].needs) continue;
-        cq_active = tables[i].kernels;
+        if ((features & sets[i].needs) != sets[i].needs) continue;
+        chosen = *sets[i].table;
+        if (sets[i].change) sets[i].change(&chosen);
         return 0;
     }
     return known ? 2 : 1;
+}
+
+const char *cq_isa_lacks(const char *name) {
+    const unsigned features = cq_cpu_features();
+    const char *why = "not known";
+    for (int i = 0; i < SETS; i++) {
+        if (strcmp(name, sets[i].name)) continue;
+        if ((features & sets[i].needs) == sets[i].needs) return NULL;
+        why = features & CQ_UNSAVED_AVX || (features & CQ_UNSAVED_AVX512 && sets[i].needs == CQ_HAS_AVX512VNNI)
+                  ? "the operating system does not save its registers" : "this CPU does not have it";
+    }
+    return why;
 }
 
 const char *cq_isa(void) { return cq_active->name; }

@@ -2,6 +2,7 @@
  * or codes of a given scale) is shared out in (block, tile) pairs. One that needs its whole row (a norm, codes with the row's own
  * parameters) is shared out in blocks, whose rows are finished while the cache still holds them; where there are too few rows for
  * that, in tiles first and then, after a barrier, in rows. */
+#include "floats.h"
 #include "gemm.h"
 
 #define WAITING_BYTES (512 << 10) /* of a block's float32 rows that wait for their last column: half of that cache */
@@ -144,31 +145,10 @@ static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq
     }
 }
 
-/* acc (rows, CQ_TILE) += a strip's rows of o's x b's tile. A few columns' rows of b stay in the first-level cache while all rows
- * pass. */
-static void multiply_tiles(const cq_strip *s, cq_operands o, int64_t k, float *acc) {
-    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, width = cq_active->panels;
-    const float *a = o.a, *b = o.b;
-    for (int p = 0; p < panels; p += width) {
-        o.b = b + p * o.panel_stride;
-        for (int64_t i = 0; i < s->rows; i += cq_active->rows_f32) {
-            o.a = a + i * o.a_row;
-            cq_active->tile_f32(&o, (int)min(cq_active->rows_f32, s->rows - i), (int)min(width, panels - p), k, 1,
-                                acc + i * CQ_TILE + p * CQ_PANEL, CQ_TILE);
-        }
-    }
-}
-
 /* acc (rows, CQ_TILE) += x rows x weight rows k0 .. k0 + count - 1 of the tile. */
 static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, int64_t column, int64_t k0, int64_t count,
                          const int32_t *zero, float *wide, float *acc) {
     const float *x = job->x + row * job->x_stride + k0;
-    if (job->w->floats) {
-        const int64_t float_stride = job->w->k * CQ_PANEL;
-        const float *floats = job->w->floats + column / CQ_PANEL * float_stride + k0 * CQ_PANEL;
-        multiply_tiles(s, (cq_operands){x, job->x_stride, 1, floats, CQ_PANEL, float_stride}, count, acc);
-        return;
-    }
     const int64_t panel_stride = job->k4 * CQ_PANEL;
     const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, width = cq_active->panels;
     const int8_t *b = job->w->panels + column / CQ_PANEL * panel_stride + k0 * CQ_PANEL;
@@ -180,7 +160,28 @@ static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, in
     }
     for (int p = 0; p < panels; p++)
         cq_active->widen(b + p * panel_stride, count, zero ? zero + p * CQ_PANEL : NULL, wide + p * WIDEN_ROWS * CQ_PANEL);
-    multiply_tiles(s, (cq_operands){x, job->x_stride, 1, wide, CQ_PANEL, WIDEN_ROWS * CQ_PANEL}, count, acc);
+    const cq_block_f32 block = {.o = {.a = x, .a_row = job->x_stride, .a_step = 1, .b = wide, .b_step = CQ_PANEL,
+                                      .panel_stride = WIDEN_ROWS * CQ_PANEL},
+                                .rows = s->rows, .k = count, .panels = panels, .add = 1, .c = acc, .c_row = CQ_TILE,
+                                .next = wide};
+    cq_multiply_block_f32(&block, NULL);
+}
+
+/* Of a float32 weight. */
+static void product_floats(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
+    (void)queue;
+    const int64_t k = job->w->k, depth = cq_depth_f32(k), panel_stride = k * CQ_PANEL;
+    const float *b = job->w->floats + column / CQ_PANEL * panel_stride;
+    cq_block_f32 block = {.o = {.a = job->x + row * job->x_stride, .a_row = job->x_stride, .a_step = 1, .b = b,
+                                .b_step = CQ_PANEL, .panel_stride = panel_stride},
+                          .rows = s->rows, .panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, .c = work->acc, .c_row = CQ_TILE};
+    for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth, block.add = 1) {
+        const int last = k0 + depth >= k;
+        block.k = min(depth, k - k0);
+        block.next = last ? b + block.panels * panel_stride : block.o.b + block.k * CQ_PANEL;
+        cq_multiply_block_f32(&block, last ? s : NULL);
+        block.o.a += block.k, block.o.b += block.k * CQ_PANEL;
+    }
 }
 
 static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
@@ -339,7 +340,8 @@ cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weigh
 cq_status cq_linear(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
     const cq_linear_args *a = &args->linear;
     gemm_job job = {.m = rows, .n = a->w->n, .w = a->w, .e = &a->epilogue, .a = a->coded, .form = a->coding, .x = a->x,
-                    .x_stride = a->w->k, .product = a->coded || a->coding ? product_i8 : product_f32};
+                    .x_stride = a->w->k, .product = a->w->floats ? product_floats : product_f32};
+    if (a->coded || a->coding) job.product = product_i8;
     (void)sequences;
     return run_gemm(threads, &job, bad);
 }

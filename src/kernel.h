@@ -8,6 +8,12 @@
 #define CQ_TILE_ROWS 6  /* rows of one tile at most */
 #define CQ_BLOCK_ROWS 144 /* rows of a strip at most: A's, which stay in the second-level cache while column tiles pass */
 
+/* Rows of the next tile where `left` are left. Sums of fewer than 4 rows wait for one another, so the tile before them gives some
+ * of its own. */
+static inline int64_t cq_tile_rows(int64_t left, int64_t most) {
+    return left <= most ? left : left < most + 4 ? (left + 1) / 2 : most;
+}
+
 /* A strip of a product: some rows by one tile of columns, and where its results go. What belongs to a column is copied here once
  * for all rows and filled up to CQ_TILE, so that kernels read it without masks and never beside an array. */
 typedef struct {
@@ -59,12 +65,15 @@ typedef struct {
 } cq_key_scales;
 
 /* Where a float32 tile finds its operands: element (row, i) of a is a[row * a_row + i * a_step]; element (i, column) of b is
- * b[i * b_step + column / 16 * panel_stride + column % 16]. */
+ * b[i * b_step + column / 16 * panel_stride + column % 16]. `next`, or NULL: what tiles of one panel bring into the first-level
+ * cache meanwhile, next_bytes with every i. */
 typedef struct {
     const float *a;
     int64_t a_row, a_step;
     const float *b;
     int64_t b_step, panel_stride;
+    const char *next;
+    int64_t next_bytes;
 } cq_operands;
 
 typedef struct {
@@ -143,5 +152,8 @@ typedef struct {
 } cq_kernels;
 
 extern const cq_kernels cq_kernels_scalar, cq_kernels_avx2, cq_kernels_avx512vnni;
-extern const cq_kernels *cq_active; /* set by cq_select */
+/* Put AVX-VNNI's products of int8 in the place of AVX2's, in the encoding that the CPU has. */
+void cq_products_avxvnni_vex(cq_kernels *to);
+void cq_products_avxvnni_evex(cq_kernels *to);
+extern const cq_kernels *const cq_active; /* filled by cq_select */
 #endif

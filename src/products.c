@@ -2,13 +2,15 @@
  * blocks of c; of many small pairs, each member takes whole ones. Packed weights are gemm.c's. */
 #include <string.h>
 
-#include "kernel.h"
+#include "floats.h"
 #include "threads.h"
 
-enum { BLOCK_ROWS = 144, DEPTH = 256, BLOCK_COLUMNS = 512 }; /* of a block of c, and how much of k passes at a time */
+enum { BLOCK_ROWS = 144, BLOCK_COLUMNS = 512 }; /* of a block of c */
+#define SIDE_BY_SIDE 4 /* panels */
 #define SMALL 2e6 /* multiply-adds of a pair that one member does alone, where there are many */
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 /* --- packing ------------------------------------------------------------------------------------------------------------- */
@@ -37,10 +39,6 @@ static void pack_panel(const float *b, int64_t row_stride, int64_t column_stride
     const int64_t columns = min(CQ_PANEL, n - first);
     b += first * column_stride;
     if (columns < CQ_PANEL) memset(to, 0, (size_t)(k * CQ_PANEL) * 4);
-    if (column_stride == 1 && columns == CQ_PANEL) {
-        for (int64_t i = 0; i < k; i++) memcpy(to + i * CQ_PANEL, b + i * row_stride, CQ_PANEL * 4);
-        return;
-    }
     int64_t done = 0;
     if (row_stride == 1 && columns == CQ_PANEL)
         for (; done + 4 <= k; done += 4)
@@ -48,6 +46,23 @@ static void pack_panel(const float *b, int64_t row_stride, int64_t column_stride
                 transpose_4x4(b + done + j * column_stride, column_stride, to + done * CQ_PANEL + j);
     for (int64_t i = done; i < k; i++)
         for (int64_t j = 0; j < columns; j++) to[i * CQ_PANEL + j] = b[i * row_stride + j * column_stride];
+}
+
+/* Panels `first` .. `end` - 1. Where rows lie in one piece, several panels are filled side by side: neighbours in memory. */
+static void pack_some(const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, int64_t first,
+                      int64_t end, float *to) {
+    const int64_t whole = column_stride == 1 ? max(first, min(end, n / CQ_PANEL)) : first;
+    for (int64_t panel = first; panel < whole; panel += SIDE_BY_SIDE) {
+        const int64_t some = min(SIDE_BY_SIDE, whole - panel);
+        for (int64_t i = 0; i < k; i++) {
+            const float *from = b + i * row_stride + panel * CQ_PANEL;
+            for (int64_t j = 0; j < some; j++) __builtin_prefetch(from + 4 * row_stride + j * CQ_PANEL);
+            for (int64_t j = 0; j < some; j++)
+                memcpy(to + ((panel + j) * k + i) * CQ_PANEL, from + j * CQ_PANEL, CQ_PANEL * 4);
+        }
+    }
+    for (int64_t panel = whole; panel < end; panel++)
+        pack_panel(b, row_stride, column_stride, k, n, panel * CQ_PANEL, to + panel * k * CQ_PANEL);
 }
 
 typedef struct {
@@ -58,10 +73,8 @@ typedef struct {
 
 static void pack_panels(void *context, cq_queue *queue) {
     const packing_job *job = context;
-    for (int64_t panel, end; cq_take(queue, &panel, &end);)
-        for (; panel < end; panel++)
-            pack_panel(job->b, job->row_stride, job->column_stride, job->k, job->n, panel * CQ_PANEL,
-                       job->panels + panel * job->k * CQ_PANEL);
+    for (int64_t first, end; cq_take(queue, &first, &end);)
+        pack_some(job->b, job->row_stride, job->column_stride, job->k, job->n, first, end, job->panels);
 }
 
 void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, float *panels) {
@@ -81,32 +94,28 @@ typedef struct {
 
 /* What a member of the team works in. */
 typedef struct {
-    float *a;     /* a block's rows of a, some of k: tiles of rows (DEPTH, CQ_TILE_ROWS), where a lies by columns */
+    float *a;     /* a block's rows of a as tiles of rows, a part of k after another, where a lies by columns */
+    int64_t row;  /* the first of these, or -1 */
     float *edge;  /* (block rows, CQ_TILE): the columns of c that do not fill a panel, with what pads them */
     float *panels; /* a small pair's b */
 } products_work;
 
 static int by_columns(const cq_products_f32 *p) { return p->a_column != 1; }
 
-/* Rows of a, from `a` on, as tiles (k, CQ_TILE_ROWS). */
+/* Rows of a, from `a` on, as tiles (k, CQ_TILE_ROWS): some elements of all of them at a time, which lie side by side. */
 static void pack_rows(const cq_products_f32 *p, const float *a, int64_t rows, int64_t k, float *to) {
-    for (int64_t r = 0; r < rows; r += CQ_TILE_ROWS, to += k * CQ_TILE_ROWS) {
-        const int64_t some = min(CQ_TILE_ROWS, rows - r);
-        for (int64_t i = 0; i < k; i++) {
-            const float *from = a + r + i * p->a_column;
-            if (some == CQ_TILE_ROWS) memcpy(to + i * CQ_TILE_ROWS, from, CQ_TILE_ROWS * 4);
-            else memcpy(to + i * CQ_TILE_ROWS, from, (size_t)some * 4);
+    enum { TOGETHER = 8 };
+    for (int64_t i = 0; i < k; i += TOGETHER) {
+        const int64_t end = min(k, i + TOGETHER);
+        for (int64_t r = 0; r < rows; r += CQ_TILE_ROWS) {
+            const int64_t some = min(CQ_TILE_ROWS, rows - r);
+            float *tile = to + r * k;
+            for (int64_t j = i; j < end; j++) {
+                const float *from = a + r + j * p->a_column;
+                if (some == CQ_TILE_ROWS) memcpy(tile + j * CQ_TILE_ROWS, from, CQ_TILE_ROWS * 4);
+                else memcpy(tile + j * CQ_TILE_ROWS, from, (size_t)some * 4);
+            }
         }
-    }
-}
-
-/* c (rows, 16 panels) += rows of a x k rows of b; o: where both begin. */
-static void multiply_rows(const cq_products_f32 *p, const products_work *w, cq_operands o, int64_t rows, int panels, int64_t k,
-                          int add, float *c, int64_t c_row) {
-    const float *a = o.a;
-    for (int64_t r = 0; r < rows; r += cq_active->rows_f32) {
-        o.a = by_columns(p) ? w->a + r * k : a + r * p->a_row;
-        cq_active->tile_f32(&o, (int)min(cq_active->rows_f32, rows - r), panels, k, add, c + r * c_row, c_row);
     }
 }
 
@@ -114,44 +123,54 @@ static void copy_rows(const float *from, int64_t from_row, int64_t rows, int64_t
     for (int64_t r = 0; r < rows; r++) memcpy(to + r * to_row, from + r * from_row, (size_t)n * 4);
 }
 
-/* Rows and columns of c, of one pair whose b is packed. */
-static void multiply_block(const cq_products_f32 *p, const products_work *w, const float *a, const float *panels, float *c,
-                           int64_t row, int64_t rows, int64_t first, int64_t last) {
-    const int64_t width = cq_active->panels * CQ_PANEL, whole = first + (last - first) / CQ_PANEL * CQ_PANEL;
-    const int64_t panel_stride = p->k * CQ_PANEL;
-    a += row * p->a_row, c += row * p->c_row;
-    if (whole < last && p->add) copy_rows(c + whole, p->c_row, rows, last - whole, w->edge, CQ_PANEL);
-    for (int64_t k0 = 0; k0 == 0 || k0 < p->k; k0 += DEPTH) {
-        const int64_t k = min(DEPTH, p->k - k0);
-        const int add = p->add || k0;
-        cq_operands o = {.a_row = p->a_row, .a_step = p->a_column, .b_step = CQ_PANEL, .panel_stride = panel_stride};
+/* c (rows, 16 panels) = rows of a x b's panels from `panels` on, whose k passes in parts. */
+static void multiply_strip(const cq_products_f32 *p, const products_work *w, const float *a, const float *panels, int count,
+                           int64_t rows, float *c, int64_t c_row) {
+    const int64_t step = cq_active->rows_f32, depth = cq_depth_f32(p->k), panel_stride = p->k * CQ_PANEL;
+    cq_block_f32 block = {.o = {.a = a, .a_row = p->a_row, .a_step = 1, .b = panels, .b_step = CQ_PANEL,
+                                .panel_stride = panel_stride},
+                          .rows = rows,
+                          .panels = count, .add = p->add, .c = c, .c_row = c_row};
+    for (int64_t k0 = 0; k0 == 0 || k0 < p->k; k0 += depth, block.add = 1) {
+        block.k = min(depth, p->k - k0);
         if (by_columns(p)) {
-            pack_rows(p, a + k0 * p->a_column, rows, k, w->a);
-            o.a_row = 1, o.a_step = CQ_TILE_ROWS;
+            block.o.a = w->a + k0 * up(rows, CQ_TILE_ROWS), block.o.a_row = 1, block.o.a_step = CQ_TILE_ROWS;
+            block.a_tile = step * block.k;
         }
-        o.a = a + k0 * p->a_column;
-        for (int64_t j = first; j < whole; j += width) {
-            o.b = panels + j / CQ_PANEL * panel_stride + k0 * CQ_PANEL;
-            multiply_rows(p, w, o, rows, (int)(min(width, whole - j) / CQ_PANEL), k, add, c + j, p->c_row);
-        }
-        if (whole < last) {
-            o.b = panels + whole / CQ_PANEL * panel_stride + k0 * CQ_PANEL;
-            multiply_rows(p, w, o, rows, 1, k, add, w->edge, CQ_PANEL);
-        }
+        block.next = k0 + depth < p->k ? block.o.b + block.k * CQ_PANEL : panels + count * panel_stride;
+        cq_multiply_block_f32(&block, NULL);
+        block.o.a += block.k, block.o.b += block.k * CQ_PANEL;
     }
-    if (whole < last) copy_rows(w->edge, CQ_PANEL, rows, last - whole, c + whole, p->c_row);
+}
+
+/* Rows and columns of c, of one pair whose b is packed. */
+static void multiply_block(const cq_products_f32 *p, products_work *w, const float *a, const float *panels, float *c,
+                           int64_t row, int64_t rows, int64_t first, int64_t last) {
+    const int64_t whole = first + (last - first) / CQ_PANEL * CQ_PANEL;
+    a += row * p->a_row, c += row * p->c_row;
+    if (by_columns(p) && w->row != row) {
+        for (int64_t k0 = 0, depth = cq_depth_f32(p->k); k0 < p->k; k0 += depth)
+            pack_rows(p, a + k0 * p->a_column, rows, min(depth, p->k - k0), w->a + k0 * up(rows, CQ_TILE_ROWS));
+        w->row = row;
+    }
+    for (int64_t j = first; j < whole; j += CQ_TILE)
+        multiply_strip(p, w, a, panels + j * p->k, (int)(min(CQ_TILE, whole - j) / CQ_PANEL), rows, c + j, p->c_row);
+    if (whole == last) return;
+    if (p->add) copy_rows(c + whole, p->c_row, rows, last - whole, w->edge, CQ_PANEL);
+    multiply_strip(p, w, a, panels + whole * p->k, 1, rows, w->edge, CQ_PANEL);
+    copy_rows(w->edge, CQ_PANEL, rows, last - whole, c + whole, p->c_row);
 }
 
 /* Returns 0, and says so to the queue, where there is no memory. */
 static int open_work(const products_job *job, products_work *w, cq_queue *queue, int64_t panel_bytes) {
-    const int64_t a_bytes = by_columns(job->p) ? up(job->block_rows, CQ_TILE_ROWS) * DEPTH * 4 : 0;
+    const int64_t a_bytes = by_columns(job->p) ? up(job->block_rows, CQ_TILE_ROWS) * job->p->k * 4 : 0;
     const int64_t edge_bytes = job->block_rows * CQ_PANEL * 4, edge = up(a_bytes, 64), panels = edge + up(edge_bytes, 64);
     char *memory = cq_scratch(panels + panel_bytes);
     if (!memory) {
         cq_fail(queue, CQ_NO_MEMORY);
         return 0;
     }
-    *w = (products_work){(float *)memory, (float *)(memory + edge), (float *)(memory + panels)};
+    *w = (products_work){(float *)memory, -1, (float *)(memory + edge), (float *)(memory + panels)};
     memset(w->edge, 0, (size_t)edge_bytes);
     return 1;
 }
@@ -182,8 +201,8 @@ static void pairs_member(void *context, cq_queue *queue) {
     if (!open_work(job, &w, queue, up(p->n, CQ_PANEL) * p->k * 4)) return;
     for (int64_t pair, end; cq_take(queue, &pair, &end);)
         for (; pair < end; pair++) {
-            for (int64_t j = 0; j < p->n; j += CQ_PANEL)
-                pack_panel(p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, j, w.panels + j * p->k);
+            pack_some(p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, 0, up(p->n, CQ_PANEL) / CQ_PANEL, w.panels);
+            w.row = -1;
             for (int64_t row = 0; row < p->m; row += job->block_rows)
                 multiply_block(p, &w, p->a + p->a_at[pair], w.panels, p->c + p->c_at[pair], row,
                                min(job->block_rows, p->m - row), 0, p->n);

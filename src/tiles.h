@@ -10,6 +10,9 @@
     X(0, 0) X(0, 1) X(0, 2) X(0, 3) X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) \
     X(3, 0) X(3, 1) X(3, 2) X(3, 3) X(4, 0) X(4, 1) X(4, 2) X(4, 3) X(5, 0) X(5, 1) X(5, 2) X(5, 3)
 
+#ifndef FEW_PANELS
+#define FEW_PANELS TILE_PANELS /* of a tile of one or two rows: more sums, which then wait less for one another */
+#endif
 /* A constant shape for each case, so that the compiler sees exactly its accumulators. */
 #if TILE_PANELS == 4
 #define SHAPES(f, R, ...) \
@@ -20,7 +23,7 @@
     default: f(R, 4, __VA_ARGS__); \
     }
 #else
-#define SHAPES(f, R, ...) (void)panels; f(R, 1, __VA_ARGS__);
+#define SHAPES(f, R, ...) if (R <= 2 && FEW_PANELS == 2 && panels == 2) f(R, 2, __VA_ARGS__); else f(R, 1, __VA_ARGS__);
 #endif
 #define CHOOSE(f, ...) \
     switch (rows) { \

@@ -4,6 +4,8 @@
 BULKY void tile_f32(const int R, const int P, const cq_operands *o, int64_t k, int add, float *c, int64_t c_stride) {
     const float *a = o->a, *b = o->b;
     const int64_t a_row = o->a_row, a_step = o->a_step, b_step = o->b_step, panel_stride = o->panel_stride;
+    const char *next = o->next ? o->next : (const char *)b;
+    const int64_t next_bytes = o->next_bytes;
 #define GET(r, p) f32x16 c##r##p = R > r && P > p && add ? f32_load(c + r * c_stride + 16 * p) : f32_set(0.0f);
     EVERY_ACC(GET)
     for (int64_t i = 0; i < k; i++, a += a_step, b += b_step) {
@@ -11,6 +13,7 @@ BULKY void tile_f32(const int R, const int P, const cq_operands *o, int64_t k, i
         if (P > 1) b1 = f32_load(b + panel_stride);
         if (P > 2) b2 = f32_load(b + 2 * panel_stride);
         if (P > 3) b3 = f32_load(b + 3 * panel_stride);
+        if (P == 1 && R >= 4) __builtin_prefetch(next), next += next_bytes;
 #define FMA(r, p) c##r##p = f32_fma(x, b##p, c##r##p)
 #define ROW(r) if (R > r) { const f32x16 x = f32_set(a[r * a_row]); ROW_PANELS(FMA, r) }
         EVERY_ROW(ROW)

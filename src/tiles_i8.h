@@ -109,15 +109,22 @@ static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, i
         return;
     }
 #endif
-    _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
-    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL;
-    for (int64_t row = from_registers(a, a_stride, b, panel_stride, groups, s); row < s->rows; row += TILE_ROWS) {
-        const int rows = (int)(s->rows - row < TILE_ROWS ? s->rows - row : TILE_ROWS);
-        for (int p = 0; p < panels; p += TILE_PANELS)
-            ISA(tile_i8)(a + row * a_stride, a_stride, rows, b + p * panel_stride, panel_stride,
-                         panels - p < TILE_PANELS ? panels - p : TILE_PANELS, groups, s->start + p * CQ_PANEL,
-                         acc + p * CQ_PANEL, CQ_TILE);
-        ISA(store_i8)(acc, CQ_TILE, rows, s, row);
+    enum { AT_ONCE = TILE_PANELS == 4 ? TILE_ROWS : 48 }; /* rows that one panel multiplies before the next one's turn */
+    _Alignas(64) int32_t acc[AT_ONCE * CQ_TILE];
+    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, width = s->rows <= 2 ? FEW_PANELS : TILE_PANELS;
+    const int bare = s->c && s->columns == CQ_TILE && !s->row_zeros && !s->row_sums; /* sums that go out as they are */
+    const int64_t sum_stride = bare ? s->stride : CQ_TILE;
+    for (int64_t row = from_registers(a, a_stride, b, panel_stride, groups, s); row < s->rows; row += AT_ONCE) {
+        const int rows = (int)(s->rows - row < AT_ONCE ? s->rows - row : AT_ONCE);
+        int32_t *sums = bare ? s->c + row * s->stride : acc;
+        for (int p = 0; p < panels; p += width)
+            for (int r = 0, some; r < rows; r += some) {
+                some = (int)cq_tile_rows(rows - r, TILE_ROWS);
+                ISA(tile_i8)(a + (row + r) * a_stride, a_stride, some, b + p * panel_stride, panel_stride,
+                             panels - p < width ? panels - p : width, groups, s->start + p * CQ_PANEL,
+                             sums + r * sum_stride + p * CQ_PANEL, sum_stride);
+            }
+        if (!bare) ISA(store_i8)(acc, CQ_TILE, rows, s, row);
     }
 }
 
@@ -130,13 +137,14 @@ static double ISA(peak_i8)(int64_t repeats) {
 #define ZERO(r, p) i32x16 c##r##p = i32_set(0);
     EVERY_ACC(ZERO)
     EVERY_ACC(USE) /* opaque, or the compiler would see 24 equal sums and make one */
-    const int64_t steps = TILE_PANELS == 4 ? 24 : 4;
+    const int64_t steps = TILE_ROWS * TILE_PANELS;
     for (int64_t n = 0; n < repeats * 1024; n++) {
         OPAQUE(x);
 #define DOT1(r) c##r##0 = dot4(c##r##0, x, b0);
 #define DOT2(r) c##r##1 = dot4(c##r##1, x, b0), c##r##2 = dot4(c##r##2, x, b0), c##r##3 = dot4(c##r##3, x, b0);
         DOT1(0) DOT1(1) DOT1(2) DOT1(3)
-        if (TILE_PANELS == 4) { DOT1(4) DOT1(5) EVERY_ROW(DOT2) }
+        if (TILE_ROWS == 6) { DOT1(4) DOT1(5) }
+        if (TILE_PANELS == 4) { EVERY_ROW(DOT2) }
     }
     EVERY_ACC(USE)
 #undef ZERO

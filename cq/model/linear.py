@@ -241,6 +241,12 @@ class Then:
         self.residual, self.norm, self.keep, self.stream = residual, norm, keep, stream
         self.form = norm.form_for(readers)
 
+    def _kept(self) -> str:
+        """Which results the product gives: see _core.linear's `keep`."""
+        if self.keep == "sum":
+            return "sum"
+        return "result" if self.form is None or self.form == self.stream else "both"
+
     def after(
         self,
         given: np.ndarray | _core.Coded,
@@ -251,7 +257,7 @@ class Then:
         coding: PerToken | Fixed | None = None,
     ) -> tuple[Activation, np.ndarray | _core.Coded]:
         """The layer's product and what follows: the readers' activation, and the stream."""
-        kept = "sum" if self.keep == "sum" else "result" if self.form is None or self.form == self.stream else "both"
+        kept = self._kept()
         result = _core.linear(
             given,
             weight,

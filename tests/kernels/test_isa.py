@@ -1,5 +1,6 @@
 """The same bits from every instruction set, any number of threads and every run; and how CQ_ISA chooses among them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from cq import _core
 
 HERE = Path(__file__).parent
 ISAS = _core.isa_available()
-ALL = ("scalar", "avx2", "avx512vnni")
+ALL = ("scalar", "avx2", "avxvnni", "avx512vnni")
 
 
 def python(*arguments, isa: str | None = None, **environment) -> subprocess.CompletedProcess:
@@ -47,6 +48,7 @@ def test_every_function_is_compared(kernel_bits):
         "aligned",
         "isa",
         "isa_available",
+        "isa_missing",
         "get_threads",
         "set_threads",
         "peak",
@@ -88,6 +90,17 @@ def test_other_instruction_sets_multiply_every_shape(isa):
 def test_forced(isa):
     run = python("-c", "import cq; print(cq.info()['isa'], *cq.info()['isa_available'])", isa=isa)
     assert run.stdout.split() == [isa, *ISAS], run.stderr
+
+
+@pytest.mark.parametrize("isa", [*ISAS, None])
+def test_info_says_why(isa):
+    run = python("-c", "import cq, json; print(json.dumps(cq.info()))", isa=isa)
+    facts = json.loads(run.stdout)
+    assert facts["isa_reason"] == (f"CQ_ISA={isa}" if isa else "the fastest of isa_available")
+    assert [*facts["isa_available"], *(missing.split()[0] for missing in facts["isa_missing"])] == [
+        *ISAS,
+        *(name for name in ALL if name not in ISAS),
+    ]
 
 
 @pytest.mark.parametrize("isa", [None, ""])

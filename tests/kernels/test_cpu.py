@@ -1,0 +1,58 @@
+"""What cq makes of a CPU's features and the registers that its system saves: src/cpu.c, asked about other machines."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "cpu.c"
+AVX2, AVX512VNNI, AVXVNNI, UNSAVED_AVX, UNSAVED_AVX512 = 1, 2, 4, 8, 16  # cq.h
+AVX_STATE, AVX512_STATE = 0x6, 0xE6
+# Bits of CPUID: leaf 1 ecx; leaf 7 ebx, ecx; leaf 7, subleaf 1, eax. From Intel's manual, volume 2A.
+FMA, OSXSAVE, AVX = 1 << 12, 1 << 27, 1 << 28
+HAS_AVX2, F, DQ, BW, VL = 1 << 5, 1 << 16, 1 << 17, 1 << 30, 1 << 31
+VNNI, AVX_VNNI = 1 << 11, 1 << 4
+LEAF_1, AVX512 = FMA | OSXSAVE | AVX, HAS_AVX2 | F | DQ | BW | VL
+
+
+@pytest.fixture(scope="module")
+def features_of(tmp_path_factory):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler to compile src/cpu.c for other machines")
+    source = tmp_path_factory.mktemp("cpu") / "cpu.c"
+    source.write_text(
+        f'#include "{SOURCE}"\n'
+        "unsigned ask(unsigned c1, unsigned last7, unsigned b7, unsigned c7, unsigned a71, uint64_t state) {\n"
+        "    return features_of(c1, last7, b7, c7, a71, state);\n}\n"
+    )
+    library = source.with_suffix(".so")
+    subprocess.run([compiler, "-shared", "-fPIC", f"-I{SOURCE.parent}", "-o", library, source], check=True)
+    ask = ctypes.CDLL(str(library)).ask
+    ask.restype, ask.argtypes = ctypes.c_uint, [ctypes.c_uint] * 5 + [ctypes.c_uint64]
+    return ask
+
+
+@pytest.mark.parametrize(
+    "machine, leaves, state, expected",
+    [
+        ("before AVX", (0, 0, 0, 0, 0), 0, 0),
+        ("AVX without FMA and AVX2", (AVX | OSXSAVE, 0, 0, 0, 0), AVX_STATE, 0),
+        ("Haswell", (LEAF_1, 0, HAS_AVX2, 0, 0), AVX_STATE, AVX2),
+        ("Haswell under a system that has no XSAVE", (LEAF_1 & ~OSXSAVE, 0, HAS_AVX2, 0, 0), 0, UNSAVED_AVX),
+        ("Haswell under a system that saves SSE alone", (LEAF_1, 0, HAS_AVX2, 0, 0), 0x2, UNSAVED_AVX),
+        ("Skylake server", (LEAF_1, 0, AVX512, 0, 0), AVX512_STATE, AVX2),
+        ("Ice Lake", (LEAF_1, 0, AVX512, VNNI, 0), AVX512_STATE, AVX2 | AVX512VNNI),
+        ("Ice Lake without VL", (LEAF_1, 0, AVX512 & ~VL, VNNI, 0), AVX512_STATE, AVX2),
+        ("Ice Lake under a system for AVX", (LEAF_1, 0, AVX512, VNNI, 0), AVX_STATE, AVX2 | UNSAVED_AVX512),
+        ("Ice Lake, high registers unsaved", (LEAF_1, 0, AVX512, VNNI, 0), 0x66, AVX2 | UNSAVED_AVX512),
+        ("Alder Lake", (LEAF_1, 1, HAS_AVX2, 0, AVX_VNNI), AVX_STATE, AVX2 | AVXVNNI),
+        ("Alder Lake under an old system", (LEAF_1, 1, HAS_AVX2, 0, AVX_VNNI), 0x2, UNSAVED_AVX),
+        ("a CPU without subleaf 1", (LEAF_1, 0, HAS_AVX2, 0, AVX_VNNI), AVX_STATE, AVX2),
+        ("Zen 5", (LEAF_1, 1, AVX512, VNNI, AVX_VNNI), AVX512_STATE, AVX2 | AVXVNNI | AVX512VNNI),
+    ],
+)
+def test_features(features_of, machine, leaves, state, expected):
+    assert features_of(*leaves, state) == expected, machine
