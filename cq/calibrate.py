@@ -8,7 +8,8 @@ CPU, and observers see one sample at a time and merge without loss: the result d
 import copy
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from numpy.typing import DTypeLike
 from . import observers
 from .errors import CalibrationError, CqError
 from .model import Transformer
+from .model.inputs import as_items, is_pair
 from .observers.tokens import Tokens
 
 Sites = dict[str, observers.Observer]  # by the name of the site
@@ -26,6 +28,7 @@ Found = tuple[Sites, Sites, dict[str, Tokens]]  # of samples with even numbers, 
 Prototype = tuple[observers.Observer, dict[str, int]]  # of each site's observer; how many tokens to keep of which sites
 Progress = Callable[[int, int | None], None]
 
+FEW = 3  # with fewer samples there is a warning
 KEEP = 256  # tokens of each site, for choices that look at layers' outputs
 _TASK = 8  # samples: their observers come back together, up to 128 KiB a site
 _BATCH = 2048  # tokens of samples that run together: their layers' weights are read once
@@ -68,9 +71,10 @@ def calibrate(
 ) -> Calibration:
     """Shows `samples` to the model and a copy of `observer` everything that flows through each site.
 
-    samples: any iterable, gone over once, of samples, each a text, a 1-D int array of token ids, or a list of either (a
-    batch); 100-500 are usual. Memory does not grow with their number. observer: a name that observers.make takes, or an
-    observer that has seen nothing and can merge. progress(done, total or None) is called as samples pass.
+    samples: any iterable, gone over once, of samples, each a text, a pair of texts (a tuple), a 1-D int array of token
+    ids, or a list of either (a batch); 100-500 are usual, and fewer than 3 give a warning. Memory does not grow with
+    their number. observer: a name that observers.make takes, or an observer that has seen nothing and can merge.
+    progress(done, total or None) is called as samples pass.
     executor: any concurrent.futures.Executor, such as a ProcessPoolExecutor or Dask's Client(...).get_executor(): it
     runs the samples, in tasks of 8, and the result has the same bits as without it; the model is pickled to each worker
     about once. tokens: so many are kept of each site that a layer reads, in float32, drawn evenly from all, for
@@ -84,6 +88,7 @@ def calibrate(
     if type(tokens) is not int or tokens < 0:
         raise CqError(f"tokens: need a whole number of at least 0, got {tokens!r}")
     prototype = _prototype(observer), _kept(model, tokens)
+    samples = as_items(samples)
     total = len(samples) if hasattr(samples, "__len__") else None
     numbered = enumerate(samples)
     found = {}, {}, {}
@@ -99,11 +104,20 @@ def calibrate(
     _merge(sites, found[1])
     if not sites:
         raise CalibrationError("calibration: no samples came; give 100-500 typical texts or token arrays")
+    if done < FEW:
+        warnings.warn(
+            f"calibration: ranges come from {done} sample{'s' * (done > 1)} alone; 100-500 typical ones are usual",
+            stacklevel=3,
+        )
     return Calibration(observer, done, sites, found[:2], found[2])
 
 
 def check_samples(samples) -> None:
     """Raises CqError for what is no iterable of samples, a single text among them."""
+    if isinstance(samples, Mapping):
+        raise CqError(
+            "calibration: got a mapping; give its rows as samples, model.tokens_of(mapping), or the texts themselves"
+        )
     if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
         raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
 
@@ -229,7 +243,7 @@ def show(model: Transformer, numbered: Iterator[tuple[int, object]], watch: Watc
     waiting: list[tuple[int, list[np.ndarray]]] = []
     tokens = 0
     for number, sample in numbered:
-        batch = sample if isinstance(sample, (list, tuple)) and not _is_ids(sample) else [sample]
+        batch = sample if isinstance(sample, (list, tuple)) and not _is_one(sample) else [sample]
         with _sample(number):
             sequences = model.tokens_of(batch)
         size = sum(map(len, sequences))
@@ -244,23 +258,25 @@ def show(model: Transformer, numbered: Iterator[tuple[int, object]], watch: Watc
 
 def _show_batch(model: Transformer, batch: list[tuple[int, list[np.ndarray]]], watch: Watch) -> int:
     """Runs one sample, or several that fit one pass of the model."""
-    sizes = [[sum(map(len, sequences)) for _, sequences in batch], [len(sequences) for _, sequences in batch]]
-    # rows of all → rows of each: tokens, or a classifier's sequences
-    rows_of = {sum(each): each for each in reversed(sizes)}
+    lengths = [sum(map(len, sequences)) for _, sequences in batch]
+    counts = [len(sequences) for _, sequences in batch]
     came: dict[str, int] = {}
     watched = True
 
     def split(site: str, x: np.ndarray) -> None:
-        """x has the rows of all samples; those of one alone may come in parts."""
+        """x has rows of all samples, or of those that the model runs together, in order: one for each token, or for
+        each sequence in a classifier's head."""
         nonlocal watched
         first = came.get(site, 0)
-        came[site], begin = first + len(x), 0
-        for (number, _), rows in zip(batch, rows_of[len(x)] if len(batch) > 1 else [len(x)]):
+        came[site], end = first + len(x), 0
+        for (number, _), rows in zip(batch, counts if site.startswith("classifier.") else lengths):
+            begin, end = end, end + rows
+            low, high = max(begin, first), min(end, first + len(x))
             watched = False
-            if rows:
+            if low < high:
                 with _sample(number, site):
-                    watch(site, x[begin : begin + rows], number, first)
-            watched, begin = True, begin + rows
+                    watch(site, x[low - first : high - first], number, low - begin)
+            watched = True
 
     try:
         model.observe([ids for _, sequences in batch for ids in sequences], split)
@@ -285,6 +301,7 @@ def _sample(number: int, site: str | None = None) -> Iterator[None]:
         raise
 
 
-def _is_ids(sample: list | tuple) -> bool:
-    """A list of plain numbers is one sequence of ids, not a batch."""
-    return bool(sample) and all(isinstance(item, (int, np.integer)) for item in sample)
+def _is_one(sample: list | tuple) -> bool:
+    """A list of plain numbers is one sequence of ids, and a tuple of two texts one pair, not a batch."""
+    ids = bool(sample) and all(isinstance(item, (int, np.integer)) for item in sample)
+    return ids or isinstance(sample, tuple) and is_pair(sample)

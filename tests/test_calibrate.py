@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import tracemalloc
+import warnings
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
@@ -280,3 +281,26 @@ def test_movement_says_whether_the_set_is_large_enough(lm, samples):
         (lo, hi), halves = many.sites[site].range(), [half[site].range() for half in many.halves]
         lo, hi = min(lo, 0), max(hi, 0)
         assert moved == max(max(abs(min(a, 0) - lo), abs(max(b, 0) - hi)) for a, b in halves) / (hi - lo)
+
+
+def test_few_samples_give_a_warning(tiny_encoder):
+    model = cq.load(tiny_encoder)
+    for samples in (["one"], ["one", "two"]):
+        with pytest.warns(UserWarning, match=f"ranges come from {len(samples)} sample.*100-500 typical ones"):
+            cq.quantize(model, cq.Static(), calibration=samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cq.quantize(model, cq.Static(), calibration=["one", "two", "three"])
+
+
+def test_columns_are_samples_and_mappings_are_not(tiny_encoder):
+    model, texts = cq.load(tiny_encoder), ["one", "two", "three"]
+    wanted = calibrate(model, texts, "minmax").sites
+    found = calibrate(model, np.array(texts), "minmax").sites
+    assert {site: one.range("uint8", False) for site, one in found.items()} == {
+        site: one.range("uint8", False) for site, one in wanted.items()
+    }
+    rows = {"input_ids": [[1, 2], [3, 0]], "attention_mask": [[1, 1], [1, 0]]}
+    with pytest.raises(cq.CqError, match="calibration: got a mapping"):
+        calibrate(model, rows, "minmax")
+    assert calibrate(model, model.tokens_of(rows), "minmax").samples == 2

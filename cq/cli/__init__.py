@@ -3,7 +3,7 @@ not."""
 
 import click
 
-from . import bench, compare, embed, generate, inspect, quantize, terminal, train
+from . import bench, compare, embed, generate, inspect, quantize, rank, terminal, train
 
 
 @click.group(cls=terminal.Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,6 +18,7 @@ for command in (
     inspect.inspect_command,
     generate.generate_command,
     embed.embed_command,
+    rank.rank_command,
     train.train_command,
     bench.bench_command,
     inspect.info_command,

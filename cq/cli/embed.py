@@ -23,7 +23,9 @@ _AT_ONCE = 256  # texts between two moves of the progress bar
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write one (texts, dim) float32 array as .npy; without it, a JSON object per text goes to stdout.",
 )
-def embed_command(model, text, input_file, output) -> None:
+@click.option("--prompt", help="Put before each text.")
+@click.option("--prompt-name", help="The same, by a name that the model's files give it.")
+def embed_command(model, text, input_file, output, prompt, prompt_name) -> None:
     """One vector per TEXT, in order."""
     try:
         texts = list(text) + [line.rstrip("\n") for line in input_file or ()]
@@ -39,7 +41,7 @@ def embed_command(model, text, input_file, output) -> None:
     with terminal.progress(hidden=not output and sys.stdout.isatty()) as progress:
         for start in range(0, len(texts), _AT_ONCE):
             part = texts[start : start + _AT_ONCE]
-            arrays.append(model.embed(part))
+            arrays.append(model.embed(part, prompt=prompt, prompt_name=prompt_name))
             if not output:
                 for one, vector in zip(part, arrays.pop()):
                     click.echo(

@@ -13,13 +13,18 @@ from ..strategies import STRATEGIES
 @click.command("generate", short_help="Continue a text, or answer it.")
 @click.argument("model")
 @click.argument("prompt")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="[default: the checkpoint's, else 128]")
 @click.option(
-    "--temperature", type=float, default=0.0, show_default=True, help="0: the best token each time; else one is drawn."
+    "--temperature",
+    type=float,
+    help="0: the best token each time; else one is drawn. [default, here and below: the checkpoint's, else off]",
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw among the K best tokens.")
+@click.option("--top-k", type=click.IntRange(min=0), help="Draw among the K best tokens; 0: among all.")
 @click.option("--top-p", type=float, help="Draw among the fewest best tokens that make up this probability.")
-@click.option("--repetition-penalty", type=float, default=1.0, show_default=True)
+@click.option("--min-p", type=float, help="Draw among tokens of at least this share of the best one's probability.")
+@click.option("--repetition-penalty", type=float, help="Scores of tokens that were there are divided by it.")
+@click.option("--no-repeat-ngram-size", type=click.IntRange(min=0), help="No run of so many tokens comes twice.")
+@click.option("--min-new-tokens", type=click.IntRange(min=0), help="No end before so many tokens.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the draws; without it, others each time.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated.")
 @click.option(

@@ -9,9 +9,10 @@ from tokenizers import Tokenizer
 
 from ..errors import CqError, FormatError
 from ..model.config import Config
-from .huggingface import parse_config, read_settings, read_tokenizer
+from .huggingface import parse_config, read_settings, read_tail_weights, with_padding
 from .names import canonical, check_weights, is_canonical
 from .tensors import read_tensors
+from .tokenizer_files import read_tokenizer
 from .untrusted import parse_json, read_json
 
 
@@ -28,14 +29,15 @@ def read_arrays(
     the tensor or entry."""
     tensors, metadata = read_tensors(path)
     where, folder = str(path), Path(path).parent
-    lowercase = False
+    settings, tail = None, {}
     if config is not None:
         config, biases = _given(config)
     elif "config" in metadata:
         at = f"{where}: config"
         config, biases = parse_config(parse_json(metadata["config"].encode("utf-8", "surrogatepass"), at, dict), at)
     elif (folder / "config.json").is_file():
-        config, biases, folder, lowercase = read_settings(folder)
+        settings = read_settings(folder)
+        config, biases, folder, tail = settings.config, settings.biases, settings.folder, read_tail_weights(settings)
     else:
         raise FormatError(
             f'{where}: no configuration: give config=, put one into the file as the string "config", '
@@ -43,7 +45,11 @@ def read_arrays(
         )
     if not is_canonical(tensors):
         tensors = canonical(tensors, config.family, where, classifier=bool(config.labels))
-    return config, check_weights(tensors, config, where, biases), read_tokenizer(folder, lowercase)
+    weights = check_weights(tail | tensors, config, where, biases)
+    if settings is None:
+        return config, weights, read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder, settings.lowercase, settings.tokenizer)
+    return with_padding(settings, tokenizer), weights, tokenizer
 
 
 def _given(config: Config | dict | str | PathLike) -> tuple[Config, tuple[str, ...] | None]:

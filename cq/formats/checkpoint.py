@@ -16,9 +16,10 @@ from ..model.linear import Linear, QuantizedLinear
 from ..plan import LayerPlan, Plan, WeightCoding
 from ..plan_json import from_json, to_json
 from ..qtensor import QTensor
-from .huggingface import parse_config, parse_tokenizer
+from .huggingface import parse_config
 from .names import check_finite
 from .tensors import write_safetensors
+from .tokenizer_files import parse_tokenizer
 from .untrusted import brief, parse_json
 from .version4 import upgraded
 
@@ -53,7 +54,7 @@ def _float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
     named = {"embed.position": embedding.position, "embed.type": embedding.type}
     if not isinstance(embedding.source, _core.Weight):
         named["embed.word"] = embedding.source
-    for name, norm in model.norms():
+    for name, norm in (*model.norms(), *model.tail.parts()):
         named |= {name + ".weight": norm.weight, name + ".bias": norm.bias}
     return {name: array for name, array in named.items() if array is not None}
 

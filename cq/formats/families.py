@@ -1,8 +1,11 @@
 """config.json of each family as entries of Config. Must not know weights and their names."""
 
 from ..errors import FormatError, UnsupportedError
-from ..model.rope import yarn_attention
-from .generation import read_ids
+from ..model.rope import longrope_attention, yarn_attention
+from .defaults import DEFAULTS
+from .generation import read_defaults, read_ids, read_padding
+from .keys import check_keys
+from .sentence import pair_activation
 from .untrusted import brief, flag_of, real_of, size_of
 
 _ACTIVATIONS = {
@@ -15,37 +18,44 @@ _ACTIVATIONS = {
     "swish": "silu",
     "relu": "relu",
 }
-_ONLY = {  # entry of config.json → the one value that is implemented; absent or null counts as that value
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "sliding_window": None,
-    "partial_rotary_factor": 1.0,
-    "quantization_config": None,
-}
 _ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.output")
 _WINDOWED = ("mistral", "qwen2", "qwen3")  # families that may let a token see only so many before it
 _MAX_LABELS = 1 << 16  # that a number alone may ask for
+_NAMES = {  # name of most families → the family's own
+    "distilbert": {
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+    },
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+        "intermediate_size": "n_inner",
+        "hidden_act": "activation_function",
+    },
+}
 _ROPE = {  # kind of scaling → each of its numbers and what counts where it is absent; None: it must be there
     "linear": {"factor": None},
     "llama3": {"factor": None, "low_freq_factor": None, "high_freq_factor": None},
     "yarn": {"factor": None, "beta_fast": 32.0, "beta_slow": 1.0},
+    "longrope": {},
+    "dynamic": {},
 }
 
 
 def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str, ...] | None]:
     """Entries of Config from those of config.json, and which modules have biases (see names.check_weights). Raises
     FormatError, UnsupportedError naming the entry; messages start with `where`."""
-    for key, only in _ONLY.items():
-        if (
-            values.get(key) is not None
-            and values[key] != only
-            and not (key == "sliding_window" and family in _WINDOWED)
-        ):
-            raise UnsupportedError(
-                f"{where}: {key} {brief(values[key])} is not implemented"
-                + (f", only {only!r}" if only is not None else "")
-            )
+    check_keys(values, "config.json", where)
+    if family not in _WINDOWED and values.get("sliding_window") is not None:
+        raise UnsupportedError(f"{where}: sliding_window {brief(values['sliding_window'])} is not implemented")
+    usual = _NAMES.get(family, {})
+    given = {own for name, own in usual.items() if name in values}
+    values = {key: value for key, value in DEFAULTS[family].items() if key not in given} | values
     biases = None
     if family in ("llama", "qwen3"):
         biases = tuple(
@@ -55,7 +65,11 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
             for module in modules
         )
     entries = _READERS[family](values, where)
-    return entries | (read_ids(values, entries["vocab_size"], where) if entries.get("lm_head") else {}), biases
+    vocab_size = entries["vocab_size"]
+    entries |= read_padding(values, vocab_size, where)
+    if entries.get("lm_head"):
+        entries |= read_ids(values, vocab_size, where) | read_defaults(values, vocab_size, where)
+    return entries, biases
 
 
 def _bert(values: dict, where: str) -> dict:
@@ -87,14 +101,11 @@ def _roberta(values: dict, where: str) -> dict:
 
 
 def _distilbert(values: dict, where: str) -> dict:
-    names = {
-        "hidden_size": "dim",
-        "num_attention_heads": "n_heads",
-        "num_hidden_layers": "n_layers",
-        "intermediate_size": "hidden_dim",
-        "hidden_act": "activation",
-    }
-    return _bert(_renamed(values, names), where) | {"type_vocab_size": 0} | _classifier(values, "relu", where)
+    return (
+        _bert(_renamed(values, _NAMES["distilbert"]), where)
+        | {"type_vocab_size": 0}
+        | _classifier(values, "relu", where)
+    )
 
 
 def _classifier(values: dict, activation: str, where: str) -> dict:
@@ -113,7 +124,18 @@ def _classifier(values: dict, activation: str, where: str) -> dict:
     ):
         raise FormatError(f"{where}: id2label must give each number from 0 on a name, got {brief(named)}")
     labels = {str(key): label for key, label in named.items()}
-    return {"labels": tuple(labels[str(i)] for i in range(len(labels))), "classifier": activation}
+    found = {"labels": tuple(labels[str(i)] for i in range(len(labels))), "classifier": activation}
+    return found | {"pair_activation": pair_activation(_said_of_pairs(values, where), len(labels), where)}
+
+
+def _said_of_pairs(values: dict, where: str):
+    """The activation of a cross-encoder, as sentence-transformers of several times writes it; None: nothing says it."""
+    more = values.get("sentence_transformers")
+    if more is None:
+        return values.get("sbert_ce_default_activation_function")
+    if not isinstance(more, dict):
+        raise FormatError(f"{where}: sentence_transformers must be an object, got {brief(more)}")
+    return more.get("activation_fn")
 
 
 def _renamed(values: dict, names: dict[str, str]) -> dict:
@@ -125,7 +147,10 @@ def _llama(values: dict, where: str) -> dict:
     """Entries of Config of the Llama type; what early checkpoints leave out counts as transformers counts it."""
     common, lm_head = _common(values, where), _lm_head(values, where)
     theta, scaling = _rope(values, common["max_positions"], where)
-    common["max_positions"] = common["max_length"] = min(common["max_positions"], _window(values, common, where))
+    positions = common["max_positions"]
+    if scaling is not None and scaling["kind"] == "yarn":
+        positions = max(positions, min(int(scaling["factor"] * scaling["original_positions"]), 2**31 - 1))
+    common["max_positions"] = common["max_length"] = min(positions, _window(values, positions, where))
     return common | {
         "num_kv_heads": size_of(values, "num_key_value_heads", where, common["num_heads"]),
         "norm": "rms",
@@ -142,19 +167,11 @@ def _llama(values: dict, where: str) -> dict:
 
 
 def _qwen3(values: dict, where: str) -> dict:
-    return _llama({"head_dim": 128} | values, where) | {"qk_norm": True}
+    return _llama(values, where) | {"qk_norm": True}
 
 
 def _gpt2(values: dict, where: str) -> dict:
-    names = {
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "n_positions",
-        "intermediate_size": "n_inner",
-        "hidden_act": "activation_function",
-    }
-    values = _renamed(values, names)
+    values = _renamed(values, _NAMES["gpt2"])
     for key, only in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         if flag_of(values, key, where, only) is not only:
             raise UnsupportedError(f"{where}: {key} {not only} is not implemented, only {only}")
@@ -172,11 +189,11 @@ def _gpt2(values: dict, where: str) -> dict:
     }
 
 
-def _window(values: dict, common: dict, where: str) -> int:
+def _window(values: dict, positions: int, where: str) -> int:
     """How many tokens see each other: texts within the sliding window are as if there were none, and longer ones are
     refused."""
-    used = flag_of(values, "use_sliding_window", where, common["family"] == "mistral")
-    return size_of(values, "sliding_window", where, common["max_positions"]) if used else common["max_positions"]
+    used = flag_of(values, "use_sliding_window", where, values["model_type"] == "mistral")
+    return size_of(values, "sliding_window", where, positions) if used else positions
 
 
 def _common(values: dict, where: str) -> dict:
@@ -223,11 +240,18 @@ def _rope(values: dict, positions: int, where: str) -> tuple[float, dict | None]
                 f"{at}: rope_type {brief(kind)} is not implemented; these are: default, {', '.join(_ROPE)}"
             )
         theta = real_of(rope, "rope_theta", at, theta)
-        scaling = _scaling(rope, kind, positions, at) if kind != "default" else scaling
+        if values.get("original_max_position_embeddings") is not None:
+            rope = rope | {"original_max_position_embeddings": values["original_max_position_embeddings"]}
+        scaling = scaling if kind == "default" else _scaling(rope, kind, positions, at)
     return theta, scaling
 
 
-def _scaling(rope: dict, kind: str, positions: int, at: str) -> dict:
+def _scaling(rope: dict, kind: str, positions: int, at: str) -> dict | None:
+    """positions: the longest text, max_position_embeddings."""
+    if kind == "dynamic":
+        return None  # within the positions trained on, where cq ends, it changes nothing
+    if kind == "longrope":
+        return _longrope(rope, positions, at)
     for name, default in _ROPE[kind].items():
         if default is None and rope.get(name) is None:
             raise FormatError(f"{at}: {name} must be a positive number, and is missing")
@@ -241,6 +265,18 @@ def _scaling(rope: dict, kind: str, positions: int, at: str) -> dict:
             rope, "attention_factor", at, _attention_factor(rope, scaling["factor"], at)
         )
     return scaling
+
+
+def _longrope(rope: dict, positions: int, at: str) -> dict:
+    original = size_of(rope, "original_max_position_embeddings", at, positions)
+    found = {"kind": "longrope", "original_positions": original}
+    for theirs, ours in (("short_factor", "short_factors"), ("long_factor", "long_factors")):
+        if not isinstance(rope.get(theirs), list):
+            raise FormatError(f"{at}: {theirs} must be a list of positive numbers, got {brief(rope.get(theirs))}")
+        found[ours] = rope[theirs]
+    factor = real_of(rope, "factor", at, positions / original)
+    usual = longrope_attention(factor, original)
+    return found | {"attention_factor": real_of(rope, "attention_factor", at, usual)}
 
 
 def _attention_factor(rope: dict, factor: float, at: str) -> float:

@@ -4,9 +4,12 @@ a chat. Must not know weights."""
 from pathlib import Path
 
 from ..errors import FormatError
+from ..model.sampling import DEFAULTS, check_defaults
+from .keys import check_keys
 from .untrusted import as_file, brief, read_json
 
 MAX_TEMPLATE = 1 << 20  # bytes; the longest in the wild are some tens of kilobytes
+MAX_TEMPLATES = 16  # of one checkpoint
 
 
 def read_ids(values: dict, vocab_size: int, where: str) -> dict:
@@ -30,38 +33,81 @@ def read_ids(values: dict, vocab_size: int, where: str) -> dict:
     return found
 
 
+def read_padding(values: dict, vocab_size: int, where: str) -> dict:
+    """pad_token_id of Config, as `read_ids`."""
+    value = values.get("pad_token_id")
+    if value is not None and type(value) is not int:
+        raise FormatError(f"{where}: pad_token_id must be a token id, got {brief(value)}")
+    return {} if value is None else {"pad_token_id": value if 0 <= value < vocab_size else None}
+
+
+def read_defaults(values: dict, vocab_size: int, where: str) -> dict:
+    """Config.generation from config.json or generation_config.json: what `generate` does where a call says nothing, as
+    transformers does it. Raises FormatError."""
+    found = {name: values[name] for name in DEFAULTS if values.get(name) is not None}
+    if "stop_strings" in found and isinstance(found["stop_strings"], str):
+        found["stop_strings"] = [found["stop_strings"]]
+    if found.get("do_sample") is True:
+        found = {"temperature": 1.0, "top_k": 50} | found
+    elif not found.get("do_sample"):
+        found = {name: value for name, value in found.items() if name != "temperature"}
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        if isinstance(found.get(name), list):  # ids that no text can hold are suppressed anyway
+            found[name] = [i for i in found[name] if type(i) is not int or 0 <= i < vocab_size]
+    try:
+        check_defaults(found, vocab_size)
+    except FormatError as error:
+        raise FormatError(f"{where}: {str(error).removeprefix('config: generation: ')}") from None
+    return {"generation": found} if found else {}
+
+
 def read_generation(folder: Path, vocab_size: int) -> dict:
-    """bos_token_id, eos_token_ids and chat_template of Config, as far as the files beside config.json say them, which
-    count more than it. Raises FormatError."""
+    """bos_token_id, eos_token_ids, generation and chat_template of Config, as far as the files beside config.json say
+    them, which count more than it. Raises FormatError, UnsupportedError."""
     file, found = folder / "generation_config.json", {}
     if file.exists():
-        found = read_ids(read_json(file), vocab_size, str(file))
+        values, where = read_json(file), str(file)
+        check_keys(values, "generation_config.json", where)
+        found = read_ids(values, vocab_size, where) | read_padding(values, vocab_size, where)
+        found |= {"generation": None} | read_defaults(values, vocab_size, where)
     template = _template(folder)
     return found | ({} if template is None else {"chat_template": template})
 
 
-def _template(folder: Path) -> str | None:
-    """From chat_template.jinja, or from tokenizer_config.json, where it stood before transformers 4.50; of several
-    named ones that called default."""
+def _template(folder: Path) -> str | dict[str, str] | None:
+    """From chat_template.jinja, or from tokenizer_config.json, where it stood before transformers 4.50: one, or several
+    by name, to which the files of additional_chat_templates belong."""
+    named = {}
+    more = folder / "additional_chat_templates"
+    if more.is_dir():
+        named = {file.stem: _text(file) for file in sorted(more.iterdir())[:MAX_TEMPLATES] if file.suffix == ".jinja"}
     file = folder / "chat_template.jinja"
     if file.exists():
-        with open(as_file(file), "rb") as opened:
-            data = opened.read(MAX_TEMPLATE + 1)
-        if len(data) > MAX_TEMPLATE:
-            raise FormatError(f"{file}: at most {MAX_TEMPLATE} bytes are read, this has more")
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{file}: not UTF-8 text (byte {error.start})") from None
+        text = _text(file)
+        return {"default": text} | named if named else text
     file = folder / "tokenizer_config.json"
-    template = read_json(file).get("chat_template") if file.exists() else None
+    template = read_json(file).get("chat_template") if file.exists() and not named else None
     if isinstance(template, list):
-        named = {
+        template = {
             entry.get("name"): entry.get("template")
             for entry in template
             if isinstance(entry, dict) and isinstance(entry.get("name"), str)
         }
-        template = named.get("default")
-    if not isinstance(template, str | None):
+    texts = template.values() if isinstance(template, dict) else [template]
+    if not all(isinstance(text, str | None) for text in texts):
         raise FormatError(f"{file}: chat_template must be a string or a list of named ones, got {brief(template)}")
-    return template
+    if isinstance(template, dict):
+        named = {name: text for name, text in template.items() if text is not None}
+        return next(iter(named.values())) if list(named) == ["default"] else named or None
+    return named or template
+
+
+def _text(file: Path) -> str:
+    with open(as_file(file), "rb") as opened:
+        data = opened.read(MAX_TEMPLATE + 1)
+    if len(data) > MAX_TEMPLATE:
+        raise FormatError(f"{file}: at most {MAX_TEMPLATE} bytes are read, this has more")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{file}: not UTF-8 text (byte {error.start})") from None

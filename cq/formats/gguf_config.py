@@ -5,7 +5,9 @@ import numpy as np
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred
+from ..model.generate import TURN_ENDS
 from ..model.rope import yarn_attention
+from .keys import check_keys
 from .untrusted import brief, real_of, size_of
 
 _DECODER = {"norm_first": True, "causal": True, "lm_head": True}
@@ -20,11 +22,7 @@ _ARCHITECTURES = {
     "bert": {"family": "bert", "norm": "layer", "norm_eps": 1e-12, "activation": "gelu", "causal": False},
 }
 _EPSILON = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
-_ONLY = {  # entry of the architecture → the one value that is implemented, which it has where it is absent
-    "expert_count": 0,
-    "attention.temperature_scale": 0.0,
-    "rope.scaling.yarn_ext_factor": 1.0,
-}
+_SPECIAL = (3, 4)  # of tokenizer.ggml.token_type: control tokens, and those that a user defined
 _POOLINGS = {0: None, 1: "mean", 2: "cls", 3: "last"}  # of pooling_type
 _SCALINGS = ("none", "linear", "yarn")  # of rope.scaling.type
 
@@ -44,15 +42,17 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
             f"{where}: one of {brief(values['split.count'])} files that a model was split into; "
             "merge them first: llama-gguf-split --merge"
         )
+    check_keys(values, "GGUF", where, architecture)
     own = {
         key.removeprefix(architecture + "."): value
         for key, value in values.items()
         if key.startswith(architecture + ".")
     }
     at, known = f"{where}: {architecture}", _ARCHITECTURES[architecture]
-    for key, only in (_ONLY | {"attention.causal": known["causal"]}).items():
-        if own.get(key, only) != only:
-            raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented, only {only!r}")
+    if own.get("attention.causal", known["causal"]) != known["causal"]:
+        raise UnsupportedError(
+            f"{at}.attention.causal {brief(own['attention.causal'])} is not implemented, only {known['causal']}"
+        )
     heads, hidden = size_of(own, "attention.head_count", at), size_of(own, "embedding_length", at)
     head_dim = size_of(own, "attention.key_length", at, max(hidden // heads, 1))
     for key in ("attention.value_length", "rope.dimension_count"):
@@ -77,6 +77,9 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
         "max_length": positions,
         "norm_eps": real_of(own, _EPSILON[known["norm"]], at, known["norm_eps"]),
     }
+    padding = values.get("tokenizer.ggml.padding_token_id")
+    if type(padding) is int and 0 <= padding < entries["vocab_size"]:
+        entries["pad_token_id"] = padding
     if "rope_theta" in known:
         entries |= {
             "rope_theta": real_of(own, "rope.freq_base", at, known["rope_theta"]),
@@ -87,7 +90,8 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
             "tied": "output.weight" not in tensors,
             "bos_token_id": values.get("tokenizer.ggml.bos_token_id"),
             "eos_token_ids": _ends(values),
-            "chat_template": values.get("tokenizer.chat_template"),
+            "chat_template": _templates(values),
+            "generation": _sampling(values),
         }
     else:
         entries |= _pooled(own, at) | {"type_vocab_size": _rows(tensors, "token_types.weight")}
@@ -114,9 +118,28 @@ def _pooled(own: dict, at: str) -> dict:
 
 
 def _ends(values: dict) -> tuple:
-    """Ids that end a text or a turn of a conversation."""
-    found = (values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
-    return tuple(dict.fromkeys(i for i in found if i is not None))
+    """Ids that end a text or a turn of a conversation; of special tokens also those whose text says so."""
+    found = [values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    tokens, kinds = (values.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
+    if isinstance(tokens, list) and isinstance(kinds, list):
+        pairs = enumerate(zip(tokens, kinds))
+        found += [i for i, (token, kind) in pairs if kind in _SPECIAL and token in TURN_ENDS]
+    return tuple(i for n, i in enumerate(found) if i is not None and i not in found[:n])
+
+
+def _templates(values: dict) -> str | dict | None:
+    """The chat template, or several by name."""
+    first, begin = values.get("tokenizer.chat_template"), "tokenizer.chat_template."
+    named = {key.removeprefix(begin): value for key, value in values.items() if key.startswith(begin)}
+    return ({"default": first} if first is not None else {}) | named if named else first
+
+
+def _sampling(values: dict) -> dict | None:
+    """Defaults of generation, as far as the file says them."""
+    names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+    found = {ours: values.get(f"general.sampling.{theirs}") for theirs, ours in names.items()}
+    found = {name: value for name, value in found.items() if value is not None}
+    return found | {"do_sample": True} if found.get("temperature") else found or None
 
 
 def _scaling(own: dict, tensors: dict[str, Deferred], positions: int, head_dim: int, at: str) -> dict | None:

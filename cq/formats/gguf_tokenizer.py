@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ..errors import FormatError, UnsupportedError
-from .huggingface import parse_tokenizer, read_tokenizer
+from .tokenizer_files import parse_tokenizer, read_tokenizer
 from .untrusted import brief, flag_of
 
 MAX_PIECE = 128  # characters of a SentencePiece vocabulary's pieces; the longest in the wild have 16 to 48

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer
 
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
@@ -14,11 +14,11 @@ from ..model.deferred import Deferred, read
 from .families import read_config
 from .generation import read_generation
 from .names import FAMILIES, canonical, check_weights, foreign
-from .sentence import read_limits, read_modules, read_pooling
+from .sentence import pair_activation, read_limits, read_modules, read_pooling, read_sentence, read_tail
 from .tensors import PICKLES, read_tensors, write_safetensors
-from .untrusted import as_file, as_path, brief, read_json
-
-MAX_TOKENIZER = 256 << 20  # bytes; the largest in the wild are near 40 MB
+from .tokenizer_files import Settings as TokenizerSettings
+from .tokenizer_files import read_tokenizer, read_tokenizer_settings
+from .untrusted import as_path, brief, flag_of, read_json
 
 
 class Settings(NamedTuple):
@@ -28,6 +28,8 @@ class Settings(NamedTuple):
     biases: tuple[str, ...] | None  # as in names.check_weights
     folder: Path  # where config.json, weights and tokenizer.json are
     lowercase: bool  # texts are lowercased before they are tokenized
+    tokenizer: TokenizerSettings
+    tail: list[tuple[int, str, Path]]  # place, kind and folder of the modules after pooling that have weights
 
 
 def read_folder(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
@@ -43,8 +45,10 @@ def read_folder(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokeniz
     settings = read_settings(root)
     tensors, where = _read_weights(settings.folder)
     weights = canonical(tensors, settings.config.family, where, classifier=bool(settings.config.labels))
+    weights |= read_tail_weights(settings)
     weights = check_weights(weights, settings.config, where, settings.biases)
-    return settings.config, weights, read_tokenizer(settings.folder, settings.lowercase)
+    tokenizer = read_tokenizer(settings.folder, settings.lowercase, settings.tokenizer)
+    return with_padding(settings, tokenizer), weights, tokenizer
 
 
 def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype: str = "float32") -> None:
@@ -62,26 +66,77 @@ def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype:
 
 
 def read_settings(root: Path) -> Settings:
-    """config.json of the folder `root` and the sentence-transformers files around it: pooling, normalize and
-    max_length; and those of a language model that say how texts begin and end.
+    """config.json of the folder `root` and the sentence-transformers files around it: pooling, what follows it, prompts
+    and max_length; and those of a language model that say how texts begin and end.
     Without those an encoder pools by mean without normalizing, a decoder does not pool, and max_length is all
-    positions."""
-    modules = read_modules(root)
-    folder = modules["Transformer"]
+    positions, or what the tokenizer says."""
+    modules, is_module = read_modules(root), (root / "modules.json").exists()
+    folder = modules[0][1]
     file = folder / "config.json"
     if not file.exists():
         raise FormatError(f"{folder}: no config.json, so not the folder of a Hugging Face model")
-    config, biases = parse_config(read_json(file), str(file))
-    limit, lowercase = read_limits(folder, (root / "modules.json").exists())
+    values = read_json(file)
+    config, biases = parse_config(values, str(file))
+    limit, lowercase = read_limits(folder)
     if limit is not None:
         config = replace(config, max_length=min(limit, config.max_positions))
-    if "Pooling" in modules:
-        config = replace(config, pooling=read_pooling(modules["Pooling"] / "config.json", config.hidden_size))
-    if "Normalize" in modules:
-        config = replace(config, normalize=True)
+    said = read_sentence(root, is_module)
+    activation = said.pop("activation_fn", None)
+    if config.labels and activation is not None:
+        where = str(root / "config_sentence_transformers.json")
+        config = replace(config, pair_activation=pair_activation(activation, len(config.labels), where))
+    config, weighted = _pooled(replace(config, **said), modules[1:])
     if config.lm_head:
         config = replace(config, **read_generation(folder, config.vocab_size))
-    return Settings(config, biases, folder, lowercase)
+    tokenizer = read_tokenizer_settings(folder, config.family, values.get("tokenizer_class"))
+    config = replace(config, **_of_tokenizer(tokenizer, config))
+    return Settings(config, biases, folder, lowercase, tokenizer, weighted)
+
+
+def _pooled(config: Config, modules: list[tuple[str, Path]]) -> tuple[Config, list[tuple[int, str, Path]]]:
+    """With what the modules after the transformer say; and those of them that have weights."""
+    if not modules:
+        return config, []
+    config = replace(config, **read_pooling(modules[0][1] / "config.json", config.hidden_size))
+    tail, weighted = read_tail(modules[1:], len(config.modes) * config.hidden_size)
+    ends = bool(tail) and tail[-1] == {"kind": "normalize"}
+    return replace(config, normalize=ends, tail=tuple(tail[:-1] if ends else tail)), weighted
+
+
+def _of_tokenizer(settings: TokenizerSettings, config: Config) -> dict:
+    """What the tokenizer's files say of the model's inputs and of its chats."""
+    names, side = (settings.values.get(key) for key in ("model_input_names", "truncation_side"))
+    if side not in (None, "left", "right"):
+        raise FormatError(f"{settings.where}: truncation_side must be 'left' or 'right', got {brief(side)}")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise FormatError(f"{settings.where}: model_input_names must be a list of names, got {brief(names)}")
+    found = {"token_types": names is None or "token_type_ids" in names, "truncation_side": side or "right"}
+    return found | ({"special_tokens": settings.tokens} if config.lm_head else {})
+
+
+def with_padding(settings: Settings, tokenizer: Tokenizer | None) -> Config:
+    """The configuration with the id of padding that the tokenizer says, where nothing else does."""
+    config, text = settings.config, (settings.tokenizer.tokens or {}).get("pad_token")
+    if config.pad_token_id is not None or tokenizer is None or text is None:
+        return config
+    found = tokenizer.token_to_id(text)
+    return config if found is None or found >= config.vocab_size else replace(config, pad_token_id=found)
+
+
+def read_tail_weights(settings: Settings) -> dict[str, np.ndarray | Deferred]:
+    """Weights of the modules after pooling, by canonical name. Raises FormatError, FileNotFoundError."""
+    found = {}
+    for i, kind, folder in settings.tail:
+        module = {"Dense": "linear", "LayerNorm": "norm"}[kind]
+        tensors, where = _read_weights(folder)
+        wanted = {f"{module}.weight": f"tail.{i}.weight", f"{module}.bias": f"tail.{i}.bias"}
+        file = folder / "config.json"
+        if kind == "Dense" and not flag_of(read_json(file), "bias", str(file), True):
+            del wanted[f"{module}.bias"]
+        if set(tensors) != set(wanted):
+            raise FormatError(f"{where}: tensors {brief(sorted(tensors))}, wanted {sorted(wanted)}")
+        found |= {ours: read(tensors[theirs]) for theirs, ours in wanted.items()}
+    return found
 
 
 def parse_config(values: dict, where: str) -> tuple[Config, tuple[str, ...] | None]:
@@ -100,37 +155,6 @@ def parse_config(values: dict, where: str) -> tuple[Config, tuple[str, ...] | No
         return Config.from_dict(values), biases
     except FormatError as error:
         raise FormatError(f"{where}: {str(error).removeprefix('config: ')}") from None
-
-
-def read_tokenizer(folder: Path, lowercase: bool = False) -> Tokenizer | None:
-    """tokenizer.json of `folder` with padding and truncation off, or None if there is none. `lowercase`: before all
-    else."""
-    file = folder / "tokenizer.json"
-    if not file.exists():
-        return None
-    with open(as_file(file), "rb") as opened:
-        data = opened.read(min(file.stat().st_size, MAX_TOKENIZER + 1))
-    return parse_tokenizer(data, str(file), lowercase)
-
-
-def parse_tokenizer(data: bytes, where: str, lowercase: bool = False) -> Tokenizer:
-    """The tokenizer in `data`, the bytes of a tokenizer.json, as `read_tokenizer`. Raises FormatError, its message
-    starting with `where`."""
-    if len(data) > MAX_TOKENIZER:
-        raise FormatError(f"{where}: at most {MAX_TOKENIZER} bytes are read, this has more")
-    try:
-        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        if lowercase:
-            rest = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-            tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
-        tokenizer.encode("a")  # some contradictions show only here
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # a panic of the Rust library is no Exception
-        raise FormatError(f"{where}: not a tokenizer: {error}") from None
-    return tokenizer
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray | Deferred], str]:

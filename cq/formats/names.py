@@ -191,6 +191,8 @@ def _bias_shapes(
     wanted = {}
     for name, shape in shapes.items():
         module = _module(name)
+        if name.startswith("tail.") and name.removesuffix("weight") + "bias" in weights:  # its own file has said so
+            wanted[name.removesuffix("weight") + "bias"] = shape[:1]
         if name.endswith(".weight") and any(module == part or module.startswith(part + ".") for part in biases):
             wanted[name.removesuffix("weight") + "bias"] = shape[:1]
     return wanted

@@ -11,7 +11,7 @@ from .forms import Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 from .overflow import INT32_MAX
-from .rope import frequencies
+from .rope import frequencies, turning_point
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
 
@@ -22,16 +22,21 @@ class Rotary:
     Angles round to float32, as in common implementations. Cosines and sines are rounded from float64."""
 
     def __init__(self, dim: int, theta: float, scaling: dict | None = None):
-        self.frequency, self.factor = frequencies(dim, theta, scaling)
-        self._tables = (np.empty((0, dim // 2), np.float32),) * 2
+        self.turning_point = turning_point(scaling)
+        kinds = (False,) if self.turning_point is None else (False, True)
+        self.frequencies = [frequencies(dim, theta, scaling, long) for long in kinds]
+        self._tables = [(np.empty((0, dim // 2), np.float32),) * 2 for _ in kinds]
 
     def tables(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (at least length, dim / 2) each."""
-        tables = self._tables  # read and replaced as one: other threads may do so at the same time
+        """float32 (at least length, dim / 2) each, for sequences whose longest is `length`."""
+        kind = int(self.turning_point is not None and length > self.turning_point)
+        tables = self._tables[kind]  # read and replaced as one: other threads may do so at the same time
         if length > len(tables[0]):
-            angle = np.outer(np.arange(max(length, 2 * len(tables[0]), 256), dtype=np.float32), self.frequency)
+            frequency, factor = self.frequencies[kind]
+            angle = np.outer(np.arange(max(length, 2 * len(tables[0]), 256), dtype=np.float32), frequency)
             turns = functions.cos, functions.sin
-            tables = self._tables = tuple((f(angle.astype(np.float64)) * self.factor).astype(np.float32) for f in turns)
+            tables = tuple((f(angle.astype(np.float64)) * factor).astype(np.float32) for f in turns)
+            self._tables[kind] = tables
         return tables
 
 
@@ -97,7 +102,7 @@ class Attention:
         if self.query_norm is not None:
             self._norm_heads(qkv)
         if self.rotary is not None:
-            _core.rope(qkv, self.heads + self.kv_heads, self.dim, *self.rotary.tables(batch.longest), batch.positions)
+            _core.rope(qkv, self.heads + self.kv_heads, self.dim, *self.rotary.tables(batch.span), batch.positions)
         if batch.observe is not None:
             self._tap(batch, qkv, site)
         if joint_form is not None and not isinstance(qkv, _core.Coded):

@@ -9,23 +9,54 @@ from ..errors import CqError
 MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which changes no result and bounds the memory
 
 
-class Batch:
-    """ids, positions int32 (tokens,); offsets int32 (sequences + 1,); longest sequence in tokens. `observe(site,
-    array)`, if given, is shown what flows at each site (calibration). `cache`, if given, is the KVCache that
-    holds what came before these tokens, and takes them in."""
+class Sequence:
+    """Ids of tokens int32 (len,) with what a plain array of ids does not say. types: int32 (len,) of token types, or
+    None where all are 0. positions: int32 (len,), ascending, or None for 0 … len − 1."""
 
-    __slots__ = ("ids", "positions", "offsets", "longest", "observe", "cache")
+    __slots__ = ("ids", "types", "positions")
+
+    def __init__(self, ids: np.ndarray, types: np.ndarray | None = None, positions: np.ndarray | None = None):
+        self.ids, self.types, self.positions = ids, types, positions
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Batch:
+    """ids, positions int32 (tokens,); types int32 (tokens,), or None where all are 0; offsets int32 (sequences + 1,);
+    longest sequence in tokens; span: one more than the largest position. `observe(site, array)`, if given, is shown
+    what flows at each site (calibration). `cache`, if given, is the KVCache that holds what came before these
+    tokens, and takes them in."""
+
+    __slots__ = ("ids", "positions", "types", "offsets", "longest", "span", "observe", "cache")
 
     def __init__(
-        self, sequences: list[np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None, cache=None
+        self,
+        sequences: list[np.ndarray | Sequence],
+        observe: Callable[[str, np.ndarray], None] | None = None,
+        cache=None,
     ):
         lengths = np.array([len(s) for s in sequences], np.int64)
         self.offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-        self.ids = np.concatenate(sequences).astype(np.int32)
         starts = [0] * len(lengths) if cache is None else cache.lengths
         self.positions = np.concatenate([np.arange(i, i + n, dtype=np.int32) for i, n in zip(starts, lengths)])
-        self.longest = int(lengths.max())
+        self.longest = self.span = int(lengths.max())
+        self.types = None
+        if any(isinstance(sequence, Sequence) for sequence in sequences):
+            self._mark(sequences)
+            sequences = [s.ids if isinstance(s, Sequence) else s for s in sequences]
+        self.ids = np.concatenate(sequences).astype(np.int32)
         self.observe, self.cache = observe, cache
+
+    def _mark(self, sequences: list[np.ndarray | Sequence]) -> None:
+        """Sets what some of the sequences say of their tokens beside ids."""
+        for sequence, begin, end in zip(sequences, self.offsets[:-1], self.offsets[1:]):
+            if isinstance(sequence, Sequence) and sequence.types is not None:
+                self.types = np.zeros(len(self.positions), np.int32) if self.types is None else self.types
+                self.types[begin:end] = sequence.types
+            if isinstance(sequence, Sequence) and sequence.positions is not None:
+                self.positions[begin:end] = sequence.positions
+        self.span = int(self.positions.max()) + 1
 
     def tap(self, site: str, x) -> None:
         if self.observe is not None:
@@ -36,11 +67,17 @@ class Batch:
         return [x[a:b].copy() for a, b in zip(self.offsets[:-1], self.offsets[1:])]
 
 
-def batches(sequences: list[np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None) -> Iterator[Batch]:
-    """The sequences in order, as many in one batch as MAX_TOKENS holds, but at least one."""
+def batches(
+    sequences: list[np.ndarray | Sequence],
+    observe: Callable[[str, np.ndarray], None] | None = None,
+    apart: int | None = None,
+) -> Iterator[Batch]:
+    """The sequences in order, as many in one batch as MAX_TOKENS holds, but at least one. apart: sequences longer than
+    this never share a batch with others."""
     start = total = 0
     for i, sequence in enumerate(sequences):
-        if total and total + len(sequence) > MAX_TOKENS:
+        mixed = apart is not None and i > 0 and (len(sequence) > apart) != (len(sequences[i - 1]) > apart)
+        if total and (mixed or total + len(sequence) > MAX_TOKENS):
             yield Batch(sequences[start:i], observe)
             start, total = i, 0
         total += len(sequence)
@@ -48,9 +85,10 @@ def batches(sequences: list[np.ndarray], observe: Callable[[str, np.ndarray], No
         yield Batch(sequences[start:], observe)
 
 
-def check_tokens(tokens: Iterable, vocab_size: int, max_positions: int) -> list[np.ndarray]:
-    """One 2-D integer array, or an iterable of 1-D ones (ragged) → list of 1-D arrays of ids. Raises CqError for
-    anything else, an empty sequence, an id outside 0 … vocab_size - 1, or a sequence longer than max_positions."""
+def check_tokens(tokens: Iterable, vocab_size: int, max_positions: int) -> list[np.ndarray | Sequence]:
+    """One 2-D integer array, or an iterable of 1-D ones (ragged) → list of 1-D arrays of ids; a Sequence stays as it
+    is. Raises CqError for anything else, an empty sequence, an id outside 0 … vocab_size - 1, or a sequence longer than
+    max_positions."""
     if isinstance(tokens, (str, bytes)):
         raise CqError("tokens: got a text, wanted arrays of token ids; model.tokenize(text) gives them")
     if isinstance(tokens, np.ndarray) and tokens.ndim != 2:
@@ -63,7 +101,10 @@ def check_tokens(tokens: Iterable, vocab_size: int, max_positions: int) -> list[
         raise CqError(
             f"tokens: need a list of 1-D integer arrays or one 2-D array, got {type(tokens).__name__}"
         ) from None
-    return [_sequence(row, f"tokens[{i}]", vocab_size, max_positions) for i, row in enumerate(rows)]
+    return [
+        row if isinstance(row, Sequence) else _sequence(row, f"tokens[{i}]", vocab_size, max_positions)
+        for i, row in enumerate(rows)
+    ]
 
 
 def _sequence(row, name: str, vocab_size: int, max_positions: int) -> np.ndarray:

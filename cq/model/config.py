@@ -7,13 +7,16 @@ import numpy as np
 
 from ..errors import CqError, FormatError
 from .deferred import Deferred
+from .pooling import MODES, check_tail, tail_shapes, tail_width
 from .rope import check_scaling
+from .sampling import check_defaults
 
 _CHOICES = {
     "norm": ("layer", "rms"),
     "activation": ("gelu", "gelu_tanh", "silu", "relu"),
     "classifier": ("tanh", "relu", None),
-    "pooling": ("mean", "cls", "max", "mean_sqrt_len", "last", None),
+    "truncation_side": ("right", "left"),
+    "pair_activation": ("identity", "sigmoid", "tanh"),
 }
 _MAY_BE_0 = ("type_vocab_size", "position_offset")
 
@@ -24,9 +27,14 @@ class Config:
     whose table has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it.
     `qk_norm`: each head's queries and keys are normed before they are rotated.
 
-    Of sequence classifiers, the labels' names and what stands between the head's two layers. Of language models, where
-    their files say so: the ids that begin a text and that end one, and the Jinja template that makes a prompt of a
-    conversation."""
+    Of models that pool: `pooling`, one of pooling.MODES or several that are joined; `normalize`, at the end;
+    `include_prompt`, whether a prompt's tokens are pooled; `prompts` by name and which of them is the default; how many
+    features are kept; `strip`, whether white space around texts is left out; `tail`, modules between pooling and
+    `normalize`, as pooling.check_tail wants them. Of sequence classifiers, the labels' names, what stands between the
+    head's two layers, and what pairs' scores go through. `token_types`: whether the tokenizer's types of tokens reach
+    the model; `truncation_side`: which end of long texts is cut. Of language models, where their files say so: the ids
+    that begin a text, end one and fill a batch, the Jinja template that makes a prompt of a conversation, the special
+    tokens that it sees by name, and what counts in generation where a call says nothing (sampling.DEFAULTS)."""
 
     family: str
     vocab_size: int
@@ -50,14 +58,26 @@ class Config:
     causal: bool = False
     lm_head: bool = False
     tied: bool = False
-    pooling: str | None = None
+    pooling: str | tuple[str, ...] | None = None
     normalize: bool = False
     max_length: int = 512
     labels: tuple[str, ...] = ()
     classifier: str | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
-    chat_template: str | None = None
+    chat_template: str | dict[str, str] | None = None
+    pad_token_id: int | None = None
+    special_tokens: dict[str, str] | None = None
+    generation: dict | None = None
+    token_types: bool = True
+    truncation_side: str = "right"
+    pair_activation: str = "identity"
+    include_prompt: bool = True
+    prompts: dict[str, str] | None = None
+    default_prompt: str | None = None
+    strip: bool = False
+    truncate_dim: int | None = None
+    tail: tuple[dict, ...] = ()
 
     def __post_init__(self):
         for field in fields(self):
@@ -75,6 +95,7 @@ class Config:
             if (value, name) != (None, "rope_theta") and not (type(value) in (int, float) and 0 < value < 1e12):
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
         check_scaling(self.rope_scaling, self.head_dim)
+        self._check_pooling()
         self._check_text()
         self._check_labels()
         if self.num_heads % self.num_kv_heads:
@@ -94,12 +115,37 @@ class Config:
         if not isinstance(self.eos_token_ids, (tuple, list)):
             raise FormatError(f"config: eos_token_ids must be a list of token ids, got {self.eos_token_ids!r}")
         object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))  # JSON has lists only
-        for name, ids in (("bos_token_id", (self.bos_token_id,)), ("eos_token_ids", self.eos_token_ids)):
+        singles = ("bos_token_id", "pad_token_id")
+        for name, ids in (*((name, (getattr(self, name),)) for name in singles), ("eos_token_ids", self.eos_token_ids)):
             for i in ids:
-                if (i, name) != (None, "bos_token_id") and (type(i) is not int or not 0 <= i < self.vocab_size):
+                if not (i is None and name in singles) and (type(i) is not int or not 0 <= i < self.vocab_size):
                     raise FormatError(f"config: {name}: {i!r} is no token id below {self.vocab_size}")
-        if not isinstance(self.chat_template, str | None):
-            raise FormatError(f"config: chat_template must be a string, got {type(self.chat_template).__name__}")
+        for name in ("special_tokens", "prompts", "chat_template"):
+            texts = getattr(self, name)
+            if name == "chat_template" and isinstance(texts, str):
+                continue
+            if texts is not None and not (
+                isinstance(texts, dict) and all(isinstance(text, str) for pair in texts.items() for text in pair)
+            ):
+                raise FormatError(f"config: {name} must map names to texts, got {texts!r:.200}")
+        if self.default_prompt is not None and self.default_prompt not in (self.prompts or {}):
+            raise FormatError(f"config: default_prompt {self.default_prompt!r:.200} is none of the prompts")
+        if self.generation is not None:
+            check_defaults(self.generation, self.vocab_size)
+
+    def _check_pooling(self) -> None:
+        if isinstance(self.pooling, list):  # JSON's
+            object.__setattr__(self, "pooling", tuple(self.pooling))
+        modes = self.modes
+        if self.pooling is not None and not (modes and all(mode in MODES for mode in modes)):
+            raise FormatError(f"config: pooling must be one of {MODES}, several of them or null, got {self.pooling!r}")
+        if not isinstance(self.tail, (tuple, list)) or self.tail and self.pooling is None:
+            raise FormatError(f"config: tail must be a list of modules after pooling, got {self.tail!r:.200}")
+        check_tail(self.tail)
+        object.__setattr__(self, "tail", tuple(self.tail))
+        dim = self.truncate_dim
+        if dim is not None and not (type(dim) is int and 0 < dim < 2**31):
+            raise FormatError(f"config: truncate_dim must be a positive integer or null, got {dim!r}")
 
     def _check_labels(self) -> None:
         if not isinstance(self.labels, (tuple, list)) or not all(isinstance(label, str) for label in self.labels):
@@ -109,6 +155,17 @@ class Config:
             raise FormatError(
                 f"config: labels and classifier come together, got {self.labels!r:.200} and {self.classifier!r}"
             )
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What is pooled, side by side."""
+        return self.pooling if isinstance(self.pooling, tuple) else () if self.pooling is None else (self.pooling,)
+
+    @property
+    def embedding_size(self) -> int:
+        """Features of an embedding, of a model that pools."""
+        width = tail_width(self.tail, len(self.modes) * self.hidden_size)
+        return width if self.truncate_dim is None else min(width, self.truncate_dim)
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -155,7 +212,7 @@ class Config:
             shapes["head.weight"] = (self.vocab_size, h)
         if self.labels:
             shapes |= {"classifier.dense.weight": (h, h), "classifier.scores.weight": (len(self.labels), h)}
-        return shapes
+        return shapes | tail_shapes(self.tail, len(self.modes) * h)
 
 
 def check_weights(config: Config, weights: dict[str, np.ndarray | Deferred]) -> None:

@@ -54,9 +54,15 @@ class Embedding:
         return packed
 
     def __call__(
-        self, ids: np.ndarray, positions: np.ndarray, readers: tuple, head: Linear | None = None
+        self,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        readers: tuple,
+        head: Linear | None = None,
+        types: np.ndarray | None = None,
     ) -> Activation:
-        """ids, positions int32 (tokens,) → (tokens, hidden). All tokens are of type 0. head: as for `word`."""
+        """ids, positions int32 (tokens,) → (tokens, hidden). types: int32 (tokens,); None: all are 0. head: as for
+        `word`."""
         table = self.position[self.offset :] if self.offset else self.position
-        x = _core.embed(ids, self.word(head), positions, table, None, self.type)
+        x = _core.embed(ids, self.word(head), positions, table, types, self.type)
         return self.norm(x, readers, keep_float=self.stream is None) if self.norm else Activation(x)

@@ -12,8 +12,30 @@ from .batch import Batch, check_tokens
 from .cache import KVCache, most_tokens
 from .chat import is_conversation, render
 from .replay import recordable
+from .rope import turning_point
 from .sampling import Sampling
 
+MAX_NEW_TOKENS = 128  # where neither a call nor the checkpoint says
+# what ends a turn or a text, in the words of the families; llama.cpp knows them so too (llama-vocab.cpp)
+TURN_ENDS = frozenset(
+    (
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eom_id|>",
+        "<|end_of_turn|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "<｜end▁of▁sentence｜>",
+        "<end_of_utterance>",
+    )
+)
 CACHES = (None, "float32", "int8")
 PREFILL = 2048  # tokens of one pass over prompts, which bounds the memory of what lies between layers
 
@@ -22,14 +44,23 @@ class Generator:
     """Sequences that grow. steps() gives, in turn, (sequence, token) for each token that a sequence gains, until all
     have ended: by stop(sequence, token), by their number of new tokens, or by the model's positions."""
 
-    def __init__(self, model, prompts: list[np.ndarray], max_new_tokens: int, sampling: Sampling, cache: str | None):
-        """prompts: checked ids. Raises UnsupportedError for a model without a head, or not causal; CqError for prompts
-        that leave no room, and bad arguments."""
+    def __init__(
+        self,
+        model,
+        prompts: list[np.ndarray],
+        max_new_tokens: int | None,
+        sampling: Sampling,
+        cache: str | None,
+        ends: list[set[int]] | None = None,
+    ):
+        """prompts: checked ids. ends: of each, the ids that end it. Raises UnsupportedError for a model without a head,
+        or not causal; CqError for prompts that leave no room, and bad arguments."""
         if model.head is None or not model.config.causal:
             raise UnsupportedError(
                 f"generate: this {model.config.family} model does not continue texts; use forward or embed"
             )
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
+        whole = isinstance(max_new_tokens, (int, np.integer)) and not isinstance(max_new_tokens, bool)
+        if max_new_tokens is not None and (not whole or max_new_tokens < 1):
             raise CqError(f"max_new_tokens: need a whole number of at least 1, got {max_new_tokens!r}")
         if cache not in CACHES:
             raise CqError(
@@ -43,8 +74,18 @@ class Generator:
                 raise CqError(
                     f"prompt {i}: {len(prompt)} tokens leave no room for a new one, the model takes {most}; cut it"
                 )
+        turn = turning_point(model.config.rope_scaling)
+        longer = [turn is not None and len(prompt) >= turn for prompt in prompts]
+        if any(longer) and not all(longer):
+            raise CqError(f"prompt: this model turns positions otherwise from {turn} tokens on; call it for each kind")
+        most = turn if turn is not None and not any(longer) else most
         self.tokens = [prompt.astype(np.int64) for prompt in prompts]
-        self.bounds = [min(len(prompt) + int(max_new_tokens), most) for prompt in prompts]
+        self.ends, self.before = (
+            [sorted(end) for end in ends or [()] * len(prompts)],
+            [len(prompt) for prompt in prompts],
+        )
+        room = _room(max_new_tokens, model.config.generation or {})
+        self.bounds = [min(room(len(prompt)), most) for prompt in prompts]
         self.cache = KVCache(self.attentions, cache, self.bounds)
 
     def steps(self, stop: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
@@ -54,7 +95,9 @@ class Generator:
             _check(scores)
             kept = []
             for row, i in enumerate(alive):
-                token = self.sampling.next(scores[row], self.tokens[i], draws[i])
+                tokens = self.tokens[i]
+                allowed = self.sampling.allowed(scores[row], tokens, len(tokens) - self.before[i], self.ends[i])
+                token = self.sampling.next(allowed, tokens, draws[i])
                 self.tokens[i] = np.append(self.tokens[i], token)
                 yield i, token
                 if len(self.tokens[i]) < self.bounds[i] and not stop(i, token):
@@ -126,17 +169,29 @@ def _check(scores: np.ndarray) -> None:
         raise CqError(f"logits: {error}") from None
 
 
-class Text:
-    """The text of tokens as they come: pieces in which no character is half, and no stop string begun."""
+def _room(max_new_tokens: int | None, defaults: dict) -> Callable[[int], int]:
+    """From the length of a prompt to the most tokens with those that follow."""
+    new = max_new_tokens or defaults.get("max_new_tokens")
+    if new is None and "max_length" in defaults:
+        return lambda length: max(defaults["max_length"], length + 1)
+    return lambda length: length + int(new or MAX_NEW_TOKENS)
 
-    def __init__(self, tokenizer, stops: tuple[str, ...]):
-        self.tokenizer, self.stops = tokenizer, stops
+
+class Text:
+    """The text of tokens as they come: pieces in which no character is half, and no stop string begun. Special tokens
+    are no part of it, but stop strings may hold them."""
+
+    def __init__(self, tokenizer, stops: tuple[str, ...], special: dict[int, str] | None = None):
+        """special: the texts of special tokens by their ids."""
+        self.tokenizer, self.stops, self.special = tokenizer, stops, special or {}
         self.ids: list[int] = []  # since where the text was last sure
         self.known = 0  # of them, those whose text has been taken
-        self.held, self.ended = "", False
+        self.held, self.shown, self.ended = "", "", False  # shown: "1" for each character of held that is text
 
     def add(self, token: int) -> str:
         """What can be said for sure now. `ended` tells of a stop string, which, like what follows it, is left out."""
+        if token in self.special:
+            return self._release(self._rest(), self.special[token])
         self.ids.append(token)
         before, after = self._decode(self.ids[: self.known]), self._decode(self.ids)
         if after.endswith("\ufffd"):
@@ -146,44 +201,74 @@ class Text:
 
     def rest(self) -> str:
         """At the end: what was held back."""
-        after = "" if self.ended else self._decode(self.ids)[len(self._decode(self.ids[: self.known])) :]
-        piece, self.held = self._release(after) + self.held, ""
+        piece = "" if self.ended else self._release(self._rest())
+        piece, self.held, self.shown = piece + self._visible(len(self.held)), "", ""
         return piece
+
+    def _rest(self) -> str:
+        """The text of tokens that was not sure yet; it is now."""
+        after = self._decode(self.ids)[len(self._decode(self.ids[: self.known])) :]
+        self.known = len(self.ids)
+        return after
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
 
-    def _release(self, more: str) -> str:
-        text, self.held = self.held + more, ""
+    def _visible(self, end: int) -> str:
+        return "".join(c for c, shown in zip(self.held[:end], self.shown) if shown == "1")
+
+    def _release(self, more: str, hidden: str = "") -> str:
+        """hidden: the text of a special token after it."""
+        self.held, self.shown = self.held + more + hidden, self.shown + "1" * len(more) + "0" * len(hidden)
+        text = self.held
         found = min((at for at in (text.find(stop) for stop in self.stops) if at >= 0), default=-1)
         if found >= 0:
-            self.ended = True
-            return text[:found]
-        held = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        self.held = text[len(text) - held :]
-        return text[: len(text) - held]
+            piece, self.ended = self._visible(found), True
+            self.held = self.shown = ""
+            return piece
+        kept = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        sure = len(text) - kept
+        piece = self._visible(sure)
+        self.held, self.shown = text[sure:], self.shown[sure:]
+        return piece
 
 
 def answers(
-    model, prompts: list, max_new_tokens: int, sampling: Sampling, stop, cache: str | None
+    model, prompts: list, max_new_tokens: int | None, sampling: dict, stop, cache: str | None
 ) -> Iterator[tuple[int, object]]:
     """(prompt, piece) as they come: a str where the prompt is a text or a conversation, an id where it is ids.
-    Everything is checked before the first. Raises as `Transformer.generate`."""
-    strings, ends = _stops(stop, model.config.vocab_size)
-    ids = [_ids(model, prompt, i) for i, prompt in enumerate(prompts)]
+    Everything is checked before the first. Raises as `Writing.generate`."""
+    config = model.config
+    sampling = Sampling.of(config.generation, sampling)
+    strings, ends = _stops(stop, config.vocab_size)
     spoken = [isinstance(prompt, str) or is_conversation(prompt) for prompt in prompts]
     if strings and not all(spoken):
         raise CqError("stop: texts end texts; for prompts of ids give ids")
-    generator = Generator(
-        model, check_tokens(ids, model.config.vocab_size, model.config.max_positions), max_new_tokens, sampling, cache
-    )
-    texts = [Text(model.tokenizer, strings) if speaks else None for speaks in spoken]
-    return _pieces(generator, texts, ends | set(model.config.eos_token_ids))
+    ids = [_ids(model, prompt, i) for i, prompt in enumerate(prompts)]
+    ends, turns = ends | set(config.eos_token_ids), turn_ends(model.tokenizer)
+    every = [ends | turns if is_conversation(prompt) else ends for prompt in prompts]
+    tokens = check_tokens(ids, config.vocab_size, config.max_positions)
+    generator = Generator(model, tokens, max_new_tokens, sampling, cache, every)
+    strings += tuple(text for text in (config.generation or {}).get("stop_strings", ()) if text)
+    special = _special(model.tokenizer) if any(spoken) else {}
+    texts = [Text(model.tokenizer, strings, special) if speaks else None for speaks in spoken]
+    return _pieces(generator, texts, every)
 
 
-def _pieces(generator: Generator, texts: list[Text | None], ends: set[int]) -> Iterator[tuple[int, object]]:
-    for i, token in generator.steps(lambda i, token: token in ends or texts[i] is not None and texts[i].ended):
-        if token in ends:
+def _special(tokenizer) -> dict[int, str]:
+    added = {} if tokenizer is None else tokenizer.get_added_tokens_decoder()
+    return {i: token.content for i, token in added.items() if token.special}
+
+
+def turn_ends(tokenizer) -> set[int]:
+    """Ids of the tokenizer's added tokens that by their text end a turn or a text (TURN_ENDS)."""
+    added = {} if tokenizer is None else tokenizer.get_added_tokens_decoder()
+    return {i for i, token in added.items() if token.content in TURN_ENDS}
+
+
+def _pieces(generator: Generator, texts: list[Text | None], ends: list[set[int]]) -> Iterator[tuple[int, object]]:
+    for i, token in generator.steps(lambda i, token: token in ends[i] or texts[i] is not None and texts[i].ended):
+        if token in ends[i]:
             continue
         piece = token if texts[i] is None else texts[i].add(token)
         if piece != "":
@@ -193,14 +278,18 @@ def _pieces(generator: Generator, texts: list[Text | None], ends: set[int]) -> I
             yield i, piece
 
 
+def render_for(model, messages: list[dict], **arguments) -> str:
+    """The prompt that the model's chat template makes of messages; arguments: as for chat.render."""
+    config, tokens = model.config, model.config.special_tokens
+    if tokens is None and model.tokenizer is not None:  # nothing but ids says them
+        ids = {"bos_token": config.bos_token_id, "eos_token": next(iter(config.eos_token_ids), None)}
+        tokens = {name: model.tokenizer.id_to_token(i) or "" for name, i in ids.items() if i is not None}
+    return render(config.chat_template, messages, **(tokens or {}) | arguments)
+
+
 def _ids(model, prompt, i: int):
     if is_conversation(prompt):
-        begin, end = model.config.bos_token_id, next(iter(model.config.eos_token_ids), None)
-        names = (
-            "" if token is None or model.tokenizer is None else model.tokenizer.id_to_token(token) or ""
-            for token in (begin, end)
-        )
-        return model.tokenize(render(model.config.chat_template, prompt, *names), special_tokens=False)
+        return model.tokenize(render_for(model, prompt), special_tokens=False)
     if not isinstance(prompt, (str, np.ndarray)):
         raise CqError(
             f"prompt {i}: need a text, a conversation (a list of messages) or a 1-D integer array, got "

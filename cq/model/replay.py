@@ -46,7 +46,13 @@ class Replay:
     def __call__(self, batch: Batch, hidden: Callable[[Batch], np.ndarray], blocks: list[Block], *others) -> np.ndarray:
         """hidden(batch). Raises what that raises. blocks, others: what hidden works with; where any part was replaced,
         it is recorded anew."""
-        if len(batch.ids) > MOST_TOKENS or batch.observe is not None or not self._lock.acquire(blocking=False):
+        marked = batch.types is not None or batch.span > batch.longest
+        if (
+            len(batch.ids) > MOST_TOKENS
+            or marked
+            or batch.observe is not None
+            or not self._lock.acquire(blocking=False)
+        ):
             return hidden(batch)
         try:
             parts = [*others, *(part for block in blocks for part in block.parts())]

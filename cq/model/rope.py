@@ -13,12 +13,13 @@ SCALINGS = {  # kind → the numbers that it takes
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_positions"),
     "yarn": ("factor", "original_positions", "beta_fast", "beta_slow", "attention_factor"),
     "factors": ("factors",),
+    "longrope": ("short_factors", "long_factors", "original_positions", "attention_factor"),
 }
 
 
 def check_scaling(scaling: dict | None, dim: int) -> None:
     """Raises FormatError unless `scaling` is None or {"kind": one of SCALINGS, and each of its numbers, positive};
-    "factors" is a list of dim / 2."""
+    those called factors are lists of dim / 2."""
     if scaling is None:
         return
     if not isinstance(scaling, dict) or scaling.get("kind") not in SCALINGS:
@@ -29,14 +30,13 @@ def check_scaling(scaling: dict | None, dim: int) -> None:
     if set(scaling) != wanted:
         raise FormatError(f"config: rope_scaling must have the entries {sorted(wanted)}, got {sorted(scaling)!r:.200}")
     for name in SCALINGS[scaling["kind"]]:
-        numbers = scaling[name] if name == "factors" else [scaling[name]]
+        several = name.endswith("factors")
+        numbers = scaling[name] if several else [scaling[name]]
         if not isinstance(numbers, list) or not all(type(one) in (int, float) and 1e-6 < one < 1e12 for one in numbers):
-            wanted = "a list of positive numbers" if name == "factors" else "a positive number"
+            wanted = "a list of positive numbers" if several else "a positive number"
             raise FormatError(f"config: rope_scaling: {name} must be {wanted}, got {scaling[name]!r:.200}")
-    if scaling["kind"] == "factors" and len(scaling["factors"]) != dim // 2:
-        raise FormatError(
-            f"config: rope_scaling: factors must be {dim // 2}, half of head_dim; got {len(scaling['factors'])}"
-        )
+        if several and len(numbers) != dim // 2:
+            raise FormatError(f"config: rope_scaling: {name} must be {dim // 2}, half of head_dim; got {len(numbers)}")
     if scaling["kind"] == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
         raise FormatError(
             "config: rope_scaling: low_freq_factor must be less than high_freq_factor, got "
@@ -44,14 +44,20 @@ def check_scaling(scaling: dict | None, dim: int) -> None:
         )
 
 
-def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np.ndarray, float]:
+def turning_point(scaling: dict | None) -> int | None:
+    """The length of a sequence above which all its positions turn otherwise, or None where none does."""
+    return int(scaling["original_positions"]) if scaling is not None and scaling["kind"] == "longrope" else None
+
+
+def frequencies(dim: int, theta: float, scaling: dict | None = None, long: bool = False) -> tuple[np.ndarray, float]:
     """(radians by which each of dim / 2 pairs turns per position, float32; a factor of cosines and sines).
 
     Su et al. 2021. scaling (see check_scaling): "linear" divides all by `factor` (Chen et al. 2023); "llama3" only
     those that turn less than low_freq_factor times in original_positions, leaves those above high_freq_factor, and goes
     from one to the other in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from
     beta_fast to beta_slow turns, with cosines and sines times attention_factor (Peng et al. 2023); "factors" divides
-    each by its own.
+    each by its own; "longrope" likewise, by others in sequences longer than its original_positions, `long`, with
+    cosines and sines times attention_factor (Ding et al. 2024).
 
     Each step rounds to float32, as in common implementations. Powers are rounded from float64."""
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
@@ -60,6 +66,10 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None) -> tuple[np
         return plain, 1.0
     if scaling["kind"] == "factors":
         return plain / np.array(scaling["factors"], np.float32), 1.0
+    if scaling["kind"] == "longrope":
+        factors = np.array(scaling["long_factors" if long else "short_factors"], np.float32)
+        exponent_of = functions.power(theta, exponent).astype(np.float32)
+        return np.float32(1) / (factors * exponent_of), float(scaling["attention_factor"])
     slow = plain / np.float32(scaling["factor"])
     if scaling["kind"] == "linear":
         return slow, 1.0
@@ -76,6 +86,12 @@ def yarn_attention(factor: float, by: float = 1.0) -> float:
     """YaRN's factor of cosines and sines for positions stretched by `factor`, where nothing else says it (Peng et al.
     2023)."""
     return float(0.1 * by * functions.log(factor) + 1) if factor > 1 else 1.0
+
+
+def longrope_attention(factor: float, original: int) -> float:
+    """LongRoPE's factor of cosines and sines for positions stretched by `factor` from `original` on, where nothing else
+    says it (Ding et al. 2024)."""
+    return math.sqrt(1 + float(functions.log(factor) / functions.log(original))) if factor > 1 < original else 1.0
 
 
 def _ramp(dim: int, theta: float, scaling: dict) -> np.ndarray:

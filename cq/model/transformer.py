@@ -12,21 +12,22 @@ from ..errors import CqError, UnsupportedError
 from . import build
 from .activation import Activation
 from .attention import Attention
-from .batch import Batch, batches, check_tokens
+from .batch import Batch, batches
 from .block import FeedForward
-from .chat import is_conversation
 from .classifier import Classifier
 from .config import Config, check_weights
 from .coverage import Coverage, coverage_of, headroom_of
 from .deferred import Deferred, read
 from .forms import Fixed
-from .generate import answers
+from .inputs import sequences_of
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
-from .pooling import pool
+from .pooling import Tail
 from .replay import Replay
-from .sampling import Sampling
+from .rope import turning_point
 from .sites import Graph
+from .texts import Texts
+from .writing import Writing
 
 
 class _Step(NamedTuple):
@@ -38,7 +39,7 @@ class _Step(NamedTuple):
     stream: Fixed | None
 
 
-class Transformer:
+class Transformer(Texts, Writing):
     """A BERT-type encoder or Llama-type decoder. plan: what cq.convert made its layers by; None: they are float32."""
 
     def __init__(self, config: Config, weights: dict[str, np.ndarray | Deferred], tokenizer: Tokenizer | None = None):
@@ -46,16 +47,15 @@ class Transformer:
         only where layers that read the same are laid side by side. Raises CqError where they do not fit the
         configuration."""
         check_weights(config, weights)
-        self.config, self.graph, self.tokenizer, self.plan = config, Graph(config), tokenizer, None
+        self.config, self.graph, self.plan = config, Graph(config), None
         self.embedding = build.embedding(config, weights)
         self.blocks = build.blocks(config, weights)
         self.final_norm = build.norm(config, weights, "final_norm") if config.norm_first else None
         self.head: Linear | QuantizedLinear | None = build.head(config, weights)
         self.classifier: Classifier | None = build.classifier(config, weights)
-        self._cutter, self._replay = None, Replay()
-        if tokenizer is not None and (config.pooling or not config.causal):
-            self._cutter = Tokenizer.from_str(tokenizer.to_str())
-            self._cutter.enable_truncation(min(config.max_length, config.max_positions))
+        self.tail = Tail(config.tail, weights)
+        self._replay = Replay()
+        self.take_tokenizer(tokenizer)
 
     def __getstate__(self) -> dict:
         """Of a copy, pickled or not: its layers may be swapped, so it records anew."""
@@ -80,132 +80,17 @@ class Transformer:
             )
         return self._run(tokens, self._scores)
 
-    def embed(self, texts_or_tokens: Iterable, batch_size: int = 32) -> np.ndarray:
-        """Sentence embeddings (n, hidden) float32, pooled and normalized as the checkpoint's folder says.
-
-        texts_or_tokens: a list of texts (cut to config.max_length tokens), or tokens as `forward` takes; a single text
-        gives one row. batch_size: sequences in one pass. Raises UnsupportedError where the model does not pool."""
-        if self.config.pooling is None:
-            raise UnsupportedError(f"embed: this {self.config.family} model says no pooling; use forward or logits")
-        _check_batch_size(batch_size)
-        tokens = self.tokens_of(texts_or_tokens)
-        rows = [
-            pool(h, self.config)
-            for i in range(0, len(tokens), batch_size)
-            for h in self.forward(tokens[i : i + batch_size])
-        ]
-        return np.stack(rows) if rows else np.empty((0, self.config.hidden_size), np.float32)
-
-    def classify(self, texts_or_tokens: Iterable, batch_size: int = 32) -> np.ndarray:
-        """Scores of each label, float32 (n, labels), before any softmax or sigmoid; config.labels names the columns.
-
-        texts_or_tokens, batch_size: as for `embed`. Raises UnsupportedError where the model has no sequence
-        classifier's head."""
-        if self.classifier is None:
-            raise UnsupportedError(
-                f"classify: this {self.config.family} model has no sequence classifier's head; use forward or embed"
-            )
-        _check_batch_size(batch_size)
-        tokens = self.tokens_of(texts_or_tokens)
-        parts = [
-            self._classes(batch)
-            for i in range(0, len(tokens), batch_size)
-            for batch in batches(tokens[i : i + batch_size])
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.config.labels)), np.float32)
-
-    def generate(
-        self,
-        prompt,
-        max_new_tokens: int = 128,
-        *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop=(),
-        cache: str | None = None,
-    ):
-        """What the model says after `prompt`: a text → the text that follows; a conversation, a list of messages
-        {"role": …, "content": …}, which the checkpoint's chat template makes a prompt of → the answer; a 1-D integer
-        array of ids → the ids that follow, int32; a list of such prompts → a list. Prompts of different lengths run
-        together, without padding, and none changes another's result.
-
-        It ends after max_new_tokens, with the model's positions, with a token that the checkpoint says ends a text, or
-        with one of `stop`, texts or token ids; none of these is part of the result. temperature 0 takes the best token
-        each time; else one is drawn, among the top_k best and the fewest best that make up top_p, by `seed`
-        (cq/model/sampling.py says how).
-
-        Keys and values of all tokens are kept, and grow by doubling. cache: "float32", "int8" (symmetric, a scale for
-        each token and head; a static model keeps its own codes), or None, what the model's attention computes in: then
-        a quantized model's scores have the bits of a whole forward pass, unless a scheme takes one range for all tokens
-        of a call.
-
-        Raises UnsupportedError where the model does not continue texts, has no chat template for a conversation, or
-        jinja2 is missing for it; CqError for bad arguments, a prompt that leaves no room, and where a score becomes NaN
-        or Inf."""
-        one = isinstance(prompt, (str, np.ndarray)) or is_conversation(prompt)
-        if not one and not isinstance(prompt, (list, tuple)):
-            raise CqError(
-                f"prompt: need a text, a conversation, a 1-D integer array, or a list of such, got "
-                f"{type(prompt).__name__}"
-            )
-        prompts = [prompt] if one else list(prompt)
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-        pieces: list[list] = [[] for _ in prompts]
-        for i, piece in answers(self, prompts, max_new_tokens, sampling, stop, cache):
-            pieces[i].append(piece)
-        results = [
-            np.array(found, np.int32) if isinstance(given, np.ndarray) else "".join(found)
-            for given, found in zip(prompts, pieces)
-        ]
-        return results[0] if one else results
-
-    def stream(
-        self,
-        prompt,
-        max_new_tokens: int = 128,
-        *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop=(),
-        cache: str | None = None,
-    ) -> Iterator:
-        """`generate` of one prompt, as it comes: pieces of text, whole characters each, or ids for a prompt of ids.
-        Arguments are checked at once."""
-        if not isinstance(prompt, (str, np.ndarray)) and not is_conversation(prompt):
-            raise CqError(f"prompt: need one text, conversation or 1-D integer array, got {type(prompt).__name__}")
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-        found = answers(self, [prompt], max_new_tokens, sampling, stop, cache)
-        return (piece for _, piece in found)
-
-    def tokenize(self, text: str, special_tokens: bool = True) -> np.ndarray:
-        """Token ids of a text, int32 (len,); cut to config.max_length where the model pools or is an encoder.
-        special_tokens: with those that the tokenizer puts around a text; a chat template's result has its own."""
-        if self.tokenizer is None:
-            raise CqError(
-                "tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
-                "tokenizer.json beside the weights"
-            )
-        if not isinstance(text, str):
-            raise CqError(f"text: need a str, got {type(text).__name__}")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise CqError(f"text: character {error.start} is half of a surrogate pair, not a character") from None
-        return np.array((self._cutter or self.tokenizer).encode(text, add_special_tokens=special_tokens).ids, np.int32)
-
     def _run(self, tokens: Iterable, work: Callable[[Batch], np.ndarray]) -> list[np.ndarray]:
-        sequences = check_tokens(tokens, self.config.vocab_size, self.config.max_positions)
-        return [rows for batch in batches(sequences) for rows in batch.split(work(batch))]
+        return [rows for batch in self.batches(tokens) for rows in batch.split(work(batch))]
+
+    def batches(self, tokens: Iterable, observe: Callable[[str, np.ndarray], None] | None = None) -> Iterator[Batch]:
+        """Tokens as `forward` takes them, as they go through together."""
+        return batches(sequences_of(tokens, self.config), observe, turning_point(self.config.rope_scaling))
 
     def _replayed(self, batch: Batch) -> np.ndarray:
         """Final states (tokens, hidden) float32."""
+        if turning_point(self.config.rope_scaling) is not None:
+            return self.hidden(batch).floats()  # a tape is recorded with the tables of one length
         others = self.embedding.word(self._sharing_head()), self.embedding.stream, self.final_norm
         return self._replay(batch, lambda given: self.hidden(given).floats(), self.blocks, *others)
 
@@ -230,10 +115,10 @@ class Transformer:
         sum goes on beside them, or after it (BERT), where their result does."""
         steps = self._steps(readers)
         if self.config.norm_first:
-            stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head()).values
+            stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head(), batch.types).values
             x = self.blocks[0].attention_norm(stream, steps[0].part.readers(), keep_float=batch.observe is not None)
         else:
-            x = self.embedding(batch.ids, batch.positions, steps[0].part.readers(), self._sharing_head())
+            x = self.embedding(batch.ids, batch.positions, steps[0].part.readers(), self._sharing_head(), batch.types)
             stream = x.values if self.embedding.stream is None else x.take(self.embedding.stream)
         for step in steps:
             batch.tap(step.site + "input", x.values)
@@ -261,18 +146,10 @@ class Transformer:
             for (block, name), norm, reading, kept in zip(parts, norms, readers, keep)
         ]
 
-    def tokens_of(self, samples) -> list[np.ndarray]:
-        """Texts or ids, or one text → checked ids, one array for each."""
-        if isinstance(samples, str):
-            samples = [samples]
-        if not isinstance(samples, np.ndarray) and isinstance(samples, Iterable):
-            samples = [self.tokenize(s) if isinstance(s, str) else s for s in samples]
-        return check_tokens(samples, self.config.vocab_size, self.config.max_positions)
-
     def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
         """Runs texts or ids and shows `observe(site, float32 (rows, n))` what flows where: a row for each token, or for
         each sequence in a classifier's head. At most MAX_TOKENS go through together; more come in parts."""
-        for batch in batches(self.tokens_of(samples), observe):
+        for batch in self.batches(self.tokens_of(samples), observe):
             self.hidden(batch) if self.classifier is None else self._classes(batch)
 
     # --- looking inside -----------------------------------------------------------------------------------------------
@@ -311,7 +188,7 @@ class Transformer:
         }
         named |= {
             f"{name}.{leaf}": getattr(part, leaf)
-            for name, part in (*self.norms(), *self.linears())
+            for name, part in (*self.norms(), *self.linears(), *self.tail.parts())
             for leaf in ("weight", "bias")
             if not (leaf == "weight" and name == "head" and self.config.tied)
         }
@@ -334,7 +211,7 @@ class Transformer:
     def nbytes(self) -> int:
         """Resident bytes of all weights, scales and tables; what two layers share counts once."""
         arrays = self.embedding.arrays() + [a for _, layer in self.linears() for a in layer.arrays()]
-        arrays += [a for _, norm in self.norms() for a in norm.arrays()]
+        arrays += [a for _, part in (*self.norms(), *self.tail.parts()) for a in part.arrays()]
         return sum({id(a): a.nbytes for a in arrays}.values())
 
     def coverage(self, tokens: int | None = None) -> Coverage:
@@ -360,8 +237,3 @@ class Transformer:
             f"Transformer({c.family}, {c.num_layers} layers, hidden {c.hidden_size}, {kind}: {len(quantized)} of "
             f"{sum(1 for _ in self.linears())} linear layers in int8, {self.nbytes / 1e6:.1f} MB)"
         )
-
-
-def _check_batch_size(batch_size) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")

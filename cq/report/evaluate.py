@@ -125,7 +125,7 @@ class Evaluation:
 
 
 def _embedded(model, hidden: list[np.ndarray]) -> np.ndarray:
-    return np.stack([pool(rows, model.config) for rows in hidden])
+    return model.pooled([pool(rows, model.config.modes) for rows in hidden])
 
 
 def _chunks(samples: Samples, width: int) -> Iterator[list[np.ndarray]]:

@@ -8,7 +8,8 @@ backward(g) takes the gradient of the output and returns that of the input; grad
 import numpy as np
 
 from .. import _core, functions
-from ..model.rope import frequencies
+from ..errors import UnsupportedError
+from ..model.rope import frequencies, turning_point
 from .batch import Packed
 from .fake import Codes, WeightRange, fake_bias
 from .parameters import Parameters
@@ -121,6 +122,8 @@ class Rotary:
     coordinates. Angles round to float32 and their cosines from float64, as the model's own do."""
 
     def __init__(self, dim: int, theta: float, scaling: dict | None = None):
+        if turning_point(scaling) is not None:
+            raise UnsupportedError("train: rotary positions scaled by longrope are not implemented here")
         self.frequency, self.factor = frequencies(dim, theta, scaling)
 
     def tables(self, positions: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray]:

@@ -90,6 +90,10 @@ class Pairs(Objective):
             raise UnsupportedError(
                 f"loss: pairs needs a model that pools, this {model.config.family} model says no pooling"
             )
+        if model.config.tail or len(model.config.modes) > 1 or model.config.pooling == "weightedmean":
+            raise UnsupportedError(
+                "loss: pairs has no gradients of modules after pooling, weightedmean and joined modes"
+            )
         super().__init__(model, network)
 
     def samples(self, data: Iterable) -> list[tuple]:

@@ -611,3 +611,33 @@ def test_ctrl_c_exits_130(tiny_encoder):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and stdout == b"" and stderr.strip() == b"cq: interrupted"
+
+
+def test_rank_shows_the_librarys_order(run, tmp_path, random_model, byte_tokenizer):
+    config = random_model("bert")[0].config.to_dict() | dict(
+        labels=["yes"], classifier="tanh", pair_activation="sigmoid", vocab_size=256, max_length=33
+    )
+    config = cq.Config(**config)
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in config.shapes().items()}
+    model = cq.Transformer(config, weights, byte_tokenizer)
+    cq.save(model, tmp_path / "cross.safetensors")
+    texts = ["one", "two", "three"]
+    rows = [json.loads(line) for line in run("rank", tmp_path / "cross.safetensors", "which?", *texts).splitlines()]
+    wanted = model.rank("which?", texts)
+    assert rows == [row | {"text": texts[row["corpus_id"]]} for row in wanted]
+    lines = "\n".join(texts)
+    assert run("rank", tmp_path / "cross.safetensors", "which?", "--input", "-", stdin=lines) == "".join(
+        json.dumps(row) + "\n" for row in rows
+    )
+
+
+def test_rank_names_what_is_none(run, tiny_encoder):
+    assert "cross-encoder" in run("rank", tiny_encoder, "which?", "one", code=1)
+
+
+def test_embed_puts_prompts_before_texts(run, tiny_encoder):
+    lines = [run("embed", tiny_encoder, *more) for more in (("a text",), ("text", "--prompt", "a "))]
+    first, second = (json.loads(line)["embedding"] for line in lines)
+    assert first == second
+    assert "none of" in run("embed", tiny_encoder, "text", "--prompt-name", "query", code=1)

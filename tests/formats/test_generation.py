@@ -39,6 +39,8 @@ def test_chat_templates(llama):
     assert said(llama)[2] == "{{ old }}"
     named = [dict(name="tool_use", template="x"), dict(name="default", template="ü")]
     change(llama / "tokenizer_config.json", chat_template=named)
+    assert said(llama)[2] == {"tool_use": "x", "default": "ü"}
+    change(llama / "tokenizer_config.json", chat_template=named[1:])
     assert said(llama)[2] == "ü"
     (llama / "chat_template.jinja").write_text("{{ new ü }}", encoding="utf-8")
     assert said(llama)[2] == "{{ new ü }}"

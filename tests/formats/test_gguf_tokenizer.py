@@ -400,3 +400,48 @@ def test_another_tokenizer_needs_a_tokenizer_json(load, tmp_path):
         load(more)
     trained(_GPT2).save(str(tmp_path / "tokenizer.json"))
     assert load(more).tokenizer.encode("the cat").ids == trained(_GPT2).encode("the cat").ids
+
+
+def test_tokens_whose_texts_end_turns_end_texts(load):
+    """Where the file forgets them, as llama.cpp knows them; other special tokens do not, nor do plain ones."""
+
+    def forgot(writer):
+        vocabulary(trained(_GPT2), "gpt-2")(writer)
+        writer.kv_data[0].pop("tokenizer.ggml.eos_token_id")
+
+    assert load(forgot).config.eos_token_ids == (0,)
+
+    def plain(writer):
+        forgot(writer)
+        writer.kv_data[0].pop("tokenizer.ggml.token_type")
+
+    assert load(plain).config.eos_token_ids == ()
+
+    def all_three(writer):
+        vocabulary(trained(_GPT2), "gpt-2")(writer)
+        writer.add_uint32("tokenizer.ggml.eot_token_id", 5)
+        writer.add_uint32("tokenizer.ggml.eom_token_id", 6)
+
+    assert load(all_three).config.eos_token_ids == (0, 5, 6)
+
+
+def test_templates_by_name_and_sampling(load):
+    def more(writer):
+        vocabulary(trained(_GPT2), "gpt-2")(writer)
+        writer.add_string("tokenizer.chat_template.tool_use", "tools")
+        writer.add_float32("general.sampling.temp", 0.5)
+        writer.add_int32("general.sampling.top_k", 7)
+
+    config = load(more).config
+    assert config.chat_template == {"default": "{{ messages }}", "tool_use": "tools"}
+    assert config.generation == {"temperature": 0.5, "top_k": 7, "do_sample": True}
+
+
+@pytest.mark.parametrize("key, value", [("general.sampling.mirostat", 2), ("llama.attention.clamp_kqv", 3)])
+def test_what_would_change_results_is_refused(load, key, value):
+    def more(writer):
+        vocabulary(trained(_GPT2), "gpt-2")(writer)
+        writer.add_uint32(key, value)
+
+    with pytest.raises(UnsupportedError, match=f"a.gguf: {key} {value} is not implemented"):
+        load(more)

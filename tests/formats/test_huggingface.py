@@ -102,6 +102,18 @@ def test_bert_arrives(bert_saved):
         bos_token_id=None,
         eos_token_ids=(),
         chat_template=None,
+        pad_token_id=0,
+        special_tokens=None,
+        generation=None,
+        token_types=True,
+        truncation_side="right",
+        pair_activation="identity",
+        include_prompt=True,
+        prompts=None,
+        default_prompt=None,
+        strip=False,
+        truncate_dim=None,
+        tail=(),
     )
 
 
@@ -164,6 +176,18 @@ def test_llama_arrives(llama_saved):
         bos_token_id=1,
         eos_token_ids=(2,),
         chat_template=None,
+        pad_token_id=None,
+        special_tokens=None,
+        generation=None,
+        token_types=True,
+        truncation_side="right",
+        pair_activation="identity",
+        include_prompt=True,
+        prompts=None,
+        default_prompt=None,
+        strip=False,
+        truncate_dim=None,
+        tail=(),
     )
 
 
@@ -217,11 +241,7 @@ def test_llama_as_written_before_transformers_5_arrives(llama, llama_saved):
 @pytest.mark.parametrize(
     "entries, words",
     [
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: rope_type 'dynamic'"),
-        (
-            {"rope_parameters": {"rope_type": "longrope", "factor": 8.0}},
-            "'longrope' is not .* default, linear, llama3, yarn",
-        ),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope_scaling: rope_type 'ntk' is not .* default, linear"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters"),
         ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu'"),
         ({"model_type": "t5"}, "family 't5'"),

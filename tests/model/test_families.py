@@ -1,6 +1,8 @@
 """Each family of decoders and encoders against transformers, on small random models; what is new in each under all
 strategies, in checkpoints and refused where it is not implemented."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,13 @@ _LLAMA3 = dict(
     original_max_position_embeddings=64,
 )
 _YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=50)
+_LONGROPE = dict(
+    rope_type="longrope",
+    rope_theta=1e4,
+    short_factor=[1.0, 1.1, 1.2, 1.5, 2.0],
+    long_factor=[1.0, 2.0, 4.0, 8.0, 16.0],
+    original_max_position_embeddings=20,
+)
 DECODERS = {
     "mistral": (MistralForCausalLM, MistralConfig(**_DECODER, head_dim=16, sliding_window=None)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_DECODER | dict(tie_word_embeddings=True))),
@@ -81,6 +90,11 @@ DECODERS = {
         ),
     ),
     "yarn": (Qwen2ForCausalLM, Qwen2Config(**_DECODER, rope_parameters=_YARN)),
+    "longrope": (LlamaForCausalLM, LlamaConfig(**_DECODER, rope_parameters=_LONGROPE)),
+    "dynamic": (
+        LlamaForCausalLM,
+        LlamaConfig(**_DECODER, rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=1e4)),
+    ),
 }
 _ENCODER = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36)
 _ROBERTA = dict(**_ENCODER, type_vocab_size=1, layer_norm_eps=1e-5)
@@ -246,13 +260,59 @@ def test_padding_that_leaves_no_positions_is_named(padding):
         parse_config(ENCODERS["roberta"][1].to_dict() | dict(pad_token_id=padding), "x")
 
 
-@pytest.mark.parametrize("name", ["linear", "llama3", "yarn"])
+@pytest.mark.parametrize("name", ["linear", "llama3", "yarn", "longrope"])
 def test_scaled_frequencies_are_those_of_transformers(name):
     kind, config = DECODERS[name]
     rotary, ours = kind(config).model.rotary_emb, parse_config(config.to_dict(), "x")[0]
     frequency, factor = frequencies(ours.head_dim, ours.rope_theta, ours.rope_scaling)
     np.testing.assert_allclose(frequency, rotary.inv_freq.numpy(), rtol=3e-7)
     assert factor == pytest.approx(rotary.attention_scaling)
+
+
+def test_yarn_reaches_factor_times_the_length_before(tmp_path):
+    """Qwen's files say the length before in max_position_embeddings and stretch it by rope_scaling alone."""
+    sizes = _DECODER | dict(max_position_embeddings=50)
+    reference, model = saved(tmp_path, Qwen2ForCausalLM, Qwen2Config(**sizes, rope_parameters=_YARN))
+    assert (model.config.max_positions, model.config.max_length) == (200, 200)
+    close(model.logits(ragged((200, 3))), outputs(reference, ragged((200, 3)), "logits"))
+
+
+def test_longrope_turns_otherwise_from_a_length_on(tmp_path):
+    """Each sequence by its own length, whatever shares its call; generation ends where positions would turn."""
+    _, model = saved(tmp_path, *DECODERS["longrope"])
+    short, long, whole = np.arange(3, 15), np.arange(3, 40), np.arange(20)
+    for tokens in ([short, long], [long, short, long, whole], [whole, short]):
+        for found, one in zip(model.logits(tokens), tokens):
+            assert np.array_equal(found, model.logits([one])[0])
+    assert len(model.generate(short, 50)) <= 8 and len(model.generate(long, 10)) <= 10
+    steps = model.generate(long, 10, temperature=0)
+    scores = model.logits([np.concatenate([long, steps])])[0]
+    assert scores[len(long) - 1 : -1].argmax(1).tolist() == steps.tolist()
+    with pytest.raises(cq.CqError, match="turns positions otherwise from 20 tokens on"):
+        model.generate([short, long])
+    cq.save(model, tmp_path / "model.safetensors")
+    assert np.array_equal(cq.load(tmp_path / "model.safetensors").logits([long])[0], model.logits([long])[0])
+    with pytest.raises(cq.UnsupportedError, match="longrope"):
+        cq.quantize(model, cq.QAT(steps=1), calibration=[short, long])
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen3", "llama"])
+def test_what_config_json_leaves_out_counts_as_in_the_familys_class(tmp_path, family):
+    """Mistral has 8 heads for keys, Qwen3 heads of 128, where nothing says so."""
+    kind = {"mistral": MistralForCausalLM, "qwen3": Qwen3ForCausalLM, "llama": LlamaForCausalLM}[family]
+    left = {"num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings"}
+    values = {key: value for key, value in _DECODER.items() if key not in left} | {
+        "num_attention_heads": 16,
+        "hidden_size": 64,
+    }
+    config = kind.config_class(**values | ({"num_key_value_heads": 16} if family == "qwen3" else {}))
+    reference, _ = saved(tmp_path, kind, config)
+    file = tmp_path / "config.json"
+    written = {key: value for key, value in json.loads(file.read_text()).items() if key not in left}
+    if family == "qwen3":
+        written["num_key_value_heads"] = 16
+    file.write_text(json.dumps(written))
+    close(cq.load(tmp_path).logits(ragged((9,))), outputs(reference, ragged((9,)), "logits"))
 
 
 @pytest.mark.parametrize("window, most", [(20, 20), (500, 200)])

@@ -285,8 +285,8 @@ def test_conversations_go_through_the_template(tiny_lm):
     assert model.generate([messages, "Hi"], 9) == [model.generate(prompt, 9), model.generate("Hi", 9)]
     with pytest.raises(cq.CqError, match="no root"):
         model.generate([{"role": "root", "content": "Hi"}])
-    with pytest.raises(cq.CqError, match="message 0"):
-        model.generate([{"role": "user"}])
+    with pytest.raises(cq.CqError, match="message 1"):
+        model.generate([{"role": "user"}, "Hi"])
     with pytest.raises(cq.UnsupportedError, match="no chat template"):
         bare.generate(messages)
 
@@ -323,7 +323,11 @@ def test_a_missing_jinja2_is_named(monkeypatch):
         (dict(temperature=-1), "temperature: .*-1"),
         (dict(temperature=float("nan")), "temperature"),
         (dict(temperature="hot"), "temperature"),
-        (dict(temperature=1, top_k=0), "top_k: .*0"),
+        (dict(temperature=1, top_k=-1), "top_k: .*-1"),
+        (dict(temprature=1), "no argument 'temprature'"),
+        (dict(temperature=1, min_p=2), "min_p: .*2"),
+        (dict(suppress_tokens=["a"]), "suppress_tokens"),
+        (dict(no_repeat_ngram_size=1.5), "no_repeat_ngram_size"),
         (dict(temperature=1, top_p=1.5), "top_p: .*1.5"),
         (dict(temperature=1, top_p=0), "top_p"),
         (dict(top_k=3), "top_k: .*temperature"),

@@ -1,0 +1,133 @@
+"""What people pass in, as sequences of tokens: columns of texts, ids, and a tokenizer's mappings with their masks.
+Knows no tokenizer."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ..errors import CqError
+from .batch import Sequence, check_tokens
+from .config import Config
+
+_KEYS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def as_items(samples):
+    """A column of texts (a NumPy array of strings, a pandas or polars Series, a column of datasets or of pyarrow) as a
+    list; anything else as it is. Raises CqError for whole tables, and for bytes."""
+    if isinstance(samples, (str, list, tuple, Mapping)):
+        return samples
+    if isinstance(samples, (bytes, bytearray)):
+        raise CqError("texts: got bytes; decode them first, texts are str")
+    if hasattr(samples, "columns") or hasattr(samples, "column_names"):
+        raise CqError(f"texts: got a table, a {type(samples).__name__}; give one of its columns, such as table['text']")
+    if isinstance(samples, np.ndarray):
+        if samples.dtype.kind == "S":
+            raise CqError("texts: got an array of bytes; decode them first: np.char.decode(texts, 'utf-8')")
+        if samples.dtype.kind not in "UTO":
+            return samples
+        return samples.tolist()
+    if hasattr(samples, "to_pylist"):
+        return samples.to_pylist()
+    return samples
+
+
+def is_pair(item) -> bool:
+    """Whether this is two texts."""
+    return isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(text, str) for text in item)
+
+
+def sequences_of(tokens, config: Config) -> list[np.ndarray | Sequence]:
+    """Checked ids, one for each sequence: what `check_tokens` takes, or a mapping as a tokenizer of transformers gives
+    it, {"input_ids": …, "attention_mask": …, "token_type_ids": …}, or a list of such. Masked tokens are left out, and
+    count where positions do. Raises CqError for any other mapping, and for padded rows without a mask."""
+    if isinstance(tokens, Mapping):
+        return _rows(tokens, config, "tokens")
+    if isinstance(tokens, (list, tuple)) and any(isinstance(item, Mapping) for item in tokens):
+        found = [
+            _rows(item, config, f"tokens[{i}]")
+            if isinstance(item, Mapping)
+            else check_tokens([item], config.vocab_size, config.max_positions)
+            for i, item in enumerate(tokens)
+        ]
+        return [sequence for one in found for sequence in one]
+    sequences = check_tokens(tokens, config.vocab_size, config.max_positions)
+    if not isinstance(tokens, (list, tuple)) or all(isinstance(item, list) for item in tokens):
+        _check_padding(sequences, config)
+    return sequences
+
+
+def _check_padding(sequences: list[np.ndarray], config: Config) -> None:
+    """Raises CqError where rows of one length end in the token that fills a batch."""
+    pad, lengths = config.pad_token_id, {len(sequence) for sequence in sequences}
+    if pad is None or len(sequences) < 2 or len(lengths) > 1:
+        return
+    least = 2 if pad in config.eos_token_ids else 1  # one may be the end of a text
+    for i, ids in enumerate(sequences):
+        if len(ids) > least and (ids[-least:] == pad).all():
+            raise CqError(
+                f"tokens[{i}]: ends in the padding token {pad}, and nothing says which tokens count; give the "
+                'tokenizer\'s whole result, with its "attention_mask", or a list of arrays without padding'
+            )
+
+
+def _rows(mapping: Mapping, config: Config, name: str) -> list[np.ndarray | Sequence]:
+    unknown = [key for key in mapping if key not in _KEYS]
+    if "input_ids" not in mapping or unknown:
+        raise CqError(
+            f"{name}: a mapping must have 'input_ids' and may have 'attention_mask' and 'token_type_ids', as a "
+            f"tokenizer gives them; got the keys {list(mapping)!r:.200}; for texts give a list"
+        )
+    columns = {key: _as_rows(mapping[key], f"{name}: {key}") for key in mapping}
+    found = []
+    for i, ids in enumerate(columns["input_ids"]):
+        for key, rows in columns.items():
+            if len(rows) != len(columns["input_ids"]) or len(rows[i]) != len(ids):
+                raise CqError(f"{name}: {key} has not the shape of input_ids")
+        mask, types = (columns[key][i] if key in columns else None for key in _KEYS[1:])
+        found.append(_sequence(ids, mask, types, config, f"{name}: row {i}"))
+    return found
+
+
+def _as_rows(values, name: str) -> list[np.ndarray]:
+    """One row, or several of any lengths."""
+    try:
+        rows = list(values)
+        one = bool(rows) and np.ndim(rows[0]) == 0
+        rows = [np.array(np.asarray(row)) for row in ([rows] if one else rows)]  # copies: nobody else may change them
+    except (TypeError, ValueError) as error:
+        raise CqError(f"{name}: need rows of whole numbers ({error})") from None
+    for row in rows:
+        if row.ndim != 1 or row.size and row.dtype.kind not in "iub":
+            raise CqError(f"{name}: need rows of whole numbers, got {row.dtype} of shape {row.shape}")
+    return rows
+
+
+def _sequence(ids: np.ndarray, mask, types, config: Config, name: str) -> np.ndarray | Sequence:
+    keep = np.ones(len(ids), bool) if mask is None else mask.astype(bool)
+    if mask is not None and not ((mask == 0) | (mask == 1)).all():
+        raise CqError(f"{name}: attention_mask must be 0 or 1")
+    if not keep.any():
+        raise CqError(f"{name}: no token that attention_mask lets count; a sequence needs at least one")
+    places = np.flatnonzero(keep)
+    checked = check_tokens([ids[keep]], config.vocab_size, config.max_positions)[0]
+    first = 0 if config.rope_theta is None else places[0]  # rotary positions matter only by their distance
+    holes = places[-1] - first >= len(places) and not config.position_offset  # RoBERTa's count what is no padding
+    positions = (places - first).astype(np.int32) if holes else None
+    if positions is not None and positions[-1] >= config.max_positions:
+        raise CqError(f"{name}: {positions[-1] + 1} positions, the model takes at most {config.max_positions}")
+    return marked(checked, None if types is None else types[keep], positions, config, name)
+
+
+def marked(ids: np.ndarray, types, positions, config: Config, name: str) -> np.ndarray | Sequence:
+    """The ids with their types, where the model reads any; a plain array where nothing differs from the usual."""
+    if types is not None and config.token_types and config.type_vocab_size > 1 and np.any(types):
+        types = np.asarray(types)
+        if types.min() < 0 or types.max() >= config.type_vocab_size:
+            raise CqError(f"{name}: token types must be 0 … {config.type_vocab_size - 1}, got {types.max()}")
+        return Sequence(ids, types.astype(np.int32), positions)
+    return ids if positions is None else Sequence(ids, None, positions)
+
+
+def is_iterable(samples) -> bool:
+    return isinstance(samples, Iterable) and not isinstance(samples, (str, bytes, Mapping))

@@ -1,0 +1,185 @@
+"""What people do with texts: tokenize, embed, classify, rank. A part of Transformer of its own; knows no layers."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ..errors import CqError, UnsupportedError
+from .batch import Sequence
+from .config import Config
+from .inputs import as_items, is_iterable, is_pair, marked, sequences_of
+from .pooling import activate, normalized, pool
+
+
+class Texts:
+    """The methods of Transformer that take texts. `tokenizer`: as it was given; `cutter`: the same, cutting texts to
+    config.max_length, where the model pools or is an encoder."""
+
+    config: Config
+    tokenizer: Tokenizer | None
+    cutter: Tokenizer | None
+
+    def take_tokenizer(self, tokenizer: Tokenizer | None) -> None:
+        self.tokenizer, self.cutter = tokenizer, None
+        if tokenizer is not None and (self.config.pooling or not self.config.causal):
+            self.cutter = Tokenizer.from_str(tokenizer.to_str())
+            most = min(self.config.max_length, self.config.max_positions)
+            self.cutter.enable_truncation(most, direction=self.config.truncation_side)
+
+    def embed(
+        self,
+        texts_or_tokens: Iterable,
+        batch_size: int = 32,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> np.ndarray:
+        """Sentence embeddings (n, dim) float32, pooled and normalized as the checkpoint's folder says; `encode` is the
+        same.
+
+        texts_or_tokens: a list or column of texts (cut to config.max_length tokens), or tokens as `forward` takes; a
+        single text gives one row. batch_size: sequences in one pass. prompt: put before each text; prompt_name: the
+        same by a name of config.prompts; without either, config.default_prompt. Raises UnsupportedError where the model
+        does not pool, CqError for a prompt before tokens, or a name that is none."""
+        if self.config.pooling is None:
+            raise UnsupportedError(f"embed: this {self.config.family} model says no pooling; use forward or logits")
+        check_batch_size(batch_size)
+        said = prompt is not None or prompt_name is not None
+        prompt, samples = self._prompt(prompt, prompt_name), as_items(texts_or_tokens)
+        samples = [samples] if isinstance(samples, str) else samples
+        first = 0
+        if prompt and is_iterable(samples):
+            samples = list(samples)
+            if all(isinstance(text, str) for text in samples):
+                samples = [prompt + text for text in samples]
+                first = 0 if self.config.include_prompt else self._prompt_tokens(prompt)
+            elif said:
+                raise CqError("prompt: goes before texts, not before tokens; put its tokens before them")
+        tokens = self.tokens_of(samples)
+        rows = [
+            pool(h, self.config.modes, first)
+            for i in range(0, len(tokens), batch_size)
+            for h in self.forward(tokens[i : i + batch_size])
+        ]
+        return self.pooled(rows)
+
+    encode = embed
+
+    def pooled(self, rows: list[np.ndarray]) -> np.ndarray:
+        """Embeddings (n, dim) of pooled states: what follows pooling."""
+        if not rows:
+            return np.empty((0, self.config.embedding_size), np.float32)
+        result = self.tail(np.stack(rows))
+        result = normalized(result) if self.config.normalize else result
+        return result[:, : self.config.embedding_size].copy()
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        prompts = self.config.prompts or {}
+        if prompt is not None and not isinstance(prompt, str):
+            raise CqError(f"prompt: need a text, got {type(prompt).__name__}")
+        if prompt is not None:
+            return prompt
+        name = self.config.default_prompt if name is None else name
+        if name is not None and (not isinstance(name, str) or name not in prompts):
+            raise CqError(f"prompt_name: {name!r:.100} is none of {sorted(prompts)!r:.200}")
+        return "" if name is None else prompts[name]
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        """How many tokens a prompt has before the text, those that begin every text included."""
+        ids = self._encoded(prompt, None).ids
+        special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        return len(ids) - (bool(ids) and ids[-1] in special)
+
+    def classify(self, texts_or_tokens: Iterable, batch_size: int = 32) -> np.ndarray:
+        """Scores of each label, float32 (n, labels); config.labels names the columns. Those of texts are as the head
+        gives them, before any softmax or sigmoid; those of pairs go through config.pair_activation, as in
+        sentence-transformers' CrossEncoder.
+
+        texts_or_tokens: as for `embed`, or pairs of texts [("query", "document"), …], which the tokenizer joins, the
+        longer one cut first. batch_size: sequences in one pass. Raises UnsupportedError where the model has no sequence
+        classifier's head."""
+        if self.classifier is None:
+            raise UnsupportedError(
+                f"classify: this {self.config.family} model has no sequence classifier's head; use forward or embed"
+            )
+        check_batch_size(batch_size)
+        samples, pairs = as_items(texts_or_tokens), []
+        if isinstance(samples, tuple) and is_pair(samples):
+            samples = [samples]
+        if not isinstance(samples, np.ndarray) and is_iterable(samples):
+            samples = list(samples)
+            pairs = [is_pair(item) for item in samples]
+        if any(pairs) and not all(pairs):
+            raise CqError("classify: pairs and others together; give each kind in a call of its own")
+        tokens = self.tokens_of(samples)
+        parts = [
+            self._classes(batch)
+            for i in range(0, len(tokens), batch_size)
+            for batch in self.batches(tokens[i : i + batch_size])
+        ]
+        scores = np.concatenate(parts) if parts else np.empty((0, len(self.config.labels)), np.float32)
+        return activate(scores, self.config.pair_activation) if any(pairs) else scores
+
+    def rank(self, query: str, documents: Iterable, batch_size: int = 32) -> list[dict]:
+        """The documents by how well they answer the query, the best first: [{"corpus_id": place in documents, "score":
+        …}, …], as sentence-transformers' CrossEncoder gives them; of equals the first comes first.
+
+        Raises UnsupportedError where the model is no classifier with one label, CqError for what are no texts."""
+        if self.classifier is None or len(self.config.labels) != 1:
+            raise UnsupportedError(
+                f"rank: needs a cross-encoder, a sequence classifier with one label; this {self.config.family} model "
+                f"has {len(self.config.labels) or 'no'} labels"
+            )
+        documents = as_items(documents)
+        documents = list(documents) if is_iterable(documents) else [None]
+        if not isinstance(query, str) or not all(isinstance(text, str) for text in documents):
+            raise CqError("rank: need a query, a str, and a list of documents, each a str")
+        scores = self.classify([(query, text) for text in documents], batch_size)[:, 0] if documents else []
+        order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
+        return [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
+
+    def tokenize(self, text: str, special_tokens: bool = True) -> np.ndarray:
+        """Token ids of a text, int32 (len,); cut to config.max_length where the model pools or is an encoder.
+        special_tokens: with those that the tokenizer puts around a text; a chat template's result has its own."""
+        return np.array(self._encoded(text, None, special_tokens).ids, np.int32)
+
+    def tokens_of(self, samples) -> list[np.ndarray | Sequence]:
+        """Texts, pairs of texts or ids, or one text → checked ids, one array for each, with the types that the
+        tokenizer gives them where the model reads any."""
+        samples = as_items(samples)
+        if isinstance(samples, str):
+            samples = [samples]
+        if is_iterable(samples) and not hasattr(samples, "ndim"):
+            samples = [self._tokens(s) if isinstance(s, str) or is_pair(s) else s for s in samples]
+        return sequences_of(samples, self.config)
+
+    def _tokens(self, item: str | tuple[str, str]) -> np.ndarray | Sequence:
+        first, second = (item, None) if isinstance(item, str) else item
+        encoded = self._encoded(first, second)
+        return marked(np.array(encoded.ids, np.int32), encoded.type_ids, None, self.config, "texts")
+
+    def _encoded(self, text: str, second: str | None, special_tokens: bool = True):
+        if self.tokenizer is None:
+            raise CqError(
+                "tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
+                "tokenizer.json beside the weights"
+            )
+        for part in (text,) if second is None else (text, second):
+            if not isinstance(part, str):
+                raise CqError(f"text: need a str, got {type(part).__name__}")
+            if not part.isascii():
+                try:
+                    part.encode()
+                except UnicodeEncodeError as error:
+                    raise CqError(
+                        f"text: character {error.start} is half of a surrogate pair, not a character"
+                    ) from None
+        if self.config.strip:
+            text, second = text.strip(), second and second.strip()
+        return (self.cutter or self.tokenizer).encode(text, second, add_special_tokens=special_tokens)
+
+
+def check_batch_size(batch_size) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
