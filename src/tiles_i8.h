@@ -120,9 +120,15 @@ static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, i
         for (int p = 0; p < panels; p += width)
             for (int r = 0, some; r < rows; r += some) {
                 some = (int)cq_tile_rows(rows - r, TILE_ROWS);
-                ISA(tile_i8)(a + (row + r) * a_stride, a_stride, some, b + p * panel_stride, panel_stride,
-                             panels - p < width ? panels - p : width, groups, s->start + p * CQ_PANEL,
-                             sums + r * sum_stride + p * CQ_PANEL, sum_stride);
+                const uint8_t *from = a + (row + r) * a_stride;
+                const int8_t *panel = b + p * panel_stride;
+                const int32_t *start = s->start + p * CQ_PANEL;
+                int32_t *to = sums + r * sum_stride + p * CQ_PANEL;
+                if (TILE_PANELS == 1 && some == TILE_ROWS) /* most tiles: without a call */
+                    tile_i8(TILE_ROWS, 1, from, a_stride, panel, panel_stride, groups, start, to, sum_stride);
+                else
+                    ISA(tile_i8)(from, a_stride, some, panel, panel_stride, panels - p < width ? panels - p : width, groups,
+                                 start, to, sum_stride);
             }
         if (!bare) ISA(store_i8)(acc, CQ_TILE, rows, s, row);
     }

@@ -61,7 +61,9 @@ def round_codes(x, scales, lows, highs, shifts=None):
     cdef cq_rounding *r = &a.rounding
     if ends != 1 and (scales.ndim == 2 or ends != rows):
         raise CqError(f"scales: need one, one per row or one per column of x {tuple(x.shape)}, got {describe(scales)}")
-    r.by = CQ_BY_COLUMN if columns != FLAT else CQ_BY_ROW if ends == rows else CQ_BY_ONE
+    r.by = CQ_BY_ROW if ends == rows else CQ_BY_ONE
+    if columns != FLAT:
+        r.by = CQ_BY_COLUMN
     r.scales, r.lows = floats(scales, "scales", ends, columns), floats(lows, "lows", ends, columns)
     r.highs, r.shifts = floats(highs, "highs", ends, columns), floats(shifts, "shifts", ends, columns, MAYBE)
     a.x, a.columns = floats(x, "x", rows, n), n
