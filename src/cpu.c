@@ -9,13 +9,15 @@
 
 /* ecx of leaf 1; eax (the last subleaf), ebx and ecx of leaf 7; eax of its subleaf 1; the state that the system saves. */
 static unsigned features_of(unsigned c1, unsigned last7, unsigned b7, unsigned c7, unsigned a71, uint64_t state) {
-    const unsigned fma = bit_AVX | bit_FMA, avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    const unsigned fma = bit_AVX | bit_FMA, avx512bw = bit_AVX512F | bit_AVX512BW;
+    const unsigned avx512 = avx512bw | bit_AVX512DQ | bit_AVX512VL;
     if ((c1 & fma) != fma || !(b7 & bit_AVX2)) return 0;
     if (!(c1 & bit_OSXSAVE) || (state & AVX_STATE) != AVX_STATE) return CQ_UNSAVED_AVX;
     unsigned features = CQ_HAS_AVX2;
     if (last7 >= 1 && (a71 & AVX_VNNI)) features |= CQ_HAS_AVXVNNI;
-    if ((b7 & avx512) == avx512 && (c7 & bit_AVX512VNNI))
-        features |= (state & AVX512_STATE) == AVX512_STATE ? CQ_HAS_AVX512VNNI : CQ_UNSAVED_AVX512;
+    const int saved = (state & AVX512_STATE) == AVX512_STATE;
+    if ((b7 & avx512bw) == avx512bw) features |= saved ? CQ_HAS_AVX512BW : CQ_UNSAVED_AVX512BW;
+    if ((b7 & avx512) == avx512 && (c7 & bit_AVX512VNNI)) features |= saved ? CQ_HAS_AVX512VNNI : CQ_UNSAVED_AVX512;
     return features;
 }
 

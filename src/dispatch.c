@@ -16,6 +16,7 @@ static const struct {
 } sets[] = {{"avx512vnni", &cq_kernels_avx512vnni, NULL, CQ_HAS_AVX512VNNI},
             {"avxvnni", &cq_kernels_avx2, cq_products_avxvnni_vex, CQ_HAS_AVX2 | CQ_HAS_AVXVNNI},
             {"avxvnni", &cq_kernels_avx2, cq_products_avxvnni_evex, CQ_HAS_AVX512VNNI},
+            {"avx512bw", &cq_kernels_avx2, cq_products_avx512bw, CQ_HAS_AVX2 | CQ_HAS_AVX512BW},
             {"avx2", &cq_kernels_avx2, NULL, CQ_HAS_AVX2},
             {"scalar", &cq_kernels_scalar, NULL, 0}};
 enum { SETS = sizeof sets / sizeof *sets };
@@ -42,8 +43,10 @@ const char *cq_isa_lacks(const char *name) {
     for (int i = 0; i < SETS; i++) {
         if (strcmp(name, sets[i].name)) continue;
         if ((features & sets[i].needs) == sets[i].needs) return NULL;
-        why = features & CQ_UNSAVED_AVX || (features & CQ_UNSAVED_AVX512 && sets[i].needs == CQ_HAS_AVX512VNNI)
-                  ? "the operating system does not save its registers" : "this CPU does not have it";
+        const unsigned unsaved = (features & CQ_UNSAVED_AVX512 ? CQ_HAS_AVX512VNNI : 0) |
+                                 (features & CQ_UNSAVED_AVX512BW ? CQ_HAS_AVX512BW : 0);
+        why = features & CQ_UNSAVED_AVX || sets[i].needs & unsaved ? "the operating system does not save its registers"
+                                                                   : "this CPU does not have it";
     }
     return why;
 }

@@ -49,5 +49,6 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 #include "tiles_i16.h"
 #include "tiles_i8.h"
 #include "tiles_clipped.h"
+#include "clip.h"
 #include "tiles_f32.h"
 #include "table.h"

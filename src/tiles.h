@@ -35,5 +35,10 @@
     default: SHAPES(f, 6, __VA_ARGS__) \
     }
 
+/* Up to so many rows a tile waits for its weight, which comes into the second-level cache so many groups before it is wanted: its
+ * last ones' time is that of the next tile's first. */
+#define FETCH_ROWS 4
+#define FETCH_GROUPS 24
+
 #define USE(r, p) OPAQUE(c##r##p);
 #endif

@@ -3,10 +3,6 @@
 
 #define DOT(r, p) c##r##p = dot4(c##r##p, x, b##p)
 #define DOT_ROW(r) if (R > r) { const a_lane x = a_load(a + r * a_stride); ROW_PANELS(DOT, r) }
-/* Up to so many rows a tile waits for its weight, which comes into the second-level cache so many groups before it is wanted: its
- * last ones' time is that of the next tile's first. */
-#define FETCH_ROWS 4
-#define FETCH_GROUPS 24
 #define FETCH(p) __builtin_prefetch(b + ahead + p * panel_stride, 0, 2);
 /* The whole K: every accumulator c<row><panel> += row of a x panel. */
 #define MULTIPLY(R, P) \

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "cpu.c"
-AVX2, AVX512VNNI, AVXVNNI, UNSAVED_AVX, UNSAVED_AVX512 = 1, 2, 4, 8, 16  # cq.h
+AVX2, AVX512VNNI, AVXVNNI, UNSAVED_AVX, UNSAVED_AVX512, AVX512BW, UNSAVED_AVX512BW = 1, 2, 4, 8, 16, 32, 64  # cq.h
+UNSAVED = UNSAVED_AVX512 | UNSAVED_AVX512BW
 AVX_STATE, AVX512_STATE = 0x6, 0xE6
 # Bits of CPUID: leaf 1 ecx; leaf 7 ebx, ecx; leaf 7, subleaf 1, eax. From Intel's manual, volume 2A.
 FMA, OSXSAVE, AVX = 1 << 12, 1 << 27, 1 << 28
@@ -43,15 +44,17 @@ def features_of(tmp_path_factory):
         ("Haswell", (LEAF_1, 0, HAS_AVX2, 0, 0), AVX_STATE, AVX2),
         ("Haswell under a system that has no XSAVE", (LEAF_1 & ~OSXSAVE, 0, HAS_AVX2, 0, 0), 0, UNSAVED_AVX),
         ("Haswell under a system that saves SSE alone", (LEAF_1, 0, HAS_AVX2, 0, 0), 0x2, UNSAVED_AVX),
-        ("Skylake server", (LEAF_1, 0, AVX512, 0, 0), AVX512_STATE, AVX2),
-        ("Ice Lake", (LEAF_1, 0, AVX512, VNNI, 0), AVX512_STATE, AVX2 | AVX512VNNI),
-        ("Ice Lake without VL", (LEAF_1, 0, AVX512 & ~VL, VNNI, 0), AVX512_STATE, AVX2),
-        ("Ice Lake under a system for AVX", (LEAF_1, 0, AVX512, VNNI, 0), AVX_STATE, AVX2 | UNSAVED_AVX512),
-        ("Ice Lake, high registers unsaved", (LEAF_1, 0, AVX512, VNNI, 0), 0x66, AVX2 | UNSAVED_AVX512),
+        ("Skylake server", (LEAF_1, 0, AVX512, 0, 0), AVX512_STATE, AVX2 | AVX512BW),
+        ("Skylake server under a system for AVX", (LEAF_1, 0, AVX512, 0, 0), AVX_STATE, AVX2 | UNSAVED_AVX512BW),
+        ("Xeon Phi, without BW", (LEAF_1, 0, AVX512 & ~(BW | DQ | VL), 0, 0), AVX512_STATE, AVX2),
+        ("Ice Lake", (LEAF_1, 0, AVX512, VNNI, 0), AVX512_STATE, AVX2 | AVX512BW | AVX512VNNI),
+        ("Ice Lake without VL", (LEAF_1, 0, AVX512 & ~VL, VNNI, 0), AVX512_STATE, AVX2 | AVX512BW),
+        ("Ice Lake under a system for AVX", (LEAF_1, 0, AVX512, VNNI, 0), AVX_STATE, AVX2 | UNSAVED),
+        ("Ice Lake, high registers unsaved", (LEAF_1, 0, AVX512, VNNI, 0), 0x66, AVX2 | UNSAVED),
         ("Alder Lake", (LEAF_1, 1, HAS_AVX2, 0, AVX_VNNI), AVX_STATE, AVX2 | AVXVNNI),
         ("Alder Lake under an old system", (LEAF_1, 1, HAS_AVX2, 0, AVX_VNNI), 0x2, UNSAVED_AVX),
         ("a CPU without subleaf 1", (LEAF_1, 0, HAS_AVX2, 0, AVX_VNNI), AVX_STATE, AVX2),
-        ("Zen 5", (LEAF_1, 1, AVX512, VNNI, AVX_VNNI), AVX512_STATE, AVX2 | AVXVNNI | AVX512VNNI),
+        ("Zen 5", (LEAF_1, 1, AVX512, VNNI, AVX_VNNI), AVX512_STATE, AVX2 | AVXVNNI | AVX512BW | AVX512VNNI),
     ],
 )
 def test_features(features_of, machine, leaves, state, expected):

@@ -13,7 +13,7 @@ from cq import _core
 
 HERE = Path(__file__).parent
 ISAS = _core.isa_available()
-ALL = ("scalar", "avx2", "avxvnni", "avx512vnni")
+ALL = ("scalar", "avx2", "avx512bw", "avxvnni", "avx512vnni")
 
 
 def python(*arguments, isa: str | None = None, **environment) -> subprocess.CompletedProcess:
