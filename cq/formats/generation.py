@@ -38,7 +38,9 @@ def read_padding(values: dict, vocab_size: int, where: str) -> dict:
     value = values.get("pad_token_id")
     if value is not None and type(value) is not int:
         raise FormatError(f"{where}: pad_token_id must be a token id, got {brief(value)}")
-    return {} if value is None else {"pad_token_id": value if 0 <= value < vocab_size else None}
+    if value is None:
+        return {}
+    return {"pad_token_id": value if 0 <= value < vocab_size else None}
 
 
 def read_defaults(values: dict, vocab_size: int, where: str) -> dict:

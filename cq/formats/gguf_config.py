@@ -131,7 +131,9 @@ def _templates(values: dict) -> str | dict | None:
     """The chat template, or several by name."""
     first, begin = values.get("tokenizer.chat_template"), "tokenizer.chat_template."
     named = {key.removeprefix(begin): value for key, value in values.items() if key.startswith(begin)}
-    return ({"default": first} if first is not None else {}) | named if named else first
+    if first is not None:
+        named = {"default": first} | named
+    return first if set(named) <= {"default"} else named
 
 
 def _sampling(values: dict) -> dict | None:

@@ -88,7 +88,7 @@ _GENERATION_IRRELEVANT = {
     "transformers_version": _SAVED,
 }
 
-_CONFIG = {
+_CONFIG: dict[str, dict] = {
     "honoured": {
         "model_type": "the family; those of `cq/formats/name_tables.py`",
         "architectures": "whether there is a language model's or a sequence classifier's head",
@@ -186,7 +186,7 @@ _CONFIG = {
     | _GENERATION_IRRELEVANT,
 }
 
-_GENERATION = {
+_GENERATION: dict[str, dict] = {
     "honoured": _GENERATION_HONOURED
     | {
         "bos_token_id": "before config.json's",
@@ -197,7 +197,7 @@ _GENERATION = {
     "irrelevant": _GENERATION_IRRELEVANT,
 }
 
-_TOKENIZER = {
+_TOKENIZER: dict[str, dict] = {
     "honoured": {
         "tokenizer_class": "BERT's and DistilBERT's set the normalizer from the keys below",
         "do_lower_case": "of BERT's classes, true where it is absent",

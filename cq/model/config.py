@@ -159,7 +159,9 @@ class Config:
     @property
     def modes(self) -> tuple[str, ...]:
         """What is pooled, side by side."""
-        return self.pooling if isinstance(self.pooling, tuple) else () if self.pooling is None else (self.pooling,)
+        if self.pooling is None:
+            return ()
+        return self.pooling if isinstance(self.pooling, tuple) else (self.pooling,)
 
     @property
     def embedding_size(self) -> int:

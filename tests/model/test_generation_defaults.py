@@ -79,7 +79,7 @@ def test_greedy_texts_are_those_of_transformers(said, entries):
         assert ours.generate(prompt, 40).tolist() == theirs(reference, prompt, max_new_tokens=40)
 
 
-@pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
+@pytest.mark.filterwarnings("ignore:Unfeasible length constraints")  # transformers', of what is wanted here
 @pytest.mark.parametrize(
     "entries, most", [({}, 87), ({"max_new_tokens": 7}, 7), ({"max_length": 20}, 17), ({"max_length": 2}, 1)]
 )

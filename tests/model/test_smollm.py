@@ -25,7 +25,7 @@ def test_configuration(model):
     c = model.config
     assert (c.num_layers, c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim) == (30, 576, 9, 3, 64)
     assert (c.vocab_size, c.max_positions, c.rope_theta, c.tied) == (49152, 8192, 1e5, True)
-    assert (c.bos_token_id, c.eos_token_ids) == (1, (2,)) and "<|im_start|>" in c.chat_template
+    assert (c.bos_token_id, c.eos_token_ids) == (1, (2, 0)) and "<|im_start|>" in c.chat_template
 
 
 def test_texts_come_back_and_numbers_digit_by_digit(model):
