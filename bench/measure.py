@@ -1,6 +1,5 @@
 """Times contestants in turns, so that whatever else the machine does hits all alike. Knows no models and no peers."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cq import _core
-from cq.report.timing import rest
+from cq.report.timing import rest, turn
 
 ROUNDS, TURN_S = 6, 0.03
 PEAK_REPEATS = 1000  # of the register-only loop: some 5 ms
@@ -61,19 +60,6 @@ def contest(
     rows = _rows(case, entries, seconds, threads)
     benchmark.extra_info["rows"] = rows
     return rows
-
-
-def turn(call: Callable[[], object], turn_s: float, warm: bool) -> list[float]:
-    """Seconds of each call in a row for turn_s, and at least of one. warm: one more goes before, with cold caches, and
-    does not count."""
-    if warm:
-        call()
-    seconds, end = [], time.perf_counter() + turn_s
-    while not seconds or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def sqnr_db(reference: list[np.ndarray], outputs: list[np.ndarray]) -> float:

@@ -154,7 +154,8 @@ def dequantize(codes: np.ndarray, scale: ArrayLike, zero_point: ArrayLike) -> np
     np.subtract(codes, zero_point, out=result, dtype=np.int32, casting="unsafe")
     with np.errstate(over="ignore"):
         np.multiply(result, scale, out=result)
-    return np.clip(result, -LARGEST, LARGEST, out=result)
+    np.clip(result, -LARGEST, LARGEST, out=result)
+    return result
 
 
 def matmul_integer(
@@ -170,7 +171,7 @@ def matmul_integer(
     rows = _checked_zero_point(a_zero_point, a.dtype, a.shape[:1], "a_zero_point").reshape(-1, 1)
     columns = _checked_zero_point(b_zero_point, b.dtype, b.shape[1:], "b_zero_point").reshape(1, -1)
     # float64 sums of products up to 255 * 255 are exact while K < 2**37, and BLAS makes them fast
-    return np.matmul(a - rows.astype(np.float64), b - columns.astype(np.float64)).astype(np.int64)
+    return np.asarray(np.matmul(a - rows.astype(np.float64), b - columns.astype(np.float64)), np.int64)
 
 
 def layer(
@@ -204,11 +205,13 @@ def layer(
         raise CqError("x_codes, w_codes: a sum does not fit in int32; split K or use symmetric weights")
     rows = _checked_scale(x_scale, total.shape[:1], "x_scale").reshape(-1, 1)
     columns = _checked_scale(w_scale, total.shape[1:], "w_scale").reshape(1, -1)
-    y = total.astype(np.float32) * (rows * columns)
+    y = np.asarray(total.astype(np.float32) * (rows * columns))
     if bias is not None:
         y = y + _fits(as_float32(bias, "bias"), y.shape[1:], "bias")
     y = _activated(y, activation)
-    return y if residual is None else y + _fits(as_float32(residual, "residual"), y.shape, "residual")
+    if residual is None:
+        return y
+    return np.asarray(y + _fits(as_float32(residual, "residual"), y.shape, "residual"))
 
 
 def _activated(y: np.ndarray, activation: str | None) -> np.ndarray:
@@ -216,10 +219,11 @@ def _activated(y: np.ndarray, activation: str | None) -> np.ndarray:
     if activation is None:
         return y
     if activation == "relu":
-        return np.maximum(y, np.float32(0))
+        return np.asarray(np.maximum(y, np.float32(0)))
     y = y.astype(np.float64)
+    gate: np.ndarray
     if activation == "gelu":
-        gate = np.frompyfunc(math.erfc, 1, 1)(-y * math.sqrt(0.5)).astype(np.float64) / 2
+        gate = np.asarray(np.frompyfunc(math.erfc, 1, 1)(-y * math.sqrt(0.5)), np.float64) / 2
     elif activation in ("gelu_tanh", "silu"):
         # (1 + tanh(u)) / 2 is the logistic function of 2u, which keeps its precision far below 0
         inner = y if activation == "silu" else math.sqrt(8 / math.pi) * (y + 0.044715 * y**3)
@@ -232,7 +236,7 @@ def _activated(y: np.ndarray, activation: str | None) -> np.ndarray:
 
 def _widened(lo: ArrayLike, hi: ArrayLike, dtype: type) -> tuple[np.ndarray, np.ndarray]:
     """lo and hi as arrays of `dtype` that both have the broadcast shape and hold 0 between them."""
-    ends = []
+    ends: list[np.ndarray] = []
     for name, value in (("lo", lo), ("hi", hi)):
         value = np.asarray(value)
         if value.dtype.kind not in "iuf":

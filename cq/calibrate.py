@@ -9,10 +9,11 @@ import copy
 import itertools
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,12 +21,14 @@ from numpy.typing import DTypeLike
 from . import observers
 from .errors import CalibrationError, CqError
 from .model import Transformer
+from .model.batch import Sequence
 from .model.inputs import as_items, is_pair
 from .observers.tokens import Tokens
 
 Sites = dict[str, observers.Observer]  # by the name of the site
 Found = tuple[Sites, Sites, dict[str, Tokens]]  # of samples with even numbers, with odd ones; of all
 Prototype = tuple[observers.Observer, dict[str, int]]  # of each site's observer; how many tokens to keep of which sites
+Seen = TypeVar("Seen", observers.Observer, Tokens)
 Progress = Callable[[int, int | None], None]
 
 FEW = 3  # with fewer samples there is a warning
@@ -48,6 +51,17 @@ class Calibration:
     sites: Sites
     halves: tuple[Sites, Sites]
     tokens: dict[str, Tokens] = field(default_factory=dict)
+    _found: dict[tuple, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+
+    def qparams(self, site: str, dtype: DTypeLike, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point of a site, as its observer gives them: worked out once, since many models may ask.
+        Raises CalibrationError for a site that no observer saw."""
+        if site not in self.sites:
+            raise CalibrationError(f"calibration: it knows no site {site!r}; it was made with another model")
+        kind = site, dtype, symmetric
+        if kind not in self._found:
+            self._found[kind] = self.sites[site].qparams(dtype, symmetric)
+        return self._found[kind]
 
     def movement(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> dict[str, float]:
         """Is the set large enough? Site → how far a range end lies from where half of the samples would have put it:
@@ -89,9 +103,9 @@ def calibrate(
         raise CqError(f"tokens: need a whole number of at least 0, got {tokens!r}")
     prototype = _prototype(observer), _kept(model, tokens)
     samples = as_items(samples)
-    total = len(samples) if hasattr(samples, "__len__") else None
+    total = len(samples) if isinstance(samples, Sized) else None
     numbered = enumerate(samples)
-    found = {}, {}, {}
+    found: Found = {}, {}, {}
     done = 0
     counts = _in_turn(model, prototype, numbered, found)
     if executor is not None:
@@ -112,7 +126,7 @@ def calibrate(
     return Calibration(observer, done, sites, found[:2], found[2])
 
 
-def check_samples(samples) -> None:
+def check_samples(samples: object) -> None:
     """Raises CqError for what is no iterable of samples, a single text among them."""
     if isinstance(samples, Mapping):
         raise CqError(
@@ -148,7 +162,7 @@ def _moved(half: observers.Observer, whole: observers.Observer, dtype: DTypeLike
     return float(np.max(moved / np.where(hi > lo, hi - lo, np.inf)))
 
 
-def _merge(mine: dict, theirs: dict) -> None:
+def _merge(mine: dict[str, Seen], theirs: dict[str, Seen]) -> None:
     for site, observer in theirs.items():
         if site in mine:
             mine[site].merge(observer)
@@ -190,8 +204,9 @@ def _spread(
                 if part is None:
                     send(task, model)
                     continue
-                for mine, theirs in zip(found, part):
-                    _merge(mine, theirs)
+                _merge(found[0], part[0])
+                _merge(found[1], part[1])
+                _merge(found[2], part[2])
                 limit = min(limit + 1, _IN_FLIGHT)
                 yield len(task)
     finally:
@@ -200,7 +215,7 @@ def _spread(
         _models.pop(run, None)  # where the workers are threads of this process
 
 
-def _result(future: Future, task: list) -> Found | None:
+def _result(future: Future[Found | None], task: list) -> Found | None:
     try:
         return future.result()
     except BrokenExecutor as error:
@@ -216,7 +231,7 @@ def _work(run: str, model: Transformer | None, prototype: Prototype, task: list)
         _models[run] = copy.deepcopy(model)  # Dask hands over views into its message, unaligned at times
     elif run not in _models:
         return None
-    found = {}, {}, {}
+    found: Found = {}, {}, {}
     for _ in show(_models[run], iter(task), lambda *seen: _watch(prototype, found, *seen)):
         pass
     return found
@@ -225,7 +240,7 @@ def _work(run: str, model: Transformer | None, prototype: Prototype, task: list)
 def _watch(prototype: Prototype, found: Found, site: str, x: np.ndarray, number: int, start: int) -> None:
     """Shows part of a sample to its observer; samples with even and with odd numbers have observers of their own."""
     observer, keep = prototype
-    seen = found[number % 2]
+    seen = found[1] if number % 2 else found[0]
     if site not in seen:
         seen[site] = copy.deepcopy(observer)
     seen[site].update(x, order=number)
@@ -240,7 +255,7 @@ Watch = Callable[[str, np.ndarray, int, int], None]
 def show(model: Transformer, numbered: Iterator[tuple[int, object]], watch: Watch) -> Iterator[int]:
     """Runs (number, sample) pairs in batches of some 2,000 tokens; yields the number of samples of each. `watch` sees
     what flows where, one sample at a time; a number is what errors call the sample by."""
-    waiting: list[tuple[int, list[np.ndarray]]] = []
+    waiting: list[tuple[int, list[np.ndarray | Sequence]]] = []
     tokens = 0
     for number, sample in numbered:
         batch = sample if isinstance(sample, (list, tuple)) and not _is_one(sample) else [sample]
@@ -256,7 +271,7 @@ def show(model: Transformer, numbered: Iterator[tuple[int, object]], watch: Watc
         yield _show_batch(model, waiting, watch)
 
 
-def _show_batch(model: Transformer, batch: list[tuple[int, list[np.ndarray]]], watch: Watch) -> int:
+def _show_batch(model: Transformer, batch: list[tuple[int, list[np.ndarray | Sequence]]], watch: Watch) -> int:
     """Runs one sample, or several that fit one pass of the model."""
     lengths = [sum(map(len, sequences)) for _, sequences in batch]
     counts = [len(sequences) for _, sequences in batch]

@@ -62,6 +62,7 @@ def quantize_bias(
         return quantize_tensor(bias, "int8")
     if kind == "float32" or not isinstance(input_form, (Fixed, Smoothed)):
         return bias
+    assert weight.scales is not None, "integer products have scales"
     codes = np.rint(bias.astype(np.float64) / (input_form.scale * weight.scales[0].astype(np.float64)))
     return codes.astype(np.int32) if np.abs(codes).max() <= bias_room(weight.k) else bias
 

@@ -12,7 +12,7 @@ from .coding import pack_weight, quantize_bias, quantize_weight
 from .errors import CqError, UnsupportedError
 from .model import Transformer
 from .model.attention import MAX_KEYS
-from .model.deferred import read
+from .model.deferred import Deferred, read
 from .model.linear import Linear, QuantizedLinear
 from .model.overflow import check_attention
 from .plan import LayerPlan, Plan, WeightCoding
@@ -30,7 +30,7 @@ class Codes(Protocol):
     def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: _core.Weight) -> np.ndarray | QTensor | None:
         """float32 (outputs,), int32 codes at the input's scale times the weight's, or int8 with its own parameters."""
 
-    def word(self, table, coding: WeightCoding) -> _core.Weight:
+    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> _core.Weight:
         """The word table, packed (hidden, vocabulary)."""
 
 
@@ -39,7 +39,7 @@ class FloatCodes:
 
     def weight(self, name: str, layer: Linear, plan: LayerPlan) -> _core.Weight:
         weight = layer.weight if plan.fold is None else plan.fold.weight(layer.weight)
-        return _packed(name, weight, plan.weight)
+        return _packed(name, weight, plan.coding)
 
     def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: _core.Weight) -> np.ndarray | QTensor | None:
         if layer.bias is not None:
@@ -47,7 +47,7 @@ class FloatCodes:
         bias = layer.bias if plan.fold is None else plan.fold.bias(layer.bias)
         return quantize_bias(bias, plan.bias, plan.input, weight)
 
-    def word(self, table, coding: WeightCoding) -> _core.Weight:
+    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> _core.Weight:
         return _packed("embed.word", read(table), coding)
 
 
@@ -57,8 +57,9 @@ def _packed(name: str, weight: np.ndarray, coding: WeightCoding) -> _core.Weight
         if coding.learned is None:
             return pack_weight(quantize_weight(weight, coding.symmetric, coding.granularity, coding.group_size))
         scale, zero_point = coding.learned
-        spread = [p[:, None] if p.ndim else p for p in coding.learned]
-        codes = np.clip(affine.quantize(weight, *spread, "int8"), *affine.code_range("int8", coding.symmetric))
+        scales, zero_points = (p[:, None] if p.ndim else p for p in coding.learned)
+        codes = affine.quantize(weight, scales, zero_points, "int8")
+        codes = np.clip(codes, *affine.code_range("int8", coding.symmetric))
         return pack_weight(QTensor(codes, scale, zero_point, 0 if scale.ndim else None))
     except UnsupportedError:
         raise
@@ -75,7 +76,8 @@ def convert(
     with the reason, unless `strict`, or unless its input's codes need what the plan folds into it. Given: as they are.
     progress(done, total) is called as layers are converted. Raises UnsupportedError for a layer that int8 cannot hold
     where it must, CqError for weights that are not finite."""
-    made, result, fell_back = codes or FloatCodes(), _copied(model), {}
+    made, result = codes or FloatCodes(), _copied(model)
+    fell_back: dict[str, str] = {}  # name of the weight → why
     places = list(result.linear_places())
     for done, (owner, attribute, name) in enumerate(places, 1):
         layer = getattr(owner, attribute)
@@ -142,16 +144,17 @@ def _join(model: Transformer, plan: Plan) -> None:
 
 def _convert_word(model: Transformer, plan: Plan, codes: Codes, fell_back: dict[str, str]) -> None:
     """The word table: a tied head's own codes, int8 with its own, or float32."""
-    word, chosen = model.embedding, plan.word
+    word, head, chosen = model.embedding, model.head, plan.word
     word.reason = chosen.reason
-    if chosen.with_head and not word.reason and model.head.runs_in == "float32":
-        word.reason = model.head.reason
+    if chosen.with_head and not word.reason and isinstance(head, Linear):
+        word.reason = head.reason
         if "head" in fell_back:
             fell_back["embed.word"] = word.reason
-    elif chosen.coded and chosen.weight is None:
-        word.source = model.head.weight
-    elif chosen.coded:
+    elif chosen.weight is not None:
+        assert not isinstance(word.source, _core.Weight), "what is converted is float32"
         try:
             word.source = codes.word(word.source, chosen.weight)
         except UnsupportedError as error:
             word.reason = fell_back["embed.word"] = str(error)
+    elif chosen.coded and isinstance(head, QuantizedLinear):
+        word.source = head.weight

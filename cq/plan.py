@@ -7,6 +7,7 @@ import numpy as np
 
 from .model.forms import Fixed, Form, PerHead, Smoothed
 from .model.sites import Graph
+from .strategies import Strategy
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class LayerPlan:
     input: Form = None
     fold: Fold | None = None
 
+    @property
+    def coding(self) -> WeightCoding:
+        """The weight's, of a layer that is not float32."""
+        assert self.weight is not None, f"{self.runs_in} layers' weights are not coded"
+        return self.weight
+
 
 @dataclass(frozen=True)
 class WordPlan:
@@ -88,7 +95,7 @@ class Plan:
     attention: block → the forms in which its attention computes; a block that is not there computes in float32.
     residual: the form of the residual stream where it begins and after each part, two for a block; (): float32."""
 
-    strategy: object
+    strategy: Strategy | None
     layers: dict[str, LayerPlan]
     word: WordPlan
     attention: dict[str, QkvForms | PerHead] = field(default_factory=dict)
@@ -106,18 +113,19 @@ class Plan:
     def sites(self, graph: Graph) -> dict[str, Form | PerHead]:
         """Site of the trunk → form, where activations become codes, in the order of work: what layers read in codes,
         and queries, keys and values where attention computes in int8."""
-        read = {}
+        read: dict[str, Form | PerHead] = {}
         for site in graph.trunk:
             forms = [self.layers[name].input for name in site.readers if self.layers[name].input is not None]
             read |= {site.name: forms[0]} if forms else {}
-        found = {}
+        found: dict[str, Form | PerHead] = {}
         for block in graph.blocks:
             inside = self.attention.get(block.name)
             for name in (block.attention.input, block.attention.context, block.ffn.input, block.ffn.hidden):
                 found |= {name: read.pop(name)} if name in read else {}
             if inside is not None:
-                forms = [inside] * 3 if isinstance(inside, PerHead) else inside
-                found |= dict(zip(block.attention.projections, forms))
+                found |= dict(
+                    zip(block.attention.projections, (inside,) * 3 if isinstance(inside, PerHead) else inside)
+                )
         return found | read
 
     def settled(self, fell_back: dict[str, str], attention: dict[str, QkvForms | PerHead]) -> "Plan":

@@ -12,12 +12,15 @@ from .model.config import Config
 from .model.forms import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from .model.sites import Graph
 from .plan import LayerPlan, Plan, QkvForms, WeightCoding, WordPlan
-from .strategies import GRANULARITIES, Static, from_dict, parts
+from .strategies import GRANULARITIES, Static, Strategy, from_dict, parts
 
 # (name, dtype, shape) → the array of a checkpoint; raises where it is not there
 Take = Callable[[str, str, tuple[int, ...]], np.ndarray]
 
-_KINDS = {form.kind: form for form in (PerToken, PerTensor, PerHead, Fixed, Smoothed)}
+# read wherever codes are
+_PLAIN: dict[str, type[PerToken] | type[PerTensor] | type[Fixed]] = {
+    form.kind: form for form in (PerToken, PerTensor, Fixed)
+}
 _FIELDS = {
     "per_token": ("dtype", "symmetric"),
     "per_tensor": ("dtype", "symmetric"),
@@ -25,20 +28,25 @@ _FIELDS = {
     "fixed": ("dtype", "symmetric", "scale", "zero_point"),
     "smoothed": ("dtype", "symmetric", "scale", "zero_point"),
 }
-_READS = {"weight-only": type(None), "dynamic": (PerToken, PerTensor), "static": (Fixed, Smoothed)}  # of a layer
+# of a layer
+_READS: dict[str, tuple[type, ...]] = {
+    "weight-only": (type(None),),
+    "dynamic": (PerToken, PerTensor),
+    "static": (Fixed, Smoothed),
+}
 _PARTS = ("query", "key", "value")
 
 
 def to_json(plan: Plan) -> tuple[dict, dict[str, np.ndarray]]:
     """(what json.dumps takes, name → array of features' own parameters), of a plan that conversion has settled."""
     writer = _Writer()
-    layers = {}
+    layers: dict[str, dict[str, object]] = {}
     for name, layer in plan.layers.items():
         layers[name] = {"runs_in": layer.runs_in, "reason": layer.reason}
         if layer.weight is not None:
             form = writer.form(layer.input, name)
             layers[name] |= {"weight": _coding(layer.weight), "bias": layer.bias, "input": form}
-    attention = {}
+    attention: dict[str, dict | None] = {}
     for block, forms in plan.attention.items():
         if isinstance(forms, PerHead):
             attention[block] = writer.form(forms, block)
@@ -73,7 +81,7 @@ def _coding(coding: WeightCoding | None) -> dict | None:
 class _Writer:
     """Forms as JSON. Those that layers share are equal, and name the arrays of the first."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
         self._named: dict[Smoothed, str] = {}
 
@@ -91,7 +99,7 @@ class _Writer:
 class _Reader:
     """Takes a record apart, checking each piece before it is used."""
 
-    def __init__(self, config: Config, take: Take):
+    def __init__(self, config: Config, take: Take) -> None:
         self.config, self.graph, self.take = config, Graph(config), take
         self.columns: dict[str, Columns] = {}  # by the name that forms give: one object for all of them
 
@@ -144,7 +152,7 @@ class _Reader:
             raise CqError(f"{name}: groups of {_brief(group_size)}")
         return WeightCoding(symmetric, granularity, group_size)
 
-    def _word(self, entry: dict, layers: dict[str, LayerPlan], strategy) -> WordPlan:
+    def _word(self, entry: dict, layers: dict[str, LayerPlan], strategy: Strategy | None) -> WordPlan:
         weight, with_head, reason = (entry[key] for key in ("weight", "with_head", "reason"))
         tied = self.config.tied and self.config.lm_head
         if type(with_head) is not bool or type(reason) is not str or (with_head and not tied):
@@ -154,7 +162,8 @@ class _Reader:
             raise CqError("word table: it has one scale for a word, or one for all")
         if word.coded and (strategy is None or (tied and layers["head"].runs_in == "float32")):
             raise CqError("a word table in codes beside a float32 head, or without a strategy")
-        if word.coded and word.weight is None and 0 < (layers["head"].weight.group_size or 0) < self.config.hidden_size:
+        head = layers["head"].weight if word.coded and word.weight is None else None
+        if head is not None and 0 < (head.group_size or 0) < self.config.hidden_size:
             raise CqError("the head's codes cannot serve as word table")
         return word
 
@@ -165,34 +174,37 @@ class _Reader:
         }:
             return PerHead("int8", True, self.config.head_dim)
         widths = 0, 0, self.config.num_kv_heads * self.config.head_dim  # values may be smoothed
-        forms = tuple(self._form(entry[part], f"{name}.attention", width) for part, width in zip(_PARTS, widths))
-        sound = all(isinstance(form, (Fixed, Smoothed)) for form in forms)
-        if len(entry) != len(_PARTS) or not sound or kinds != {"static"}:
-            raise CqError(f"{name}.attention: {_brief(entry)} is not what int8 layers hand on")
-        return forms
+        query, key, value = (self._form(entry[part], f"{name}.attention", width) for part, width in zip(_PARTS, widths))
+        if len(entry) == len(_PARTS) and kinds == {"static"}:
+            if isinstance(query, Fixed) and isinstance(key, Fixed) and isinstance(value, (Fixed, Smoothed)):
+                return query, key, value
+        raise CqError(f"{name}.attention: {_brief(entry)} is not what int8 layers hand on")
 
-    def _residual(self, entry: list, strategy) -> tuple[Fixed | None, ...]:
-        forms = tuple(self._form(values, "residual") for values in entry)
-        fit = all(form is None or isinstance(form, Fixed) for form in forms)
-        if forms and (len(forms) != 2 * len(self.graph.blocks) + 1 or not fit or not isinstance(strategy, Static)):
+    def _residual(self, entry: list, strategy: Strategy | None) -> tuple[Fixed | None, ...]:
+        forms = [self._form(values, "residual") for values in entry]
+        fit = tuple(form for form in forms if form is None or isinstance(form, Fixed))
+        if forms and (
+            len(fit) != 2 * len(self.graph.blocks) + 1 or fit != tuple(forms) or not isinstance(strategy, Static)
+        ):
             raise CqError(f"{_brief(entry)} is no residual stream of this model")
-        return forms
+        return fit
 
-    def _form(self, entry: dict | None, name: str, features: int = 0) -> Form | PerHead:
+    def _form(self, entry: dict | None, name: str, features: int = 0) -> Form:
         """features: of a site that may have parameters of each one's own; 0: none may."""
         if entry is None:
             return None
         kind, columns = entry["kind"], None
+        form: PerToken | PerTensor | Fixed
         if kind == "smoothed" and features:
             columns = self._columns(entry["columns"], features)
             form = Fixed(*(entry[key] for key in _FIELDS["fixed"]))
-        elif kind in _KINDS and kind not in ("smoothed", "per_head"):
-            form = _KINDS[kind](*(entry[key] for key in _FIELDS[kind]))
+        elif kind in _PLAIN:
+            form = _PLAIN[kind](*(entry[key] for key in _FIELDS[kind]))
         else:
             raise CqError(f"{name}: {_brief(entry)} is no form of codes here")
         if not _is_sound(form) or len(entry) != len(_FIELDS[kind]) + 1 + (columns is not None):
             raise CqError(f"{name}: {_brief(entry)} is no form of codes")
-        if columns is None:
+        if columns is None or not isinstance(form, Fixed):
             return form
         apart = np.abs(columns.zero_point.astype(np.int64) - affine.middle(form.dtype)).max()
         if apart > (0 if form.symmetric else affine.FARTHEST):
@@ -227,5 +239,5 @@ def _is_sound(form: PerToken | PerTensor | Fixed) -> bool:
     )
 
 
-def _brief(value) -> str:
+def _brief(value: object) -> str:
     return reprlib.repr(value)

@@ -47,9 +47,8 @@ class QTensor:
             raise CqError(f"scale: the smallest is {scale.min()}, wanted at least 2**-126; find it with affine.qparams")
         if zero_point.dtype.kind not in "iu" or zero_point.min() < qmin or zero_point.max() > qmax:
             raise CqError(f"zero_point: wanted integers from {qmin} to {qmax} for {data.dtype} data")
-        checked = (data, scale, zero_point.astype(np.int32, copy=False), axis, group_size)
-        for field, value in zip(("data", "scale", "zero_point", "axis", "group_size"), checked, strict=True):
-            object.__setattr__(self, field, value)
+        codes_of_zero = zero_point.astype(np.int32, copy=False)
+        vars(self).update(data=data, scale=scale, zero_point=codes_of_zero, axis=axis, group_size=group_size)
 
     @classmethod
     def known(cls, data: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> "QTensor":
@@ -145,9 +144,11 @@ def _parameter_shape(shape: tuple[int, ...], axis: int | None, group_size: int |
 
 def _reduced(extreme: np.ufunc, x: np.ndarray, axis: int | None, group_size: int | None) -> np.ndarray:
     """`extreme` (np.minimum or np.maximum) over each set of elements that share a scale; shape as _parameter_shape."""
-    if group_size is not None:
-        return extreme.reduceat(x, range(0, x.shape[1 - axis], group_size), axis=1 - axis)
-    return extreme.reduce(x, axis=None if axis is None else tuple(i for i in range(x.ndim) if i != axis))
+    if axis is None:
+        return np.asarray(extreme.reduce(x, axis=None))
+    if group_size is None:
+        return np.asarray(extreme.reduce(x, axis=tuple(i for i in range(x.ndim) if i != axis)))
+    return extreme.reduceat(x, range(0, x.shape[1 - axis], group_size), axis=1 - axis)
 
 
 def _spread(

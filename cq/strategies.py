@@ -44,7 +44,7 @@ class Scheme:
     bias: str = "int32"
     attention: str = "int8"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, choices in GRANULARITIES.items():
             if getattr(self, name) not in choices:
                 raise CqError(f"Scheme: {name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
@@ -82,7 +82,7 @@ class _Strategy:
 
     name = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.scheme, Scheme):
             raise CqError(f"{type(self).__name__}: scheme must be a cq.Scheme, got {type(self.scheme).__name__}")
         for field in ("include", "exclude"):
@@ -142,7 +142,7 @@ class Static(_Strategy):
 
     name = "static"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.observer, str) or self.observer.partition(":")[0] not in OBSERVERS:
             raise CqError(f"Static: observer must be one of {', '.join(OBSERVERS)}; got {self.observer!r}")
@@ -176,7 +176,7 @@ class Training:
     loss: str = "next_token"
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         what = type(self).__name__
         for name, least in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("warmup", 0), ("seed", 0)):
             value = getattr(self, name)
@@ -224,7 +224,7 @@ class QAT(Training):
 
     name = "qat"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.target, (WeightOnly, Dynamic, Static)):
             raise CqError(f"QAT: target must be cq.WeightOnly(), cq.Dynamic() or cq.Static(), got {self.target!r}")
@@ -250,7 +250,7 @@ class Mixed:
 
     name = "mixed"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         pairs = tuple(self.choices) if isinstance(self.choices, Iterable) and not isinstance(self.choices, str) else ()
         if not pairs or not all(
             isinstance(pair, (tuple, list))
@@ -277,16 +277,21 @@ class Mixed:
         return {"name": self.name, "choices": [[pattern, part and part.to_dict()] for pattern, part in self.choices]}
 
 
-STRATEGIES = {strategy.name: strategy for strategy in (WeightOnly, Dynamic, Static)}
+Single = WeightOnly | Dynamic | Static  # one for all layers that it takes
+Strategy = Single | Mixed  # that a quantized model may have; QAT ends in its target's
+
+STRATEGIES: dict[str, type[WeightOnly] | type[Dynamic] | type[Static]] = {
+    strategy.name: strategy for strategy in (WeightOnly, Dynamic, Static)
+}
 
 
-def parts(strategy: WeightOnly | Dynamic | Static | Mixed | None) -> tuple:
+def parts(strategy: Strategy | None) -> tuple[Single, ...]:
     """The different strategies by which a model's layers may run: those of a mix, or itself."""
     given = [part for _, part in strategy.choices] if isinstance(strategy, Mixed) else [strategy]
     return tuple(dict.fromkeys(part for part in given if part is not None))
 
 
-def choice_of(name: str, strategy: Mixed) -> tuple[WeightOnly | Dynamic | Static | None, str]:
+def choice_of(name: str, strategy: Mixed) -> tuple[Single | None, str]:
     """The strategy of a layer in a mix, or why it stays in float32."""
     for pattern, part in strategy.choices:
         if fnmatchcase(name, pattern):
@@ -294,7 +299,7 @@ def choice_of(name: str, strategy: Mixed) -> tuple[WeightOnly | Dynamic | Static
     return None, "matches no pattern of the mix"
 
 
-def from_dict(values: dict):
+def from_dict(values: dict) -> Strategy:
     """The inverse of `to_dict`. Raises CqError for anything that is not a strategy."""
     values = dict(values)
     if values.get("name") == Mixed.name:
@@ -311,7 +316,13 @@ def from_dict(values: dict):
             )
         ):
             raise CqError("strategy: not a record of a mix")
-        return Mixed(tuple((pattern, None if part is None else from_dict(part)) for pattern, part in choices))
+        return Mixed(tuple((pattern, None if part is None else _one_from_dict(part)) for pattern, part in choices))
+    return _one_from_dict(values)
+
+
+def _one_from_dict(values: dict) -> Single:
+    """As from_dict, of a strategy that is no mix."""
+    values = dict(values)
     kind = STRATEGIES.get(values.pop("name", None))
     known = {field.name for field in fields(kind)} if kind else set()
     scheme = values.get("scheme")

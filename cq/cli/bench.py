@@ -1,8 +1,12 @@
 """The command `cq bench`."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import click
 
 from ..formats import load
+from ..model import Transformer
 from ..quantize import quantize
 from ..report import samples
 from ..report.bench import bench
@@ -33,7 +37,14 @@ from .options import calibration_of, check_target, write
     "--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part."
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON; - is stdout.")
-def bench_command(model, names, shapes, calibration, profiled, json_file) -> None:
+def bench_command(
+    model: str | None,
+    names: tuple[str, ...],
+    shapes: tuple[tuple[int, int], ...],
+    calibration: Sequence[str | Path],
+    profiled: bool,
+    json_file: str | None,
+) -> None:
     """Milliseconds, tokens per second and percent of the machine's peak, strategy by strategy.
 
     MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint (one quantized is timed as it is);
@@ -41,23 +52,25 @@ def bench_command(model, names, shapes, calibration, profiled, json_file) -> Non
     check_target(json_file)
     title = model or samples.shipped_model().name
     calibration = calibration or (() if model else [samples.shipped_model() / "calibration.txt"])
-    model = load(model or samples.shipped_model())
-    if model.strategy and (names or calibration):
+    given = load(model or samples.shipped_model())
+    if given.strategy and (names or calibration):
         raise click.UsageError(
-            f"{title} is already quantized ({model.strategy.name}): --strategy and --calibration are for "
+            f"{title} is already quantized ({given.strategy.name}): --strategy and --calibration are for "
             "its float32 original"
         )
     with terminal.progress() as progress:
-        models = {model.strategy.name: model} if model.strategy else _strategies(model, names, calibration, progress)
+        models = {given.strategy.name: given} if given.strategy else _strategies(given, names, calibration, progress)
         report = bench(title, models, shapes or [(1, 16), (8, 128)], profiled, progress)
     write(json_file, report.to_json() + "\n")
     if json_file != "-":
         terminal.console().print(report.show())
 
 
-def _strategies(model, names, calibration, progress) -> dict:
+def _strategies(
+    model: Transformer, names: tuple[str, ...], calibration: Sequence[str | Path], progress: samples.Progress
+) -> dict[str, Transformer]:
     """Name → the float32 model, and it quantized by each strategy named, or by all that can be."""
-    names = names or ["float32", *(name for name in STRATEGIES if name != "static" or calibration)]
+    names = names or ("float32", *(name for name in STRATEGIES if name != "static" or calibration))
     if calibration and "static" not in names:
         raise click.UsageError("--calibration is for static, which --strategy leaves out")
     found = {}

@@ -1,5 +1,6 @@
 """The command `cq compare`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from ..report import samples
 from ..report.compare import compare, default_strategies
 from ..report.expected_order import check_order
+from ..report.inputs import Chosen
 from ..report.plot import check_plot, plot
 from ..report.trials import best_of
 from ..strategies import QAT, STRATEGIES
@@ -82,22 +84,22 @@ from .options import (
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
 @click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
 def compare_command(
-    model,
-    data,
-    calibration,
-    metric,
-    names,
-    qat,
-    learning_rate,
-    mix_file,
-    ready,
-    limit,
-    layers,
-    plot_file,
-    ordered,
-    rotated,
-    json_file,
-    markdown_file,
+    model: str | None,
+    data: Sequence[str | Path],
+    calibration: Sequence[str | Path],
+    metric: str | None,
+    names: tuple[str, ...],
+    qat: int | None,
+    learning_rate: float | None,
+    mix_file: str | None,
+    ready: tuple[str | Path, ...],
+    limit: int | None,
+    layers: bool,
+    plot_file: str | None,
+    ordered: bool,
+    rotated: bool,
+    json_file: str | None,
+    markdown_file: str | None,
 ) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
@@ -117,8 +119,8 @@ def compare_command(
     data = data or [samples.shipped_model() / "evaluation.txt"]
     if model is None and not (names or qat or rotated):
         ready = (samples.shipped_model() / "qat.safetensors", *ready)
-    model = opened(model or samples.shipped_model(), rotated)
-    chosen = [
+    float32 = opened(model or samples.shipped_model(), rotated)
+    chosen: list[Chosen | Path] = [
         s
         for s in default_strategies(qat, QAT.learning_rate if learning_rate is None else learning_rate)
         if not names or s.name in names or isinstance(s, QAT)
@@ -126,16 +128,15 @@ def compare_command(
     chosen += [best_of(mix_file)] if mix_file else []
     chosen += map(Path, ready)
     with terminal.progress() as progress:
-        data = samples.read([Path(path) for path in data], model)
-        data = data.limit(limit) if limit else data
-        report = compare(
-            model, data, chosen, calibration_of(calibration, model), metric, progress, layers=layers or bool(plot_file)
-        ).named(name)
+        judged = samples.read([Path(path) for path in data], float32)
+        judged = judged.limit(limit) if limit else judged
+        given = calibration_of(calibration, float32)
+        report = compare(float32, judged, chosen, given, metric, progress, layers=layers or bool(plot_file)).named(name)
     write(json_file, report.to_json() + "\n")
     write(markdown_file, report.to_markdown())
     if plot_file:
         plot(report, plot_file)
     if "-" not in (json_file, markdown_file):
-        terminal.console().print(report.table(), *([report.layers.show()] if layers else []))
+        terminal.console().print(report.table(), *([report.layers.show()] if layers and report.layers else []))
     if ordered:
         click.echo(check_order(report, chosen), err="-" in (json_file, markdown_file))

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import click
 import numpy as np
@@ -25,7 +26,14 @@ _AT_ONCE = 256  # texts between two moves of the progress bar
 )
 @click.option("--prompt", help="Put before each text.")
 @click.option("--prompt-name", help="The same, by a name that the model's files give it.")
-def embed_command(model, text, input_file, output, prompt, prompt_name) -> None:
+def embed_command(
+    model: str,
+    text: tuple[str, ...],
+    input_file: TextIO | None,
+    output: Path | None,
+    prompt: str | None,
+    prompt_name: str | None,
+) -> None:
     """One vector per TEXT, in order."""
     try:
         texts = list(text) + [line.rstrip("\n") for line in input_file or ()]
@@ -36,12 +44,12 @@ def embed_command(model, text, input_file, output, prompt, prompt_name) -> None:
     if output and output.suffix != ".npy":
         raise click.UsageError(f"--output writes .npy, got {output}")
     check_target(output)
-    model = load(model)
+    encoder = load(model)
     arrays = []
     with terminal.progress(hidden=not output and sys.stdout.isatty()) as progress:
         for start in range(0, len(texts), _AT_ONCE):
             part = texts[start : start + _AT_ONCE]
-            arrays.append(model.embed(part, prompt=prompt, prompt_name=prompt_name))
+            arrays.append(encoder.embed(part, prompt=prompt, prompt_name=prompt_name))
             if not output:
                 for one, vector in zip(part, arrays.pop()):
                     click.echo(

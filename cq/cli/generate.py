@@ -2,6 +2,7 @@
 could not."""
 
 import sys
+from typing import Any
 
 import click
 
@@ -42,7 +43,7 @@ from ..strategies import STRATEGIES
     is_flag=True,
     help="Continue the text itself where MODEL has a chat template, which else makes a question of it.",
 )
-def generate_command(model, prompt, strategy, raw, **options) -> None:
+def generate_command(model: str, prompt: str, strategy: str | None, raw: bool, **options: Any) -> None:
     """What MODEL says after PROMPT (-: stdin), as it comes.
 
     MODEL is a Hugging Face folder, .gguf, .safetensors or a cq checkpoint of a language model."""
@@ -50,12 +51,11 @@ def generate_command(model, prompt, strategy, raw, **options) -> None:
         prompt = sys.stdin.read() if prompt == "-" else prompt
     except UnicodeDecodeError as error:
         raise click.UsageError(f"stdin is not UTF-8 text: {error.reason}") from None
-    model = load(model)
+    speaker = load(model)
     if strategy:
-        model = quantize(model, STRATEGIES[strategy]())
-    if model.config.chat_template is not None and not raw:
-        prompt = [{"role": "user", "content": prompt}]
-    for piece in model.stream(prompt, **options):
+        speaker = quantize(speaker, STRATEGIES[strategy]())
+    answers = speaker.config.chat_template is not None and not raw
+    for piece in speaker.stream([{"role": "user", "content": prompt}] if answers else prompt, **options):
         sys.stdout.write(piece)
         sys.stdout.flush()
     click.echo()

@@ -19,26 +19,26 @@ from .options import listing
     type=click.IntRange(min=1),
     help="Length of the sequence whose multiply-adds count; without it, 128 or all positions if fewer.",
 )
-def inspect_command(model, tokens) -> None:
+def inspect_command(model: str, tokens: int | None) -> None:
     """What MODEL is made of, where each of its layers runs, and how far its integer sums stay below int32's end."""
-    model = load(model)
-    coverage, console = model.coverage(tokens), terminal.console()
-    console.print("\n".join(f"{key}: {value}" for key, value in model.config.to_dict().items()))
-    console.print(f"strategy: {model.strategy.name if model.strategy else 'none (float32)'}")
-    if isinstance(model.strategy, Mixed):
-        console.print(f"  {in_words(model.strategy)}")
-    elif model.strategy:
-        choices = model.strategy.to_dict()
+    opened = load(model)
+    coverage, console, strategy = opened.coverage(tokens), terminal.console(), opened.strategy
+    console.print("\n".join(f"{key}: {value}" for key, value in opened.config.to_dict().items()))
+    console.print(f"strategy: {strategy.name if strategy else 'none (float32)'}")
+    if isinstance(strategy, Mixed):
+        console.print(f"  {in_words(strategy)}")
+    elif strategy:
+        choices = strategy.to_dict()
         choices |= choices.pop("scheme")
         console.print("\n".join(f"  {key}: {listing(value)}" for key, value in choices.items() if key != "name"))
-    console.print(terminal.placements(coverage, model.headroom()))
+    console.print(terminal.placements(coverage, opened.headroom()))
     console.print(coverage.summary)
-    console.print(f"weights in memory: {model.nbytes / 1e6:.2f} MB")
+    console.print(f"weights in memory: {opened.nbytes / 1e6:.2f} MB")
 
 
 @click.command("info")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def info_command(as_json) -> None:
+def info_command(as_json: bool) -> None:
     """This CPU, the instructions in use, threads, versions."""
     facts = info()
     lines = "\n".join(f"{key}: {listing(value)}" for key, value in facts.items())

@@ -1,10 +1,12 @@
 """Options and arguments that several commands share: models, samples and files to write."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from ..formats import load
+from ..model import Transformer
 from ..prepare.rotate import rotate
 from ..report import samples
 from ..strategies import QAT
@@ -24,12 +26,14 @@ learning_rate_option = click.option(
 )
 
 
-def opened(path, rotated: bool):
+def opened(path: str | Path, rotated: bool) -> Transformer:
     model = load(path)
     return rotate(model) if rotated else model
 
 
-def calibration_of(paths, model, most: int | None = CALIBRATION_SAMPLES) -> samples.Samples | None:
+def calibration_of(
+    paths: Sequence[str | Path], model: Transformer, most: int | None = CALIBRATION_SAMPLES
+) -> samples.Samples | None:
     """At most so many, unlabeled: single sentences even where the files hold pairs."""
     if not paths:
         return None
@@ -38,7 +42,7 @@ def calibration_of(paths, model, most: int | None = CALIBRATION_SAMPLES) -> samp
     return found if most is None else found.limit(most)
 
 
-def listing(value) -> str:
+def listing(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 

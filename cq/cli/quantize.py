@@ -1,6 +1,7 @@
 """The command `cq quantize`."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -16,7 +17,7 @@ from ..report.evaluate import ENCODER, LM
 from ..report.inputs import needs_samples
 from ..report.mix import mix
 from ..report.trials import Mix
-from ..strategies import OBSERVERS, QAT, STRATEGIES, Scheme, Static
+from ..strategies import OBSERVERS, QAT, STRATEGIES, Scheme, Single, Static, Strategy
 from . import terminal
 from .options import (
     CALIBRATION_SAMPLES,
@@ -93,55 +94,54 @@ _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that
 )
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 def quantize_command(
-    model,
-    out,
-    strategy,
-    target,
-    steps,
-    learning_rate,
-    textbook,
-    calibration,
-    data,
-    budget,
-    metric,
-    record,
-    observer,
-    include,
-    exclude,
-    rotated,
-    compensated,
-    strict,
-    force,
+    model: str,
+    out: Path,
+    strategy: str,
+    target: str | None,
+    steps: int | None,
+    learning_rate: float | None,
+    textbook: bool,
+    calibration: tuple[str, ...],
+    data: tuple[str, ...],
+    budget: float | None,
+    metric: str | None,
+    record: str | Path | None,
+    observer: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    rotated: bool,
+    compensated: bool,
+    strict: bool,
+    force: bool,
 ) -> None:
     """Quantize MODEL and save it as OUT."""
     _check_out(out, Path(model), force)
     _check_choices(strategy, data, metric, record, budget, compensated, calibration)
-    seen = () if compensated and strategy != "static" else calibration
-    training = {
-        name: value for name, value in (("steps", steps), ("learning_rate", learning_rate)) if value is not None
-    }
-    strategy = _strategy(strategy, target, training, textbook, seen, observer, include, exclude)
     record = record or out.with_suffix(".mix.json")
+    options = _Options(target, _training(steps, learning_rate), textbook, include, exclude)
+    seen = () if compensated and strategy != "static" else calibration
+    chosen: Strategy | QAT | None = None if strategy == "mixed" else _strategy(strategy, options, seen, observer)
+    parts = _parts(options, calibration, observer) if chosen is None else []
     check_target(record)
     before, found = size_of(Path(model)), None
-    model = opened(model, rotated)
+    float32 = opened(model, rotated)
     with terminal.progress() as progress:
-        given = calibration_of(calibration, model, None if isinstance(strategy, QAT) else CALIBRATION_SAMPLES)
-        if compensated:
-            model = compensate(model, given, lambda done, total: progress("compensate", done, total))
-            given = given if strategy.name == "static" else None
-        if isinstance(strategy, list):
-            judged = samples.read([Path(path) for path in data], model)
-            found = mix(model, judged, budget, strategy, given, metric, record, progress=progress)
-            strategy, given = found.strategy, given if needs_samples(found.strategy) else None
-        if isinstance(strategy, Static):
-            given = given and calibrate(
-                model, given, strategy.observer, lambda done, total: progress("calibrate", done, total)
-            )
-        what = "train" if isinstance(strategy, QAT) else "quantize"
-        quantized = quantize(model, strategy, given, lambda done, total: progress(what, done, total), strict=strict)
+        given = calibration_of(calibration, float32, None if isinstance(chosen, QAT) else CALIBRATION_SAMPLES)
+        if compensated and given is not None:
+            float32 = compensate(float32, given, lambda done, total: progress("compensate", done, total))
+            given = given if strategy == "static" else None
+        if chosen is None and budget is not None:
+            judged = samples.read([Path(path) for path in data], float32)
+            found = mix(float32, judged, budget, parts, given, metric, record, progress=progress)
+            chosen, given = found.strategy, given if needs_samples(found.strategy) else None
+        assert chosen is not None, "mixed comes with a budget"
+        ranges: Calibration | samples.Samples | None = given
+        if isinstance(chosen, Static) and given is not None:
+            ranges = calibrate(float32, given, chosen.observer, lambda done, total: progress("calibrate", done, total))
+        what = "train" if isinstance(chosen, QAT) else "quantize"
+        quantized = quantize(float32, chosen, ranges, lambda done, total: progress(what, done, total), strict=strict)
     save(quantized, out)
-    _show(quantized, found, record, given)
+    _show(quantized, found, record, ranges)
     terminal.console().print(f"{out}: {before / 1e6:.2f} MB → {size_of(out) / 1e6:.2f} MB")
 
 
@@ -157,7 +157,15 @@ def _check_out(out: Path, model: Path, force: bool) -> None:
         raise CqError(f"{out} is the model itself or a part of it: choose another name")
 
 
-def _check_choices(strategy: str, data, metric, record, budget, compensated: bool, calibration) -> None:
+def _check_choices(
+    strategy: str,
+    data: tuple[str, ...],
+    metric: str | None,
+    record: str | Path | None,
+    budget: float | None,
+    compensated: bool,
+    calibration: tuple[str, ...],
+) -> None:
     """Options that go together."""
     if strategy == "mixed" and (not data or budget is None):
         raise click.UsageError("mixed needs --data to judge by, and a --budget")
@@ -167,7 +175,9 @@ def _check_choices(strategy: str, data, metric, record, budget, compensated: boo
         raise click.UsageError("--compensate needs --calibration, and one of " + ", ".join(STRATEGIES))
 
 
-def _show(model: Transformer, found: Mix | None, record, calibration) -> None:
+def _show(
+    model: Transformer, found: Mix | None, record: str | Path, calibration: Calibration | samples.Samples | None
+) -> None:
     """Where each layer runs, what a search found, and whether the samples were enough."""
     console, coverage = terminal.console(), model.coverage()
     console.print(terminal.placements(coverage))
@@ -175,33 +185,48 @@ def _show(model: Transformer, found: Mix | None, record, calibration) -> None:
     if found:
         console.print(found.table())
         console.print(f"{record}: every trial; cq compare --mix takes it")
-    if isinstance(calibration, Calibration):
+    if isinstance(calibration, Calibration) and isinstance(model.strategy, Static):
         console.print(_movement(calibration, model.strategy.scheme))
 
 
-def _strategy(name, target, training, textbook, calibration, observer, include, exclude):
-    """The strategy that the options of `cq quantize` ask for, or the list of those that a mix is made of."""
-    if name == "mixed":
-        if include or exclude:
-            raise click.UsageError("--include and --exclude are not for mixed, which chooses for every layer")
-        static = {"static": (calibration, observer)} if calibration else {}
-        return [
-            _strategy(kind, target, training, textbook, *static.get(kind, ((), None)), (), ())
-            for kind in STRATEGIES
-            if kind != "static" or static
-        ]
-    if name != "qat" and (target or training):
+class _Options(NamedTuple):
+    """Those of `cq quantize` that every strategy is asked about. training: QAT's fields that were given."""
+
+    target: str | None
+    training: dict[str, Any]
+    textbook: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+
+def _training(steps: int | None, learning_rate: float | None) -> dict[str, Any]:
+    return {name: value for name, value in (("steps", steps), ("learning_rate", learning_rate)) if value is not None}
+
+
+def _parts(options: _Options, calibration: tuple[str, ...], observer: str | None) -> list[Single | QAT]:
+    """What a mix is made of."""
+    if options.include or options.exclude:
+        raise click.UsageError("--include and --exclude are not for mixed, which chooses for every layer")
+    static = {"static": (calibration, observer)} if calibration else {}
+    return [
+        _strategy(kind, options, *static.get(kind, ((), None))) for kind in STRATEGIES if kind != "static" or static
+    ]
+
+
+def _strategy(name: str, options: _Options, calibration: tuple[str, ...], observer: str | None) -> Single | QAT:
+    """The strategy that the options ask for."""
+    if name != "qat" and (options.target or options.training):
         raise click.UsageError(f"--target, --learning-rate and --steps are for qat, not for {name}")
-    becomes = (target or "static") if name == "qat" else name
+    becomes = (options.target or "static") if name == "qat" else name
     if (observer and becomes != "static") or (calibration and name not in ("static", "qat")):
         raise click.UsageError(f"--calibration or --observer is for static; {becomes} needs no samples")
-    choices = {"include": include or ("*",), "exclude": exclude}
-    if textbook:
+    choices: dict[str, Any] = {"include": options.include or ("*",), "exclude": options.exclude}
+    if options.textbook:
         choices["scheme"] = Scheme.textbook()
-    if observer or (textbook and becomes == "static"):
+    if observer or (options.textbook and becomes == "static"):
         choices["observer"] = observer or "minmax"
     strategy = STRATEGIES[becomes](**choices)
-    return QAT(target=strategy, **training) if name == "qat" else strategy
+    return QAT(target=strategy, **options.training) if name == "qat" else strategy
 
 
 def _movement(calibration: Calibration, scheme: Scheme) -> str:
@@ -209,7 +234,7 @@ def _movement(calibration: Calibration, scheme: Scheme) -> str:
     moved = calibration.movement(scheme.activation_dtype, scheme.activation_symmetric)
     if not moved:
         return "calibrated on 1 sample: too few to say whether the ranges are stable"
-    median, site = float(np.median(list(moved.values()))), max(moved, key=moved.get)
+    median, site = float(np.median(list(moved.values()))), max(moved, key=lambda site: moved[site])
     advice = "stable" if median <= _STABLE else "not stable yet: more samples would help"
     return (
         f"calibrated on {calibration.samples} samples: half of them give ranges that differ by {median:.1%} in the "

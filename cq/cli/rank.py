@@ -1,6 +1,7 @@
 """The command `cq rank`."""
 
 import json
+from typing import TextIO
 
 import click
 
@@ -12,7 +13,7 @@ from ..formats import load
 @click.argument("query")
 @click.argument("text", nargs=-1)
 @click.option("--input", "input_file", type=click.File("r", encoding="utf-8"), help="One text per line; - is stdin.")
-def rank_command(model, query, text, input_file) -> None:
+def rank_command(model: str, query: str, text: tuple[str, ...], input_file: TextIO | None) -> None:
     """A JSON object per TEXT, the best answer to QUERY first. MODEL is a cross-encoder: a sequence classifier with one
     label."""
     try:

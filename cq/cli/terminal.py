@@ -5,31 +5,44 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from ..errors import CqError
 from ..model import Coverage
+from ..report.samples import Progress
 
 
 class Group(click.Group):
     """Turns every failure into one sentence on stderr and an exit code: 1, 2 for bad usage, 130 for Ctrl-C, 143 for
     SIGTERM, after which unfinished files are removed as well."""
 
-    def main(self, *args, standalone_mode: bool = True, **kwargs):
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without × or … still gets its table
         if standalone_mode and threading.current_thread() is threading.main_thread():  # no other may set it
             signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
+            code: Any = super().main(
+                args, prog_name, complete_var, standalone_mode=False, windows_expand_args=windows_expand_args, **extra
+            )
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message(), err=True)
             code = 2
@@ -56,7 +69,7 @@ class Shape(click.ParamType):
 
     name = "shape"
 
-    def convert(self, value, param, ctx) -> tuple[int, int]:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         parts = value.lower().replace("×", "x").split("x")
         if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
             self.fail(f"wanted SEQUENCESxLENGTH, like 8x128, got {value!r}", param, ctx)
@@ -69,14 +82,14 @@ def console() -> Console:
 
 
 @contextlib.contextmanager
-def progress(hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+def progress(hidden: bool = False) -> Iterator[Progress]:
     """A function (what, done, total) that draws one bar per kind of work, on stderr where that is a terminal."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     hidden = hidden or not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
+    with Bars(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
         tasks = {}
 
-        def show(what: str, done: int, total: int) -> None:
+        def show(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)

@@ -44,7 +44,19 @@ from .options import check_target, listing
     help="A .safetensors file to save the training to on the way, and to go on from where it exists.",
 )
 @click.option("--force", is_flag=True, help="Overwrite what OUT holds.")
-def train_command(text, out, like, steps, batch_size, learning_rate, seed, half, qat, checkpoint, force) -> None:
+def train_command(
+    text: Path,
+    out: Path,
+    like: Path | None,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    half: bool,
+    qat: int | None,
+    checkpoint: Path | None,
+    force: bool,
+) -> None:
     """Train a language model on the first 90 % of TEXT and write it as the folder OUT.
 
     The next 5 % are written to OUT/calibration.txt, the last to OUT/evaluation.txt, and OUT/training.json says what

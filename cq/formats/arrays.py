@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from ..errors import CqError, FormatError
 from ..model.config import Config
+from ..model.deferred import Deferred
 from .huggingface import parse_config, read_settings, read_tail_weights, with_padding
 from .names import canonical, check_weights, is_canonical
 from .tensors import read_tensors
@@ -17,8 +18,8 @@ from .untrusted import parse_json, read_json
 
 
 def read_arrays(
-    path, config: Config | dict | str | PathLike | None = None
-) -> tuple[Config, dict[str, np.ndarray], Tokenizer | None]:
+    path: str | PathLike, config: Config | dict | str | PathLike | None = None
+) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
     """The model in the `.npz` or `.safetensors` file `path`: configuration, weights by canonical names (float32, Linear
     weights (out, in)), and the tokenizer of a tokenizer.json beside the file, if there is one.
 
@@ -58,5 +59,5 @@ def _given(config: Config | dict | str | PathLike) -> tuple[Config, tuple[str, .
     if isinstance(config, dict):
         return parse_config(config, "config")
     if isinstance(config, (str, PathLike)):
-        return parse_config(read_json(config), str(config))
+        return parse_config(read_json(config, dict), str(config))
     raise CqError(f"config: wanted a Config, a dict or the path of a JSON file, got {type(config).__name__}")

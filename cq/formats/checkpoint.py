@@ -3,6 +3,7 @@ configuration and the plan. Knows no strategy's meaning."""
 
 import json
 import math
+import os
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -27,7 +28,7 @@ KEY, VERSION = "cq", 5
 TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
 
-def save_checkpoint(model: Transformer, path) -> None:
+def save_checkpoint(model: Transformer, path: str | os.PathLike) -> None:
     """Writes `path` whole or not at all. Raises OSError."""
     tensors, plan, word = _float_tensors(model), None, model.embedding.source
     for name, layer in model.linears():
@@ -51,7 +52,10 @@ def save_checkpoint(model: Transformer, path) -> None:
 def _float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
     """What stays float32 outside the linear layers, by canonical name."""
     embedding = model.embedding
-    named = {"embed.position": embedding.position, "embed.type": embedding.type}
+    named: dict[str, np.ndarray | Deferred | None] = {
+        "embed.position": embedding.position,
+        "embed.type": embedding.type,
+    }
     if not isinstance(embedding.source, _core.Weight):
         named["embed.word"] = embedding.source
     for name, norm in (*model.norms(), *model.tail.parts()):
@@ -77,6 +81,7 @@ def _put_linear(tensors: dict, name: str, layer: Linear | QuantizedLinear, share
 
 
 def _put_weight(tensors: dict, name: str, weight: _core.Weight) -> None:
+    assert weight.scales is not None, "a model's weights have scales"
     codes, scale = Deferred(weight.shape, "int8", weight.unpack), _narrow(weight.scales)
     tensors |= {f"{name}.weight": codes, f"{name}.scale": scale}
     if weight.zero_points is not None:
@@ -120,13 +125,17 @@ class _Reader:
         config, _ = parse_config(record["config"], f"{self.where}: config")
         if config.num_layers > len(self.tensors):
             raise FormatError(f"{self.where}: {config.num_layers} layers, but only {len(self.tensors)} tensors")
-        plan = None if record["plan"] is None else from_json(record["plan"], config, self.take)
+        plan = None if record["plan"] is None else from_json(record["plan"], config, self.taken)
         model = Transformer(config, self._float_weights(config, plan), self._tokenizer())
         if plan is not None:
             model = convert(model, plan, self)
         if self.tensors:
             raise FormatError(f"{self.where}: tensors that no layer reads: {', '.join(sorted(self.tensors)[:5])}")
         return model
+
+    def taken(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        """As `take`, read."""
+        return read(self.take(name, dtype, shape))
 
     def take(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray | Deferred:
         """A tensor, which nobody else takes."""
@@ -145,13 +154,13 @@ class _Reader:
         """The inverse of `_narrow`."""
         groups, n = shape
         narrow = name in self.tensors and self.tensors[name].shape == (groups, 1)
-        array = read(self.take(name, dtype, (groups, 1) if narrow else shape))
+        array = self.taken(name, dtype, (groups, 1) if narrow else shape)
         return np.ascontiguousarray(np.broadcast_to(array, (groups, n)))
 
     def _tokenizer(self) -> Tokenizer | None:
         if TOKENIZER not in self.tensors:
             return None
-        data = self.take(TOKENIZER, "uint8", (self.tensors[TOKENIZER].size,)).tobytes()
+        data = self.taken(TOKENIZER, "uint8", (self.tensors[TOKENIZER].size,)).tobytes()
         return parse_tokenizer(data, f"{self.where}: {TOKENIZER}")
 
     def _float_weights(self, config: Config, plan: Plan | None) -> dict[str, np.ndarray | Deferred]:
@@ -159,7 +168,7 @@ class _Reader:
         coded = {} if plan is None else {f"{name}.weight": f"{name}.weight" for name in plan.layers if plan.coded(name)}
         if plan is not None and plan.word.coded:
             coded["embed.word"] = "head.weight" if plan.word.weight is None else "embed.word.weight"
-        weights = {}
+        weights: dict[str, np.ndarray | Deferred] = {}
         for name, shape in config.shapes().items():
             there = name in coded
             weights[name] = self._stand_in(coded[name], shape) if there else self.take(name, "float32", shape)
@@ -172,7 +181,7 @@ class _Reader:
                 weights[name] = self.take(name, "float32", (config.vocab_size,))
         return weights
 
-    def _stand_in(self, name: str, shape: tuple[int, int]) -> np.ndarray:
+    def _stand_in(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Before anything is built: the file must hold the codes (inputs, outputs) that the configuration claims."""
         found = self.tensors[name].shape
         if found != shape[::-1]:
@@ -183,11 +192,12 @@ class _Reader:
 
     def weight(self, name: str, layer: Linear, plan: LayerPlan) -> _core.Weight:
         """The stored codes, packed."""
-        return self._packed(name, layer.shape, plan.weight)
+        return self._packed(name, layer.shape, plan.coding)
 
-    def word(self, table: np.ndarray, coding: WeightCoding) -> _core.Weight:
+    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> _core.Weight:
         """As `weight`, of the word table."""
-        return self._packed("embed.word", table.shape[::-1], coding)
+        words, hidden = table.shape
+        return self._packed("embed.word", (hidden, words), coding)
 
     def _packed(self, name: str, shape: tuple[int, int], coding: WeightCoding) -> _core.Weight:
         k, n = shape
@@ -195,7 +205,7 @@ class _Reader:
             raise FormatError(f"{self.where}: {name}: {k} inputs are more than int32 sums take")
         group_size = coding.group_size or 0
         groups = math.ceil(k / group_size) if group_size else 1
-        codes = self.take(f"{name}.weight", "int8", (k, n))
+        codes = self.taken(f"{name}.weight", "int8", (k, n))
         scales = self._wide(f"{name}.scale", "float32", (groups, n))
         if scales.min() < np.finfo(np.float32).tiny:
             raise FormatError(f"{self.where}: {name}.scale: not positive")
@@ -212,10 +222,10 @@ class _Reader:
             return layer.bias
         outputs = layer.shape[1:]
         if self.tensors[f"{name}.bias"].dtype == np.int32:
-            codes = self.take(f"{name}.bias", "int32", outputs)
+            codes = self.taken(f"{name}.bias", "int32", outputs)
             if plan.runs_in != "static":
                 raise FormatError(f"{self.where}: {name}.bias: int32 without a fixed input scale")
             return codes
-        scale = self.take(f"{name}.bias.scale", "float32", (1,))[0]
-        zero_point = self.take(f"{name}.bias.zero_point", "int32", (1,))[0]
-        return QTensor(self.take(f"{name}.bias", "int8", outputs), scale, zero_point)
+        scale = self.taken(f"{name}.bias.scale", "float32", (1,))[0]
+        zero_point = self.taken(f"{name}.bias.zero_point", "int32", (1,))[0]
+        return QTensor(self.taken(f"{name}.bias", "int8", outputs), scale, zero_point)

@@ -38,7 +38,8 @@ _NAMES = {  # name of most families → the family's own
         "hidden_act": "activation_function",
     },
 }
-_ROPE = {  # kind of scaling → each of its numbers and what counts where it is absent; None: it must be there
+# kind of scaling → each of its numbers and what counts where it is absent; None: it must be there
+_ROPE: dict[str, dict[str, float | None]] = {
     "linear": {"factor": None},
     "llama3": {"factor": None, "low_freq_factor": None, "high_freq_factor": None},
     "yarn": {"factor": None, "beta_fast": 32.0, "beta_slow": 1.0},
@@ -255,14 +256,15 @@ def _scaling(rope: dict, kind: str, positions: int, at: str) -> dict | None:
     for name, default in _ROPE[kind].items():
         if default is None and rope.get(name) is None:
             raise FormatError(f"{at}: {name} must be a positive number, and is missing")
-    scaling = {"kind": kind} | {name: real_of(rope, name, at, default) for name, default in _ROPE[kind].items()}
+    numbers = {name: real_of(rope, name, at, default) for name, default in _ROPE[kind].items()}
+    scaling: dict[str, object] = {"kind": kind, **numbers}
     if kind != "linear":
         scaling["original_positions"] = size_of(rope, "original_max_position_embeddings", at, positions)
     if kind == "yarn":
         if rope.get("truncate", True) is not True:
             raise UnsupportedError(f"{at}: truncate {brief(rope['truncate'])} is not implemented, only true")
         scaling["attention_factor"] = real_of(
-            rope, "attention_factor", at, _attention_factor(rope, scaling["factor"], at)
+            rope, "attention_factor", at, _attention_factor(rope, numbers["factor"], at)
         )
     return scaling
 

@@ -16,7 +16,7 @@ def read_ids(values: dict, vocab_size: int, where: str) -> dict:
     """bos_token_id and eos_token_ids of Config, as far as config.json or generation_config.json says them. Ids outside
     the vocabulary, which no text can hold, are left out: small models often carry their family's. Raises
     FormatError."""
-    found = {}
+    found: dict[str, object] = {}
     for theirs, ours in (("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_ids")):
         value = values.get(theirs)
         if value is None:
@@ -28,8 +28,8 @@ def read_ids(values: dict, vocab_size: int, where: str) -> dict:
                 + (" or a list of them" * (ours != theirs))
                 + f", got {brief(value)}"
             )
-        ids = tuple(dict.fromkeys(i for i in ids if 0 <= i < vocab_size))
-        found[ours] = ids if ours != theirs else next(iter(ids), None)
+        inside = tuple(dict.fromkeys(i for i in ids if 0 <= i < vocab_size))
+        found[ours] = inside if ours != theirs else next(iter(inside), None)
     return found
 
 

@@ -2,9 +2,10 @@
 bounds, its blocks of codes by the gguf package. Must not know how a model computes."""
 
 import importlib
+import os
 import struct
 from functools import partial
-from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ class _Tensor(NamedTuple):
     nbytes: int
 
 
-def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
+def read_gguf(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
     """The model in the GGUF file `path` of version 2 or 3: its configuration, its weights by canonical names (float32,
     Linear weights (out, in), matrices Deferred), and its tokenizer, which neither pads nor truncates, or that of a
     tokenizer.json beside the file where it brings none that cq can build.
@@ -45,11 +46,11 @@ def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer
     positions are put back in halves. Every count and size is checked against the file before anything is allocated.
     Layout: ggml's docs/gguf.md. Raises FileNotFoundError, FormatError, UnsupportedError (also where the gguf package is
     missing)."""
-    path = as_file(path)
-    where, ggml = str(path), _package()
-    if path.stat().st_size < 24:
-        raise FormatError(f"{where}: truncated: {path.stat().st_size} bytes are no GGUF file")
-    file, size = MappedFile(path), path.stat().st_size
+    name = as_file(path)
+    where, ggml, size = str(name), _package(), name.stat().st_size
+    if size < 24:
+        raise FormatError(f"{where}: truncated: {size} bytes are no GGUF file")
+    file = MappedFile(name)
     data = file.part(0, size)
     values, tensors, start = _Header(data, where).parts(ggml.GGML_QUANT_SIZES)
     _check_places(tensors, len(data) - start, where)
@@ -68,10 +69,10 @@ def read_gguf(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer
         weights = {name: _halves(array, name, config) for name, array in weights.items()}
     weights = {name: array if array.ndim == 2 else array.read().copy() for name, array in weights.items()}
     weights = check_weights(weights, config, where)
-    return config, weights, read_vocabulary(values, config.vocab_size, Path(path).parent, where)
+    return config, weights, read_vocabulary(values, config.vocab_size, name.parent, where)
 
 
-def _package():
+def _package() -> ModuleType:
     try:
         return importlib.import_module("gguf")
     except ImportError:
@@ -82,18 +83,18 @@ class _Header:
     """A cursor over the file's bytes (n,) uint8 that never leaves them."""
 
     def __init__(self, data: np.ndarray, where: str):
-        self.data, self.where, self.at, self.items = memoryview(data), where, 0, 0
+        self.data, self.where, self.at, self.items = memoryview(data.data), where, 0, 0
 
     def parts(self, sizes: dict) -> tuple[dict, dict[str, _Tensor], int]:
         """Metadata, tensors by name, and where data begins. sizes: type → (weights, bytes) of a block."""
-        if self._take(4) != b"GGUF":
+        if bytes(self._take(4)) != b"GGUF":
             raise FormatError(f"{self.where}: not GGUF: it begins with {bytes(self.data[:4])!r}")
-        version = self._number("I")
+        version = self._natural("I")
         if version not in (2, 3):
             raise UnsupportedError(
                 f"{self.where}: GGUF of version {version}; little-endian files of version 2 and 3 are read"
             )
-        counts = self._number("Q"), self._number("Q")
+        counts = self._natural("Q"), self._natural("Q")
         if max(counts) > MAX_ENTRIES:
             raise FormatError(f"{self.where}: {counts[0]} tensors, {counts[1]} entries; at most {MAX_ENTRIES} are read")
         values: dict[str, object] = {}
@@ -125,10 +126,15 @@ class _Header:
         return self.data[self.at - count : self.at]
 
     def _number(self, code: str) -> int | float | bool:
-        return struct.unpack("<" + code, self._take(struct.calcsize("<" + code)))[0]
+        number: int | float | bool = struct.unpack("<" + code, self._take(struct.calcsize("<" + code)))[0]
+        return number
+
+    def _natural(self, code: str) -> int:
+        """An unsigned number: "I" of 4 bytes or "Q" of 8."""
+        return int(self._number(code))
 
     def _string(self) -> str:
-        length = self._number("Q")
+        length = self._natural("Q")
         if length > MAX_STRING:
             raise FormatError(f"{self.where}: a string of {length} bytes at {self.at}; at most {MAX_STRING} are read")
         try:
@@ -138,14 +144,14 @@ class _Header:
 
     def _value(self, key: str) -> object:
         """A number, truth value or string, or a list of such."""
-        kind = self._number("I")
+        kind = self._natural("I")
         if kind in _SCALARS:
             return self._number(_SCALARS[kind])
         if kind == _STRING:
             return self._string()
         if kind != _LIST:
             raise FormatError(f"{self.where}: {brief(key)}: type {kind} is none of GGUF's")
-        kind, count = self._number("I"), self._number("Q")
+        kind, count = self._natural("I"), self._natural("Q")
         self.items += count
         if self.items > MAX_ITEMS:
             raise FormatError(f"{self.where}: {brief(key)}: lists of {self.items} items; at most {MAX_ITEMS} are read")
@@ -157,11 +163,11 @@ class _Header:
         return list(struct.unpack(f"<{count}{code}", self._take(count * struct.calcsize("<" + code))))
 
     def _tensor(self, name: str, sizes: dict) -> _Tensor:
-        rank = self._number("I")
+        rank = self._natural("I")
         if not 1 <= rank <= 4:
             raise FormatError(f"{self.where}: tensor {brief(name)}: {rank} dimensions, wanted 1 to 4")
         shape = struct.unpack(f"<{rank}Q", self._take(8 * rank))[::-1]
-        kind, begin = self._number("I"), self._number("Q")
+        kind, begin = self._natural("I"), self._natural("Q")
         if kind not in sizes:
             raise UnsupportedError(
                 f"{self.where}: tensor {brief(name)}: type {kind} is none that the gguf package knows"
@@ -205,7 +211,7 @@ def _check_shapes(weights: dict[str, Deferred], config: Config, where: str) -> N
             )
 
 
-def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml, where: str) -> np.ndarray:
+def _dequantize(raw: np.ndarray, tensor: _Tensor, ggml: ModuleType, where: str) -> np.ndarray:
     """Bytes (n,) uint8 of blocks → float32 of the tensor's shape."""
     kind, width = ggml.GGMLQuantizationType(tensor.kind), tensor.shape[-1]
     if kind == ggml.GGMLQuantizationType.F32:

@@ -1,5 +1,7 @@
 """What a GGUF file's entries say of a model, as Config. Must not know where weights lie."""
 
+from typing import Any
+
 import numpy as np
 
 from ..errors import FormatError, UnsupportedError
@@ -10,10 +12,10 @@ from ..model.rope import yarn_attention
 from .keys import check_keys
 from .untrusted import brief, real_of, size_of
 
-_DECODER = {"norm_first": True, "causal": True, "lm_head": True}
+_DECODER: dict[str, Any] = {"norm_first": True, "causal": True, "lm_head": True}
 _LLAMA = _DECODER | {"norm": "rms", "norm_eps": 1e-6, "activation": "silu", "gated": True, "rope_theta": 10000.0}
 # general.architecture → what it alone says, as entries of Config; epsilon and theta: where the file does not
-_ARCHITECTURES = {
+_ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": _LLAMA | {"family": "llama"},
     "mistral3": _LLAMA | {"family": "mistral"},
     "qwen2": _LLAMA | {"family": "qwen2"},
@@ -131,9 +133,9 @@ def _templates(values: dict) -> str | dict | None:
     """The chat template, or several by name."""
     first, begin = values.get("tokenizer.chat_template"), "tokenizer.chat_template."
     named = {key.removeprefix(begin): value for key, value in values.items() if key.startswith(begin)}
-    if first is not None:
-        named = {"default": first} | named
-    return first if set(named) <= {"default"} else named
+    if named and first is not None:
+        return {"default": first} | named
+    return named or first
 
 
 def _sampling(values: dict) -> dict | None:

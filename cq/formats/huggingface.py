@@ -1,6 +1,8 @@
 """A Hugging Face folder, sentence-transformers files included, as configuration, weights and tokenizer. Must not know
 how a model computes."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,8 @@ from ..model.config import Config
 from ..model.deferred import Deferred, read
 from .families import read_config
 from .generation import read_generation
-from .names import FAMILIES, canonical, check_weights, foreign
+from .name_tables import FAMILIES
+from .names import canonical, check_weights, foreign
 from .sentence import pair_activation, read_limits, read_modules, read_pooling, read_sentence, read_tail
 from .tensors import PICKLES, read_tensors, write_safetensors
 from .tokenizer_files import Settings as TokenizerSettings
@@ -32,7 +35,7 @@ class Settings(NamedTuple):
     tail: list[tuple[int, str, Path]]  # place, kind and folder of the modules after pooling that have weights
 
 
-def read_folder(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
+def read_folder(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
     """The model in a Hugging Face folder: its configuration, its weights by canonical names (float32, Linear weights
     (out, in), matrices Deferred), from model.safetensors or the files that model.safetensors.index.json names, and its
     tokenizer, which neither pads nor truncates, if there is one.
@@ -51,17 +54,23 @@ def read_folder(path) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokeniz
     return with_padding(settings, tokenizer), weights, tokenizer
 
 
-def write_folder(path, like, weights: dict[str, np.ndarray], family: str, dtype: str = "float32") -> None:
+def write_folder(
+    path: str | os.PathLike,
+    like: str | os.PathLike,
+    weights: Mapping[str, np.ndarray | Deferred],
+    family: str,
+    dtype: str = "float32",
+) -> None:
     """A folder that `read_folder` reads: config.json and tokenizer.json of the folder `like`, and model.safetensors
     with `weights` (canonical name → float32) in `dtype`, "float32" or "float16". What is there is replaced. Raises
     OSError."""
-    folder, like = Path(path), Path(like)
+    folder, source = Path(path), Path(like)
     folder.mkdir(exist_ok=True)
     whole = {name: read(array) for name, array in weights.items()}
     named = {name: array.astype(dtype) for name, array in foreign(whole, family).items()}
     for name in ("config.json", "tokenizer.json"):
-        if (like / name).exists() and like.resolve() != folder.resolve():
-            (folder / name).write_bytes((like / name).read_bytes())
+        if (source / name).exists() and source.resolve() != folder.resolve():
+            (folder / name).write_bytes((source / name).read_bytes())
     write_safetensors(folder / "model.safetensors", named, {"format": "pt"})
 
 
@@ -175,10 +184,10 @@ def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray | Deferred], str]:
 
 def _read_shards(index: Path) -> dict[str, np.ndarray | Deferred]:
     """The tensors of the files beside `index` that it names, each from the file that it says."""
-    places = read_json(index).get("weight_map")
+    places = read_json(index, dict).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise FormatError(f"{index}: weight_map must map tensors to files, got {brief(places)}")
-    tensors = {}
+    tensors: dict[str, np.ndarray | Deferred] = {}
     for name in sorted(set(places.values())):
         file = index.parent / name
         if file.name != name or file.suffix != ".safetensors":

@@ -55,7 +55,7 @@ def check_keys(values: dict, file: str, where: str, architecture: str | None = N
         raise UnsupportedError(f"{where}: {key} {brief(value)} is not implemented{only} ({rule.note})")
 
 
-def _among(value, allowed: tuple) -> bool:
+def _among(value: object, allowed: tuple) -> bool:
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
 
 

@@ -2,6 +2,8 @@
 weights are there and sound. Must not know files or config.json."""
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
-def is_canonical(names) -> bool:
+def is_canonical(names: Iterable[str]) -> bool:
     """Whether these are cq's names; no table holds a name that begins like these."""
     return any(name.startswith(("embed.", "layers.0.attention.")) for name in names)
 
@@ -31,8 +33,10 @@ def canonical(
     Raises UnsupportedError for a family without a table and for tensors that have no place in it, FormatError where two
     tensors claim the same place; messages start with `where`."""
     table = _family(family, where, tables)
-    outside = table.outside | table.classifier if classifier else table.outside
-    result, source, unknown = {}, {}, []
+    outside = table.outside | (table.classifier or {}) if classifier else table.outside
+    result: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    unknown: list[str] = []
     for name, array in tensors.items():
         short = name.removeprefix(table.prefix)
         layer = re.fullmatch(re.escape(table.layer) + r"(0|[1-9][0-9]{0,8})\.(.+)", short)
@@ -73,6 +77,7 @@ _THREE = ("attention.query", "attention.key", "attention.value")
 def _split(weights: dict[str, np.ndarray | Deferred], table: Family, where: str) -> dict[str, np.ndarray | Deferred]:
     """Weights of layers as (out, in), and queries, keys and values apart."""
     result, fused = {}, table.fused
+    assert fused is not None, "whoever calls has seen that projections are fused"
     for name, array in weights.items():
         turned = table.turned and _LAYER.fullmatch(name) is not None and array.ndim == 2
         shape = array.shape[::-1] if turned else array.shape
@@ -109,6 +114,7 @@ def _rows(array: np.ndarray | Deferred, shape: tuple[int, ...], turned: bool, be
 def _fuse(weights: dict[str, np.ndarray], table: Family) -> dict[str, np.ndarray]:
     """The inverse of `_split`."""
     result, fused = {}, table.fused
+    assert fused is not None, "whoever calls has seen that projections are fused"
     for name, array in weights.items():
         if _module(name) == _THREE[0]:
             name, array = (
@@ -171,7 +177,7 @@ def _refuse(names: list[str], why: str, where: str) -> None:
         raise UnsupportedError(f"{where}: tensor {brief(names[0])} {why}{more}")
 
 
-def _check_layers(weights: dict[str, np.ndarray], config: Config, where: str) -> None:
+def _check_layers(weights: Iterable[str], config: Config, where: str) -> None:
     """Counts before anything is built per layer, so that a configuration of two thousand million layers costs
     nothing."""
     found = {int(match.group(1)) for match in map(_LAYER.fullmatch, weights) if match}
@@ -183,7 +189,7 @@ def _check_layers(weights: dict[str, np.ndarray], config: Config, where: str) ->
 
 
 def _bias_shapes(
-    shapes: dict[str, tuple[int, ...]], weights: dict[str, np.ndarray], biases: tuple[str, ...] | None
+    shapes: dict[str, tuple[int, ...]], weights: Iterable[str], biases: tuple[str, ...] | None
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of the biases that must be there. A bias found in one layer is wanted in all."""
     if biases is None:

@@ -8,7 +8,7 @@ import secrets
 import weakref
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -43,7 +43,7 @@ _CODES = {np.dtype(text): code for code, text in _DTYPES.items() if code != "BF1
 _PICKLED = "holds pickled objects, which could run code and are never read; save the arrays as safetensors or npz"
 
 
-def read_tensors(path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]]:
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]]:
     """The tensors and the metadata of a `.safetensors` or `.npz` file, by their names in the file.
 
     Floats of 16, 32 and 64 bits come as float32 in C order, integers and booleans as they are. Matrices of a
@@ -64,7 +64,9 @@ def read_tensors(path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]
     raise UnsupportedError(f"{path}: wanted a name ending in .safetensors or .npz")
 
 
-def write_safetensors(path, tensors: dict[str, np.ndarray | Deferred], metadata: dict[str, str] | None = None) -> None:
+def write_safetensors(
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray | Deferred], metadata: dict[str, str] | None = None
+) -> None:
     """Writes arrays (float16/32/64, int8…64, uint8…64, bool; any strides) to `path`, whole or not at all; those that
     are Deferred are made one at a time.
 
@@ -97,7 +99,7 @@ def write_safetensors(path, tensors: dict[str, np.ndarray | Deferred], metadata:
 
 
 def _header_of(
-    tensors: dict[str, np.ndarray | Deferred], metadata: dict[str, str]
+    tensors: Mapping[str, np.ndarray | Deferred], metadata: dict[str, str]
 ) -> tuple[bytes, list[np.ndarray | Deferred]]:
     """The header's bytes, padded, and the arrays in the order of their data: widest items first, which keeps all
     aligned."""
@@ -141,7 +143,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]]:
     header, start = _read_header(path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -271,7 +273,9 @@ def _decode(raw: np.ndarray, code: str, shape: tuple[int, ...]) -> np.ndarray:
     """Bytes (n,) uint8 → array; bfloat16 is the upper half of a float32."""
     array = raw.view(_DTYPES[code]).reshape(shape)
     if code == "BF16":
-        return np.left_shift(array, 16, dtype=np.uint32, out=np.empty(shape, np.uint32)).view(np.float32)
+        upper = np.empty(shape, np.uint32)
+        np.left_shift(array, 16, dtype=np.uint32, out=upper)
+        return upper.view(np.float32)
     return _normal(array)
 
 
@@ -282,8 +286,8 @@ def _normal(array: np.ndarray) -> np.ndarray:
         return np.require(array, dtype, ["C", "ALIGNED"])
 
 
-def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    tensors: dict[str, np.ndarray] = {}
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]]:
+    tensors: dict[str, np.ndarray | Deferred] = {}
     metadata: dict[str, str] = {}
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,15 +1,19 @@
 """Paths and JSON that come from strangers, opened with suspicion. Must not know what the JSON is about."""
 
 import json
+import os
 import reprlib
 from pathlib import Path
+from typing import NoReturn, TypeVar, overload
 
 from ..errors import CqError, FormatError
+
+Kind = TypeVar("Kind", dict, list)
 
 MAX_JSON = 16 << 20  # bytes of one small JSON file; the largest config.json in the wild are a few hundred kilobytes
 
 
-def as_name(path) -> Path:
+def as_name(path: str | os.PathLike) -> Path:
     """`path` (str or os.PathLike) as a Path, whether it exists or not. Raises CqError for another type or a zero
     byte."""
     try:
@@ -21,24 +25,24 @@ def as_name(path) -> Path:
     return name
 
 
-def as_path(path) -> Path:
+def as_path(path: str | os.PathLike) -> Path:
     """As `as_name`, of what exists. Raises FileNotFoundError too."""
-    path = as_name(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    return path
+    name = as_name(path)
+    if not name.exists():
+        raise FileNotFoundError(f"{name}: no such file or folder")
+    return name
 
 
-def as_file(path) -> Path:
+def as_file(path: str | os.PathLike) -> Path:
     """As `as_path`, for a regular file: a folder, pipe or device raises FormatError (reading one could block for
     ever)."""
-    path = as_path(path)
-    if not path.is_file():
-        raise FormatError(f"{path}: not a regular file")
-    return path
+    name = as_path(path)
+    if not name.is_file():
+        raise FormatError(f"{name}: not a regular file")
+    return name
 
 
-def parse_json(data: bytes, where: str, kind: type) -> dict | list:
+def parse_json(data: bytes, where: str, kind: type[Kind]) -> Kind:
     """The JSON value in `data`, UTF-8, of Python type `kind`. Keys that occur twice, NaN and Infinity are refused as
     well. Raises FormatError, its message starting with `where`."""
     try:
@@ -52,7 +56,11 @@ def parse_json(data: bytes, where: str, kind: type) -> dict | list:
     return value
 
 
-def read_json(path, kind: type = dict) -> dict | list:
+@overload
+def read_json(path: str | os.PathLike) -> dict: ...
+@overload
+def read_json(path: str | os.PathLike, kind: type[Kind]) -> Kind: ...
+def read_json(path: str | os.PathLike, kind: type = dict) -> dict | list:
     """The JSON file at `path`, at most 16 MiB; errors as `as_file` and `parse_json`."""
     path = as_file(path)
     size = path.stat().st_size
@@ -61,7 +69,7 @@ def read_json(path, kind: type = dict) -> dict | list:
     return parse_json(path.read_bytes(), str(path), kind)
 
 
-def brief(value) -> str:
+def brief(value: object) -> str:
     """`repr` cut to a length that fits an error message, however large the value; names of tensors stay whole."""
     return _BRIEF.repr(value)
 
@@ -77,8 +85,9 @@ def size_of(values: dict, key: str, where: str, default: int | None = None) -> i
     return value
 
 
-def real_of(values: dict, key: str, where: str, default: float) -> float:
-    """The entry `key`, a positive number below 1e12, `default` if absent or null. Raises FormatError."""
+def real_of(values: dict, key: str, where: str, default: float | None) -> float:
+    """The entry `key`, a positive number below 1e12, `default` if absent or null; None: it must be there.
+    Raises FormatError."""
     value = default if values.get(key) is None else values[key]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e12:
         raise FormatError(f"{where}: {key} must be a positive number, got {brief(value)}")
@@ -99,13 +108,13 @@ _JSON_NAMES = {dict: "object", list: "array"}
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice!r} occurs twice")
+    result: dict[str, object] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key!r} occurs twice")
+        result[key] = value
     return result
 
 
-def _no_constant(name: str):
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")

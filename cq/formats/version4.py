@@ -2,7 +2,7 @@
 that the reader of version 5 checks."""
 
 from ..model.sites import Graph
-from ..strategies import Mixed, choice_of, from_dict
+from ..strategies import Mixed, Scheme, Strategy, choice_of, from_dict
 from .huggingface import parse_config
 
 _KINDS = {2: "per_token", 3: "per_tensor", 4: "fixed", 5: "smoothed"}  # by the length of the list
@@ -29,7 +29,7 @@ def upgraded(record: dict) -> dict:
     return {"version": 5, "config": record["config"], "plan": None if plain else plan, "tensors": record["tensors"]}
 
 
-def _layer(name: str, entry: dict, strategy) -> dict:
+def _layer(name: str, entry: dict, strategy: Strategy | None) -> dict:
     if entry["runs_in"] == "float32":
         return {"runs_in": "float32", "reason": entry["reason"]}
     scheme = _scheme(name, strategy)
@@ -43,8 +43,10 @@ def _layer(name: str, entry: dict, strategy) -> dict:
     return {"runs_in": entry["runs_in"], "reason": "", "weight": weight, "bias": scheme.bias, "input": form}
 
 
-def _scheme(name: str, strategy):
+def _scheme(name: str, strategy: Strategy | None) -> Scheme:
     part = choice_of(name, strategy)[0] if isinstance(strategy, Mixed) else strategy
+    if part is None:
+        raise ValueError(f"{name} is in codes by no strategy")
     return part.scheme
 
 
@@ -65,7 +67,7 @@ def _attention(values: list | None) -> dict | None:
     return {part: _form(form) for part, form in zip(("query", "key", "value"), values, strict=True)}
 
 
-def _word(kind: str, reason: str, tied: bool, strategy) -> dict:
+def _word(kind: str, reason: str, tied: bool, strategy: Strategy | None) -> dict:
     if kind == "int8":
         scheme = _scheme("head" if tied else "embed.word", strategy)
         granularity = "per_tensor" if scheme.weight_granularity == "per_tensor" else "per_channel"

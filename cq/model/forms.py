@@ -77,17 +77,18 @@ class Smoothed:
         """Neighbours' forms, each for so many features, as one, in which scale and zero_point are arrays (1, features)
         too."""
 
-        def spread(values, dtype):
+        def spread(values: list[float | np.ndarray], dtype: type) -> np.ndarray:
             return np.concatenate(
                 [np.broadcast_to(np.asarray(value, dtype), (1, n)) for value, n in zip(values, widths)], 1
             )
 
         own = [form.columns if isinstance(form, Smoothed) else form for form in forms]
-        seen, own = (
-            (spread([part.scale for part in parts], np.float32), spread([part.zero_point for part in parts], np.int32))
-            for parts in (forms, own)
+        columns = Columns(
+            spread([part.scale for part in own], np.float32), spread([part.zero_point for part in own], np.int32)
         )
-        return cls(forms[0].dtype, forms[0].symmetric, *seen, Columns(*own))
+        scale = spread([form.scale for form in forms], np.float32)
+        zero_point = spread([form.zero_point for form in forms], np.int32)
+        return cls(forms[0].dtype, forms[0].symmetric, scale, zero_point, columns)
 
 
 Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads

@@ -2,6 +2,7 @@
 Knows no tokenizer."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from .config import Config
 _KEYS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def as_items(samples):
+def as_items(samples: Any) -> Any:
     """A column of texts (a NumPy array of strings, a pandas or polars Series, a column of datasets or of pyarrow) as a
     list; anything else as it is. Raises CqError for whole tables, and for bytes."""
     if isinstance(samples, (str, list, tuple, Mapping)):

@@ -1,8 +1,8 @@
 """The transformer: configuration and float32 weights in, hidden states, embeddings and logits out. Knows no files and
 no strategies; convert.py makes others of its layers."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -29,6 +29,10 @@ from .sites import Graph
 from .texts import Texts
 from .writing import Writing
 
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..strategies import Strategy
+
 
 class _Step(NamedTuple):
     part: Attention | FeedForward
@@ -42,12 +46,15 @@ class _Step(NamedTuple):
 class Transformer(Texts, Writing):
     """A BERT-type encoder or Llama-type decoder. plan: what cq.convert made its layers by; None: they are float32."""
 
-    def __init__(self, config: Config, weights: dict[str, np.ndarray | Deferred], tokenizer: Tokenizer | None = None):
+    def __init__(
+        self, config: Config, weights: Mapping[str, np.ndarray | Deferred], tokenizer: Tokenizer | None = None
+    ):
         """weights: canonical name → float32 array (see Config.shapes), and biases; kept, never written to, and copied
         only where layers that read the same are laid side by side. Raises CqError where they do not fit the
         configuration."""
         check_weights(config, weights)
-        self.config, self.graph, self.plan = config, Graph(config), None
+        self.config, self.graph = config, Graph(config)
+        self.plan: Plan | None = None  # of a quantized model, what convert made it by
         self.embedding = build.embedding(config, weights)
         self.blocks = build.blocks(config, weights)
         self.final_norm = build.norm(config, weights, "final_norm") if config.norm_first else None
@@ -155,14 +162,20 @@ class Transformer(Texts, Writing):
     # --- looking inside -----------------------------------------------------------------------------------------------
 
     @property
-    def strategy(self):
+    def strategy(self) -> "Strategy | None":
         """What cq.quantize was given; None: the model is float32."""
-        return self.plan and self.plan.strategy
+        return None if self.plan is None else self.plan.strategy
 
     def linears(self) -> Iterator[tuple[str, Linear | QuantizedLinear]]:
         """Every linear layer by name, in the order of work."""
         for owner, attribute, name in self.linear_places():
             yield name, getattr(owner, attribute)
+
+    def float_linears(self) -> Iterator[tuple[str, Linear]]:
+        """Those of them that are in float32."""
+        for name, layer in self.linears():
+            if isinstance(layer, Linear):
+                yield name, layer
 
     def linear_places(self) -> Iterator[tuple[object, str, str]]:
         """(owner, attribute, name) of every linear layer, so that it can be swapped."""

@@ -4,6 +4,8 @@ They must not know layers, models or who feeds them. Their common interface is b
 like_onnxruntime hold those that give other libraries' parameters.
 """
 
+from collections.abc import Callable
+
 from cq.errors import CqError
 from cq.observers import like_onnxruntime, like_torch
 from cq.observers.base import Observer
@@ -26,7 +28,7 @@ __all__ = [
     "make",
 ]
 
-_KINDS = {
+_KINDS: dict[str, Callable[..., Observer]] = {
     "minmax": MinMax,
     "moving_average": MovingAverage,
     "percentile": Percentile,
@@ -41,7 +43,7 @@ def make(name: str) -> Observer:
     """A new observer by name: "minmax", "moving_average", "percentile", "token_percentile" (99.9 % of tokens),
     "histogram", "mse" or "entropy", of usual settings; or with its first setting, where it has one, as in
     "percentile:99.9", "moving_average:0.05" or "histogram:3". Else CqError."""
-    kind, colon, setting = name.partition(":") if isinstance(name, str) else (None, "", "")
+    kind, colon, setting = name.partition(":") if isinstance(name, str) else ("", "", "")
     if kind not in _KINDS:
         raise CqError(f"observer: got {name!r}, wanted one of {', '.join(map(repr, _KINDS))}")
     if not colon:

@@ -45,27 +45,27 @@ class Observer(ABC):
         """
         if order is not None:
             order = whole(order, "order", 0, 2**62, "None or a whole number from 0")
-        x = _array(x)
-        axis = None if self.axis is None else _from_the_end(self.axis, x.shape)
+        given = _array(x)
+        axis = None if self.axis is None else _from_the_end(self.axis, given.shape)
         if keep is not None:
-            x = x[_chosen(keep, x.shape, axis)]
-        if not x.size:
+            given = given[_chosen(keep, given.shape, axis)]
+        if not given.size:
             return
-        x, lo, hi = _extremes(x, None if axis is None else tuple(i for i in range(-x.ndim, 0) if i != axis))
-        if self._shape not in (None, lo.shape):
+        given, lo, hi = _extremes(given, None if axis is None else tuple(i for i in range(-given.ndim, 0) if i != axis))
+        if self._shape is not None and self._shape != lo.shape:
             raise CqError(f"x: got {lo.size} channels along axis {self.axis}, wanted {self._shape[0]} as before")
         self._shape = lo.shape
         if axis is not None:
-            x = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
-        self._update(x, lo, hi, order)
+            given = np.moveaxis(given, axis, -1).reshape(-1, given.shape[axis])
+        self._update(given, lo, hi, order)
 
     def merge(self, other: Self) -> Self:
         """Take in, in place, all that `other` has seen; returns self. Another class, other settings or another number
         of channels raise CqError, with nothing changed. `other` stays as it is."""
         if type(other) is not type(self) or other._settings() != self._settings():
             raise CqError(f"other: got {other!r}, wanted another {self!r}, as only equal observers can merge")
-        if other.seen:
-            if self._shape not in (None, other._shape):
+        if other._shape is not None:
+            if self._shape is not None and self._shape != other._shape:
                 raise CqError(f"other: got {other._shape[0]} channels, wanted {self._shape[0]} as here")
             self._shape = other._shape
             self._merge(other)
@@ -78,7 +78,7 @@ class Observer(ABC):
         if not self.seen:
             raise CalibrationError(f"{self!r} has seen no data; call update() with samples first")
         lo, hi = self._range(dtype, symmetric)
-        return np.float64(lo), np.float64(hi)
+        return np.asarray(lo, np.float64)[()], np.asarray(hi, np.float64)[()]
 
     def qparams(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Scale (float32) and zero point (int32) for range(), by affine.qparams; raises as range() does."""
@@ -117,14 +117,16 @@ class Ordered(Observer):
 
 def whole(value: object, name: str, least: int, most: int, wanted: str) -> int:
     """`value` as an int where least <= value <= most; else CqError saying what was wanted."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise CqError(f"{name}: got {value!r}, wanted {wanted}")
     return int(value)
 
 
 def number(value: object, name: str, wanted: str, low: float, high: float) -> float:
     """`value` as a float where low < value <= high; else CqError saying what was wanted."""
-    if isinstance(value, bool) or not isinstance(value, (Integral, float, np.floating)) or not low < value <= high:
+    if isinstance(value, bool) or not isinstance(value, (Integral, float, np.floating)):
+        raise CqError(f"{name}: got {value!r}, wanted {wanted}")
+    if not low < float(value) <= high:
         raise CqError(f"{name}: got {value!r}, wanted {wanted}")
     return float(value)
 

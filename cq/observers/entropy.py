@@ -130,4 +130,5 @@ def divergences(counts: np.ndarray, prefixes: np.ndarray, starts: np.ndarray, st
 
 
 def _x_log_x(x: np.ndarray) -> np.ndarray:
-    return x * functions.log(np.maximum(x, 1))  # of whole numbers
+    product: np.ndarray = x * functions.log(np.maximum(x, 1))  # of whole numbers
+    return product

@@ -21,7 +21,8 @@ class MinMax(Observer):
 
     def __init__(self, axis: int | None = None) -> None:
         super().__init__(axis)
-        self._lo, self._hi = np.float32(np.inf), np.float32(-np.inf)
+        self._lo: np.ndarray = np.array(np.inf, np.float32)
+        self._hi: np.ndarray = np.array(-np.inf, np.float32)
 
     def _update(self, x: np.ndarray, lo: np.ndarray, hi: np.ndarray, order: int | None) -> None:
         self._widen(lo, hi)
@@ -62,34 +63,38 @@ class MovingAverage(Observer):
     def _update(self, x: np.ndarray, lo: np.ndarray, hi: np.ndarray, order: int | None) -> None:
         if order is None:
             order = int(self._places.max()) + 1
-        self._make_room()
-        slot = order % self._window
+        kept, slot = self._room(lo.shape), order % self._window
         ends = np.stack([-lo, hi])
         if order == self._places[slot]:
-            self._ends[:, slot] = np.maximum(self._ends[:, slot], ends)
+            kept[:, slot] = np.maximum(kept[:, slot], ends)
         elif order > self._places[slot]:
-            self._ends[:, slot], self._places[slot] = ends, order
+            kept[:, slot], self._places[slot] = ends, order
 
     def _merge(self, other: Self) -> None:
-        self._make_room()
-        per_end = (self._window, *(1 for _ in self._shape))
+        if other._ends is None:
+            return
+        kept = self._room(other._ends.shape[2:])
+        per_end = (self._window, *(1 for _ in kept.shape[2:]))
         same = (self._places == other._places).reshape(per_end)  # empty slots too, which hold 0
         later = other._places > self._places
-        np.maximum(self._ends, other._ends, out=self._ends, where=same)
-        np.copyto(self._ends, other._ends, where=later.reshape(per_end))
+        np.maximum(kept, other._ends, out=kept, where=same)
+        np.copyto(kept, other._ends, where=later.reshape(per_end))
         np.copyto(self._places, other._places, where=later)
 
-    def _make_room(self) -> None:
+    def _room(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The ends kept so far, of ranges of this shape."""
         if self._ends is None:
-            self._ends = np.zeros((2, self._window, *self._shape), np.float32)
+            self._ends = np.zeros((2, self._window, *shape), np.float32)
+        return self._ends
 
     def _range(self, dtype: DTypeLike, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
         slots = np.argsort(self._places, kind="stable")
         slots = slots[self._places[slots] > max(self._places.max() - self._window, -1)]
         momentum = np.float32(self.momentum)
-        average = self._ends[:, slots[0]]
+        kept = self._room(())  # which is there, as something was seen
+        average = kept[:, slots[0]]
         for slot in slots[1:]:
-            average = average + momentum * (self._ends[:, slot] - average)
+            average = average + momentum * (kept[:, slot] - average)
         return -average[0], average[1]
 
 
@@ -99,4 +104,4 @@ def _window(momentum: float) -> int:
         return 1
     if momentum < 20 / _LONGEST:  # 40 log 2 is 27.7
         return _LONGEST
-    return min(math.ceil(functions.log(_FORGOTTEN) / functions.log(1 - momentum)), _LONGEST)
+    return min(math.ceil(float(functions.log(_FORGOTTEN) / functions.log(1 - momentum))), _LONGEST)

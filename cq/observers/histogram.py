@@ -56,8 +56,8 @@ class Histogram(Counting):
                     self.error(counts, edges, *pair, dtype, symmetric) for pair in zip(*ends(end, steps), strict=True)
                 ]
                 fractions[end] = min(fractions[end] + steps[int(np.argmin(cost))], 0.0)
-        lo, hi = ends(1, np.zeros(1))
-        return float(lo[0]), float(hi[0])
+        los, his = ends(1, np.zeros(1))
+        return float(los[0]), float(his[0])
 
     def error(
         self, counts: np.ndarray, edges: np.ndarray, lo: float, hi: float, dtype: DTypeLike, symmetric: bool

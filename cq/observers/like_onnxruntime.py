@@ -6,6 +6,8 @@ is one collect() there, which is given all batches of one collect_data() call to
 2**-126 here and 1 there.
 """
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -20,9 +22,11 @@ class _Collected(Ordered):
     def __init__(self, bins: int, magnitudes: bool) -> None:
         super().__init__()
         self.bins, self._magnitudes = whole(bins, "bins", 2, 1 << 24, "a whole number from 2 to 2**24"), magnitudes
-        self._lo, self._hi = np.float32(np.inf), np.float32(-np.inf)
-        self._threshold = np.float32(0)
-        self._counts, self._edges = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        self._lo: np.ndarray = np.array(np.inf, np.float32)
+        self._hi: np.ndarray = np.array(-np.inf, np.float32)
+        self._threshold: np.ndarray = np.array(0, np.float32)
+        self._counts: np.ndarray = np.zeros(0, np.int64)
+        self._edges: np.ndarray = np.zeros(0, np.float32)
 
     def _update(self, x: np.ndarray, lo: np.ndarray, hi: np.ndarray, order: int | None) -> None:
         self._lo, self._hi = np.minimum(self._lo, lo), np.maximum(self._hi, hi)
@@ -46,7 +50,7 @@ class _Collected(Ordered):
 
     def _count(self, x: np.ndarray, threshold: np.ndarray) -> None:
         if not len(self._edges):
-            self._counts, self._edges = np.histogram(x, self.bins, range=(-threshold, threshold))
+            self._counts, self._edges = np.histogram(x, self.bins, range=_around_zero(threshold))
             self._threshold = threshold
             return
         old, more = self._threshold, 0
@@ -56,7 +60,7 @@ class _Collected(Ordered):
             width = 2 * old / len(self._counts)
             more = int((threshold - old) // width + 1)
             threshold = more * width + old
-        counts, edges = np.histogram(x, len(self._counts) + 2 * more, range=(-threshold, threshold))
+        counts, edges = np.histogram(x, len(self._counts) + 2 * more, range=_around_zero(threshold))
         counts[more : len(counts) - more] += self._counts
         if threshold != old:
             self._edges, self._threshold = edges, threshold
@@ -128,7 +132,13 @@ class Entropy(_Collected):
         if not p.any() or not q.any():
             return np.float32(np.inf)
         p, q = (smoothed / smoothed.sum() for smoothed in (_smoothed(p), _smoothed(q)))
-        return (p * functions.log(p / q)).sum()
+        return np.float32((p * functions.log(p / q)).sum())
+
+
+def _around_zero(threshold: np.ndarray) -> tuple[float, float]:
+    """[-threshold, threshold] in the threshold's own precision, in which NumPy then works out the edges of bins; its
+    types know Python's floats alone."""
+    return cast(tuple[float, float], (-threshold, threshold))
 
 
 def _smoothed(counts: np.ndarray, floor: float = 0.0001) -> np.ndarray:

@@ -54,8 +54,9 @@ class Histogram(_TorchParameters, Ordered):
     def __init__(self, bins: int = 2048) -> None:
         super().__init__()
         self.bins = whole(bins, "bins", 2, 1 << 20, "a whole number from 2 to 2**20")
-        self._lo, self._hi = np.float32(np.inf), np.float32(-np.inf)
-        self._counts = np.zeros(bins, np.float32)
+        self._lo: np.ndarray = np.array(np.inf, np.float32)
+        self._hi: np.ndarray = np.array(-np.inf, np.float32)
+        self._counts: np.ndarray = np.zeros(bins, np.float32)
 
     def _settings(self) -> dict[str, object]:
         return {"bins": self.bins}
@@ -67,17 +68,18 @@ class Histogram(_TorchParameters, Ordered):
             counts += self._counts if (new_lo, new_hi) == (self._lo, self._hi) else self._stretched(new_lo, new_hi)
         self._counts, self._lo, self._hi = counts, new_lo, new_hi
 
-    def _count(self, x: np.ndarray, lo: np.float32, hi: np.float32) -> np.ndarray:
+    def _count(self, x: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
         """torch.histc: float32 counts of even bins, [lo - 1, hi + 1] for a single value."""
         if lo == hi:
             lo, hi = lo - np.float32(1), hi + np.float32(1)
         where = ((x.ravel() - lo) * np.float32(self.bins) / (hi - lo)).astype(np.int64)
         return np.bincount(np.minimum(where, self.bins - 1), minlength=self.bins).astype(np.float32)
 
-    def _stretched(self, lo: np.float32, hi: np.float32) -> np.ndarray:
+    def _stretched(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
         """The counts so far on bins over the wider [lo, hi]: a sixteenth of each bin goes where its middle lies."""
         if self._lo == self._hi:
-            return self._count(self._lo, lo, hi) * self._counts.sum()
+            counts: np.ndarray = self._count(self._lo, lo, hi) * self._counts.sum()
+            return counts
         parts = self.bins * self.FINER
         middles = _linspace(self._lo, self._hi, parts + 1)[:-1] + np.float32(0.5) * (
             (self._hi - self._lo) / np.float32(parts)
@@ -115,11 +117,11 @@ class Histogram(_TorchParameters, Ordered):
 
     def _error(self, start: int, stop: int) -> float:
         """Squared error of 256 codes over bins start to stop, elements spread evenly inside each bin."""
-        width = (float(self._hi) - float(self._lo)) / self.bins
-        code = width * (stop - start + 1) / self.CODES
-        if code == 0:
+        exact_width = (float(self._hi) - float(self._lo)) / self.bins
+        exact_code = exact_width * (stop - start + 1) / self.CODES
+        if exact_code == 0:
             return 0.0
-        width, code, half = np.float32(width), np.float32(code), np.float32(code / 2)
+        width, code, half = np.float32(exact_width), np.float32(exact_code), np.float32(exact_code / 2)
         begin = (np.arange(self.bins) - start).astype(np.float32) * width
         end = begin + width
         first, last = (np.clip(np.floor(edge / code), 0, self.CODES - 1) for edge in (begin, end))
@@ -130,11 +132,11 @@ class Histogram(_TorchParameters, Ordered):
         return float(error.sum(dtype=np.float64))
 
 
-def _third_of_cubes(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    return (end * end * end - begin * begin * begin) / np.float32(3)
+def _third_of_cubes(begin: np.ndarray | np.float32, end: np.ndarray | np.float32) -> np.ndarray:
+    return np.asarray((end * end * end - begin * begin * begin) / np.float32(3))[()]
 
 
-def _linspace(lo: np.float32, hi: np.float32, points: int) -> np.ndarray:
+def _linspace(lo: np.ndarray, hi: np.ndarray, points: int) -> np.ndarray:
     """torch.linspace: float32 steps from the nearer end."""
     # in float64 the product is exact: one rounding, as a fused step has
     step = np.float64((hi - lo) / np.float32(points - 1))

@@ -61,7 +61,8 @@ def errors(
     below = position.astype(np.intp)
     position -= below
     tail, slope, bend = (column.take(below) for column in table)
-    return -step[:, 0] * (tail + position * (slope + position * bend)).sum(axis=1)
+    errors: np.ndarray = -step[:, 0] * (tail + position * (slope + position * bend)).sum(axis=1)
+    return errors
 
 
 def tail_table(counts: np.ndarray) -> np.ndarray:

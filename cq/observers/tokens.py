@@ -15,7 +15,8 @@ class Tokens:
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
-        self.lo = self.hi = None  # (channels,) float32
+        self.lo: np.ndarray | None = None  # (channels,) float32
+        self.hi: np.ndarray | None = None
         # rows and their ranks, at most a quarter more than are kept
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
         # tokens in parts; the rank one must be below
@@ -28,7 +29,7 @@ class Tokens:
 
     def merge(self, other: Self) -> Self:
         """Take in what `other` saw; returns self."""
-        if other.lo is not None:
+        if other.lo is not None and other.hi is not None:
             nothing = [(np.empty((0, len(other.lo)), np.float32), np.empty(0, np.uint64))]
             for rows, ranks in other._parts or nothing:
                 self._take(rows, ranks, other.lo, other.hi)
@@ -41,7 +42,9 @@ class Tokens:
         return self._parts[0][0]
 
     def _take(self, x: np.ndarray, ranks: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> None:
-        self.lo, self.hi = (lo, hi) if self.lo is None else (np.minimum(self.lo, lo), np.maximum(self.hi, hi))
+        if self.lo is not None and self.hi is not None:
+            lo, hi = np.minimum(self.lo, lo), np.maximum(self.hi, hi)
+        self.lo, self.hi = lo, hi
         fits = ranks < self._worst
         if fits.any():
             self._parts.append((x[fits], ranks[fits]))
@@ -62,4 +65,5 @@ def _hash(x: np.ndarray) -> np.ndarray:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> np.uint64(31))
+    return x

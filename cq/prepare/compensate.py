@@ -1,7 +1,7 @@
 """compensate(model, samples) → a float32 model whose weights lie on int8's codes, each rounded so that it takes back
 the errors of those before it, once channels that hid others from the codes were made alike. Knows no strategy."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -100,7 +100,7 @@ def _seen(model: Transformer, samples: Iterable, places: list[_Place], progress:
     wanted = {place.site: place for place in places}
     squares: dict[str, np.ndarray] = {}
     tokens = {place.site: Tokens(KEEP) for place in places if place.source is not None}
-    total, done = len(samples) if hasattr(samples, "__len__") else None, 0
+    total, done = len(samples) if isinstance(samples, Sized) else None, 0
 
     def watch(site: str, x: np.ndarray, place: int, start: int) -> None:
         if site not in wanted:

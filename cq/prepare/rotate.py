@@ -3,6 +3,7 @@ over all of them before they become codes. Knows no strategy."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -34,19 +35,21 @@ def rotate(model: Transformer) -> Transformer:
             "RMS norms before each part and a language-model head, such as Llama's"
         )
     turn, head_turn = _Rotation(config.hidden_size), _Rotation(config.head_dim)
-    weights = {
+    weights: dict[str, np.ndarray | Deferred] = {
         f"{name}.weight": norm.weight if name.endswith(("query_norm", "key_norm")) else np.ones_like(norm.weight)
         for name, norm in model.norms()
     }
-    weights["embed.word"] = _deferred(model.embedding.source, turn)
+    word = model.embedding.source
+    assert not isinstance(word, _core.Weight), "the model is float32"
+    weights["embed.word"] = _deferred(word, turn)
     tables = {"embed.position": model.embedding.position, "embed.type": model.embedding.type}
     weights |= {name: turn(table) for name, table in tables.items() if table is not None}
     norms, graph = dict(model.norms()), model.graph
     values, attended = ({getattr(block.attention, part) for block in graph.blocks} for part in ("value", "output"))
-    for name, layer in model.linears():
+    for name, layer in model.float_linears():
         weight, bias, before = layer.source, layer.bias, graph.sites[graph.reads[name]].norm
         if before is not None:
-            weight = _deferred(weight, lambda w, norm=norms[before].weight: turn(w * norm))
+            weight = _deferred(weight, partial(_after_norm, turn, norms[before].weight))
         if name in values:
             weight = _deferred(weight, lambda w: _heads_turned(w.T, head_turn).T)
             bias = None if bias is None else _heads_turned(bias[None], head_turn)[0]
@@ -57,6 +60,11 @@ def rotate(model: Transformer) -> Transformer:
             bias = None if bias is None else turn(bias[None])[0]
         weights |= {f"{name}.weight": weight} | ({} if bias is None else {f"{name}.bias": bias})
     return Transformer(replace(config, tied=False), weights, model.tokenizer)
+
+
+def _after_norm(turn: "_Rotation", norm: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The weight that reads a norm's result, turned, with the norm's own in it."""
+    return turn(weight * norm)
 
 
 def _deferred(source: np.ndarray | Deferred, change: Callable[[np.ndarray], np.ndarray]) -> Deferred:

@@ -8,7 +8,7 @@ from ..convert import convert
 from ..errors import CqError
 from ..model import Transformer
 from ..plan import Plan
-from ..strategies import QAT, Dynamic, Mixed, Static, WeightOnly, parts
+from ..strategies import QAT, Dynamic, Mixed, Single, Static, Strategy, WeightOnly, parts
 from . import qat
 from .dynamic import plan_dynamic
 from .mixed import plan_mixed
@@ -18,7 +18,7 @@ from .weight_only import plan_weight_only
 
 def quantize(
     model: Transformer,
-    strategy: WeightOnly | Dynamic | Static | Mixed | QAT,
+    strategy: Strategy | QAT,
     calibration: Iterable | Calibration | None = None,
     progress: Progress | None = None,
     executor: Executor | None = None,
@@ -48,7 +48,7 @@ def quantize(
 
 def plan_of(
     model: Transformer,
-    strategy: WeightOnly | Dynamic | Static | Mixed,
+    strategy: Strategy,
     calibration: Iterable | Calibration | None = None,
     progress: Progress | None = None,
     executor: Executor | None = None,
@@ -63,7 +63,7 @@ def plan_of(
     if len(static) > 1 and isinstance(calibration, Iterable) and not isinstance(calibration, str):
         calibration = list(calibration)  # gone over once for each
 
-    def of(part: WeightOnly | Dynamic | Static) -> Plan:
+    def of(part: Single) -> Plan:
         if isinstance(part, WeightOnly):
             return plan_weight_only(model.config, part)
         if isinstance(part, Dynamic):
@@ -73,7 +73,7 @@ def plan_of(
     return plan_mixed(model.config, strategy, of) if isinstance(strategy, Mixed) else of(strategy)
 
 
-def _check(model, strategy, progress, strict) -> None:
+def _check(model: object, strategy: object, progress: object, strict: object) -> None:
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if not isinstance(strategy, (WeightOnly, Dynamic, Static, Mixed, QAT)):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..model import Config
 from ..model.forms import PerHead, PerTensor, PerToken
 from ..model.sites import Graph
-from ..plan import Plan
+from ..plan import Plan, QkvForms
 from ..strategies import Dynamic
 from .layers import attends_in_int8, plan_layers
 
@@ -17,7 +17,7 @@ def plan_dynamic(config: Config, strategy: Dynamic) -> Plan:
     kind = PerToken if scheme.activation_granularity == "per_token" else PerTensor
     form = kind(scheme.activation_dtype, scheme.activation_symmetric)
     plan = plan_layers(config, strategy, lambda site: form)
-    attention = {
+    attention: dict[str, QkvForms | PerHead] = {
         block.name: PerHead("int8", True, config.head_dim)
         for block in Graph(config).blocks
         if attends_in_int8(plan, strategy, block.attention.projections)

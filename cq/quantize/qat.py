@@ -1,7 +1,7 @@
 """Quantization-aware training: a plan by calibration, a network trained behind it, and the plan with what it
 learned."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..model import Transformer
 from ..model.forms import Fixed
 from ..plan import Plan
 from ..prepare.equalize import equalize_values, split_outliers
-from ..strategies import QAT, Dynamic, Static, WeightOnly
+from ..strategies import QAT, Dynamic, Single, Static, WeightOnly
 from ..train import fit
 from .dynamic import plan_dynamic
 from .smooth import wanted
@@ -21,15 +21,13 @@ from .weight_only import plan_weight_only
 
 _FIRST_RANGES = 500  # samples that ranges to be learned begin from
 
-Target = WeightOnly | Dynamic | Static
-
 
 def trained(
-    model: Transformer, strategy: QAT, samples: Iterable | None, progress: Progress | None
+    model: Transformer, strategy: QAT, samples: Iterable | Calibration | None, progress: Progress | None
 ) -> tuple[Transformer, Plan]:
     """The model trained in float32 behind fake quantization, and the plan to convert it by, with the ranges and scales
     that it was trained with. Raises CalibrationError where there are no samples, CqError where they are none."""
-    samples, texts = _checked(samples, strategy)
+    given, texts = _checked(samples, strategy)
     target = strategy.target
     coarse = target.scheme.weight_granularity == "per_tensor"
     smooths = isinstance(target, Static) and wanted(target)
@@ -40,10 +38,9 @@ def trained(
         kind = target.observer if isinstance(target, Static) else "minmax"
         found = calibrate(model, texts, kind, tokens=KEEP if coarse or smooths else 0)
     plan, weights = _folded(_first_plan(model, target, found), model.weights())
-    if coarse:
+    if coarse and found is not None:
         weights = _split(weights, model, plan, found)
-    given = progress and (lambda done, total, loss: progress(done, total))
-    network = fit(model, samples, strategy, plan, weights, progress=given)
+    network = fit(model, given, strategy, plan, weights, progress=_without_loss(progress))
     result, plan = Transformer(model.config, network.weights(), model.tokenizer), network.trained_plan()
     if isinstance(target, Static) and model.classifier is not None:  # whose head is not trained, only calibrated
         found = calibrate(result, texts, target.observer, tokens=0)
@@ -51,7 +48,14 @@ def trained(
     return result, plan
 
 
-def _checked(samples: Iterable | None, strategy: QAT) -> tuple[list, list]:
+def _without_loss(progress: Progress | None) -> Callable[[int, int, float], None] | None:
+    """What training calls, with the loss too."""
+    if progress is None:
+        return None
+    return lambda done, total, loss: progress(done, total)
+
+
+def _checked(samples: Iterable | Calibration | None, strategy: QAT) -> tuple[list, list]:
     """(the samples, those among them that calibration goes over)."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
@@ -62,7 +66,7 @@ def _checked(samples: Iterable | None, strategy: QAT) -> tuple[list, list]:
     return samples, texts[:_FIRST_RANGES]
 
 
-def _first_plan(model: Transformer, target: Target, found: Calibration | None) -> Plan:
+def _first_plan(model: Transformer, target: Single, found: Calibration | None) -> Plan:
     """The plan that training begins with. Parameters of sites that training finds by itself (moving averages of
     extremes, without calibration) are placeholders."""
     if isinstance(target, WeightOnly):
@@ -89,7 +93,7 @@ def _folded(plan: Plan, weights: dict[str, np.ndarray]) -> tuple[Plan, dict[str,
     return replace(plan, layers=layers), weights
 
 
-def _equalized(model: Transformer, target: Target) -> Transformer:
+def _equalized(model: Transformer, target: Single) -> Transformer:
     """The same function, with values and what reads them in one range where both will have one scale."""
     plan, weights = _first_plan(model, target, None), model.weights()
     for block in model.graph.blocks:
@@ -116,7 +120,7 @@ def _calibrated_head(plan: Plan, model: Transformer, found: Calibration, target:
     layers = {
         name: layer
         if name in trunk or layer.input is None
-        else replace(layer, input=fixed(found.sites[model.graph.reads[name]], target.scheme))
+        else replace(layer, input=fixed(found, model.graph.reads[name], target.scheme))
         for name, layer in plan.layers.items()
     }
     return replace(plan, layers=layers)

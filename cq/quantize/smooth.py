@@ -19,7 +19,7 @@ from ..calibrate import Calibration, Progress
 from ..coding import quantize_weight
 from ..errors import CalibrationError
 from ..model import Transformer
-from ..model.forms import Columns, Fixed, Smoothed
+from ..model.forms import Columns, Fixed, PerHead, Smoothed
 from ..model.linear import Linear
 from ..observers.tokens import Tokens
 from ..plan import Fold, Plan, scaled
@@ -60,7 +60,7 @@ def smoothed(
     read them. progress(done, total) is called as sites are done. Raises CalibrationError where `calibration` kept no
     tokens."""
     layers, attention = dict(plan.layers), dict(plan.attention)
-    linears, tasks = dict(model.linears()), list(_tasks(model, plan, strategy))
+    linears, tasks = dict(model.float_linears()), list(_tasks(model, plan, strategy))
     for done, task in enumerate(tasks, 1):
         if progress is not None:
             progress(done, len(tasks))
@@ -68,21 +68,24 @@ def smoothed(
         if not read:
             continue
         weights = [linears[name].weight for name in read]
-        search = _Search(_tokens(calibration, task.site), weights, layers[read[0]].input)
-        values = () if task.values is None else _values(model, _tokens(calibration, task.values))
-        best = search.best(*values) if strategy.smooth and task.smooths else search.plain()
+        plain = layers[read[0]].input
+        assert isinstance(plain, Fixed), "static codes, before they are smoothed"
+        search = _Search(_tokens(calibration, task.site), weights, plain)
+        mixed = None if task.values is None else _values(model, _tokens(calibration, task.values))
+        best = search.best(mixed) if strategy.smooth and task.smooths else search.plain()
         for name, weight in zip(read, weights):
             fold = Fold(best.factor, search.offset(best, weight, strategy.correct_bias))
             layers[name] = replace(layers[name], input=best.form, fold=fold)
         if best.value is not None:
-            query, key, _ = attention[task.block]
-            attention[task.block] = query, key, best.value
+            forms = attention[task.block]
+            assert not isinstance(forms, PerHead), "static attention has fixed codes"
+            attention[task.block] = forms[0], forms[1], best.value
     return replace(plan, layers=layers, attention=attention)
 
 
 def _tasks(model: Transformer, plan: Plan, strategy: Static) -> Iterator[_Task]:
     """Every site of the trunk, in the order of work."""
-    linears = dict(model.linears())
+    linears = dict(model.float_linears())
     # a norm's codes are the residual stream's too
     streamed = strategy.residual == "int8" and not model.config.norm_first
     for block in model.graph.blocks:
@@ -110,14 +113,28 @@ def _tokens(calibration: Calibration, site: str) -> Tokens:
     return calibration.tokens[site]
 
 
-def _values(model: Transformer, tokens: Tokens) -> tuple[Tokens, int, int]:
-    """Values that attention mixes, how many query heads share one of theirs, and its width."""
-    return tokens, model.config.num_heads // model.config.num_kv_heads, model.config.head_dim
+class _Values(NamedTuple):
+    """Values that attention mixes: their extremes, how many query heads share one of their heads, and its width."""
+
+    lo: np.ndarray
+    hi: np.ndarray
+    group: int
+    dim: int
+
+
+def _values(model: Transformer, tokens: Tokens) -> _Values:
+    return _Values(*_ends(tokens), model.config.num_heads // model.config.num_kv_heads, model.config.head_dim)
+
+
+def _ends(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Each channel's smallest and largest element, float64."""
+    assert tokens.lo is not None and tokens.hi is not None, "calibration saw some"
+    return tokens.lo.astype(np.float64), tokens.hi.astype(np.float64)
 
 
 def _half(half: np.ndarray) -> np.ndarray:
     """Half ranges of features, widened where they are next to nothing."""
-    return np.maximum(half, max(NARROWEST * half.max(), float(affine.SMALLEST_SCALE) * 2.0**20))
+    return np.asarray(np.maximum(half, max(NARROWEST * half.max(), float(affine.SMALLEST_SCALE) * 2.0**20)))
 
 
 class _Candidate(NamedTuple):
@@ -134,8 +151,7 @@ class _Search:
     """One site: its kept tokens, and the weights (n, k) of the layers that read it."""
 
     def __init__(self, tokens: Tokens, weights: list[np.ndarray], plain: Fixed):
-        self.x, self.lo, self.hi = tokens.rows, tokens.lo.astype(np.float64), tokens.hi.astype(np.float64)
-        self.form = plain
+        self.x, (self.lo, self.hi), self.form = tokens.rows, _ends(tokens), plain
         step = -(-sum(map(len, weights)) // _OUTPUTS)
         self.weight = np.concatenate([weight[::step] for weight in weights])
         self.y = _core.matmul(self.x, self.weight.T)
@@ -145,25 +161,26 @@ class _Search:
     def plain(self) -> _Candidate:
         return _Candidate(self.form, None, np.zeros(len(self.lo)))
 
-    def best(self, *values) -> _Candidate:
-        """The candidate of least error, the plain one among them."""
-        make = self._context if values else self._inputs
-        return min((self.plain(), *(make(strength, *values) for strength in STRENGTHS)), key=self.error)
+    def best(self, values: _Values | None) -> _Candidate:
+        """The candidate of least error, the plain one among them. values: what attention mixes into the site, where
+        those are coded too."""
+        tried = (self._inputs(s) if values is None else self._context(s, values) for s in STRENGTHS)
+        return min((self.plain(), *tried), key=self.error)
 
     def _inputs(self, strength: float) -> _Candidate:
         scale, columns, shift = self._columns(self.lo, self.hi, self.reach, strength)
         form = Smoothed(self.form.dtype, self.form.symmetric, scale, affine.middle(self.form.dtype), columns)
         return _Candidate(form, columns.scale[0].astype(np.float64) / scale, shift)
 
-    def _context(self, strength: float, values: Tokens, group: int, dim: int) -> _Candidate:
-        """What attention mixes from values: `group` query heads share one of the values', `dim` wide."""
+    def _context(self, strength: float, values: _Values) -> _Candidate:
+        """What attention mixes from values."""
 
-        def of_context(x):
-            return np.repeat(x.reshape(-1, 1, dim), group, 1).reshape(-1)
+        def of_context(x: np.ndarray) -> np.ndarray:
+            return np.repeat(x.reshape(-1, 1, values.dim), values.group, 1).reshape(-1)
 
-        lo, hi = values.lo.astype(np.float64), values.hi.astype(np.float64)
-        reach = self.reach.reshape(-1, group, dim).max(1).reshape(-1)  # the largest over the heads that share them
-        scale, columns, shift = self._columns(lo, hi, reach, strength)
+        # the largest over the heads that share them
+        reach = self.reach.reshape(-1, values.group, values.dim).max(1).reshape(-1)
+        scale, columns, shift = self._columns(values.lo, values.hi, reach, strength)
         value = Smoothed(self.form.dtype, self.form.symmetric, scale, affine.middle(self.form.dtype), columns)
         factor, shift = of_context(columns.scale[0].astype(np.float64) / scale), of_context(shift)
         lo, hi = ((end - shift) / factor for end in (self.lo, self.hi))
@@ -171,9 +188,11 @@ class _Search:
         form = Fixed(self.form.dtype, self.form.symmetric, float(own), int(zero_point))
         return _Candidate(form, factor, shift, value)
 
-    def _columns(self, lo, hi, reach, strength: float) -> tuple[float, Columns, np.ndarray]:
+    def _columns(
+        self, lo: np.ndarray, hi: np.ndarray, reach: np.ndarray, strength: float
+    ) -> tuple[float, Columns, np.ndarray]:
         """(the scale that products see, the features' own, their shifts)."""
-        center, farthest = (0.0 if self.form.symmetric else (lo + hi) / 2), np.maximum(hi, -lo)
+        center, farthest = np.zeros_like(lo) if self.form.symmetric else (lo + hi) / 2, np.maximum(hi, -lo)
         limit = (affine.FARTHEST - 1) / 127  # of a shift, in half ranges
         half = _half(np.maximum(farthest - np.abs(center), farthest / (1 + limit)))
         center = np.clip(center, -limit * half, limit * half)
@@ -205,18 +224,18 @@ class _Search:
     def _codes(self, candidate: _Candidate) -> np.ndarray:
         """What products see of the kept tokens, (tokens, k) float32."""
         form, x = candidate.form, self.x
-        scale, zero_point = np.float32(form.scale), form.zero_point
-        if isinstance(form, Smoothed):
-            scale, zero_point = form.columns.scale, form.columns.zero_point
-        elif candidate.factor is not None:
+        own = form.columns if isinstance(form, Smoothed) else form
+        scale, zero_point = np.asarray(own.scale, np.float32), np.asarray(own.zero_point, np.float32)
+        if candidate.factor is not None and not isinstance(form, Smoothed):
             x = ((x - candidate.shift) / candidate.factor).astype(np.float32)
-        codes = np.clip(np.rint(x / scale) + np.float32(zero_point), *affine.code_range(form.dtype, form.symmetric))
-        return (codes - np.float32(form.zero_point)) * np.float32(form.scale)
+        codes = np.clip(np.rint(x / scale) + zero_point, *affine.code_range(form.dtype, form.symmetric))
+        seen: np.ndarray = (codes - np.float32(form.zero_point)) * np.float32(form.scale)
+        return seen
 
 
 def _times(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
     """weight (n, k) float32 times x (k,) float64, each row's products summed in float64."""
-    return (weight * x).sum(axis=1)
+    return np.asarray((weight * x).sum(axis=1))
 
 
 def rounded(weight: np.ndarray, factor: np.ndarray | None) -> np.ndarray:

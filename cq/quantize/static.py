@@ -1,37 +1,34 @@
 """The plan of Static: codes by parameters that calibration found, and what smoothing and bias correction fold in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import replace
 
-from ..calibrate import KEEP, Calibration, calibrate
+from ..calibrate import KEEP, Calibration, Progress, calibrate
 from ..errors import CalibrationError, CqError
 from ..model import Config, Transformer
-from ..model.forms import Fixed
+from ..model.forms import Fixed, PerHead
 from ..model.sites import Graph
-from ..plan import Plan
+from ..plan import Plan, QkvForms
 from ..strategies import Scheme, Static
 from .layers import attends_in_int8, plan_layers
 from .smooth import smoothed, wanted
 
 
-def plan_static(model: Transformer, strategy: Static, calibration: Calibration, progress=None) -> Plan:
+def plan_static(
+    model: Transformer, strategy: Static, calibration: Calibration, progress: Progress | None = None
+) -> Plan:
     """The plan of `model` with parameters from `calibration`. progress(done, total) is called as sites are smoothed.
     Raises CalibrationError where the calibration is of another model, or kept no tokens that smoothing needs."""
-
-    def form_at(site: str) -> Fixed:
-        if site not in calibration.sites:
-            raise CalibrationError(f"calibration: it knows no site {site!r}; it was made with another model")
-        return fixed(calibration.sites[site], strategy.scheme)
-
-    plan = plan_fixed(model.config, strategy, form_at)
+    plan = plan_fixed(model.config, strategy, lambda site: fixed(calibration, site, strategy.scheme))
     return smoothed(model, plan, calibration, strategy, progress) if wanted(strategy) else plan
 
 
 def plan_fixed(config: Config, strategy: Static, form_at: Callable[[str], Fixed]) -> Plan:
     """The plan with the form of each site as form_at(site) has it."""
     plan = plan_layers(config, strategy, form_at)
-    attention = {
-        block.name: tuple(map(form_at, block.attention.projections))
+    attention: dict[str, QkvForms | PerHead] = {
+        block.name: (form_at(block.attention.query), form_at(block.attention.key), form_at(block.attention.value))
         for block in Graph(config).blocks
         if attends_in_int8(plan, strategy, block.attention.projections)
     }
@@ -47,13 +44,19 @@ def _residual(config: Config, form_at: Callable[[str], Fixed]) -> tuple[Fixed | 
     return (*(form_at(part.input) for part in parts), None)
 
 
-def fixed(observer, scheme: Scheme) -> Fixed:
-    """The form of a site whose activations the observer has seen."""
-    scale, zero_point = observer.qparams(scheme.activation_dtype, scheme.activation_symmetric)
+def fixed(calibration: Calibration, site: str, scheme: Scheme) -> Fixed:
+    """The form of a site whose activations calibration has seen."""
+    scale, zero_point = calibration.qparams(site, scheme.activation_dtype, scheme.activation_symmetric)
     return Fixed(scheme.activation_dtype, scheme.activation_symmetric, float(scale), int(zero_point))
 
 
-def calibrated(model: Transformer, strategy: Static, samples, progress=None, executor=None) -> Calibration:
+def calibrated(
+    model: Transformer,
+    strategy: Static,
+    samples: Iterable | Calibration | None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+) -> Calibration:
     """What calibration found for the strategy: `samples` where they are a Calibration already. Raises CalibrationError
     where there are none, CqError where the calibration is another observer's."""
     if samples is None:

@@ -5,9 +5,10 @@ import copy
 import json
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 from rich import box
@@ -15,12 +16,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from .. import _core
 from ..errors import CqError
-from ..system import _core, info
+from ..model import Transformer
+from ..system import info
 from .profile import Profile, profile
-from .timing import rest
+from .samples import Progress
+from .timing import in_turns
 
-_ROUNDS, _TURN_S = 7, 0.05
+_ROUNDS = 7
 _PEAK_REPEATS, _PEAK_TRIES = 2000, 5
 
 
@@ -55,7 +59,7 @@ class Bench:
 
     def show(self) -> Group:
         """For the terminal: the speeds, then a table for each profile."""
-        return Group(self._speeds(), *(_profile_table(row) for row in self.rows if row.profile))
+        return Group(self._speeds(), *(_profile_table(row, row.profile) for row in self.rows if row.profile))
 
     def _speeds(self) -> Table:
         machine = self.machine
@@ -85,10 +89,10 @@ class Bench:
 
 def bench(
     name: str,
-    models: dict,
+    models: dict[str, Transformer],
     shapes: Iterable[tuple[int, int]],
     profiled: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Bench:
     """Times `models` (name → Transformer) in turns on random token ids of each shape (sequences, tokens of each).
 
@@ -117,7 +121,7 @@ def bench(
     return Bench(name, info(), {kind: speed / 1e9 for kind, speed in peaks.items()}, tuple(rows))
 
 
-def operations(model, tokens: Iterable[np.ndarray]) -> float:
+def operations(model: Transformer, tokens: Iterable[np.ndarray]) -> float:
     """Of one forward pass without padding, a multiply-add being two: linear layers, and attention's two products, of
     which a causal model needs those up to the diagonal."""
     config, lengths = model.config, [len(ids) for ids in tokens]
@@ -145,7 +149,7 @@ def peak_speeds() -> dict[str, float]:
     return found
 
 
-def activation_bytes(model, tokens) -> int:
+def activation_bytes(model: Transformer, tokens: list[np.ndarray]) -> int:
     """The most that a model's first forward pass holds at once beside the weights and its float32 result: what NumPy
     allocates, what few tokens keep for those that follow included."""
     model.forward(tokens[:1])  # weights are laid side by side once
@@ -158,25 +162,13 @@ def activation_bytes(model, tokens) -> int:
         tracemalloc.stop()
 
 
-def _timed(models: Iterable, tokens: list[np.ndarray]) -> list[float]:
+def _timed(models: Iterable[Transformer], tokens: list[np.ndarray]) -> list[float]:
     """Median seconds of each model's forward pass; they take turns."""
-    models = list(models)
-    seconds: list[list[float]] = [[] for _ in models]
-    for _ in range(_ROUNDS):
-        for model, found in zip(models, seconds):
-            rest()
-            model.forward(tokens)  # with cold caches: does not count
-            end = time.perf_counter() + _TURN_S
-            while True:
-                start = time.perf_counter()
-                model.forward(tokens)
-                found.append(time.perf_counter() - start)
-                if time.perf_counter() > end:
-                    break
+    seconds = in_turns([partial(model.forward, tokens) for model in models], _ROUNDS, warm=True)
     return [float(np.median(found)) for found in seconds]
 
 
-def _tokens(model, shape: tuple[int, int]) -> list[np.ndarray]:
+def _tokens(model: Transformer, shape: tuple[int, int]) -> list[np.ndarray]:
     """Random ids, the same for every call."""
     sequences, length = shape
     if sequences < 1 or not 1 <= length <= model.config.max_positions:
@@ -186,13 +178,12 @@ def _tokens(model, shape: tuple[int, int]) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, model.config.vocab_size, shape).astype(np.int32))
 
 
-def _kind(model) -> str:
+def _kind(model: Transformer) -> str:
     """The peak that a model is held against: float32 products or int8 ones."""
     return "float32" if model.strategy is None or model.strategy.name == "weight-only" else "int8"
 
 
-def _profile_table(row: Speed) -> Table:
-    found = row.profile
+def _profile_table(row: Speed, found: Profile) -> Table:
     table = _table(
         f"{row.name}, {row.shape[0]}×{row.shape[1]}: one pass by parts",
         f"Parts together {found.seconds * 1e3:.3f} ms; an unwatched pass {found.forward_s * 1e3:.3f} ms.",
@@ -204,7 +195,7 @@ def _profile_table(row: Speed) -> Table:
     )
     for part in found.parts:
         layers = part.by_layer
-        slowest = max(layers, key=layers.get) if layers else None
+        slowest = max(layers, key=lambda layer: layers[layer]) if layers else 0
         table.add_row(
             part.name,
             f"{part.seconds * 1e3:.3f}",

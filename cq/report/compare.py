@@ -3,26 +3,27 @@ terminal."""
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import CqError
 from ..formats import save
+from ..model import Transformer
 from ..quantize import quantize
-from ..strategies import QAT, STRATEGIES, Dynamic, Mixed, Scheme, Static, WeightOnly
+from ..strategies import QAT, Dynamic, Mixed, Scheme, Single, Static, WeightOnly
 from ..system import info
 from .evaluate import Evaluation, metric_names
-from .inputs import Ready, calibration_for, checked, needs_samples, opened
+from .inputs import Chosen, Ready, calibration_for, checked, needs_samples, opened
 from .record import Report, Row
-from .samples import Samples, listed, read
+from .samples import Progress, Samples, Source, listed, read
 from .sensitivity import sensitivity
 from .timing import timed
 
 
-def default_strategies(qat: int | None = None, learning_rate: float = QAT.learning_rate) -> tuple:
+def default_strategies(qat: int | None = None, learning_rate: float = QAT.learning_rate) -> tuple[Chosen, ...]:
     """Weight-only, dynamic and static, and with `qat` steps of training, at this rate, QAT for static, each with the
     production default and with the textbook scheme."""
-    found = []
+    found: list[Chosen] = []
     for scheme, observer in ((Scheme(), Static.observer), (Scheme.textbook(), "minmax")):
         static = Static(scheme=scheme, observer=observer)
         found += [WeightOnly(scheme=scheme), Dynamic(scheme=scheme), static]
@@ -31,12 +32,12 @@ def default_strategies(qat: int | None = None, learning_rate: float = QAT.learni
 
 
 def compare(
-    model,
-    data,
+    model: str | os.PathLike | Transformer,
+    data: Source,
     strategies: Iterable | None = None,
-    calibration=None,
+    calibration: Source | None = None,
     metric: str | Callable | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     repeats: int = 7,
     layers: bool = False,
 ) -> Report:
@@ -62,73 +63,64 @@ def compare(
     progress = progress or (lambda what, done, total: None)
     if type(repeats) is not int or repeats < 1:
         raise CqError(f"repeats must be a positive integer, got {repeats!r}")
-    name, model, own_calibration = opened(model, "compare")
-    strategies = default_strategies() if strategies is None else checked(strategies, model)
+    name, float32, own_calibration = opened(model, "compare")
+    chosen = default_strategies() if strategies is None else checked(strategies, float32)
     data = data if isinstance(data, (str, os.PathLike, Samples)) else listed(data)
-    samples = read(data, model)
-    names = metric_names(metric, model, samples)
-    calibration = calibration_for(
-        strategies, calibration if calibration is not None else own_calibration, model, samples
+    samples = read(data, float32)
+    names = metric_names(metric, float32, samples)
+    calibrated_on = calibration_for(
+        chosen, calibration if calibration is not None else own_calibration, float32, samples
     )
-    alone = _first_of_each(strategies) if layers else ()
+    alone = _first_of_each(chosen) if layers else ()
 
-    models = [model]
+    models = [float32, *_quantized(float32, chosen, calibrated_on, progress)]
+    sizes = [_file_bytes(one) for one in models]
+    progress("quantize", len(chosen), len(chosen))
+    latency, batch, timing = timed(models, samples, repeats, progress)
+    accuracies = Evaluation(float32, samples, (*names, "sqnr_db"))(models, progress)
+    if callable(metric):
+        for one, accuracy in zip(models, accuracies):
+            accuracy[names[0]] = float(metric(one, samples if isinstance(data, (str, os.PathLike)) else data))
+
+    found = sensitivity(float32, samples, alone, calibrated_on, metric, progress) if layers else None
+    sqnr = [accuracy.pop("sqnr_db") for accuracy in accuracies]
+    rows = tuple(
+        Row(
+            *_labels(strategy),
+            sizes[i],
+            models[i].nbytes,
+            latency[i],
+            latency[0] / latency[i],
+            timing["batch_tokens"] / batch[i],
+            batch[0] / batch[i],
+            accuracies[i],
+            sqnr[i],
+        )
+        for i, strategy in enumerate((None, *chosen))
+    )
+    calibration_facts = None if calibrated_on is None else calibrated_on.described()
+    report = Report(name, names, rows, _machine(), samples.described(), calibration_facts, timing, found)
+    return report.named(name)
+
+
+def _quantized(
+    float32: Transformer, strategies: tuple[Chosen, ...], calibration: Samples | None, progress: Progress
+) -> Iterator[Transformer]:
+    """The model by each strategy."""
     for i, strategy in enumerate(strategies):
         progress("quantize", i, len(strategies))
         if isinstance(strategy, Ready):
-            models.append(strategy.model)
+            yield strategy.model
             continue
         kind = f"train {_labels(strategy)[0]}" if isinstance(strategy, QAT) else "calibrate"
-        models.append(
-            quantize(
-                model,
-                strategy,
-                calibration.tokens if needs_samples(strategy) else None,
-                lambda done, total: progress(kind, done, total),
-            )
-        )
-    sizes = [_file_bytes(m) for m in models]
-    progress("quantize", len(strategies), len(strategies))
-    latency, batch, timing = timed(models, samples, repeats, progress)
-    accuracies = Evaluation(model, samples, (*names, "sqnr_db"))(models, progress)
-    if callable(metric):
-        for m, accuracy in zip(models, accuracies):
-            accuracy[names[0]] = float(metric(m, samples if isinstance(data, (str, os.PathLike)) else data))
-
-    found = sensitivity(model, samples, alone, calibration, metric, progress) if layers else None
-    rows = []
-    for i, (m, strategy) in enumerate(zip(models, [None, *strategies])):
-        sqnr = accuracies[i].pop("sqnr_db")
-        rows.append(
-            Row(
-                *_labels(strategy),
-                sizes[i],
-                m.nbytes,
-                latency[i],
-                latency[0] / latency[i],
-                timing["batch_tokens"] / batch[i],
-                batch[0] / batch[i],
-                accuracies[i],
-                sqnr,
-            )
-        )
-    return Report(
-        name,
-        names,
-        tuple(rows),
-        _machine(),
-        samples.described(),
-        calibration.described() if calibration else None,
-        timing,
-        found,
-    ).named(name)
+        given = calibration.tokens if calibration is not None and needs_samples(strategy) else None
+        yield quantize(float32, strategy, given, lambda done, total: progress(kind, done, total))
 
 
-def _first_of_each(strategies) -> tuple:
+def _first_of_each(strategies: tuple[Chosen, ...]) -> tuple[Single, ...]:
     """Of the strategies that a layer alone can have."""
-    found = {
-        strategy.name: strategy for strategy in reversed(strategies) if isinstance(strategy, tuple(STRATEGIES.values()))
-    }
+    able = (strategy for strategy in reversed(strategies) if isinstance(strategy, (WeightOnly, Dynamic, Static)))
+    found = {strategy.name: strategy for strategy in able}
     if not found:
         raise CqError(
             "layers: none of the strategies is WeightOnly, Dynamic or Static, which a layer alone can have; add one"
@@ -136,7 +128,7 @@ def _first_of_each(strategies) -> tuple:
     return tuple(found.values())
 
 
-def _file_bytes(model) -> int:
+def _file_bytes(model: Transformer) -> int:
     """Size of the model's checkpoint on disk."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -144,7 +136,7 @@ def _file_bytes(model) -> int:
         return path.stat().st_size
 
 
-def _labels(strategy) -> tuple[str, str, str, str]:
+def _labels(strategy: Chosen | None) -> tuple[str, str, str, str]:
     """Row.name, .strategy, .scheme, .choices"""
     if strategy is None:
         return "float32", "float32", "", ""

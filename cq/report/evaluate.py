@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from ..errors import CqError
+from ..model import Transformer
 from ..model.pooling import pool
 from . import metrics
-from .samples import Samples
+from .samples import Progress, Samples
 
 LM, ENCODER = ("perplexity", "bits_per_token", "top1", "kl", "flips"), ("spearman", "cosine")
 LOWER_IS_BETTER = ("perplexity", "bits_per_token", "kl", "flips")
 _CHUNK_TOKENS, _CHUNK_LOGITS = 4096, 2**25  # evaluated at once; 2**25 float32 logits are 128 MiB
 
 
-def metric_names(metric, model, samples: Samples) -> tuple[str, ...]:
+def metric_names(metric: str | Callable | None, model: Transformer, samples: Samples) -> tuple[str, ...]:
     """Names of the accuracies that `metric` (a name, a function or None) asks for. Raises CqError where it does not
     fit."""
     if callable(metric):
@@ -34,7 +35,7 @@ def metric_names(metric, model, samples: Samples) -> tuple[str, ...]:
     return (metric,)
 
 
-def is_lm(model) -> bool:
+def is_lm(model: Transformer) -> bool:
     return model.config.causal and model.config.lm_head
 
 
@@ -46,7 +47,7 @@ class Evaluation:
     The data goes by in chunks, so that no more than a chunk of outputs is held, and the float32 model's, up to `keep`
     bytes, for the next call."""
 
-    def __init__(self, float32, samples: Samples, names: tuple[str, ...], keep: int = 0):
+    def __init__(self, float32: Transformer, samples: Samples, names: tuple[str, ...], keep: int = 0):
         self.float32, self.samples, self.names, self.keep = float32, samples, names, keep
         self.lm = is_lm(float32)
         # whether float32's outputs are needed
@@ -54,15 +55,15 @@ class Evaluation:
         self.embeds = float32.config.pooling is not None and not self.lm and bool(set(names) & set(ENCODER))
         self._kept: dict[int, list[np.ndarray]] = {}
 
-    def __call__(
-        self, models: Iterable, progress: Callable[[str, int, int], None] | None = None
-    ) -> list[dict[str, float]]:
+    def __call__(self, models: Iterable[Transformer], progress: Progress | None = None) -> list[dict[str, float]]:
         models, progress = list(models), progress or (lambda what, done, total: None)
-        parts, embeddings, done = [{} for _ in models], [], 0
+        parts: list[dict[str, list[np.ndarray]]] = [{} for _ in models]
+        embeddings: list[np.ndarray] = []  # the float32 model's
+        done = 0
         progress("evaluate", 0, len(self.samples))
         for place, chunk in enumerate(_chunks(self.samples, self.float32.config.vocab_size if self.lm else 1)):
             reference = self._reference(place, chunk) if self._beside else None
-            if self.embeds and "cosine" in self.names:
+            if reference is not None and self.embeds and "cosine" in self.names:
                 embeddings.append(_embedded(self.float32, reference))
             for model, part in zip(models, parts):
                 outputs = reference if reference and model is self.float32 else self._outputs(model, chunk)
@@ -71,13 +72,12 @@ class Evaluation:
                         part.setdefault(key, []).append(values)
             done += len(chunk)
             progress("evaluate", done, len(self.samples))
-        embeddings = np.concatenate(embeddings) if embeddings else None
         return [
             self._accuracies({key: np.concatenate(values) for key, values in part.items()}, embeddings)
             for part in parts
         ]
 
-    def _outputs(self, model, chunk) -> list[np.ndarray]:
+    def _outputs(self, model: Transformer, chunk: list[np.ndarray]) -> list[np.ndarray]:
         return model.logits(chunk) if self.lm else model.forward(chunk)
 
     def _reference(self, place: int, chunk: list[np.ndarray]) -> list[np.ndarray]:
@@ -88,12 +88,14 @@ class Evaluation:
             self._kept[place] = outputs
         return outputs
 
-    def _found(self, model, reference, outputs, chunk) -> Iterator[dict]:
+    def _found(
+        self, model: Transformer, reference: list[np.ndarray] | None, outputs: list[np.ndarray], chunk: list[np.ndarray]
+    ) -> Iterator[dict[str, np.ndarray]]:
         """What a chunk's sequences add to a model's accuracy."""
         for theirs, ours, tokens in zip(reference or outputs, outputs, chunk):
-            part = {}
+            part: dict[str, np.ndarray] = {}
             if "sqnr_db" in self.names:
-                part["sqnr_db"] = [metrics.sqnr_db(theirs, ours)]
+                part["sqnr_db"] = np.array([metrics.sqnr_db(theirs, ours)])
             if self.lm and {"perplexity", "bits_per_token"} & set(self.names):
                 part["nll"] = metrics.token_nll(ours, tokens)
             if "top1" in self.names:
@@ -108,7 +110,7 @@ class Evaluation:
         if self.embeds:
             yield {"embedding": _embedded(model, outputs)}
 
-    def _accuracies(self, part: dict, embeddings: np.ndarray | None) -> dict[str, float]:
+    def _accuracies(self, part: dict[str, np.ndarray], embeddings: list[np.ndarray]) -> dict[str, float]:
         ways = {
             "sqnr_db": lambda: float(part["sqnr_db"].mean()),
             "perplexity": lambda: metrics.perplexity(part["nll"]),
@@ -117,21 +119,22 @@ class Evaluation:
             "kl": lambda: float(part["kl"].mean()),
             "flips": lambda: float(part["flips"].mean()),
             "cosine": lambda: float(
-                (metrics.cosine(embeddings, part["embedding"]) if self.embeds else part["rows"]).mean()
+                (metrics.cosine(np.concatenate(embeddings), part["embedding"]) if self.embeds else part["rows"]).mean()
             ),
             "spearman": lambda: _spearman(part["embedding"], self.samples.scores),
         }
         return {name: ways[name]() for name in self.names if name in ways}
 
 
-def _embedded(model, hidden: list[np.ndarray]) -> np.ndarray:
+def _embedded(model: Transformer, hidden: list[np.ndarray]) -> np.ndarray:
     return model.pooled([pool(rows, model.config.modes) for rows in hidden])
 
 
 def _chunks(samples: Samples, width: int) -> Iterator[list[np.ndarray]]:
     """Consecutive sequences of together at most _CHUNK_TOKENS tokens and _CHUNK_LOGITS outputs of this width, or one
     sequence."""
-    most, chunk, size = min(_CHUNK_TOKENS, _CHUNK_LOGITS // width), [], 0
+    most, size = min(_CHUNK_TOKENS, _CHUNK_LOGITS // width), 0
+    chunk: list[np.ndarray] = []
     for ids in samples:
         if chunk and size + len(ids) > most:
             yield chunk
@@ -141,7 +144,8 @@ def _chunks(samples: Samples, width: int) -> Iterator[list[np.ndarray]]:
     yield chunk
 
 
-def _spearman(embedding: np.ndarray, scores: np.ndarray) -> float:
+def _spearman(embedding: np.ndarray, scores: np.ndarray | None) -> float:
     """×100, of the pairs' cosines with their scores, over the scored pairs. embedding: (2 pairs, dim)."""
+    assert scores is not None, "metric_names saw scores"
     scored = np.isfinite(scores)
     return 100.0 * metrics.spearman(metrics.cosine(embedding[::2], embedding[1::2])[scored], scores[scored])

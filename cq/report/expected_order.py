@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 
 from ..errors import CqError
-from ..strategies import QAT, STRATEGIES, Mixed
+from ..strategies import QAT, STRATEGIES, Mixed, Strategy
 from .record import Report, Row
 
 _ORDER = list(STRATEGIES)  # weight-only, dynamic, static
@@ -52,7 +52,7 @@ def check_order(report: Report, strategies: Iterable) -> str:
     )
 
 
-def _comparable(one, other) -> bool:
+def _comparable(one: Strategy, other: Strategy) -> bool:
     """Whether two strategies differ in nothing but when activations become codes."""
     return (
         not isinstance(one, Mixed)

@@ -9,8 +9,8 @@ from pathlib import Path
 from ..errors import CalibrationError, CqError
 from ..formats import load
 from ..model import Transformer
-from ..strategies import QAT, STRATEGIES, Mixed, Static, parts
-from .samples import Samples, read, shipped_model
+from ..strategies import QAT, Dynamic, Mixed, Static, Strategy, WeightOnly, parts
+from .samples import Samples, Source, read, shipped_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,10 @@ class Ready:
     model: Transformer
 
 
-def opened(model, what: str) -> tuple[str, object, Path | None]:
+Chosen = Strategy | QAT | Ready
+
+
+def opened(model: str | os.PathLike | Transformer, what: str) -> tuple[str, Transformer, Path | None]:
     """Name, float32 model and, for the shipped one, the file to calibrate on. what: the work that needs it, for
     messages."""
     if isinstance(model, (str, os.PathLike)):
@@ -37,18 +40,19 @@ def opened(model, what: str) -> tuple[str, object, Path | None]:
     return name, model, calibration
 
 
-def checked(strategies, original: Transformer | None = None) -> tuple:
+def checked(strategies: object, original: Transformer | None = None) -> tuple[Chosen, ...]:
     """Strategy objects of any kind, one or several; beside a model also paths of what was quantized from it before,
     loaded."""
-    several = isinstance(strategies, Iterable) and not isinstance(strategies, str)
-    return tuple(_checked(strategy, original) for strategy in (strategies if several else (strategies,)))
+    if isinstance(strategies, Iterable) and not isinstance(strategies, str):
+        return tuple(_checked(strategy, original) for strategy in strategies)
+    return (_checked(strategies, original),)
 
 
-def _checked(strategy, original: Transformer | None):
-    if isinstance(strategy, (*STRATEGIES.values(), Mixed, QAT)):
+def _checked(strategy: object, original: Transformer | None) -> Chosen:
+    if isinstance(strategy, (WeightOnly, Dynamic, Static, Mixed, QAT)):
         return strategy
-    path = isinstance(strategy, os.PathLike) or (isinstance(strategy, str) and strategy.endswith(".safetensors"))
-    if original is None or not path:
+    text = isinstance(strategy, str) and not strategy.endswith(".safetensors")
+    if original is None or text or not isinstance(strategy, (str, os.PathLike)):
         more = "" if original is None else ", or paths of models quantized before"
         raise CqError(f"strategies must be WeightOnly, Dynamic, Static, Mixed or QAT objects{more}, got {strategy!r}")
     model = load(strategy)
@@ -61,13 +65,15 @@ def _checked(strategy, original: Transformer | None):
     return Ready(Path(strategy).name, model)
 
 
-def needs_samples(strategy) -> bool:
+def needs_samples(strategy: Chosen) -> bool:
     if isinstance(strategy, Ready):
         return False
     return isinstance(strategy, QAT) or any(isinstance(part, Static) for part in parts(strategy))
 
 
-def calibration_for(strategies, calibration, model, samples: Samples) -> Samples | None:
+def calibration_for(
+    strategies: Iterable[Chosen], calibration: Source | None, model: Transformer, samples: Samples
+) -> Samples | None:
     """The samples to calibrate on, or None where no strategy needs any."""
     needs = next((strategy.name for strategy in strategies if needs_samples(strategy)), None)
     if needs is None:

@@ -100,9 +100,9 @@ class Sensitivity(Record):
     def _cells(self, brief: bool = False) -> Iterator[list[str]]:
         """The header, then one line per layer; a metric as its change from float32. brief: all numbers of the last
         strategy, of the others the SQNR."""
-        metrics = [(name, *METRICS.get(name, (name, "{:.4g}"))) for name in self.metrics if name != "cosine"]
+        every = [(name, *METRICS.get(name, (name, "{:.4g}"))) for name in self.metrics if name != "cosine"]
         last = list(self.strategies)[-1]
-        metrics = {kind: metrics[:1] if brief else metrics for kind in self.strategies if kind == last or not brief}
+        metrics = {kind: every[:1] if brief else every for kind in self.strategies if kind == last or not brief}
         header = ["layer"]
         for kind in self.strategies:
             header.append(f"{kind}\nSQNR dB")

@@ -20,15 +20,16 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import functions
+from ..calibrate import Calibration
 from ..errors import CqError
 from ..model import Transformer
 from ..model.deferred import read as read_array
 from ..quantize import quantize
-from ..strategies import Dynamic, Mixed, Static, WeightOnly
+from ..strategies import Dynamic, Mixed, Single, Static, WeightOnly
 from ..system import info
 from .evaluate import LOWER_IS_BETTER, Evaluation, is_lm, metric_names
 from .inputs import calibration_for, opened
-from .samples import Samples, listed, read
+from .samples import Progress, Samples, Source, listed, read
 from .sensitivity import KEPT_BYTES, by_name, quantize_only, ranges
 from .timing import fastest, timing_inputs
 from .trials import Mix, Search, Trial
@@ -50,15 +51,15 @@ class _Unit(NamedTuple):
 
 
 def mix(
-    model,
-    data,
+    model: str | os.PathLike | Transformer,
+    data: Source,
     budget: float,
     strategies: Iterable | None = None,
-    calibration=None,
+    calibration: Source | None = None,
     metric: str | Callable | None = None,
     record: str | os.PathLike | None = None,
     max_trials: int = 24,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Mix:
     """Finds the strategy of each layer: static, dynamic, weight-only or float32. `result.strategy` is what cq.quantize
     takes.
@@ -78,38 +79,46 @@ def mix(
         raise CqError(f"budget must be a number from 0 on, in the metric's units, got {budget!r}")
     if type(max_trials) is not int or max_trials < 1:
         raise CqError(f"max_trials must be a positive whole number, got {max_trials!r}")
-    _, model, own_calibration = opened(model, "mix")
-    strategies = by_name((WeightOnly(), Dynamic(), Static()) if strategies is None else strategies, "mix")
-    samples = read(data if isinstance(data, (str, os.PathLike, Samples)) else listed(data), model)
-    name = next(iter(metric_names(metric, model, samples)), None)
+    _, float32, own_calibration = opened(model, "mix")
+    chosen = by_name((WeightOnly(), Dynamic(), Static()) if strategies is None else strategies, "mix")
+    samples = read(data if isinstance(data, (str, os.PathLike, Samples)) else listed(data), float32)
+    name = next(iter(metric_names(metric, float32, samples)), None)
     if name is None:
         raise CqError(
             "metric: this model neither pools nor has a language-model head; give a function (model, data) -> float"
         )
     calibration = own_calibration if calibration is None else calibration
-    calibration = calibration_for(strategies.values(), calibration, model, samples)
-    strategies = {kind: dataclasses.replace(s, include=("*",), exclude=()) for kind, s in strategies.items()}
-    search = Search(record, _subject(model, strategies, calibration, samples, name), budget)
-    seen = ranges(model, strategies.values(), calibration, progress)
-    work = _Work(model, samples, strategies, seen, metric if callable(metric) else name, search, progress)
-    tries = _Tries(work, budget, max_trials, progress)
-    for kind in strategies:
+    calibrated_on = calibration_for(chosen.values(), calibration, float32, samples)
+    everywhere = {kind: dataclasses.replace(s, include=("*",), exclude=()) for kind, s in chosen.items()}
+    search = Search(record, _subject(float32, everywhere, calibrated_on, samples, name), budget)
+    seen = ranges(float32, everywhere.values(), calibrated_on, progress)
+    work = _Work(float32, samples, everywhere, seen, metric if callable(metric) else name, search, progress)
+    best = _searched(work, _Tries(work, budget, max_trials, progress))
+    progress("trials", max_trials, max_trials)
+    return Mix(name, work.float32, budget, work.base, best, tuple(search.trials))
+
+
+def _searched(work: "_Work", tries: "_Tries") -> Trial:
+    """Tries each strategy throughout, then candidates; the best of all that was tried."""
+    for kind in work.strategies:
         tries(dict.fromkeys(work.units, kind))
     row = list(_candidates(work))
     chosen = _first_within(row, tries)
     if tries.left and tries(chosen):
         _without_needless(chosen, row[0], work, tries)
-    progress("trials", max_trials, max_trials)
-    if search.best() is None:
+    found = work.search.best()
+    if found is None:
         tries(dict.fromkeys(work.units, "float32"))
-    return Mix(name, work.float32, budget, work.base, search.best(), tuple(search.trials))
+        found = work.search.best()
+    assert found is not None, "float32 loses nothing"
+    return found
 
 
 class _Tries:
     """Calls say whether a choice keeps to the budget, measured on a whole model. left: how many candidates may still be
     measured; who counts them decides which are."""
 
-    def __init__(self, work: "_Work", budget: float, most: int, progress: Callable[[str, int, int], None]):
+    def __init__(self, work: "_Work", budget: float, most: int, progress: Progress):
         self.work, self.budget, self.most, self.left, self.progress = work, budget, most, most, progress
         self._number = itertools.count(1)
 
@@ -149,10 +158,19 @@ def _without_needless(chosen: dict[_Unit, str], fastest: dict[_Unit, str], work:
 class _Work:
     """Measures noise, time and loss, each once."""
 
-    def __init__(self, model, samples, strategies, seen, metric, search: Search, progress):
+    def __init__(
+        self,
+        model: Transformer,
+        samples: Samples,
+        strategies: dict[str, Single],
+        seen: Calibration | None,
+        metric: str | Callable,
+        search: Search,
+        progress: Progress,
+    ):
         self.model, self.samples, self.strategies, self.seen, self.search = model, samples, strategies, seen, search
         self.metric, self.progress, self.units, self.base = metric, progress, _units(model), list(strategies)[-1]
-        names = () if callable(metric) else (metric,)
+        names = (metric,) if isinstance(metric, str) else ()
         self._probe = Evaluation(model, samples.fewer(_PROBE_TOKENS), ("sqnr_db",), KEPT_BYTES)
         self._judge = Evaluation(model, samples, names, KEPT_BYTES)
         self._tokens = _timed_tokens(model, samples)
@@ -182,10 +200,10 @@ class _Work:
         static = any(isinstance(part, Static) for _, part in strategy.choices)
         return quantize(self.model, strategy, self.seen if static else None)
 
-    def _accuracy(self, model) -> float:
-        return float(
-            self.metric(model, self.samples) if callable(self.metric) else self._judge([model])[0][self.metric]
-        )
+    def _accuracy(self, model: Transformer) -> float:
+        if isinstance(self.metric, str):
+            return self._judge([model])[0][self.metric]
+        return float(self.metric(model, self.samples))
 
     def _noises(self) -> dict[tuple[_Unit, str], float]:
         """Noise over signal of the model's outputs where the unit alone is quantized; they about add up."""
@@ -243,10 +261,10 @@ class _Work:
             for option in kinds[unit.kind]
         }
 
-    def _against_base(self, model) -> float:
+    def _against_base(self, model: Transformer) -> float:
         """Seconds over the base model's, timed in turns."""
-        run = (lambda m: m.logits(self._tokens)) if is_lm(self.model) else (lambda m: m.forward(self._tokens))
-        base, seconds = fastest([self._base, model], run, _ROUNDS)
+        run = Transformer.logits if is_lm(self.model) else Transformer.forward
+        base, seconds = fastest([self._base, model], lambda one: run(one, self._tokens), _ROUNDS)
         return seconds / base
 
 
@@ -286,7 +304,7 @@ def _kind(pattern: str) -> str:
     return pattern.split(".", 2)[2] if pattern.startswith("layers.") else pattern
 
 
-def _mixed(choices: dict[_Unit, str], strategies: dict) -> Mixed:
+def _mixed(choices: dict[_Unit, str], strategies: dict[str, Single]) -> Mixed:
     """As few patterns as say it: what differs from others of its kind, kinds that differ from the rest, the rest."""
     rest = Counter(choices.values()).most_common(1)[0][0]
     found = []
@@ -300,7 +318,7 @@ def _mixed(choices: dict[_Unit, str], strategies: dict) -> Mixed:
     return Mixed(tuple((pattern, strategies.get(choice)) for pattern, choice in [*found, ("*", rest)]))
 
 
-def _timed_tokens(model, samples: Samples) -> list[np.ndarray]:
+def _timed_tokens(model: Transformer, samples: Samples) -> list[np.ndarray]:
     _, batch = timing_inputs(samples)
     if is_lm(model):
         most = max(1, _LOGITS // model.config.vocab_size)
@@ -309,7 +327,9 @@ def _timed_tokens(model, samples: Samples) -> list[np.ndarray]:
     return batch
 
 
-def _subject(model, strategies: dict, calibration: Samples | None, samples: Samples, metric: str) -> dict:
+def _subject(
+    model: Transformer, strategies: dict[str, Single], calibration: Samples | None, samples: Samples, metric: str
+) -> dict:
     """What measurements hold for, in a form that can be compared."""
     machine = info()
     return {

@@ -1,11 +1,17 @@
 """A comparison as a picture: accuracy against speed and memory, and each layer's SQNR. Measures nothing."""
 
 import math
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import CqError, UnsupportedError
 from .evaluate import LOWER_IS_BETTER
+from .layers import Sensitivity
 from .record import METRICS, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SUFFIXES = (".svg", ".png", ".pdf")
 _COLOURS = {
@@ -21,7 +27,7 @@ _MARKERS = {"": "*", "default": "o", "textbook": "s", "custom": "D"}
 _PER_LAYER_INCHES, _NARROWEST_INCHES = 0.2, 9.0
 
 
-def check_plot(path) -> None:
+def check_plot(path: str | os.PathLike) -> None:
     """Before the work is done: raises UnsupportedError without matplotlib, CqError where the name ends in no kind of
     picture."""
     if Path(path).suffix not in _SUFFIXES:
@@ -32,7 +38,7 @@ def check_plot(path) -> None:
         raise UnsupportedError("a plot needs matplotlib, which is not installed: pip install 'cquant[plot]'") from None
 
 
-def plot(report: Report, path) -> None:
+def plot(report: Report, path: str | os.PathLike) -> None:
     """Draws `report` into the file `path`, .svg (whose text stays text), .png or .pdf: each row's accuracy (its SQNR
     where it has no metric) against its speed-up in tokens per second and its resident weights, better rows higher; and,
     where the report has layers, the SQNR with each layer alone quantized. Raises what check_plot raises; OSError."""
@@ -50,9 +56,9 @@ def plot(report: Report, path) -> None:
     for row, value in zip(report.rows, values, strict=True):
         if not math.isfinite(value):
             continue
-        look = {"color": _COLOURS[row.strategy], "marker": _MARKERS[row.scheme], "linestyle": "none", "label": row.name}
-        speed.plot(row.throughput_speedup, value, **look)
-        memory.plot(row.weight_bytes / 1e6, value, **look)
+        for axes, x in ((speed, row.throughput_speedup), (memory, row.weight_bytes / 1e6)):
+            colour, marker = _COLOURS[row.strategy], _MARKERS[row.scheme]
+            axes.plot(x, value, color=colour, marker=marker, linestyle="none", label=row.name)
     for axes, label in ((speed, "speed-up over float32, tokens per second"), (memory, "weights in memory, MB")):
         axes.set_xlabel(label)
         axes.set_ylabel(title)
@@ -61,7 +67,7 @@ def plot(report: Report, path) -> None:
         if report.metrics and report.metrics[0] in LOWER_IS_BETTER:
             axes.invert_yaxis()
     memory.legend(fontsize="small")
-    if layers:
+    if report.layers is not None:
         _draw_layers(figure.add_subplot(grid[1, :]), report.layers)
     figure.suptitle(report.model)
     with matplotlib.rc_context({"svg.fonttype": "none"}):
@@ -76,7 +82,7 @@ def _accuracy(report: Report) -> tuple[str, list[float]]:
     return METRICS.get(name, (name, ""))[0].replace("\n", " "), [row.accuracy[name] for row in report.rows]
 
 
-def _draw_layers(axes, sensitivity) -> None:
+def _draw_layers(axes: "Axes", sensitivity: Sensitivity) -> None:
     names = [layer.name for layer in sensitivity.layers]
     for kind in sensitivity.strategies:
         found = [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import CqError
+from ..model import Transformer
 from ..model.sites import WORK
 
 _LAYER = re.compile(r"layers\.(\d+)\.(.*)")
@@ -37,7 +38,7 @@ class Profile:
     forward_s: float
 
 
-def profile(model, tokens: Iterable[np.ndarray], passes: int = 15) -> Profile:
+def profile(model: Transformer, tokens: Iterable[np.ndarray], passes: int = 15) -> Profile:
     """Watches `passes` forward passes over `tokens` (a list of 1-D int arrays), and times as many unwatched ones in
     between.
 
@@ -60,7 +61,7 @@ def profile(model, tokens: Iterable[np.ndarray], passes: int = 15) -> Profile:
     return _summed(sites[0], np.median(np.diff(moments, axis=1), axis=0), float(np.median(unwatched)))
 
 
-def _watched(model, tokens: list[np.ndarray]) -> list[tuple[str, float]]:
+def _watched(model: Transformer, tokens: list[np.ndarray]) -> list[tuple[str, float]]:
     """(site, moment), from the start to the end of one pass. What flows is not looked at: in int8 models it may be
     codes."""
     marks = [(_START, time.perf_counter())]

@@ -4,7 +4,7 @@ nothing."""
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -50,12 +50,13 @@ class Row:
     sqnr_db: float
 
 
+@dataclass(frozen=True)
 class Record:
     """What a dataclass of results is as plain data."""
 
     def to_dict(self) -> dict:
         """Plain JSON types only; NaN and infinite numbers become None."""
-        return plain(asdict(self))
+        return {field.name: plain(vars(self)[field.name]) for field in fields(self)}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
@@ -180,8 +181,10 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def plain(value):
+def plain(value: object) -> object:
     """Nested dictionaries and sequences with every non-finite float replaced by None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

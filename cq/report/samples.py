@@ -3,7 +3,7 @@ model."""
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,10 @@ import numpy as np
 import tokenizers
 
 from ..errors import CqError, FormatError
+from ..model import Transformer
+
+Source = str | os.PathLike | Iterable  # of samples: what `read` takes, Samples among it
+Progress = Callable[[str, int, int | None], None]  # (what is done, how far, of how much; None: nobody knows)
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "shakespeare"
 WINDOW = 512  # tokens of a language model's window, or as many as it has positions for
@@ -65,7 +69,7 @@ class Samples:
         )
 
 
-def read(source, model) -> Samples:
+def read(source: Source, model: Transformer) -> Samples:
     """Samples for `model` (its config and tokenizer are used).
 
     source: a path, glob or folder of `.tsv` and `.txt` files, or a list of those as Path objects; or an iterable of
@@ -92,7 +96,7 @@ def read(source, model) -> Samples:
     )
 
 
-def listed(source) -> list:
+def listed(source: Iterable) -> list:
     """The samples of any iterable, so that they can be gone over more than once. Raises CqError for what cannot be
     iterated."""
     try:
@@ -101,7 +105,7 @@ def listed(source) -> list:
         raise CqError(f"data must be a path or an iterable of samples, got {type(source).__name__}") from None
 
 
-def files(source) -> list[Path]:
+def files(source: str | os.PathLike) -> list[Path]:
     """The files that a path, a glob or a folder stands for, sorted. A folder stands for the .tsv and .txt files right
     in it."""
     path = Path(source)
@@ -119,7 +123,7 @@ def files(source) -> list[Path]:
     return found
 
 
-def _read_files(sources, model) -> Samples:
+def _read_files(sources: Iterable[str | os.PathLike], model: Transformer) -> Samples:
     paths = list(dict.fromkeys(path for source in sources for path in files(source)))
     kinds = {path.suffix for path in paths}
     if len(kinds) > 1:
@@ -130,7 +134,7 @@ def _read_files(sources, model) -> Samples:
     return Samples(_not_empty(tokens, ", ".join(map(str, paths))), scores, tuple(paths))
 
 
-def _read_tsv(path: Path, model) -> tuple[list[np.ndarray], list[float]]:
+def _read_tsv(path: Path, model: Transformer) -> tuple[list[np.ndarray], list[float]]:
     """Two token sequences and one score (NaN where it is empty) per row; blank lines are skipped."""
     tokens, scores = [], []
     for number, line in _lines(path):
@@ -151,7 +155,7 @@ def _read_tsv(path: Path, model) -> tuple[list[np.ndarray], list[float]]:
     return tokens, scores
 
 
-def _read_txt(path: Path, model) -> tuple[list[np.ndarray], list[float]]:
+def _read_txt(path: Path, model: Transformer) -> tuple[list[np.ndarray], list[float]]:
     if not model.config.causal:
         return [_tokens(line, model, f"{path}:{number}") for number, line in _lines(path)], []
     size = min(WINDOW, model.config.max_positions)
@@ -164,7 +168,7 @@ def _read_txt(path: Path, model) -> tuple[list[np.ndarray], list[float]]:
 _READERS = {".tsv": _read_tsv, ".txt": _read_txt}
 
 
-def _whole(tokenizer) -> tokenizers.Tokenizer:
+def _whole(tokenizer: tokenizers.Tokenizer | None) -> tokenizers.Tokenizer:
     """The tokenizer without truncation and padding: for a text that is cut into windows only afterwards."""
     if tokenizer is None:
         raise CqError(
@@ -194,7 +198,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r")
 
 
-def _items(sample, i: int) -> Iterable:
+def _items(sample: object, i: int) -> Iterable:
     """A sample's texts and id arrays: itself, or those of a batch (a list, or the rows of a 2-D array)."""
     if isinstance(sample, (list, tuple)):
         if not sample:
@@ -203,7 +207,7 @@ def _items(sample, i: int) -> Iterable:
     return sample if isinstance(sample, np.ndarray) and sample.ndim == 2 else [sample]
 
 
-def _tokens(item, model, name: str) -> np.ndarray:
+def _tokens(item: object, model: Transformer, name: str) -> np.ndarray:
     """One text or array of ids as (n,) int32, n ≥ 1. `name` is for messages."""
     if isinstance(item, str):
         ids = np.asarray(model.tokenize(item), np.int32)

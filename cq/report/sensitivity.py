@@ -1,7 +1,6 @@
 """Each layer alone quantized, the others in float32: what it costs, why, and what would help. Changes no model."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterable
 
@@ -13,14 +12,14 @@ from ..convert import convert
 from ..errors import CqError
 from ..model import Transformer
 from ..model.activation import encode
-from ..model.forms import Smoothed
+from ..model.forms import Fixed, Smoothed
 from ..model.linear import QuantizedLinear
 from ..quantize import plan_of
-from ..strategies import Dynamic, Scheme, Static, WeightOnly
+from ..strategies import Dynamic, Scheme, Single, Static, WeightOnly
 from .evaluate import Evaluation, metric_names
 from .inputs import calibration_for, checked, opened
 from .layers import Alone, Layer, Sensitivity
-from .samples import Samples, listed, read
+from .samples import Progress, Samples, Source, listed, read
 
 KEPT_BYTES = 2**27  # of float32 outputs, held for all the models that are compared with them
 _LOOKED_AT = 512  # tokens whose values are held, of every layer's input
@@ -32,12 +31,12 @@ _INAUDIBLE_DB = 50.0  # of one layer alone: not worth treating whatever its shar
 
 
 def sensitivity(
-    model,
-    data,
+    model: str | os.PathLike | Transformer,
+    data: Source,
     strategies: Iterable | None = None,
-    calibration=None,
+    calibration: Source | None = None,
     metric: str | Callable | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     max_tokens: int = 2048,
 ) -> Sensitivity:
     """Quantizes every layer of `model` alone by each strategy and measures what that does to the model's outputs.
@@ -50,91 +49,102 @@ def sensitivity(
     without which it is float32. A head tied to the word table is measured together with it. Raises what cq.compare
     raises."""
     progress = progress or (lambda what, done, total: None)
-    name, model, own_calibration = opened(model, "sensitivity")
-    strategies = by_name((WeightOnly(), Dynamic(), Static()) if strategies is None else strategies, "sensitivity")
+    name, float32, own_calibration = opened(model, "sensitivity")
+    chosen = by_name((WeightOnly(), Dynamic(), Static()) if strategies is None else strategies, "sensitivity")
     if type(max_tokens) is not int or max_tokens < 1:
         raise CqError(f"max_tokens must be a positive whole number, got {max_tokens!r}")
-    samples = read(data if isinstance(data, (str, os.PathLike, Samples)) else listed(data), model)
-    names = metric_names(metric, model, samples)
+    samples = read(data if isinstance(data, (str, os.PathLike, Samples)) else listed(data), float32)
+    names = metric_names(metric, float32, samples)
     calibration = own_calibration if calibration is None else calibration
-    calibration = calibration_for(strategies.values(), calibration, model, samples)
+    calibrated_on = calibration_for(chosen.values(), calibration, float32, samples)
     samples = samples.fewer(max_tokens)
-    seen = ranges(model, strategies.values(), calibration, progress)
-
-    evaluation = Evaluation(model, samples, tuple(dict.fromkeys([*names, "cosine", "sqnr_db"])), KEPT_BYTES)
-
-    def judged(one) -> dict[str, float]:
-        found = evaluation([one])[0]
-        return found | {names[0]: float(metric(one, samples))} if callable(metric) else found
-
-    float32, inputs = judged(model), _Inputs(model, samples.fewer(_LOOKED_AT))
-    groups = _groups(model, strategies)
+    seen = ranges(float32, chosen.values(), calibrated_on, progress)
+    judge = _Judge(float32, samples, names, metric)
+    values, groups = judge(float32), _groups(float32, chosen)
     scores = {group: members for group, members in groups.items() if group not in members}
-    layers, done = [], 0
-    progress("layers", 0, len(groups) * len(strategies))
-    for group, members in groups.items():
-        alone, inside = {}, {}
-        for kind, strategy in strategies.items():
-            done += 1
-            if group not in scores or (strategy.scheme.attention == "int8" and not isinstance(strategy, WeightOnly)):
-                one = quantize_only(model, members, strategy, seen)
-                found = judged(one)
-                alone[kind] = Alone(found["sqnr_db"], found["cosine"], {key: found[key] for key in names})
-                inside[kind] = dict(one.linears()).get(group)
-            progress("layers", done, len(groups) * len(strategies))
-        layers.append(Layer(group, alone, **inputs.seen_by(group, inside)))
-    layers = _shared(layers, list(strategies), scores)
-    layers = [
-        dataclasses.replace(layer, help=_help(layer, strategies, len(layers), layer.name in scores)) for layer in layers
-    ]
+    layers = _shared(_alone(judge, groups, chosen, seen, progress), list(chosen), scores)
     return Sensitivity(
         name,
         names,
-        {key: float32[key] for key in names},
-        {kind: repr(s) for kind, s in strategies.items()},
-        tuple(layers),
+        {key: values[key] for key in names},
+        {kind: repr(strategy) for kind, strategy in chosen.items()},
+        tuple(
+            dataclasses.replace(layer, help=_help(layer, chosen, len(layers), layer.name in scores)) for layer in layers
+        ),
         samples.described(),
-        calibration and calibration.described(),
+        None if calibrated_on is None else calibrated_on.described(),
     )
 
 
-def by_name(strategies, what: str) -> dict:
+class _Judge:
+    """Calls give a model's accuracies on the samples, beside those of the float32 model."""
+
+    def __init__(self, float32: Transformer, samples: Samples, names: tuple[str, ...], metric: str | Callable | None):
+        self.float32, self.samples, self.names, self.metric = float32, samples, names, metric
+        every = tuple(dict.fromkeys([*names, "cosine", "sqnr_db"]))
+        self._evaluation = Evaluation(float32, samples, every, KEPT_BYTES)
+
+    def __call__(self, model: Transformer) -> dict[str, float]:
+        found = self._evaluation([model])[0]
+        if callable(self.metric):
+            found[self.names[0]] = float(self.metric(model, self.samples))
+        return found
+
+
+def _alone(
+    judge: _Judge,
+    groups: dict[str, tuple[str, ...]],
+    strategies: dict[str, Single],
+    seen: Calibration | None,
+    progress: Progress,
+) -> list[Layer]:
+    """Every group quantized alone, by each strategy that makes codes of it."""
+    inputs, layers, done = _Inputs(judge.float32, judge.samples.fewer(_LOOKED_AT)), [], 0
+    progress("layers", 0, len(groups) * len(strategies))
+    for group, members in groups.items():
+        alone: dict[str, Alone] = {}
+        inside: dict[str, object] = {}
+        for kind, strategy in strategies.items():
+            done += 1
+            if group in members or (strategy.scheme.attention == "int8" and not isinstance(strategy, WeightOnly)):
+                one = quantize_only(judge.float32, members, strategy, seen)
+                found = judge(one)
+                alone[kind] = Alone(found["sqnr_db"], found["cosine"], {key: found[key] for key in judge.names})
+                inside[kind] = dict(one.linears()).get(group)
+            progress("layers", done, len(groups) * len(strategies))
+        layers.append(Layer(group, alone, **inputs.seen_by(group, inside)))
+    return layers
+
+
+def by_name(strategies: object, what: str) -> dict[str, Single]:
     """Name → strategy, the cheapest in accuracy first: weight-only, dynamic, static. what: the work, for messages."""
-    strategies = checked(strategies)
-    found = {strategy.name: strategy for strategy in strategies}
-    if len(found) < len(strategies) or not found or not set(found) <= {"weight-only", "dynamic", "static"}:
-        raise CqError(
-            f"strategies: {what} takes WeightOnly, Dynamic and Static, one of each at most, got {strategies!r}"
-        )
+    given = checked(strategies)
+    found = {strategy.name: strategy for strategy in given if isinstance(strategy, (WeightOnly, Dynamic, Static))}
+    if len(found) < len(given) or not found:
+        raise CqError(f"strategies: {what} takes WeightOnly, Dynamic and Static, one of each at most, got {given!r}")
     return {kind: found[kind] for kind in ("weight-only", "dynamic", "static") if kind in found}
 
 
-def ranges(model: Transformer, strategies: Iterable, calibration: Samples | None, progress) -> Calibration | None:
-    """What static's observer saw of the samples, each range worked out once for all the models that ask for it."""
+def ranges(
+    model: Transformer, strategies: Iterable[Single], calibration: Samples | None, progress: Progress
+) -> Calibration | None:
+    """What static's observer saw of the samples."""
     observer = next((strategy.observer for strategy in strategies if isinstance(strategy, Static)), None)
-    if observer is None:
+    if observer is None or calibration is None:
         return None
-    seen = calibrate(model, calibration.tokens, observer, lambda done, total: progress("calibrate", done, total))
-    return dataclasses.replace(seen, sites={site: _Once(one) for site, one in seen.sites.items()})
+    return calibrate(model, calibration.tokens, observer, lambda done, total: progress("calibrate", done, total))
 
 
-class _Once:
-    """An observer that has seen all it will see."""
-
-    def __init__(self, observer):
-        self.qparams = functools.cache(observer.qparams)
-
-
-def quantize_only(model: Transformer, names: Iterable[str], strategy, seen: Calibration | None) -> Transformer:
+def quantize_only(model: Transformer, names: Iterable[str], strategy: Single, seen: Calibration | None) -> Transformer:
     """The model by a plan that has only these layers in int8."""
     only = dataclasses.replace(strategy, include=tuple(names), exclude=())
     return convert(model, plan_of(model, only, seen if isinstance(strategy, Static) else None))
 
 
-def _groups(model: Transformer, strategies: dict) -> dict[str, tuple[str, ...]]:
+def _groups(model: Transformer, strategies: dict[str, Single]) -> dict[str, tuple[str, ...]]:
     """What is measured, in the order of work → the layers that are quantized for it."""
     tied = model.config.tied and model.head is not None
-    groups = {} if tied else {"embed.word": ("embed.word",)}
+    groups: dict[str, tuple[str, ...]] = {} if tied else {"embed.word": ("embed.word",)}
     scores = any(not isinstance(s, WeightOnly) and s.scheme.attention == "int8" for s in strategies.values())
     after = {block.attention.value: block.attention for block in model.graph.blocks} if scores else {}
     for name, _ in model.linears():
@@ -162,9 +172,12 @@ class _Inputs:
         if not coded:
             return {}
         x = self.values[self.model.graph.reads[name]]
-        facts = {"outliers": _outliers(x)} | _weights(dict(self.model.linears())[name].weight, list(coded.values()))
-        if "static" in coded:
-            facts |= _coding(x, coded["static"].input_form)
+        facts = {"outliers": _outliers(x)} | _weights(
+            dict(self.model.float_linears())[name].weight, list(coded.values())
+        )
+        form = coded["static"].input_form if "static" in coded else None
+        if isinstance(form, (Fixed, Smoothed)):
+            facts |= _coding(x, form)
         return facts
 
 
@@ -184,7 +197,7 @@ def _weights(weight: np.ndarray, coded: list[QuantizedLinear]) -> dict:
     return {"unused_weight_codes": max(0, 255 - used), "weight_spread": float(largest.max()) / median}
 
 
-def _coding(x: np.ndarray, form) -> dict:
+def _coding(x: np.ndarray, form: Fixed | Smoothed) -> dict:
     """How the fixed form suits x (tokens, features): what lies beyond its range, and the codes that nothing takes."""
     codes = encode(x, form).codes
     own = form.columns if isinstance(form, Smoothed) else form  # scales: one, or each feature's
@@ -221,10 +234,11 @@ def _shared(layers: list[Layer], kinds: list[str], scores: dict[str, tuple[str, 
     return layers
 
 
-def _help(layer: Layer, strategies: dict, count: int, is_scores: bool) -> tuple[str, ...]:
+def _help(layer: Layer, strategies: dict[str, Single], count: int, is_scores: bool) -> tuple[str, ...]:
     """What would lessen the noise of the last strategy that was measured, where the layer makes much of it."""
     kind = list(layer.alone)[-1]
-    worst, scheme = layer.alone[kind], strategies[kind].scheme
+    worst, strategy = layer.alone[kind], strategies[kind]
+    scheme = strategy.scheme
     if worst.sqnr_db >= _INAUDIBLE_DB or worst.share * count < _HIGH:
         return ()
     if is_scores:
@@ -238,7 +252,8 @@ def _help(layer: Layer, strategies: dict, count: int, is_scores: bool) -> tuple[
         found.append("weights in groups (Scheme(weight_granularity='per_group', group_size=32))")
     if kind == "static" and "dynamic" in layer.alone and layer.alone["dynamic"].sqnr_db - worst.sqnr_db >= _GAIN_DB:
         found.append(f"dynamic (+{layer.alone['dynamic'].sqnr_db - worst.sqnr_db:.1f} dB)")
-    if from_input and layer.outliers and kind == "static" and scheme == Scheme() and not strategies[kind].smooth:
+    plain = isinstance(strategy, Static) and scheme == Scheme() and not strategy.smooth
+    if from_input and layer.outliers and plain:
         found.append("smoothing its outlier channels (Static(smooth=True))")
     if from_input and weights_only is not None and not found:
         found.append(f"weight-only (+{weights_only.sqnr_db - worst.sqnr_db:.1f} dB)")

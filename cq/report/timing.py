@@ -1,11 +1,13 @@
 """Times models in turns, so that whatever else the machine does hits all alike. Knows no strategies."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-from .samples import Samples
+from ..model import Transformer
+from .samples import Progress, Samples
 
 _BATCH_SEQUENCES, _BATCH_TOKENS = 32, 2048  # of the timed batch: whichever is reached first
 _TURN_SECONDS = 0.05  # of calls in a row, so that a fast model's median is of many
@@ -23,47 +25,62 @@ def rest() -> None:
             return
 
 
-def timed(models, samples: Samples, repeats: int, progress) -> tuple[list[float], list[float], dict]:
-    """Median seconds of every model for one sequence and for a batch, and what those were. Round robin, so that
-    whatever else the machine does hits all models alike."""
+def turn(call: Callable[[], object], turn_s: float, warm: bool) -> list[float]:
+    """Seconds of each call in a row for turn_s, and at least of one. warm: one more goes before, with cold caches, and
+    does not count."""
+    if warm:
+        call()
+    seconds: list[float] = []
+    end = time.perf_counter() + turn_s
+    while not seconds or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def in_turns(
+    calls: Sequence[Callable[[], object]],
+    rounds: int,
+    warm: bool = False,
+    after_round: Callable[[int], None] = lambda done: None,
+) -> list[list[float]]:
+    """Seconds of every call of each contestant, which take a turn in every round. after_round: called with the number
+    of rounds that are done."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for done in range(rounds):
+        for call, found in zip(calls, seconds):
+            rest()
+            found += turn(call, _TURN_SECONDS, warm)
+        after_round(done + 1)
+    return seconds
+
+
+def timed(
+    models: list[Transformer], samples: Samples, repeats: int, progress: Progress
+) -> tuple[list[float], list[float], dict[str, int]]:
+    """Median seconds of every model for one sequence and for a batch, and what those were."""
     one, batch = timing_inputs(samples)
     progress("time", 0, repeats)
     for model in models:  # the first call is slower than any later one
         model.forward(batch)
-    seconds = {}  # (which model, which input) → seconds of every call
-    calls = [max(1, int(_TURN_SECONDS / _seconds(models[0], tokens))) for tokens in (one, batch)]
-    for done in range(repeats):
-        for i, model in enumerate(models):
-            for j, tokens in enumerate((one, batch)):
-                rest()
-                seconds.setdefault((i, j), []).extend(_seconds(model, tokens) for _ in range(calls[j]))
-        progress("time", done + 1, repeats)
+    calls: list[Callable[[], object]] = [partial(model.forward, tokens) for model in models for tokens in (one, batch)]
+    seconds = in_turns(calls, repeats, after_round=lambda done: progress("time", done, repeats))
+    medians = [float(np.median(found)) for found in seconds]
     timing = {
         "latency_tokens": len(one[0]),
         "batch_sequences": len(batch),
         "batch_tokens": sum(map(len, batch)),
         "repeats": repeats,
     }
-    latency, throughput = ([float(np.median(seconds[i, j])) for i in range(len(models))] for j in (0, 1))
-    return latency, throughput, timing
+    return medians[::2], medians[1::2], timing
 
 
-def fastest(models, run: Callable, repeats: int) -> list[float]:
+def fastest(models: list[Transformer], run: Callable[[Transformer], object], repeats: int) -> list[float]:
     """The least seconds of `run(model)` for each model, in as many rounds; they take turns."""
-    seconds = [[] for _ in models]
     for model in models:
         run(model)
-    for _ in range(repeats):
-        for model, found in zip(models, seconds):
-            rest()
-            end = time.perf_counter() + _TURN_SECONDS
-            while True:
-                start = time.perf_counter()
-                run(model)
-                found.append(time.perf_counter() - start)
-                if time.perf_counter() > end:
-                    break
-    return [min(found) for found in seconds]
+    return [min(found) for found in in_turns([partial(run, model) for model in models], repeats)]
 
 
 def timing_inputs(samples: Samples) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -72,9 +89,3 @@ def timing_inputs(samples: Samples) -> tuple[list[np.ndarray], list[np.ndarray]]
     spread = Samples(samples.tokens).limit(_BATCH_SEQUENCES).tokens
     ends = np.cumsum([len(ids) for ids in spread])
     return [by_length[len(by_length) // 2]], spread[: max(1, int(np.searchsorted(ends, _BATCH_TOKENS, side="right")))]
-
-
-def _seconds(model, tokens) -> float:
-    start = time.perf_counter()
-    model.forward(tokens)
-    return time.perf_counter() - start

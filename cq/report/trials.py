@@ -4,8 +4,10 @@ is shown. Measures nothing."""
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from rich import box
 from rich.table import Table
@@ -38,7 +40,10 @@ class Trial:
     @classmethod
     def from_dict(cls, values: dict) -> "Trial":
         loss = math.inf if values["loss"] is None else float(values["loss"])
-        return cls(from_dict(values["strategy"]), loss, float(values["time"]))
+        strategy = from_dict(values["strategy"])
+        if not isinstance(strategy, Mixed):
+            raise ValueError(f"a trial of {strategy.name}, which is no mix")
+        return cls(strategy, loss, float(values["time"]))
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,23 @@ def in_words(strategy: Mixed) -> str:
     return "; ".join(f"{pattern}: {part.name if part else 'float32'}" for pattern, part in strategy.choices)
 
 
+class _Record(TypedDict):
+    """What the file of a search holds."""
+
+    subject: dict
+    best: Trial | None
+    values: dict[str, float]
+    trials: list[Trial]
+
+
 class Search:
     """Measurements by name, kept in the file `path` (None: only here). subject: what they hold for; a file of another
     subject is refused with CqError, and one that is no record of a search with FormatError. budget: of the best so
     far."""
 
-    def __init__(self, path, subject: dict, budget: float):
+    def __init__(self, path: str | os.PathLike | None, subject: dict, budget: float):
         subject = json.loads(json.dumps(subject))  # as it comes back from a file
-        self.path, self.subject, self.budget = path and Path(path), subject, budget
+        self.path, self.subject, self.budget = None if path is None else Path(path), subject, budget
         self.values: dict[str, float] = {}
         self.trials: list[Trial] = []
         if self.path is None or not self.path.exists():
@@ -109,14 +123,14 @@ class Search:
             )
         self.values, self.trials = record["values"], record["trials"]
 
-    def value(self, name: str, measure) -> float:
+    def value(self, name: str, measure: Callable[[], float]) -> float:
         """The measurement of that name, made where it is not known."""
         if name not in self.values:
             self.values[name] = float(measure())
             self._save()
         return self.values[name]
 
-    def trial(self, strategy: Mixed, measure) -> Trial:
+    def trial(self, strategy: Mixed, measure: Callable[[], tuple[float, float]]) -> Trial:
         """The trial of that candidate; measure() gives (loss, time) where there was none."""
         for trial in self.trials:
             if trial.strategy == strategy:
@@ -146,7 +160,7 @@ class Search:
         os.replace(unfinished, self.path)
 
 
-def best_of(path) -> Mixed:
+def best_of(path: str | os.PathLike) -> Mixed:
     """The best mix that a search's file holds. Raises FormatError, FileNotFoundError; CqError where there is none
     yet."""
     best = _read(as_file(path))["best"]
@@ -155,14 +169,14 @@ def best_of(path) -> Mixed:
     return best.strategy
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> _Record:
     record = parse_json(path.read_bytes(), str(path), dict)
     try:
         if record["version"] != VERSION:
             raise FormatError(f"{path}: record of a search of version {record['version']!r}, this cq reads {VERSION}")
         return {
             "subject": dict(record["subject"]),
-            "best": record["best"] and Trial.from_dict(record["best"]),
+            "best": None if record["best"] is None else Trial.from_dict(record["best"]),
             "values": {str(key): float(value) for key, value in record["values"].items()},
             "trials": [Trial.from_dict(trial) for trial in record["trials"]],
         }

@@ -30,7 +30,7 @@ class Attention:
 
     def forward(self, q: Codes, k: Codes, v: Codes, batch: Packed) -> np.ndarray:
         """q (tokens, heads * dim), k, v (tokens, kv_heads * dim) → (tokens, heads * dim)."""
-        self.q, self.k, self.v, self.batch = q, k, v, batch
+        self.coded, self.batch = (q, k, v), batch
         result, self.weights = np.empty_like(q.values), []
         for rows, length in self._blocks(batch):
             scores = self._products(q.values, k.values, rows, length)
@@ -51,8 +51,9 @@ class Attention:
         """Writes what the scores of some sequences make of their values; gives weights, and what they are to be
         multiplied by to add up to 1."""
         inverse = 1 / self._exponents(scores)
-        matmul(scores, self._heads(self.v.values, rows, length, True), context)
-        context *= inverse if self.v.scale is None else inverse * self.v.scale
+        v = self.coded[2]
+        matmul(scores, self._heads(v.values, rows, length, True), context)
+        context *= inverse if v.scale is None else inverse * v.scale
         return scores, inverse
 
     def _exponents(self, scores: np.ndarray) -> np.ndarray:
@@ -60,18 +61,18 @@ class Attention:
 
     def backward(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gradients of q, k and v (their rounded values, where they are codes)."""
-        q, k, v = self.q, self.k, self.v
+        q, k, v = self.coded
         dq, dk, dv = np.empty_like(q.values), np.empty_like(k.values), np.empty_like(v.values)
         for (rows, length), (weights, inverse) in zip(self._blocks(self.batch), self.weights):
             self._over_groups(weights.swapaxes(-1, -2), self._heads(g, rows, length) * inverse, dv, rows, length)
             scores = self._products(g, v.values, rows, length)
-            softmax_back(scores, weights, inverse, (v.scale or 1) * self.factor)
+            softmax_back(scores, weights, inverse, self.factor if v.scale is None else v.one_scale * self.factor)
             matmul(scores, self._heads(k.values, rows, length, True), self._heads(dq, rows, length))
             self._over_groups(scores.swapaxes(-1, -2), self._heads(q.values, rows, length), dk, rows, length)
         for gradient, other in ((dq, k), (dk, q)):
             if other.scale is not None:
                 gradient *= other.scale
-        self.q = self.k = self.v = self.weights = None
+        del self.coded, self.weights
         return dq, dk, dv
 
     def _heads(self, x: np.ndarray, rows: slice, length: int, keys: bool = False) -> np.ndarray:
@@ -95,7 +96,8 @@ class CodedAttention(Attention):
     """Static: of codes with one scale for each of q, k and v; weights are 255ths of the largest."""
 
     def _exponents(self, scores: np.ndarray) -> np.ndarray:
-        return exponents(scores, self.factor * LOG2_E * self.q.scale * self.k.scale, True)
+        q, k, _ = self.coded
+        return exponents(scores, self.factor * LOG2_E * q.one_scale * k.one_scale, True)
 
 
 class ScaledAttention(Attention):
@@ -104,32 +106,33 @@ class ScaledAttention(Attention):
 
     def forward(self, q: Codes, k: Codes, v: Codes, batch: Packed) -> np.ndarray:
         some = v.values.reshape(len(v.values), self.kv_heads, -1).any(axis=2)
-        self.v_scale = np.where(some, v.scale, 0)  # a value of zeros takes no room in its query's codes
+        self.v_scale = np.where(some, v.scales, 0)  # a value of zeros takes no room in its query's codes
         return super().forward(q, k, v, batch)
 
     def _attend(
         self, scores: np.ndarray, context: np.ndarray, rows: slice, length: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        k_scale, v_scale = (self._heads(s, rows, length, True).swapaxes(-1, -2) for s in (self.k.scale, self.v_scale))
+        q, k, v = self.coded
+        k_scale, v_scale = (self._heads(s, rows, length, True).swapaxes(-1, -2) for s in (k.scales, self.v_scale))
         scores *= k_scale
-        scores *= self._heads(self.q.scale, rows, length) * (self.factor * LOG2_E)
+        scores *= np.asarray(self._heads(q.scales, rows, length) * (self.factor * LOG2_E))
         scores -= (scores + _log2_above(v_scale)).max(axis=-1, keepdims=True)
         exp2(scores)
         inverse = 1 / scores.sum(axis=-1, keepdims=True)
         codes = scores * (255 * v_scale)
         np.minimum(np.rint(codes, out=codes), 255, out=codes)
-        matmul(codes, self._heads(self.v.values, rows, length, True), context)
+        matmul(codes, self._heads(v.values, rows, length, True), context)
         context *= inverse / 255
         return scores, inverse
 
     def backward(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        self.q, self.k, self.v = (
-            Codes(x.values * np.repeat(x.scale, self.dim, axis=1)) for x in (self.q, self.k, self.v)
-        )
+        q, k, v = (Codes(x.values * np.repeat(x.scales, self.dim, axis=1)) for x in self.coded)
+        self.coded = q, k, v
         return super().backward(g)
 
 
 def _log2_above(x: np.ndarray) -> np.ndarray:
     """At least log2(x), by 0.0861 at most: an exponent and its mantissa read as one number. At least -60."""
     bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.float32)
-    return np.maximum(bits * np.float32(2**-23) - np.float32(126.913), np.float32(-60)).astype(x.dtype)
+    log: np.ndarray = np.maximum(bits * np.float32(2**-23) - np.float32(126.913), np.float32(-60))
+    return log.astype(x.dtype)

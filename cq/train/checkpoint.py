@@ -2,6 +2,7 @@
 written whole or not at all. Knows no loop."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,22 +11,24 @@ import numpy as np
 from ..errors import CqError, FormatError
 from ..formats.tensors import read_tensors, write_safetensors
 from ..formats.untrusted import as_name
+from ..model.deferred import Deferred
 from ..strategies import Training
+from .fake import Ranged
 from .network import Network
 from .optimizer import AdamW
 
 KEY = "cq.training"
 
 
-def checked(path) -> Path:
+def checked(path: str | os.PathLike) -> Path:
     """The name of a checkpoint, before any work is done for it. Raises CqError, FileNotFoundError where its folder is
     missing."""
-    path = as_name(path)
-    if path.suffix != ".safetensors":
-        raise CqError(f"checkpoint: {path}: give it a name that ends in .safetensors")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder")
-    return path
+    name = as_name(path)
+    if name.suffix != ".safetensors":
+        raise CqError(f"checkpoint: {name}: give it a name that ends in .safetensors")
+    if not name.parent.is_dir():
+        raise FileNotFoundError(f"{name.parent}: no such folder")
+    return name
 
 
 def _record(network: Network, training: Training) -> dict:
@@ -33,16 +36,17 @@ def _record(network: Network, training: Training) -> dict:
     choices = asdict(training) | {"kind": type(training).__name__}
     if network.plan.strategy is not None:
         choices["target"] = network.plan.strategy.to_dict()
-    return json.loads(json.dumps({"training": choices, "config": network.config.to_dict()}))
+    record: dict = json.loads(json.dumps({"training": choices, "config": network.config.to_dict()}))
+    return record
 
 
-def _moving(network: Network) -> list:
-    return [site for site in network.sites.values() if site.state is not None]
+def _moving(network: Network) -> list[Ranged]:
+    return [site for site in network.sites.values() if isinstance(site, Ranged)]
 
 
 def store(path: Path, network: Network, optimizer: AdamW, training: Training) -> None:
     """Writes `path`, a .safetensors file. Raises OSError."""
-    tensors = {
+    tensors: dict[str, np.ndarray | Deferred] = {
         "parameters": network.parameters.flat,
         "mean": optimizer.mean,
         "square": optimizer.square,

@@ -18,7 +18,7 @@ class Shuffled:
     def batch(self, number: int, size: int) -> list:
         """Samples number * size … of the endless row of epochs."""
         n, picked = len(self.samples), []
-        orders = {}
+        orders: dict[int, np.ndarray] = {}
         for position in range(number * size, (number + 1) * size):
             epoch, at = divmod(position, n)
             if epoch not in orders:
@@ -55,9 +55,10 @@ def split_text(data: bytes, name: str) -> tuple[str, str, str]:
     cuts = [len(data) * percent // 100 for percent in (90, 95)]
     cuts = [next((i for i in range(cut, len(data)) if data[i] & 0xC0 != 0x80), len(data)) for cut in cuts]
     try:
-        return tuple(data[a:b].decode() for a, b in zip((0, *cuts), (*cuts, len(data))))
+        first, second, third = (data[a:b].decode() for a, b in zip((0, *cuts), (*cuts, len(data))))
     except UnicodeDecodeError as error:
         raise FormatError(f"{name}: not UTF-8 text: {error.reason}") from None
+    return first, second, third
 
 
 def encode_text(text: str, tokenizer: Tokenizer | None) -> np.ndarray:

@@ -5,9 +5,11 @@ layers.
 Codes stay centered, q - z, in floats, which gradients need; beside them lie the same in bytes, whose products are the
 integer model's own: what it will give, and several times as fast as in floats."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import _core, affine
 from ..errors import CqError
@@ -29,25 +31,39 @@ class Codes(NamedTuple):
         """Of all but codes per head."""
         return self.values if self.scale is None else self.values * self.scale
 
+    @property
+    def scales(self) -> np.ndarray:
+        """The scale, where there are several."""
+        assert isinstance(self.scale, np.ndarray), f"codes have {self.scale!r} for a scale"
+        return self.scale
 
-def in_bytes(stored: np.ndarray | None, scale, low) -> _core.Coded | None:
+    @property
+    def one_scale(self) -> float:
+        """The scale, where it is one number."""
+        assert self.scale is not None and not isinstance(self.scale, np.ndarray), "codes have several scales"
+        return self.scale
+
+
+def in_bytes(stored: np.ndarray | None, scale: ArrayLike, low: ArrayLike) -> _core.Coded | None:
     """Codes from `low` on, uint8 (rows, n), as integer products take them: scale and low are numbers or one per row."""
     if stored is None:
         return None
-    scale, zero_point = (
-        np.array(np.broadcast_to(np.ravel(p), len(stored)), kind) if np.size(p) > 1 else kind(np.ravel(p)[0])
-        for p, kind in ((scale, np.float32), (-low, np.int32))
+    scales, zero_points = np.ravel(np.asarray(scale, np.float32)), np.ravel(-np.asarray(low)).astype(np.int32)
+    return _core.Coded(
+        stored,
+        np.array(np.broadcast_to(scales, len(stored))) if scales.size > 1 else scales[0],
+        np.array(np.broadcast_to(zero_points, len(stored))) if zero_points.size > 1 else zero_points[0],
     )
-    return _core.Coded(stored, scale, zero_point)
 
 
-def find_outside(x: np.ndarray, clipped: np.ndarray, scale, low, high) -> np.ndarray:
+def find_outside(x: np.ndarray, clipped: np.ndarray, scale: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
     """Flat indices of what `to_codes` clipped; the same parameters."""
     rows = np.flatnonzero(clipped)
-    scale, low, high = (p[rows] if np.ndim(p) and len(p) == len(x) else p for p in (scale, low, high))
-    codes = np.rint(x[rows] / scale)
-    at, columns = np.nonzero((codes < low) | (codes > high))
-    return rows[at] * x.shape[1] + columns
+    parameters = (np.asarray(p, x.dtype) for p in (scale, low, high))
+    scales, lows, highs = (p[rows] if p.ndim and len(p) == len(x) else p for p in parameters)
+    codes = np.rint(x[rows] / scales)
+    at, columns = np.nonzero((codes < lows) | (codes > highs))
+    return np.asarray(rows[at] * x.shape[1] + columns)
 
 
 def extremes(x: np.ndarray, name: str) -> tuple[float, float]:
@@ -66,18 +82,16 @@ class Exact:
     """Parameters from the very values, per token or per tensor, as dynamic quantization finds them: nothing is clipped,
     so gradients pass unchanged."""
 
-    state = None
-
     def __init__(self, name: str, form: PerToken | PerTensor):
         self.name, self.form = name, form
 
     def __call__(self, x: np.ndarray) -> Codes:
-        lo, hi = extremes(x, self.name)
+        ends = extremes(x, self.name)
         dtype, symmetric = self.form.dtype, self.form.symmetric
         per_token = isinstance(self.form, PerToken)
         if per_token:
-            lo, hi = (f(axis=1, keepdims=True) for f in (x.min, x.max))
-        scale, zero_point = affine.dynamic_qparams(lo, hi, dtype, symmetric)
+            ends = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+        scale, zero_point = affine.dynamic_qparams(*ends, dtype, symmetric)
         qmin, qmax = affine.code_range(dtype, symmetric)
         scale, low, high = (np.asarray(p).astype(x.dtype)[()] for p in (scale, qmin - zero_point, qmax - zero_point))
         codes, stored, _ = to_codes(x, scale, low, high)
@@ -104,7 +118,25 @@ class ExactHeads(Exact):
         return Codes(to_codes(rows, scale, -127, 127)[0].reshape(x.shape), scale.reshape(len(x), -1))
 
 
-class Ranged:
+class Clipping:
+    """What sites of a fixed range share: gradients stop where the latest array was clipped."""
+
+    _outside: np.ndarray
+
+    def backward(self, g: np.ndarray) -> np.ndarray:
+        """The gradient of what was coded from that of the codes' values, in place: none outside the range."""
+        g.reshape(-1)[self._outside] = 0
+        return g
+
+    def _encode(self, x: np.ndarray, form: Fixed, scale: float, zero_point: int) -> Codes:
+        qmin, qmax = affine.code_range(form.dtype, form.symmetric)
+        ends = x.dtype.type(scale), qmin - zero_point, qmax - zero_point
+        codes, stored, clipped = to_codes(x, *ends)
+        self._outside = find_outside(x, clipped, *ends)
+        return Codes(codes, scale, in_bytes(stored, scale, ends[1]))
+
+
+class Ranged(Clipping):
     """One fixed range for a tensor, as static quantization has it: a moving average of each array's smallest and
     largest element (as observers.MovingAverage, beginning at the first array's) while `observing`, at rest afterwards.
 
@@ -115,9 +147,8 @@ class Ranged:
     def __init__(self, name: str, form: Fixed):
         """form: says the codes; its parameters are not looked at."""
         self.name, self.form, self.observing = name, form, True
-        self.state = np.zeros(3)
-        self._outside = None
-        self._params, self._of = (1.0, 0), None
+        self.state: np.ndarray = np.zeros(3)
+        self._params, self._of = (1.0, 0), (np.nan, np.nan)
 
     def params(self) -> tuple[float, int]:
         """Scale (a float32's value) and zero point of the range, by affine.qparams."""
@@ -133,31 +164,18 @@ class Ranged:
             weight = self.momentum if self.state[2] else 1.0
             self.state[:2] += weight * (np.array((lo, hi)) - self.state[:2])
             self.state[2] += 1
-        return self._encode(x, *self.params())
-
-    def _encode(self, x: np.ndarray, scale: float, zero_point: int) -> Codes:
-        qmin, qmax = affine.code_range(self.form.dtype, self.form.symmetric)
-        form = x.dtype.type(scale), qmin - zero_point, qmax - zero_point
-        codes, stored, clipped = to_codes(x, *form)
-        self._outside = find_outside(x, clipped, *form)
-        return Codes(codes, scale, in_bytes(stored, scale, form[1]))
-
-    def backward(self, g: np.ndarray) -> np.ndarray:
-        """The gradient of what was coded from that of the codes' values, in place: none outside the range."""
-        g.reshape(-1)[self._outside] = 0
-        return g
+        return self._encode(x, self.form, *self.params())
 
 
-class Learned(Ranged):
+class Learned(Clipping):
     """A range whose scale is a parameter, learned step size quantization (Esser et al. 2020, arXiv:1902.08153); the
     zero point rests. scale, gradient: (1,) views of the parameter and of its gradient, which `backward` adds to."""
 
-    state = None
-
-    def __init__(self, name: str, form: Fixed, scale: np.ndarray, add_gradient):
+    def __init__(self, name: str, form: Fixed, scale: np.ndarray, add_gradient: Callable[[np.ndarray], None]):
         """form: where the range begins, its scale in `scale` already."""
         self.name, self.form, self.scale, self.zero_point = name, form, scale, form.zero_point
         self.add_gradient = add_gradient
+        self._kept: tuple[np.ndarray, Codes] | None = None  # of the latest array: what its reverse needs
 
     def params(self) -> tuple[float, int]:
         return float(np.float32(self.scale[0])), self.zero_point
@@ -165,7 +183,8 @@ class Learned(Ranged):
     def ends(self) -> tuple[float, float]:
         """The range, as numbers."""
         codes = affine.code_range(self.form.dtype, self.form.symmetric)
-        return tuple(float(self.scale[0]) * (code - self.zero_point) for code in codes)
+        lo, hi = (float(self.scale[0]) * (code - self.zero_point) for code in codes)
+        return lo, hi
 
     def span(self, lo: float, hi: float) -> None:
         """Sets scale and zero point to the range lo … hi."""
@@ -174,28 +193,28 @@ class Learned(Ranged):
 
     def __call__(self, x: np.ndarray) -> Codes:
         extremes(x, self.name)
-        self._x, self._codes = x, self._encode(x, *self.params())
-        return self._codes
+        codes = self._encode(x, self.form, *self.params())
+        self._kept = x, codes
+        return codes
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         """As Ranged; the step's own gradient is sum(g * (codes - x / s inside the range)), times 1 / sqrt(n * largest
         code) for n features, which balances its steps with those of the weights."""
+        assert self._kept is not None, "backward comes after a forward"
+        (x, codes), self._kept = self._kept, None
         qmin, qmax = affine.code_range(self.form.dtype, self.form.symmetric)
         largest = max(self.zero_point - qmin, qmax - self.zero_point)
-        total = dot(g, self._codes.values)
+        total = dot(g, codes.values)
         super().backward(g)
-        total -= dot(g, self._x) / self.params()[0]
+        total -= dot(g, x) / self.params()[0]
         self.add_gradient(np.array([total / np.sqrt(g.shape[1] * largest)]))
-        self._x = self._codes = None
         return g
 
 
-class Resting(Ranged):
+class Resting(Clipping):
     """Scales and shifts of each feature's own (cq.smooth), which rest: clip(rint(x / own) + own zero point), centered.
     What reads them has them folded in its weights and bias, and sees one scale: the codes stand for (x - shift) /
     factor."""
-
-    state = None
 
     def __init__(self, name: str, form: Smoothed):
         self.name, self.form = name, form
@@ -210,7 +229,7 @@ class Resting(Ranged):
         return Codes(codes, self.form.scale, in_bytes(stored, self.form.scale, qmin - self.form.zero_point))
 
     def backward(self, g: np.ndarray) -> np.ndarray:
-        g = super().backward(g)
+        super().backward(g)
         g *= (self.form.scale / self.form.columns.scale).astype(g.dtype)
         return g
 
@@ -242,15 +261,18 @@ class WeightRange:
         """As to_codes takes it."""
         qmin, qmax = affine.code_range("int8", self.coding.symmetric)
         form = scale, qmin - zero_point, qmax - zero_point
-        return tuple(np.asarray(p)[:, None] for p in form) if scale.ndim else form
+        if scale.ndim:
+            return scale[:, None], form[1][:, None], form[2][:, None]
+        return form
 
     def _grouped(self, w: np.ndarray) -> np.ndarray:
         """The weight dequantized: with several scales to a row, sums are no whole numbers anyway."""
-        result = np.empty_like(w)
-        for start in range(0, w.shape[1], self.coding.group_size):
-            part = np.ascontiguousarray(w[:, start : start + self.coding.group_size])
+        result, size = np.empty_like(w), self.coding.group_size
+        assert size is not None, "a weight with a scale per group says the group's size"
+        for start in range(0, w.shape[1], size):
+            part = np.ascontiguousarray(w[:, start : start + size])
             codes = WeightRange(self.name, WeightCoding(self.coding.symmetric))(part)
-            np.multiply(codes.values, codes.scale[:, None], out=result[:, start : start + self.coding.group_size])
+            np.multiply(codes.values, codes.scales[:, None], out=result[:, start : start + size])
         return result
 
 
@@ -267,16 +289,16 @@ class LearnedWeight(WeightRange):
 
     def ends(self) -> tuple[float, float]:
         """The range of a weight with one scale, as numbers."""
-        return tuple(
-            float(self.scale) * (code - int(self.zero_point))
-            for code in affine.code_range("int8", self.coding.symmetric)
-        )
+        codes = affine.code_range("int8", self.coding.symmetric)
+        lo, hi = (float(self.scale) * (code - int(self.zero_point)) for code in codes)
+        return lo, hi
 
     def span(self, lo: float, hi: float) -> None:
         """Sets its scale and zero point to the range lo … hi."""
         self.scale[...], self.zero_point = affine.qparams(lo, hi, "int8", self.coding.symmetric)
 
-    def __call__(self, w: np.ndarray) -> Codes:
+    def __call__(self, w: np.ndarray, whole: np.ndarray | None = None) -> Codes:
+        """w: the whole weight, whose outputs have scales of their own."""
         scale = self.params()[0].astype(w.dtype)
         form = self._form(scale, self.zero_point)
         codes, stored, clipped = to_codes(w, *form)
@@ -294,16 +316,16 @@ class LearnedWeight(WeightRange):
         total = np.asarray(over(g, self._codes.values), g.dtype)
         g.reshape(-1)[self._outside] = 0
         total = total - np.asarray(over(g, w), g.dtype) / self.params()[0]
-        return np.asarray(total, np.float64) / np.sqrt(w.size // self.scale.size * largest)
+        return np.asarray(np.asarray(total, np.float64) / np.sqrt(w.size // self.scale.size * largest))
 
 
 def fake_bias(
-    bias: np.ndarray, kind: str, fixed: bool, x_scale, w_scale
+    bias: np.ndarray, kind: str, fixed: bool, x: Codes, w: Codes
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """(codes to add to the integer sums, floats to add after scaling), one of them None, as the conversion stores the
-    bias: int32 at x_scale * w_scale where x's scale is fixed, int8 affine, or float32."""
+    bias: int32 at x's scale * w's where x's is fixed, int8 affine, or float32."""
     if kind == "int32" and fixed:
-        return np.rint(bias.astype(np.float64) / (x_scale * w_scale.astype(np.float64))), None
+        return np.rint(bias.astype(np.float64) / (x.one_scale * np.asarray(w.scale, np.float64))), None
     if kind == "int8":
         scale, zero_point = affine.qparams(bias.min(), bias.max(), "int8")
         codes = affine.quantize(bias, scale, zero_point, "int8")

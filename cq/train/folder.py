@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..formats import load
-from ..formats.huggingface import read_settings, read_tokenizer, write_folder
+from ..formats.huggingface import read_settings, write_folder
+from ..formats.tokenizer_files import read_tokenizer
 from ..model import Transformer
 from ..strategies import Training
 from .data import Windows, encode_text, split_text

@@ -28,6 +28,7 @@ class Linear:
     ):
         self.parameters, self.name, self.fake, self.bias_kind, self.fixed = parameters, weight, fake, bias_kind, fixed
         self.bias = bias if bias in parameters.values else None
+        self.x: Codes | None = None  # what the reverse needs
 
     @property
     def weight(self) -> np.ndarray:
@@ -46,7 +47,9 @@ class Linear:
         before, after = self._biases(x)
         if x.stored is not None and self.packed is not None:
             before = None if before is None else before.clip(-INTEGER_BIAS, INTEGER_BIAS).astype(np.int32)
-            return _core.linear(x.stored, self.packed, after, before)
+            product = _core.linear(x.stored, self.packed, after, before)
+            assert isinstance(product, np.ndarray), "no form was asked for"
+            return product
         y = matmul(x.values, self.codes.values.T)
         before = None if before is None else before.astype(y.dtype)
         row_scales = x.scale[:, 0] if isinstance(x.scale, np.ndarray) else None
@@ -62,7 +65,7 @@ class Linear:
         bias = self.parameters.values[self.bias]
         if self.fake is None:
             return None, bias
-        return fake_bias(bias, self.bias_kind, self.fixed, x.scale, self.codes.scale)
+        return fake_bias(bias, self.bias_kind, self.fixed, x, self.codes)
 
     def _scale(self, x: Codes) -> np.ndarray | float | None:
         """What multiplies the product of codes, apart from tokens' own scales; None: 1."""
@@ -73,14 +76,16 @@ class Linear:
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         """(tokens, inputs). g is left as it is. Of the rounded values of x and w, not of their codes."""
-        x, w = self.x, self.codes
+        assert self.x is not None, "backward comes after forward"
+        (x, self.x), w = (self.x, None), self.codes
         if self.bias is not None:
             self.parameters.add(self.bias, column_sums(g))
         dx = matmul(g if w.scale is None else rescale(g, w.scale), w.values)
-        per_token = isinstance(x.scale, np.ndarray)
-        scaled = rescale(g, 1, row_scales=x.scale[:, 0]) if per_token else g
-        self.parameters.add_product(self.name, scaled.T, x.values, None if per_token else x.scale)
-        self.x = None
+        if isinstance(x.scale, np.ndarray):
+            scaled = rescale(g, 1, row_scales=x.scale[:, 0])
+            self.parameters.add_product(self.name, scaled.T, x.values)
+        else:
+            self.parameters.add_product(self.name, g.T, x.values, x.scale)
         return dx
 
 
@@ -100,20 +105,20 @@ class Norm:
     def __init__(self, parameters: Parameters, name: str, eps: float, rms: bool):
         self.parameters, self.eps, self.rms, self.name = parameters, eps, rms, name + ".weight"
         self.bias = name + ".bias" if name + ".bias" in parameters.values else None
+        self.kept: list[np.ndarray] = []  # what the reverse needs: what weight and bias follow, and rows' divisors
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(tokens, hidden) → the same."""
-        y, self.kept, self.factor = norm(
-            x, self.parameters.values[self.name], self.parameters.values.get(self.bias), self.eps, self.rms
-        )
+        bias = None if self.bias is None else self.parameters.values[self.bias]
+        y, *self.kept = norm(x, self.parameters.values[self.name], bias, self.eps, self.rms)
         return y
 
     def backward(self, g: np.ndarray) -> np.ndarray:
-        dx, of_weight = norm_back(g, self.parameters.values[self.name], self.kept, self.factor, self.rms)
+        (kept, factor), self.kept = self.kept, []
+        dx, of_weight = norm_back(g, self.parameters.values[self.name], kept, factor, self.rms)
         self.parameters.add(self.name, column_sums(of_weight))
         if self.bias is not None:
             self.parameters.add(self.bias, column_sums(g))
-        self.kept = self.factor = None
         return dx
 
 
@@ -126,10 +131,12 @@ class Rotary:
             raise UnsupportedError("train: rotary positions scaled by longrope are not implemented here")
         self.frequency, self.factor = frequencies(dim, theta, scaling)
 
-    def tables(self, positions: np.ndarray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    def tables(self, positions: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines (tokens, 1, dim / 2) of positions (tokens,)."""
         angle = np.outer(positions.astype(np.float32), self.frequency).astype(np.float64)[:, None]
-        return tuple((f(angle) * self.factor).astype(np.float32).astype(dtype) for f in (functions.cos, functions.sin))
+        turns = functions.cos(angle), functions.sin(angle)
+        cosine, sine = ((turn * self.factor).astype(np.float32).astype(dtype) for turn in turns)
+        return cosine, sine
 
     @staticmethod
     def turn(x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
@@ -164,15 +171,16 @@ class Embedding:
 
     def _words(self, table: np.ndarray, ids: np.ndarray) -> np.ndarray:
         if self.fake is None:
-            return table[ids]
+            return np.asarray(table[ids])
         if isinstance(self.fake, Linear):
             codes = self.fake.codes
-            rows, scale = codes.values[ids], codes.scale
-            rows *= scale[ids][:, None] if scale.ndim else scale
-            return rows
-        rows, scale, _ = self.fake(table[ids], table)  # the words at hand, in the whole table's range where that is one
+            rows, scale = codes.values[ids], np.asarray(codes.scale)
+            scale = scale[ids] if scale.ndim else scale
+        else:  # the words at hand, in the whole table's range where that is one
+            codes = self.fake(table[ids], table)
+            rows, scale = codes.values, np.asarray(codes.scale)
         rows *= scale[:, None] if scale.ndim else scale
-        return rows
+        return np.asarray(rows)
 
     def backward(self, g: np.ndarray) -> None:
         self.parameters.add_rows("embed.word", self.batch.ids, g)

@@ -64,14 +64,14 @@ def fit(
     """What `train` does, and QAT: behind the fake quantization of `plan` (Network), from `weights`, those of the model
     with what the plan folds into them. Learned ranges are clipped first where the loss on the first batch gains
     (ranges.py). Gives the trained network, from which the model is converted."""
-    behind = isinstance(training, QAT)
-    network = Network(model.config, plan, weights, behind and training.ranges == "learned")
+    learns = isinstance(training, QAT) and training.ranges == "learned"
+    network = Network(model.config, plan, weights, learns)
     optimizer = AdamW(network.parameters, training.weight_decay, training.betas)
     objective = OBJECTIVES[training.loss](model, network)
     if isinstance(data, Windows):
         check_tokens([data.stream], model.config.vocab_size, len(data.stream))
         check_tokens([data.stream[: data.length]], model.config.vocab_size, model.config.max_positions)
-        source = data
+        source: Windows | Shuffled = data
     else:
         source = Shuffled(objective.samples(data), training.seed)
     if network.learns:
@@ -81,7 +81,7 @@ def fit(
     if checkpoint is not None:
         checkpoint = checked(checkpoint)
         restore(checkpoint, network, optimizer, training)
-    freeze = (training.freeze or (training.steps + 1) // 2) if behind else 0
+    freeze = (training.freeze or (training.steps + 1) // 2) if isinstance(training, QAT) else 0
     for step in range(optimizer.steps, training.steps):
         network.observe(step < freeze)
         network.parameters.clear()

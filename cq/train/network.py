@@ -4,13 +4,14 @@ has codes. Knows no losses and no optimizer."""
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from .. import affine, observers
 from ..errors import CqError
 from ..model import Config
-from ..model.forms import Fixed, Form, PerHead, Smoothed
+from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from ..model.sites import AttentionPart, FeedForwardPart, Graph
 from ..plan import Plan, WeightCoding
 from .attention import Attention, CodedAttention, ScaledAttention
@@ -25,6 +26,9 @@ from .passes import activate
 # others (30: 2 %).
 FASTER, VECTORS = 20, 100
 
+Pass = Callable[[np.ndarray], np.ndarray]  # of a part, forward or in reverse: (tokens, hidden) → the same
+AnyForm = TypeVar("AnyForm", bound=Form | PerHead)
+
 
 class Network:
     """plan: where weights and activations are coded, and how; codes with fixed parameters begin at the plan's, or are
@@ -37,7 +41,7 @@ class Network:
     ):
         self.config, self.plan, self.graph, self.learns = config, plan, Graph(config), learns
         self.forms, self.trunk = plan.sites(self.graph), [name for site in self.graph.trunk for name in site.readers]
-        codings = [plan.layers[name].weight for name in self.trunk if plan.coded(name)]
+        codings = [plan.layers[name].coding for name in self.trunk if plan.coded(name)]
         self.coarse = any(coding.granularity == "per_tensor" for coding in codings)  # one scale for a weight
         self._check(weights)
         self._zero_points: dict[str, np.ndarray] = {}
@@ -67,7 +71,7 @@ class Network:
         return "embed.word" if linear == "head" and self.config.tied else f"{linear}.weight"
 
     def _learns(self, linear: str) -> bool:
-        return self.learns and self.plan.coded(linear) and self.plan.layers[linear].weight.granularity != "per_group"
+        return self.learns and self.plan.coded(linear) and self.plan.layers[linear].coding.granularity != "per_group"
 
     def _first_scales(self, weights: dict) -> dict[str, tuple[np.ndarray, float]]:
         """Scales to learn, each with its unit step: a step moves a scale by as large a part of it as it moves a typical
@@ -77,7 +81,7 @@ class Network:
             w = weights[self._weight_name(name)]
             rates[name] = faster / max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6)
             if self._learns(name):
-                scale, self._zero_points[name] = _first_scale(w, self.plan.layers[name].weight)
+                scale, self._zero_points[name] = _first_scale(w, self.plan.layers[name].coding)
                 scales[f"{name}.weight.scale"] = scale, rates[name]
         for site, form in self.forms.items():
             if isinstance(form, Fixed):
@@ -87,31 +91,33 @@ class Network:
                 scales[f"{site}.scale"] = np.array([form.scale]), min(rates[name] for name in readers)
         return scales
 
-    def _site(self, site: str, form: Form | PerHead) -> Exact | Ranged:
+    def _site(self, site: str, form: Form | PerHead) -> Exact | Ranged | Learned | Resting:
         if isinstance(form, PerHead):
             return ExactHeads(site, form.group_size)
         if isinstance(form, Smoothed):
             return Resting(site, form)
-        if not isinstance(form, Fixed):
+        if isinstance(form, (PerToken, PerTensor)):
             return Exact(site, form)
+        assert isinstance(form, Fixed), f"{site} is a site of codes"
         if not self.learns:
             return Ranged(site, form)
         name = f"{site}.scale"
         return Learned(site, form, self.parameters.values[name], partial(self.parameters.add, name))
 
-    def _attention(self, form: Fixed | PerHead | None) -> Attention:
+    def _attention(self, form: Form | PerHead) -> Attention:
         c, kind = self.config, Attention
         if form is not None:
             kind = ScaledAttention if isinstance(form, PerHead) else CodedAttention
         return kind(c.num_heads, c.num_kv_heads, c.head_dim, c.causal)
 
     def _linear(self, name: str) -> Linear:
-        layer, fake = self.plan.layers[name], None
+        layer = self.plan.layers[name]
+        fake: WeightRange | None = None
         if self._learns(name):
             scale = self.parameters.values[f"{name}.weight.scale"]
-            fake = LearnedWeight(name, layer.weight, scale, self._zero_points[name])
+            fake = LearnedWeight(name, layer.coding, scale, self._zero_points[name])
         elif self.plan.coded(name):
-            fake = WeightRange(name, layer.weight)
+            fake = WeightRange(name, layer.coding)
         fixed = isinstance(layer.input, (Fixed, Smoothed))
         return Linear(self.parameters, self._weight_name(name), f"{name}.bias", fake, layer.bias, fixed)
 
@@ -130,27 +136,33 @@ class Network:
 
     def trained_plan(self) -> Plan:
         """The plan with the parameters that training found: of fixed codes, and of weights where they are learned."""
-        forms = {site: self._form(site) for site in self.sites}
         layers = dict(self.plan.layers)
         for name, linear in self.linears.items():
             layer = layers[name]
             if layer.input is not None:
-                layer = replace(layer, input=forms[self.graph.reads[name]])
+                layer = replace(layer, input=self._trained_form(self.graph.reads[name], layer.input))
             if isinstance(linear.fake, LearnedWeight):
-                layer = replace(layer, weight=replace(layer.weight, learned=linear.fake.params()))
+                layer = replace(layer, weight=replace(layer.coding, learned=linear.fake.params()))
             layers[name] = layer
-        attention = {
-            block.name: found
-            if isinstance(found := self.plan.attention[block.name], PerHead)
-            else tuple(forms[part] for part in block.attention.projections)
-            for block in self.graph.blocks
-            if block.name in self.plan.attention
-        }
+        attention = dict(self.plan.attention)
+        for block in self.graph.blocks:
+            forms, names = attention.get(block.name), block.attention
+            if forms is not None and not isinstance(forms, PerHead):
+                query, key, value = forms
+                attention[block.name] = (
+                    self._trained_form(names.query, query),
+                    self._trained_form(names.key, key),
+                    self._trained_form(names.value, value),
+                )
         return replace(self.plan, layers=layers, attention=attention)
 
-    def _form(self, site: str) -> Form | PerHead:
-        form, fake = self.forms[site], self.sites[site]
-        return Fixed(form.dtype, form.symmetric, *fake.params()) if isinstance(form, Fixed) else form
+    def _trained_form(self, site: str, form: AnyForm) -> AnyForm:
+        """The form that the plan has at a site, with the parameters that training found where they are fixed."""
+        fake = self.sites[site]
+        if isinstance(form, Fixed) and isinstance(fake, (Ranged, Learned)):
+            scale, zero_point = fake.params()
+            return replace(form, scale=scale, zero_point=zero_point)
+        return form
 
     def learned_ranges(self) -> Iterator[tuple[Learned | LearnedWeight, Callable[[], None]]]:
         """What has a learned range, block by block, and what to call when that was changed."""
@@ -177,7 +189,8 @@ class Network:
     def observe(self, on: bool) -> None:
         """Whether moving averages move."""
         for site in self.sites.values():
-            site.observing = on
+            if isinstance(site, Ranged):
+                site.observing = on
 
     def settle(self) -> None:
         """Completes the gradients of one step: straight through the rounding of learned weights, zeros where none
@@ -213,6 +226,7 @@ class Network:
             g = self._read_back("head.input", [logits])
             if hidden is not None:
                 g += hidden
+        assert g is not None, "either gradient must be given"
         if self.config.norm_first:
             g = self.norms["final_norm"].backward(g)
         for i, block in reversed(list(enumerate(self.graph.blocks))):
@@ -222,7 +236,7 @@ class Network:
             g = self.norms["embed.norm"].backward(g)
         self.embedding.backward(g)
 
-    def _around(self, norm: str, x: np.ndarray, part) -> np.ndarray:
+    def _around(self, norm: str, x: np.ndarray, part: Pass) -> np.ndarray:
         """A part with its norm and residual: x + part(norm(x)), or norm(x + part(x))."""
         if self.config.norm_first:
             y = part(self.norms[norm].forward(x))
@@ -232,7 +246,7 @@ class Network:
         y += x
         return self.norms[norm].forward(y)
 
-    def _around_back(self, norm: str, g: np.ndarray, part_back) -> np.ndarray:
+    def _around_back(self, norm: str, g: np.ndarray, part_back: Pass) -> np.ndarray:
         if self.config.norm_first:
             d = self.norms[norm].backward(part_back(g))
             d += g
@@ -250,8 +264,8 @@ class Network:
             )
         if self.rotary is not None:
             q, k = (Rotary.turn(y, *self.angles) for y in (q, k))
-        coded = [self._code(site, y) for site, y in zip(names.projections, (q, k, v))]
-        return self._read(names.context, self.attention[i].forward(*coded, self.batch))[0]
+        q_codes, k_codes, v_codes = (self._code(site, y) for site, y in zip(names.projections, (q, k, v)))
+        return self._read(names.context, self.attention[i].forward(q_codes, k_codes, v_codes, self.batch))[0]
 
     def _attend_back(self, i: int, names: AttentionPart, g: np.ndarray) -> np.ndarray:
         parts = self.attention[i].backward(self._read_back(names.context, [g]))
@@ -265,7 +279,7 @@ class Network:
             )
         return self._read_back(names.input, [q, k, v])
 
-    def _by_head(self, norm, x: np.ndarray) -> np.ndarray:
+    def _by_head(self, norm: Pass, x: np.ndarray) -> np.ndarray:
         """x (tokens, heads * dim) through `norm`, of rows (tokens * heads, dim)."""
         return norm(x.reshape(-1, self.config.head_dim)).reshape(x.shape)
 
@@ -314,10 +328,11 @@ class Network:
                 through = d if through is None else np.add(through, d, out=through)
             else:
                 past = d if past is None else np.add(past, d, out=past)
-        if through is None:
-            return past
-        through = self._code_back(site, through)
-        return through if past is None else np.add(through, past, out=through)
+        if through is not None:
+            through = self._code_back(site, through)
+            return through if past is None else np.add(through, past, out=through)
+        assert past is not None, f"something reads {site}"
+        return past
 
 
 def _first_scale(weight: np.ndarray, coding: WeightCoding) -> tuple[np.ndarray, np.ndarray]:

@@ -23,10 +23,11 @@ class Objective:
         """What batches are drawn from. Raises CqError for data that do not fit."""
         return _listed(self.model, data)
 
-    def targets(self, samples: list):
-        """What the float32 model says of them, where that is asked."""
+    def targets(self, samples: list) -> list[np.ndarray]:
+        """What the float32 model says of them, where that is asked; else nothing."""
+        return []
 
-    def loss(self, samples: list, targets) -> tuple[float, dict[str, np.ndarray]]:
+    def loss(self, samples: list, targets: list[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         """Forward alone: the loss, and the gradients that the network's reverse takes."""
         raise NotImplementedError
 
@@ -52,7 +53,7 @@ class NextToken(Objective):
             raise CqError("data: next_token needs sequences of at least two tokens")
         return samples
 
-    def loss(self, samples: list[np.ndarray], targets: None) -> tuple[float, dict[str, np.ndarray]]:
+    def loss(self, samples: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         batch = Packed(samples)
         logits = self.network.logits(self.network.forward(batch))
         loss, gradients = losses.next_token(batch.split(logits), samples)
@@ -68,11 +69,11 @@ class Distillation(Objective):
 
     def loss(self, samples: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         batch, config = Packed(samples), self.model.config
-        hidden = self.network.forward(batch)
+        states = self.network.forward(batch)
         if config.lm_head:
-            loss, gradients = losses.logit_distillation(batch.split(self.network.logits(hidden)), targets)
+            loss, gradients = losses.logit_distillation(batch.split(self.network.logits(states)), targets)
             return loss, {"logits": batch.join(gradients)}
-        hidden = batch.split(hidden)
+        hidden = batch.split(states)
         loss, gradients = losses.hidden_distillation(hidden, targets)
         if config.pooling is not None:
             more, gradient = losses.embedding_distillation(losses.pool(hidden, config), losses.pool(targets, config))
@@ -108,7 +109,7 @@ class Pairs(Objective):
         flat = _listed(self.model, [text for row in rows for text in row[:2]])
         return list(zip(flat[::2], flat[1::2], (row[2] for row in rows)))
 
-    def loss(self, samples: list[tuple], targets: None) -> tuple[float, dict[str, np.ndarray]]:
+    def loss(self, samples: list[tuple], targets: list[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         sequences = [ids for first, second, _ in samples for ids in (first, second)]
         batch, config = Packed(sequences), self.model.config
         hidden = batch.split(self.network.forward(batch))
@@ -131,4 +132,8 @@ def _listed(model: Transformer, data: Iterable) -> list[np.ndarray]:
         ]
     if not sequences:
         raise CqError("data: no samples came")
-    return check_tokens(sequences, model.config.vocab_size, model.config.max_positions)
+    checked = check_tokens(sequences, model.config.vocab_size, model.config.max_positions)
+    plain = [ids for ids in checked if isinstance(ids, np.ndarray)]
+    if len(plain) < len(checked):
+        raise CqError("data: training takes plain ids, without token types or positions of their own")
+    return plain

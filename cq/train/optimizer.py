@@ -44,11 +44,10 @@ class AdamW:
         moves = b1, b2, clip * (1 - b1), clip * clip * (1 - b2), 1 / math.sqrt(second), EPSILON
         rate, keep, faster = rate / first, 1 - rate * self.weight_decay, rate / first * self.parameters.vectors
         decayed, plain = self.parameters.decayed, self.parameters.plain
-        for start, end, units, *ends in (
-            (0, decayed, None, rate, keep),
-            (decayed, plain, None, faster, 1.0),
-            (plain, p.size, self.parameters.units, rate, 1.0),
+        for part, units, *ends in (
+            (slice(0, decayed), None, rate, keep),
+            (slice(decayed, plain), None, faster, 1.0),
+            (slice(plain, p.size), self.parameters.units, rate, 1.0),
         ):
-            arrays = (array[start:end] for array in (p, g, self.mean, self.square))
-            _core.adamw(*arrays, units, (*moves, *ends))
+            _core.adamw(p[part], g[part], self.mean[part], self.square[part], units, (*moves, *ends))
         return norm

@@ -24,10 +24,11 @@ class Parameters:
         arrays = [item for wanted in (True, False) for item in weights.items() if (item[1].ndim > 1) == wanted]
         arrays += [(name, scale) for name, (scale, _) in scales.items()]
         sizes = [array.size for _, array in arrays]
-        self.flat, self.flat_gradient = np.empty(sum(sizes), dtype), np.zeros(sum(sizes), dtype)
+        self.flat: np.ndarray = np.empty(sum(sizes), dtype)
+        self.flat_gradient: np.ndarray = np.zeros(sum(sizes), dtype)
         self.decayed = sum(array.size for array in weights.values() if array.ndim > 1)
         self.plain = sum(array.size for array in weights.values())  # from here on: scales
-        self.units = np.array([unit for scale, unit in scales.values() for _ in range(scale.size)], dtype)
+        self.units: np.ndarray = np.array([unit for scale, unit in scales.values() for _ in range(scale.size)], dtype)
         self.values: dict[str, np.ndarray] = {}
         self.gradients: dict[str, np.ndarray] = {}
         self._written: set[str] = set()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import _core, functions
 
@@ -28,19 +29,20 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: boo
     """a (..., m, k) @ b (..., k, n); add: added to `out`."""
     if a.dtype == np.float32:
         return _core.matmul(a, b, out, add)
-    return np.add(out, a @ b, out=out) if add else np.matmul(a, b, out=out)
+    product = np.matmul(a, b, out=None if add else out)
+    return np.asarray(np.add(product, out, out=out) if add and out is not None else product)
 
 
 def column_sums(g: np.ndarray) -> np.ndarray:
     """(rows, n) → (n,)."""
-    return _core.column_sums(np.ascontiguousarray(g)) if g.dtype == np.float32 else g.sum(axis=0)
+    return _core.column_sums(np.ascontiguousarray(g)) if g.dtype == np.float32 else np.asarray(g.sum(axis=0))
 
 
 def dot_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(rows, n) each → (rows,)."""
     if x.dtype == np.float32:
         return _core.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y))
-    return (x * y).sum(axis=1)
+    return np.asarray((x * y).sum(axis=1))
 
 
 def dot(x: np.ndarray, y: np.ndarray) -> float:
@@ -57,7 +59,8 @@ def activate(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(act(x), its derivative) of x (rows, n): "gelu" (by erf, to 2e-7), "gelu_tanh", "silu" or "relu"."""
     if x.dtype == np.float32:
         return _core.slope(x, name)
-    return _BY_NAME[name](x)
+    both = _BY_NAME[name](x)
+    return both
 
 
 def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
@@ -73,7 +76,7 @@ def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
         np.rint(x, out=x)
     else:
         x[...] = functions.exp(x)
-    return x.sum(axis=-1, keepdims=True)
+    return np.asarray(x.sum(axis=-1, keepdims=True))
 
 
 def softmax_back(g: np.ndarray, p: np.ndarray, inverse: np.ndarray, factor: float) -> None:
@@ -87,23 +90,30 @@ def softmax_back(g: np.ndarray, p: np.ndarray, inverse: np.ndarray, factor: floa
     g *= factor
 
 
-def to_codes(x: np.ndarray, scale, low, high, shift=None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+def to_codes(
+    x: np.ndarray, scale: ArrayLike, low: ArrayLike, high: ArrayLike, shift: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Centered codes clip(rint(x / scale), low, high) + shift of finite x (rows, n); of float32 the same from low on as
     uint8, else None; and which rows hold something clipped, bool (rows,). Parameters: numbers, (rows, 1) or (1, n)."""
     shape = np.broadcast_shapes(*(np.shape(p) for p in (scale, low, high, shift) if p is not None))
-    scale, low, high, shift = (
-        None if p is None else np.array(np.broadcast_to(p, shape), x.dtype) for p in (scale, low, high, shift)
-    )
+    scales, lows, highs = (np.array(np.broadcast_to(p, shape), x.dtype) for p in (scale, low, high))
+    shifts = None if shift is None else np.array(np.broadcast_to(shift, shape), x.dtype)
     if x.dtype == np.float32:
-        flat = shape if shape == (1, x.shape[1]) else -1
-        return _core.round_codes(x, *(None if p is None else p.reshape(flat) for p in (scale, low, high, shift)))
-    codes = np.rint(x / scale)
-    clipped = ((codes < low) | (codes > high)).any(axis=1)
-    return np.clip(codes, low, high) + (0 if shift is None else shift), None, clipped
+        flat = shape if shape == (1, x.shape[1]) else (-1,)
+        of_shifts = None if shifts is None else shifts.reshape(flat)
+        return _core.round_codes(x, scales.reshape(flat), lows.reshape(flat), highs.reshape(flat), of_shifts)
+    codes = np.rint(x / scales)
+    clipped = ((codes < lows) | (codes > highs)).any(axis=1)
+    return np.clip(codes, lows, highs) + (0 if shifts is None else shifts), None, clipped
 
 
 def rescale(
-    x: np.ndarray, scales, before=None, row_scales=None, after=None, out: np.ndarray | None = None
+    x: np.ndarray,
+    scales: float | np.ndarray,
+    before: np.ndarray | None = None,
+    row_scales: np.ndarray | None = None,
+    after: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """(x + before) * row_scales * scales + after of x (rows, n): scales a number or (n,), before and after (n,),
     row_scales (rows,). out may be x."""
@@ -113,7 +123,7 @@ def rescale(
         )
     y = x if before is None else x + before
     y = y * (scales if row_scales is None else row_scales[:, None] * scales)
-    return np.add(y, 0 if after is None else after, out=out)
+    return np.asarray(np.add(y, 0 if after is None else after, out=out))
 
 
 def norm(
@@ -163,7 +173,7 @@ def _silu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _logistic(x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # then 1 / inf is 0, as it should be
-        return 1 / (1 + np.exp(-x))
+        return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def _relu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,4 +197,9 @@ def exp2(t: np.ndarray) -> None:
     np.multiply(np.add(p, 1, out=p), bits.view(t.dtype), out=t)
 
 
-_BY_NAME: dict[str, Callable] = {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "silu": _silu, "relu": _relu}
+_BY_NAME: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": _silu,
+    "relu": _relu,
+}

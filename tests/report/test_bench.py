@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 import cq
+from cq.report import timing
 from cq.report.bench import activation_bytes, bench, operations, peak_speeds
 
 module = sys.modules["cq.report.bench"]
@@ -18,7 +19,7 @@ module = sys.modules["cq.report.bench"]
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(module, "_ROUNDS", 1)
-    monkeypatch.setattr(module, "_TURN_S", 0.0)
+    monkeypatch.setattr(timing, "_TURN_SECONDS", 0.0)
     monkeypatch.setattr(module, "_PEAK_TRIES", 1)
 
 
