@@ -1,5 +1,5 @@
-/* The affine map's parameters from a range, found at inference: float32, step by step as ONNX DynamicQuantizeLinear. Shared by
- * all kernels, so that every instruction set rounds alike. */
+/* The affine map's parameters from a range, found at inference: float32, step by step as ONNX DynamicQuantizeLinear.
+ * Shared by all kernels, so that every instruction set rounds alike. */
 #ifndef CQ_AFFINE_H
 #define CQ_AFFINE_H
 #include <float.h>
@@ -11,7 +11,8 @@ static inline void cq_code_range(int is_signed, int symmetric, float *qmin, floa
     *qmax = is_signed ? 127.0f : 255.0f;
 }
 
-/* What to multiply by instead of dividing by `scale`; NaN, which sends kernels to the division, where it would be denormal. */
+/* What to multiply by instead of dividing by `scale`; NaN, which sends kernels to the division, where it would be
+ * denormal. */
 static inline float cq_inverse(float scale) { return scale > 0x1p126f ? NAN : 1.0f / scale; }
 
 static inline void cq_row_params(float lo, float hi, int is_signed, int symmetric, float *scale, int32_t *zero_point) {

@@ -1,5 +1,5 @@
-/* Softmax attention over packed ragged sequences. A task is one head of one sequence: its keys and values are laid out for the
- * tiles once, then blocks of queries run over them, so scores live only in a block's scratch. */
+/* Softmax attention over packed ragged sequences. A task is one head of one sequence: its keys and values are laid out
+ * for the tiles once, then blocks of queries run over them, so scores live only in a block's scratch. */
 #include <string.h>
 
 #include "attention.h"
@@ -13,7 +13,9 @@ typedef struct {
 } attention_job;
 
 /* A task's place: tokens first .. first + length - 1, query head h reading kv head g. */
-typedef struct { int64_t first, length, h, g; } place;
+typedef struct {
+    int64_t first, length, h, g;
+} place;
 static place place_of(const cq_attention_args *a, int64_t task) {
     const int64_t s = task / a->heads, h = task % a->heads;
     return (place){a->offsets[s], a->offsets[s + 1] - a->offsets[s], h, h * a->kv_heads / a->heads};
@@ -23,17 +25,17 @@ static int64_t keys_for(const cq_attention_args *a, int64_t length, int64_t quer
     return a->causal ? queries_end : length;
 }
 
-/* --- float32 ------------------------------------------------------------------------------------------------------------- */
+/* --- float32 ------------------------------------------------------------------------------------------------------ */
 
 /* c (rows, n) = x (rows, k) b (k, n), n a multiple of 16. */
-static void multiply(const float *x, int64_t x_stride, int64_t rows, const float *b, int64_t b_stride, int64_t n, int64_t k,
-                     float *c, int64_t c_stride) {
+static void multiply(const float *x, int64_t x_stride, int64_t rows, const float *b, int64_t b_stride, int64_t n,
+                     int64_t k, float *c, int64_t c_stride) {
     const int width = cq_active->panels * CQ_PANEL, step = cq_active->rows_f32;
     for (int64_t i = 0; i < rows; i += step)
         for (int64_t j = 0; j < n; j += width)
             cq_active->tile_f32(&(cq_operands){x + i * x_stride, x_stride, 1, b + j, b_stride, CQ_PANEL},
-                                (int)min(step, rows - i), (int)(min(width, n - j) / CQ_PANEL), k, 0, c + i * c_stride + j,
-                                c_stride);
+                                (int)min(step, rows - i), (int)(min(width, n - j) / CQ_PANEL), k, 0,
+                                c + i * c_stride + j, c_stride);
 }
 
 /* What a member of the team works in; all for the longest sequence. */
@@ -89,7 +91,7 @@ static void attention_f32_member(void *context, cq_queue *queue) {
     free(scratch);
 }
 
-/* --- int8 ---------------------------------------------------------------------------------------------------------------- */
+/* --- int8 --------------------------------------------------------------------------------------------------------- */
 
 /* What a member of the team works in; all for the longest sequence. */
 typedef struct {
@@ -99,8 +101,8 @@ typedef struct {
     query_scratch q;
 } int8_scratch;
 
-/* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores of a
- * query. The query's does: it multiplies the sum of the key's codes. */
+/* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores
+ * of a query. The query's does: it multiplies the sum of the key's codes. */
 static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, const int8_scratch *s) {
     const cq_coded *k = &job->a->k;
     const int64_t dim = job->a->dim, dim4 = up(dim, 4), panel = dim4 * CQ_PANEL;
@@ -111,8 +113,8 @@ static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, 
     memset(s->q.queries, q_zero, (size_t)dim4); /* the sums of all keys times q's zero point are a product too */
     const int width = cq_active->panels;
     for (int64_t p = 0, panels = up(at->length, CQ_PANEL) / CQ_PANEL; p < panels; p += width)
-        cq_active->tile_i8(s->q.queries, dim4, 1, s->keys + p * panel, panel, (int)min(width, panels - p), dim4 / 4, nothing,
-                           s->start + p * CQ_PANEL, 0);
+        cq_active->tile_i8(s->q.queries, dim4, 1, s->keys + p * panel, panel, (int)min(width, panels - p), dim4 / 4,
+                           nothing, s->start + p * CQ_PANEL, 0);
     for (int64_t t = 0; t < at->length; t++) s->start[t] = -s->start[t];
 }
 
@@ -152,16 +154,21 @@ static void attend_i8(const attention_job *job, int64_t task, const int8_scratch
     lay_keys(job, &at, q->zero_point + flip_of(q), s);
     lay_values(job, &at, s->values);
     if (q->scales) lay_scales(job, &at, s);
-    const attention_i8 all = {.dim = a->dim, .scale = a->scale, .q = a->q, .k = a->k, .v = a->v, .y = a->y, .codes = a->codes};
+    const attention_i8 all = {
+        .dim = a->dim, .scale = a->scale, .q = a->q, .k = a->k, .v = a->v, .y = a->y, .codes = a->codes};
     const laid_i8 laid = {s->keys, s->values, up(at.length, 4) * CQ_PANEL, s->start, s->scales};
     const int64_t y_stride = a->codes ? a->codes->stride : a->heads * a->dim;
     for (int64_t i = 0; i < at.length; i += CQ_TILE_ROWS) {
         const int64_t token = at.first + i;
-        const query_rows rows = {
-            .rows = (int)min(CQ_TILE_ROWS, at.length - i), .visible = a->causal ? i + 1 : at.length, .visible_step = a->causal,
-            .q = (const uint8_t *)q->codes + token * q->stride + at.h * a->dim, .q_step = q->stride,
-            .scales = q->scales ? q->scales + token * a->scale_stride + at.h : NULL, .scale_step = a->scale_stride,
-            .to = token * y_stride + at.h * a->dim, .to_step = y_stride};
+        const query_rows rows = {.rows = (int)min(CQ_TILE_ROWS, at.length - i),
+                                 .visible = a->causal ? i + 1 : at.length,
+                                 .visible_step = a->causal,
+                                 .q = (const uint8_t *)q->codes + token * q->stride + at.h * a->dim,
+                                 .q_step = q->stride,
+                                 .scales = q->scales ? q->scales + token * a->scale_stride + at.h : NULL,
+                                 .scale_step = a->scale_stride,
+                                 .to = token * y_stride + at.h * a->dim,
+                                 .to_step = y_stride};
         attend_rows(&all, &laid, &rows, &s->q, strip);
     }
 }
@@ -198,5 +205,6 @@ cq_status cq_attention(int threads, const cq_args *args, int64_t rows, int64_t s
         work += 2.0 * (double)length * (double)length * (double)(a->heads * a->dim);
     }
     const int64_t tasks = sequences * a->heads;
-    return cq_run(threads, work, &job, &(cq_phase){a->qkv ? attention_f32_member : attention_i8_member, tasks, tasks}, 1);
+    return cq_run(threads, work, &job, &(cq_phase){a->qkv ? attention_f32_member : attention_i8_member, tasks, tasks},
+                  1);
 }

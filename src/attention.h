@@ -61,7 +61,8 @@ typedef struct {
     cq_key_scales scales;        /* where tokens have their own */
 } laid_i8;
 
-/* What all heads share. Of q, k and v the parameters: one scale each (static), or q's scales are set, and tokens have theirs. */
+/* What all heads share. Of q, k and v the parameters: one scale each (static), or q's scales are set, and tokens have
+ * theirs. */
 typedef struct {
     int64_t dim;
     float scale;
@@ -128,18 +129,21 @@ static inline void attend_rows(const attention_i8 *a, const laid_i8 *at, const q
         else memcpy(s->queries + r * dim4, q, (size_t)dim);
     }
     for (int64_t p = 0; p < panels; p += width)
-        cq_active->tile_i8(s->queries, dim4, n, at->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL, (int)min(width, panels - p),
-                           dim4 / 4, at->start + p * CQ_PANEL, s->scores + p * CQ_PANEL, s->length64);
+        cq_active->tile_i8(s->queries, dim4, n, at->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL,
+                           (int)min(width, panels - p), dim4 / 4, at->start + p * CQ_PANEL, s->scores + p * CQ_PANEL,
+                           s->length64);
     for (int r = 0; r < n; r++) {
         visible[r] = rows->visible + r * rows->visible_step;
         if (scaled) factors[r] = base * rows->scales[r * rows->scale_step];
     }
     if (scaled) {
         float totals[CQ_TILE_ROWS];
-        cq_active->softmax_scaled(s->scores, s->length64, n, visible, up(seen, 4), factors, &at->scales, s->weights, totals);
+        cq_active->softmax_scaled(s->scores, s->length64, n, visible, up(seen, 4), factors, &at->scales, s->weights,
+                                  totals);
         for (int r = 0; r < n; r++) inverse[r] = 1.0f / (255.0f * totals[r]);
     } else {
-        cq_active->softmax_i8(s->scores, s->length64, n, visible, up(seen, 4), base * a->q.scale * a->k.scale, s->weights, sums);
+        cq_active->softmax_i8(s->scores, s->length64, n, visible, up(seen, 4), base * a->q.scale * a->k.scale,
+                              s->weights, sums);
         for (int r = 0; r < n; r++) inverse[r] = 1.0f / (float)sums[r];
     }
     _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
@@ -148,9 +152,9 @@ static inline void attend_rows(const attention_i8 *a, const laid_i8 *at, const q
     for (int64_t d = 0; d < dim; d += CQ_TILE) {
         if (dim > CQ_TILE || !strip->columns) set_strip(a, d, strip);
         for (int p = 0; p * CQ_PANEL < strip->columns; p += width)
-            cq_active->tile_i8(s->weights, s->length64, n, at->values + (d / CQ_PANEL + p) * at->value_stride, at->value_stride,
-                               (int)min(width, up(strip->columns, CQ_PANEL) / CQ_PANEL - p), up(seen, 4) / 4, nothing,
-                               acc + p * CQ_PANEL, CQ_TILE);
+            cq_active->tile_i8(s->weights, s->length64, n, at->values + (d / CQ_PANEL + p) * at->value_stride,
+                               at->value_stride, (int)min(width, up(strip->columns, CQ_PANEL) / CQ_PANEL - p),
+                               up(seen, 4) / 4, nothing, acc + p * CQ_PANEL, CQ_TILE);
         if (a->codes) strip->codes = (uint8_t *)a->codes->codes + rows->to + d;
         else strip->out = a->y + rows->to + d;
         cq_active->store_i8(acc, CQ_TILE, n, strip, 0);

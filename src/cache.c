@@ -1,6 +1,6 @@
-/* Attention of new tokens to what their sequences have kept: first every token's queries and keys are rotated, coded and laid
- * behind what is there, then blocks of queries run over all of it. Each layer's products see what whole sequences would give
- * them, so that the results have the same bits. */
+/* Attention of new tokens to what their sequences have kept: first every token's queries and keys are rotated, coded
+ * and laid behind what is there, then blocks of queries run over all of it. Each layer's products see what whole
+ * sequences would give them, so that the results have the same bits. */
 #include "attention.h"
 #include "threads.h"
 
@@ -9,8 +9,8 @@
 typedef struct {
     const cq_kept_args *a;
     int64_t width, dim4, dim16, longest; /* longest: in tokens, with its new ones */
-    uint8_t *codes;    /* (tokens, width), of q, k and v */
-    float *scales;     /* (tokens, heads + 2 kv_heads) where tokens have their own */
+    uint8_t *codes;                      /* (tokens, width), of q, k and v */
+    float *scales;                       /* (tokens, heads + 2 kv_heads) where tokens have their own */
     int32_t *zeros;
     _Atomic int64_t bad;
 } kept_job;
@@ -22,7 +22,7 @@ static int64_t sequence_of(const cq_kept_args *a, int64_t token) {
     return s;
 }
 
-/* --- what is kept -------------------------------------------------------------------------------------------------------- */
+/* --- what is kept ------------------------------------------------------------------------------------------------- */
 
 static void keep_f32(const kept_job *job, const cq_kept *kept, int64_t at, const float *k, const float *v) {
     const cq_kept_args *a = job->a;
@@ -48,7 +48,8 @@ static void keep_i8(const kept_job *job, const cq_kept *kept, int64_t at, const 
     for (int64_t g = 0; g < a->kv_heads; g++) {
         const int64_t first = g * kept->capacity;
         const uint8_t *key = codes + (a->heads + g) * dim, *value = key + a->kv_heads * dim;
-        int8_t *keys = (int8_t *)kept->keys + first * job->dim4 + at / CQ_PANEL * CQ_PANEL * job->dim4 + at % CQ_PANEL * 4;
+        int8_t *keys =
+            (int8_t *)kept->keys + first * job->dim4 + at / CQ_PANEL * CQ_PANEL * job->dim4 + at % CQ_PANEL * 4;
         int8_t *values = (int8_t *)kept->values + first * job->dim16 + at / 4 * 64 + at % 4;
         kept->start[first + at] = -q_zero * lay_key(key, dim, flip, keys);
         for (int64_t d = 0; d < dim; d++)
@@ -88,10 +89,12 @@ static void keep_member(void *context, cq_queue *queue) {
         }
 }
 
-/* --- attention ----------------------------------------------------------------------------------------------------------- */
+/* --- attention ---------------------------------------------------------------------------------------------------- */
 
 /* A task's queries: of kv head g's group of heads, new tokens `first` (of all) .. first + tokens - 1 of sequence s. */
-typedef struct { int64_t s, g, first, tokens; } share;
+typedef struct {
+    int64_t s, g, first, tokens;
+} share;
 
 static int64_t blocks_of(const cq_kept_args *a, int64_t s) {
     return (a->offsets[s + 1] - a->offsets[s] + QUERIES - 1) / QUERIES;
@@ -104,7 +107,10 @@ static share share_of(const cq_kept_args *a, int64_t task) {
 }
 
 /* Some rows of a share: tokens of one head, or, where there is one token, heads of it, which read the same keys. */
-typedef struct { int rows; int64_t token, head, visible, token_step, head_step; } some_rows;
+typedef struct {
+    int rows;
+    int64_t token, head, visible, token_step, head_step;
+} some_rows;
 
 /* Fills `rows` with the next ones from *at on; returns 0 behind the last. */
 static int next_rows(const kept_job *job, const share *share, int64_t *at, some_rows *rows) {
@@ -127,15 +133,16 @@ static void multiply(const float *x, int64_t x_stride, int rows, const float *b,
                      int64_t n, int64_t k, float *c, int64_t c_stride) {
     const int64_t width = cq_active->panels * CQ_PANEL;
     for (int64_t j = 0; j < n; j += width)
-        cq_active->tile_f32(&(cq_operands){x, x_stride, 1, b + j / 64 * block_stride + j % 64, b_stride, CQ_PANEL}, rows,
-                            (int)(min(width, n - j) / CQ_PANEL), k, 0, c + j, c_stride);
+        cq_active->tile_f32(&(cq_operands){x, x_stride, 1, b + j / 64 * block_stride + j % 64, b_stride, CQ_PANEL},
+                            rows, (int)(min(width, n - j) / CQ_PANEL), k, 0, c + j, c_stride);
 }
 
 static void attend_f32(const kept_job *job, const share *share, float *scores) {
     const cq_kept_args *a = job->a;
     const cq_kept *kept = a->kept + share->s;
     const int64_t dim = a->dim, length64 = up(job->longest, 64), first = share->g * kept->capacity;
-    const float *keys = (const float *)kept->keys + first * dim, *values = (const float *)kept->values + first * job->dim16;
+    const float *keys = (const float *)kept->keys + first * dim,
+                *values = (const float *)kept->values + first * job->dim16;
     float *mixed = scores + CQ_TILE_ROWS * length64;
     some_rows rows;
     for (int64_t at = 0; next_rows(job, share, &at, &rows);) {
@@ -143,8 +150,8 @@ static void attend_f32(const kept_job *job, const share *share, float *scores) {
         const int64_t seen = rows.visible + (n - 1) * rows.token_step;
         const float *q = a->qkv + rows.token * job->width + rows.head * dim;
         float sums[CQ_TILE_ROWS];
-        multiply(q, rows.token_step * job->width + rows.head_step * dim, n, keys, 64, 64 * dim, up(seen, 16), dim, scores,
-                 length64);
+        multiply(q, rows.token_step * job->width + rows.head_step * dim, n, keys, 64, 64 * dim, up(seen, 16), dim,
+                 scores, length64);
         for (int r = 0; r < n; r++) {
             const int64_t visible = rows.visible + r * rows.token_step;
             float *row = scores + r * length64;
@@ -153,7 +160,8 @@ static void attend_f32(const kept_job *job, const share *share, float *scores) {
         }
         multiply(scores, length64, n, values, job->dim16, 64, job->dim16, seen, mixed, job->dim16);
         for (int r = 0; r < n; r++) {
-            float *y = a->y + (rows.token + r * rows.token_step) * a->heads * dim + (rows.head + r * rows.head_step) * dim;
+            float *y =
+                a->y + (rows.token + r * rows.token_step) * a->heads * dim + (rows.head + r * rows.head_step) * dim;
             memcpy(y, mixed + r * job->dim16, (size_t)dim * 4);
             cq_active->scale(1.0f / sums[r], dim, y);
         }
@@ -179,20 +187,26 @@ static void attend_i8(const kept_job *job, const attention_i8 *all, const share 
                       cq_strip *strip) {
     const cq_kept_args *a = job->a;
     const cq_kept *kept = a->kept + share->s;
-    const int64_t dim = a->dim, parts = a->heads + 2 * a->kv_heads, stride = a->codes ? a->codes->stride : a->heads * dim;
+    const int64_t dim = a->dim, parts = a->heads + 2 * a->kv_heads,
+                  stride = a->codes ? a->codes->stride : a->heads * dim;
     const int64_t first = share->g * kept->capacity;
-    laid_i8 laid = {(const int8_t *)kept->keys + first * job->dim4, (const int8_t *)kept->values + first * job->dim16,
-                    CQ_PANEL * kept->capacity, kept->start + first, {0}};
+    laid_i8 laid = {(const int8_t *)kept->keys + first * job->dim4,
+                    (const int8_t *)kept->values + first * job->dim16,
+                    CQ_PANEL * kept->capacity,
+                    kept->start + first,
+                    {0}};
     if (a->form->dynamic) laid.scales = scales_of(kept, first);
     some_rows some;
     for (int64_t at = 0; next_rows(job, share, &at, &some);) {
-        const query_rows rows = {
-            .rows = some.rows, .visible = some.visible, .visible_step = some.token_step,
-            .q = job->codes + some.token * job->width + some.head * dim,
-            .q_step = some.token_step * job->width + some.head_step * dim,
-            .scales = a->form->dynamic ? job->scales + some.token * parts + some.head : NULL,
-            .scale_step = some.token_step * parts + some.head_step,
-            .to = some.token * stride + some.head * dim, .to_step = some.token_step * stride + some.head_step * dim};
+        const query_rows rows = {.rows = some.rows,
+                                 .visible = some.visible,
+                                 .visible_step = some.token_step,
+                                 .q = job->codes + some.token * job->width + some.head * dim,
+                                 .q_step = some.token_step * job->width + some.head_step * dim,
+                                 .scales = a->form->dynamic ? job->scales + some.token * parts + some.head : NULL,
+                                 .scale_step = some.token_step * parts + some.head_step,
+                                 .to = some.token * stride + some.head * dim,
+                                 .to_step = some.token_step * stride + some.head_step * dim};
         attend_rows(all, &laid, &rows, scratch, strip);
     }
 }
@@ -207,7 +221,8 @@ static void attend_i8_member(void *context, cq_queue *queue) {
         return;
     }
     const query_scratch scratch = query_scratch_at(memory, job->dim4, length64);
-    attention_i8 all = {.dim = a->dim, .scale = a->scale, .y = a->y, .codes = a->codes, .q = a->q, .k = a->k, .v = a->v};
+    attention_i8 all = {
+        .dim = a->dim, .scale = a->scale, .y = a->y, .codes = a->codes, .q = a->q, .k = a->k, .v = a->v};
     all.q.scales = job->scales;
     cq_strip strip = {0};
     for (int64_t task, end; cq_take(queue, &task, &end);)
@@ -254,7 +269,8 @@ cq_status cq_attention_kept(int threads, const cq_args *args, int64_t rows, int6
         job.codes = memory;
         if (own) job.scales = (float *)(memory + coded), job.zeros = (int32_t *)(job.scales + own);
     }
-    const cq_phase phases[2] = {{keep_member, tokens, 1}, {a->form ? attend_i8_member : attend_f32_member, blocks, blocks}};
+    const cq_phase phases[2] = {{keep_member, tokens, 1},
+                                {a->form ? attend_i8_member : attend_f32_member, blocks, blocks}};
     const cq_status status = cq_run(threads, work, &job, phases, 2);
     free(memory);
     if (status == CQ_NOT_FINITE) *bad = atomic_load(&job.bad);

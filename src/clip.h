@@ -2,7 +2,9 @@
 enum { CLIP = 127 };
 
 /* Of 8 groups in int16: bytes 0 and 2 of each group, then bytes 1 and 3. */
-typedef struct { __m256i even, odd; } code_pairs;
+typedef struct {
+    __m256i even, odd;
+} code_pairs;
 
 /* The first n of 32 codes; n may be below 0 or above 32. The centre stands for the rest. */
 INLINE __m256i load_codes(const uint8_t *a, int64_t n, uint8_t centre) {

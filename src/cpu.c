@@ -7,7 +7,8 @@
 #define AVX512_STATE 0xe6 /* and masks, ZMM, ZMM16-31 */
 #define AVX_VNNI (1u << 4)
 
-/* ecx of leaf 1; eax (the last subleaf), ebx and ecx of leaf 7; eax of its subleaf 1; the state that the system saves. */
+/* ecx of leaf 1; eax (the last subleaf), ebx and ecx of leaf 7; eax of its subleaf 1; the state that the system saves.
+ * */
 static unsigned features_of(unsigned c1, unsigned last7, unsigned b7, unsigned c7, unsigned a71, uint64_t state) {
     const unsigned fma = bit_AVX | bit_FMA, avx512bw = bit_AVX512F | bit_AVX512BW;
     const unsigned avx512 = avx512bw | bit_AVX512DQ | bit_AVX512VL;

@@ -1,9 +1,9 @@
 /* cq's arithmetic: every public function with its contract. Plain C11; knows nothing of Python, files or models.
  *
- * Shapes are (rows, columns), row-major; a stride counts elements from one row to the next. Codes are uint8 or int8 as said;
- * x = scale * (code - zero_point). Pointers may be NULL only where "optional" stands. No function writes to an input, keeps a
- * pointer, prints or aborts. `threads` >= 1 is the size of the team; small calls run serially. The bits of every result are
- * independent of `threads` and of the instruction set. */
+* Shapes are (rows, columns), row-major; a stride counts elements from one row to the next. Codes are uint8 or int8 as
+* said; x = scale * (code - zero_point). Pointers may be NULL only where "optional" stands. No function writes to an
+* input, keeps a pointer, prints or aborts. `threads` >= 1 is the size of the team; small calls run serially. The bits
+* of every result are independent of `threads` and of the instruction set. */
 #ifndef CQ_H
 #define CQ_H
 #include <stddef.h>
@@ -15,46 +15,53 @@
 typedef enum { CQ_OK = 0, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM } cq_status;
 typedef enum { CQ_IDENTITY = 0, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU } cq_activation;
 
-/* What works through the rows of arrays has one signature, so that a list of calls can be made again for other rows. args: the
- * function's own member of the union at the end of this file, which a call does not change. rows: tokens, in a transformer;
- * sequences: how many they belong to, which attention alone reads. Where CQ_NOT_FINITE is returned, *bad is the first row in
- * which codes with parameters of their own, a norm or a gate met NaN or Inf; else it is left alone. */
+/* What works through the rows of arrays has one signature, so that a list of calls can be made again for other rows.
+ * args: the function's own member of the union at the end of this file, which a call does not change. rows: tokens, in
+ * a transformer; sequences: how many they belong to, which attention alone reads. Where CQ_NOT_FINITE is returned, *bad
+ * is the first row in which codes with parameters of their own, a norm or a gate met NaN or Inf; else it is left alone.
+ * */
 typedef union cq_args cq_args;
 typedef cq_status cq_call(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad);
 
-/* --- the CPU and the choice of kernels --------------------------------------------------------------------------------- */
+/* --- the CPU and the choice of kernels ---------------------------------------------------------------------------- */
 
-/* What this CPU and operating system support (CPUID, XGETBV). AVX2 includes FMA; AVX512BW includes F; AVX512VNNI includes F,
- * BW, DQ, VL. UNSAVED: the CPU has it, but the system does not save its registers. */
+/* What this CPU and operating system support (CPUID, XGETBV). AVX2 includes FMA; AVX512BW includes F; AVX512VNNI
+ * includes F, BW, DQ, VL. UNSAVED: the CPU has it, but the system does not save its registers. */
 enum {
-    CQ_HAS_AVX2 = 1, CQ_HAS_AVX512VNNI = 2, CQ_HAS_AVXVNNI = 4, CQ_UNSAVED_AVX = 8, CQ_UNSAVED_AVX512 = 16,
-    CQ_HAS_AVX512BW = 32, CQ_UNSAVED_AVX512BW = 64
+    CQ_HAS_AVX2 = 1,
+    CQ_HAS_AVX512VNNI = 2,
+    CQ_HAS_AVXVNNI = 4,
+    CQ_UNSAVED_AVX = 8,
+    CQ_UNSAVED_AVX512 = 16,
+    CQ_HAS_AVX512BW = 32,
+    CQ_UNSAVED_AVX512BW = 64
 };
 unsigned cq_cpu_features(void);
 
-/* Picks the best supported kernels, or those that CQ_ISA (scalar, avx2, avx512bw, avxvnni, avx512vnni) names. Returns 0; 1
- * where CQ_ISA is unknown; 2 where the CPU lacks it. Must succeed once before any function below. */
+/* Picks the best supported kernels, or those that CQ_ISA (scalar, avx2, avx512bw, avxvnni, avx512vnni) names. Returns
+ * 0; 1 where CQ_ISA is unknown; 2 where the CPU lacks it. Must succeed once before any function below. */
 int cq_select(void);
 /* Why this machine does not run a set of kernels, or NULL where it does. */
 const char *cq_isa_lacks(const char *name);
 const char *cq_isa(void);
 
-/* Runs `repeats` x 1024 independent register-only steps on one thread and returns the operations done (a multiply-add is 2):
- * the ceiling that GEMM rates are compared with. */
+/* Runs `repeats` x 1024 independent register-only steps on one thread and returns the operations done (a multiply-add
+ * is 2): the ceiling that GEMM rates are compared with. */
 double cq_peak_i8(int64_t repeats);
 double cq_peak_f32(int64_t repeats);
 
 /* Registers the handler that makes a forked child run serially (its parent's team does not exist there). Call once. */
 int cq_guard_fork(void);
 
-/* --- codes --------------------------------------------------------------------------------------------------------------- */
+/* --- codes -------------------------------------------------------------------------------------------------------- */
 
-/* Where and how codes are written. `is_signed`: int8 instead of uint8. `symmetric` (with is_signed): codes -127..127, zero
- * point 0. Static: `scales`, `zero_points`, `group` and `dynamic` are unset and (scale, zero_point) apply to all, or, of a
- * row, column_scales[j] and column_zero_points[j] to column j, a zero point at most 207 from the middle of the codes' range, and
- * column_inverses[j] = 1 / column_scales[j], or all NaN where any scale is above 2^126. Dynamic: the parameters of each row,
- * or of each group of `group` columns of a row, are found from its exact values as ONNX DynamicQuantizeLinear does; in
- * scales[row * groups + g] and zero_points likewise. `row_sums` (optional): sum of each row's codes. */
+/* Where and how codes are written. `is_signed`: int8 instead of uint8. `symmetric` (with is_signed): codes -127..127,
+ * zero point 0. Static: `scales`, `zero_points`, `group` and `dynamic` are unset and (scale, zero_point) apply to all,
+ * or, of a row, column_scales[j] and column_zero_points[j] to column j, a zero point at most 207 from the middle of the
+ * codes' range, and column_inverses[j] = 1 / column_scales[j], or all NaN where any scale is above 2^126. Dynamic: the
+ * parameters of each row, or of each group of `group` columns of a row, are found from its exact values as ONNX
+ * DynamicQuantizeLinear does; in scales[row * groups + g] and zero_points likewise. `row_sums` (optional): sum of each
+ * row's codes. */
 typedef struct {
     void *codes;
     int64_t stride;
@@ -98,11 +105,12 @@ cq_call cq_dequantize;
 /* Smallest and largest element of x (n). CQ_NOT_FINITE where x holds NaN or Inf. n >= 1. */
 cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi);
 
-/* --- packed weights ------------------------------------------------------------------------------------------------------ */
+/* --- packed weights ----------------------------------------------------------------------------------------------- */
 
-/* int8 (k, n) in panels of CQ_PANEL columns; within a panel, groups of 4 rows: panel[group][column][4]. Padded with zeros to
- * whole panels and groups. `column_sums[j] = sum over k of (w[k][j] - zero_points[j])`; `zero_points` NULL where all are 0.
- * `scales` is (groups, n), groups = ceil(k / group_size); one group where group_size == k. May be NULL for integer products. */
+/* int8 (k, n) in panels of CQ_PANEL columns; within a panel, groups of 4 rows: panel[group][column][4]. Padded with
+ * zeros to whole panels and groups. `column_sums[j] = sum over k of (w[k][j] - zero_points[j])`; `zero_points` NULL
+ * where all are 0. `scales` is (groups, n), groups = ceil(k / group_size); one group where group_size == k. May be NULL
+ * for integer products. */
 typedef struct {
     const int8_t *panels;
     const int32_t *column_sums;
@@ -117,16 +125,19 @@ int64_t cq_packed_bytes(int64_t k, int64_t n);
 void *cq_weight_memory(int64_t bytes);
 void cq_weight_free(void *memory, int64_t bytes);
 /* b: element (row, column) at b[row * row_stride + column * column_stride]. panels must be 64-byte aligned. */
-void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, const int32_t *zero_points,
-             int8_t *panels, int32_t *column_sums);
+void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n,
+             const int32_t *zero_points, int8_t *panels, int32_t *column_sums);
 /* The inverse: b (k, n), row-major. */
 void cq_unpack(const cq_weight *w, int8_t *b);
-/* Of float32: panels of 16 columns, (n / 16, k, 16), padded with zeros, 64-byte aligned. row_stride or column_stride is 1. */
-void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, float *panels);
+/* Of float32: panels of 16 columns, (n / 16, k, 16), padded with zeros, 64-byte aligned. row_stride or column_stride is
+ * 1. */
+void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n,
+                 float *panels);
 
-/* --- matrix products ----------------------------------------------------------------------------------------------------- */
+/* --- matrix products ---------------------------------------------------------------------------------------------- */
 
-/* Layer norm (rms = 0) or RMS norm (rms = 1) of a row x: y = (x - mean) / sqrt(var + eps) * weight + bias; bias optional. */
+/* Layer norm (rms = 0) or RMS norm (rms = 1) of a row x: y = (x - mean) / sqrt(var + eps) * weight + bias; bias
+ * optional. */
 typedef struct {
     const float *weight, *bias;
     float eps;
@@ -134,34 +145,35 @@ typedef struct {
 } cq_norm;
 
 /* What happens to a product before it is stored, in this order:
- *   y = act(product + bias) + residual, to `out` and `sum_codes`; z = norm(y), to `norm_out`; codes of z, or of y where there
- *   is no norm. Gated, which goes without a residual and a norm: y = product + bias, its columns a gate's and then as many of
- *   what it gates, z = act(gate) * gated (m, n / 2), to `norm_out`, and codes of z.
+*   y = act(product + bias) + residual, to `out` and `sum_codes`; z = norm(y), to `norm_out`; codes of z, or of y where
+*   there is no norm. Gated, which goes without a residual and a norm: y = product + bias, its columns a gate's and then
+*   as many of what it gates, z = act(gate) * gated (m, n / 2), to `norm_out`, and codes of z.
  * Each of out, norm_out and codes is optional, but one there must be. The residual is float32 or coded, or absent. */
 typedef struct {
-    const float *bias;        /* (n), optional */
-    const int32_t *bias_i32;  /* (n), optional: added to the int32 sum (scale x_scale * w_scale) */
+    const float *bias;       /* (n), optional */
+    const int32_t *bias_i32; /* (n), optional: added to the int32 sum (scale x_scale * w_scale) */
     cq_activation activation;
     int gated;
-    const float *residual;    /* (m, n), optional */
+    const float *residual; /* (m, n), optional */
     int64_t residual_stride;
     const cq_coded *residual_coded; /* (m, n), optional */
-    float *out;               /* (m, n) */
+    float *out;                     /* (m, n) */
     int64_t out_stride;
     const cq_codes *sum_codes; /* static codes of y, where there is a norm */
-    const cq_norm *norm;      /* over the n columns of a row, optional */
-    float *norm_out;          /* (m, n) */
+    const cq_norm *norm;       /* over the n columns of a row, optional */
+    float *norm_out;           /* (m, n) */
     const cq_codes *codes;
 } cq_epilogue;
 
 /* c (m, n) int32 = (a - a_zero_points) (w - w_zero_points); a (m, k) coded, its scales unused. k <= CQ_MAX_K.
- * CQ_OVERFLOW where an exact result does not fit int32 (possible only with non-zero weight zero points and k > 33,025). */
+* CQ_OVERFLOW where an exact result does not fit int32 (possible only with non-zero weight zero points and k > 33,025).
+* */
 cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, int32_t *c, int64_t c_stride);
 /* y = epilogue(x w), x (rows, k) in one of three ways:
  *   codes in `coded`: a_scale * w_scale * (integer product), where w has one scale per column (group_size == k);
  *   float32 with `coding`: the same, coded on the way in; `coding` says how, its arrays are not used;
- *   float32: the sum over groups of w_scale * sum over k of x * (w - zero_point), or x w of a float32 weight, in order of k by
- *   fused multiply-adds. */
+*   float32: the sum over groups of w_scale * sum over k of x * (w - zero_point), or x w of a float32 weight, in order
+*   of k by fused multiply-adds. */
 typedef struct {
     const cq_coded *coded;
     const float *x;
@@ -171,9 +183,10 @@ typedef struct {
 } cq_linear_args;
 cq_call cq_linear;
 
-/* Products of float32 matrices as they lie, for training and analysis: of each of `count` pairs, c (m, n) = a (m, k) b (k, n), or
- * c + a b where `add`, by fused multiply-adds in order of k. Element (i, j) of a pair's a is a[a_at[pair] + i * a_row + j *
- * a_column], and so for b; one of these two strides is 1. Rows of c are c_row apart. No c overlaps another, nor any a or b. */
+/* Products of float32 matrices as they lie, for training and analysis: of each of `count` pairs, c (m, n) = a (m, k) b
+ * (k, n), or c + a b where `add`, by fused multiply-adds in order of k. Element (i, j) of a pair's a is a[a_at[pair] +
+ * i * a_row + j * a_column], and so for b; one of these two strides is 1. Rows of c are c_row apart. No c overlaps
+ * another, nor any a or b. */
 typedef struct {
     const float *a, *b;
     float *c;
@@ -193,9 +206,10 @@ typedef struct {
 } cq_product_f64;
 cq_status cq_multiply_f64(int threads, const cq_product_f64 *p);
 
-/* --- the rest of a transformer ------------------------------------------------------------------------------------------- */
+/* --- the rest of a transformer ------------------------------------------------------------------------------------ */
 
-/* z = norm(x + residual) over each row, to y and codes; x + residual to `sum`. residual, sum, y and codes are optional. */
+/* z = norm(x + residual) over each row, to y and codes; x + residual to `sum`. residual, sum, y and codes are optional.
+ * */
 typedef struct {
     const float *x, *residual;
     int64_t columns;
@@ -225,10 +239,10 @@ typedef struct {
 } cq_rope_args;
 cq_call cq_rope;
 
-/* y[t] = word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional, type too: all 0. The word
- * table is float32 (vocabulary, columns), or in panels of 16 a packed weight (columns, vocabulary); or int8 in panels of `panel`
- * columns (panel 1: rows of ceil(columns/4)*4 codes; panel 16: a packed weight (columns, vocabulary)) with one scale and
- * optional zero point per word. */
+/* y[t] = word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional, type too: all 0. The
+ * word table is float32 (vocabulary, columns), or in panels of 16 a packed weight (columns, vocabulary); or int8 in
+ * panels of `panel` columns (panel 1: rows of ceil(columns/4)*4 codes; panel 16: a packed weight (columns, vocabulary))
+ * with one scale and optional zero point per word. */
 typedef struct {
     const float *word_f32;
     const int8_t *word_i8;
@@ -244,13 +258,14 @@ cq_call cq_embed;
 
 /* Softmax attention over ragged sequences laid one after another: sequence s holds tokens offsets[s] .. offsets[s+1]-1.
  * q (tokens, heads * dim), k and v (tokens, kv_heads * dim), y (tokens, heads * dim); query head h reads kv head
- * h * kv_heads / heads. causal: a token sees itself and what comes before it in its sequence. The score matrix never exists:
- * blocks of queries run over all keys of a (sequence, head).
+* h * kv_heads / heads. causal: a token sees itself and what comes before it in its sequence. The score matrix never
+* exists: blocks of queries run over all keys of a (sequence, head).
  *   float32: qkv (tokens, (heads + 2 kv_heads) * dim) has q, k and v side by side.
- *   int8 products: qkv NULL; scores from int32 sums; exp(score - max) in codes of 1/255, which take the values' scales along.
- * Either q, k and v have one scale each (static), and the codes' exact int32 sum normalizes; or all are int8 symmetric with a
- * scale per token and head, scales[token * scale_stride + head], and the exponentials' float32 sum does. y float32, or static
- * codes. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
+*   int8 products: qkv NULL; scores from int32 sums; exp(score - max) in codes of 1/255, which take the values' scales
+*   along.
+* Either q, k and v have one scale each (static), and the codes' exact int32 sum normalizes; or all are int8 symmetric
+* with a scale per token and head, scales[token * scale_stride + head], and the exponentials' float32 sum does. y
+* float32, or static codes. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
 typedef struct {
     const int32_t *offsets;
     int64_t heads, kv_heads, dim;
@@ -264,13 +279,14 @@ typedef struct {
 } cq_attention_args;
 cq_call cq_attention;
 
-/* --- generation ---------------------------------------------------------------------------------------------------------- */
+/* --- generation --------------------------------------------------------------------------------------------------- */
 
-/* A sequence's kept keys and values in one layer, laid out as the tiles read them, so that attention copies nothing. capacity:
- * room in tokens, a multiple of 64; what lies behind `length` tokens is finite. Of every kv head, one after another:
+/* A sequence's kept keys and values in one layer, laid out as the tiles read them, so that attention copies nothing.
+ * capacity: room in tokens, a multiple of 64; what lies behind `length` tokens is finite. Of every kv head, one after
+ * another:
  *   float32: keys (capacity / 64, dim, 64), values (capacity, dim16);
  *   int8:    keys in panels (capacity / 16, dim4 / 4, 16, 4), values in panels (dim16 / 16, capacity / 4, 16, 4),
- *            start (capacity): what scores start from, and, where tokens have their own scales, scales (3, capacity). */
+*            start (capacity): what scores start from, and, where tokens have their own scales, scales (3, capacity). */
 typedef struct {
     int64_t length, capacity;
     void *keys, *values;
@@ -279,23 +295,25 @@ typedef struct {
 } cq_kept;
 
 /* One layer's attention of new tokens, laid one after another, to themselves and to what their sequences have kept.
- *   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with `cosine` and
- * `sine` (positions, dim / 2) queries and keys are rotated by their place in the sequence. Keys and values are then written
- * behind kept[s].length tokens, where there is room for them; the lengths stay as they are.
- *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8 symmetric
- * (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k and v, whose codes
- * are not read. The form's arrays for results are not used.
- * The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that cq_attention gives
- * for the whole sequences, causal. CQ_NO_ROOM and *bad = the sequence, before anything is written, where one has no room, no
- * angles or no scales for its new tokens. */
+*   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with
+*   `cosine` and
+* `sine` (positions, dim / 2) queries and keys are rotated by their place in the sequence. Keys and values are then
+* written behind kept[s].length tokens, where there is room for them; the lengths stay as they are.
+*   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8
+*   symmetric
+* (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k and v,
+* whose codes are not read. The form's arrays for results are not used.
+* The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that
+* cq_attention gives for the whole sequences, causal. CQ_NO_ROOM and *bad = the sequence, before anything is written,
+* where one has no room, no angles or no scales for its new tokens. */
 typedef struct {
     float *qkv;
     const int32_t *offsets; /* (sequences + 1): the new tokens of each */
     int64_t heads, kv_heads, dim;
     float scale;
     const float *cosine, *sine;
-    int64_t angles;         /* rows of cosine and sine */
-    const cq_kept *kept;    /* (sequences) */
+    int64_t angles;      /* rows of cosine and sine */
+    const cq_kept *kept; /* (sequences) */
     const cq_codes *form;
     cq_coded q, k, v;
     float *y;

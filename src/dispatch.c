@@ -1,4 +1,5 @@
-/* Chooses one table of kernels for the process: the best that the CPU has, or the one that CQ_ISA names. The only chooser. */
+/* Chooses one table of kernels for the process: the best that the CPU has, or the one that CQ_ISA names. The only
+ * chooser. */
 #include <stdlib.h>
 #include <string.h>
 

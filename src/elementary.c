@@ -12,11 +12,21 @@
 
 enum { SPAN = 512 }; /* elements that are one task */
 
-typedef struct { double hi, lo; } pair;
+typedef struct {
+    double hi, lo;
+} pair;
 typedef unsigned __int128 u128;
 
-static inline uint64_t bits_of(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
-static inline double of_bits(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
+static inline uint64_t bits_of(double x) {
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    return u;
+}
+static inline double of_bits(uint64_t u) {
+    double x;
+    memcpy(&x, &u, 8);
+    return x;
+}
 
 #define SHIFT 0x1.8p52 /* added to a small number, it leaves the nearest whole number in the sum's low bits */
 #define LN2_HI 0x1.62e42fefa38p-1 /* a multiple of 2^-42: whole numbers below 2^11 times it are exact */
@@ -58,8 +68,7 @@ static inline pair exp_parts(pair x, double *n) {
     *n = whole(x.hi * 0x1.71547652b82fep+0);
     const double a = x.hi - *n * LN2_HI, b = x.lo - *n * LN2_LO, r = a + b;
     const double q = SERIES(r, 1.0 / 87178291200, 1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
-                               1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6,
-                               1.0 / 2);
+                            1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2);
     return (pair){a, b + r * r * q};
 }
 
@@ -124,12 +133,28 @@ static inline pair power_log(double x, double y) {
 /* |x| >= 2^20, finite: x = m 2^e, and of 2 / pi the 192 bits from the first on whose product with x is no multiple of
  * four quarter turns (Payne, Hanek 1983). */
 static pair reduce_large(double x, uint64_t *quarter) {
-    static const uint64_t words[] = { /* of 2 / pi; the first stands before the point */
-        0, 0xa2f9836e4e441529, 0xfc2757d1f534ddc0, 0xdb6295993c439041, 0xfe5163abdebbc561,
-        0xb7246e3a424dd2e0, 0x06492eea09d1921c, 0xfe1deb1cb129a73e, 0xe88235f52ebb4484, 0xe99c7026b45f7e41,
-        0x3991d639835339f4, 0x9c845f8bbdf9283b, 0x1ff897ffde05980f, 0xef2f118b5a0a6d1f, 0x6d367ecf27cb09b7,
-        0x4f463f669e5fea2d, 0x7527bac7ebe5f17b, 0x3d0739f78a5292ea, 0x6bfb5fb11f8d5d08, 0x56033046fc7b6bab,
-        0xf0cfbc209af4361d};
+    static const uint64_t words[] = {/* of 2 / pi; the first stands before the point */
+                                     0,
+                                     0xa2f9836e4e441529,
+                                     0xfc2757d1f534ddc0,
+                                     0xdb6295993c439041,
+                                     0xfe5163abdebbc561,
+                                     0xb7246e3a424dd2e0,
+                                     0x06492eea09d1921c,
+                                     0xfe1deb1cb129a73e,
+                                     0xe88235f52ebb4484,
+                                     0xe99c7026b45f7e41,
+                                     0x3991d639835339f4,
+                                     0x9c845f8bbdf9283b,
+                                     0x1ff897ffde05980f,
+                                     0xef2f118b5a0a6d1f,
+                                     0x6d367ecf27cb09b7,
+                                     0x4f463f669e5fea2d,
+                                     0x7527bac7ebe5f17b,
+                                     0x3d0739f78a5292ea,
+                                     0x6bfb5fb11f8d5d08,
+                                     0x56033046fc7b6bab,
+                                     0xf0cfbc209af4361d};
     const uint64_t u = bits_of(x), m = (u & 0xfffffffffffff) | (uint64_t)1 << 52;
     const uint64_t first = (u >> 52 & 2047) - 1023 - 52 - 2 + 64;
     const uint64_t *from = words + first / 64, shift = first % 64;
@@ -164,14 +189,14 @@ static inline pair reduce(double x, uint64_t *quarter) {
 static inline double sin_near(pair r) {
     const double z = r.hi * r.hi;
     const double p = SERIES(z, 1.0 / 355687428096000, -1.0 / 1307674368000, 1.0 / 6227020800, -1.0 / 39916800,
-                               1.0 / 362880, -1.0 / 5040, 1.0 / 120, -1.0 / 6);
+                            1.0 / 362880, -1.0 / 5040, 1.0 / 120, -1.0 / 6);
     return r.hi + (z * r.hi * p + r.lo * (1.0 - 0.5 * z));
 }
 
 static inline double cos_near(pair r) {
     const double z = r.hi * r.hi, half = 0.5 * z, main = 1.0 - half;
     const double p = SERIES(z, -1.0 / 6402373705728000, 1.0 / 20922789888000, -1.0 / 87178291200, 1.0 / 479001600,
-                               -1.0 / 3628800, 1.0 / 40320, -1.0 / 720, 1.0 / 24);
+                            -1.0 / 3628800, 1.0 / 40320, -1.0 / 720, 1.0 / 24);
     return main + (((1.0 - main) - half) + (z * z * p - r.hi * r.lo));
 }
 
@@ -201,11 +226,21 @@ static void powers(const double *x, const double *y, int64_t y_step, int64_t n, 
 
 static void compute(const cq_elementary_args *a, const double *x, int64_t at, int64_t n, double *out) {
     switch (a->function) {
-    case CQ_EXP: for (int64_t i = 0; i < n; i++) out[i] = exp_of((pair){x[i], 0.0}); break;
-    case CQ_LOG: for (int64_t i = 0; i < n; i++) out[i] = log_of(x[i]); break;
-    case CQ_SIN: for (int64_t i = 0; i < n; i++) out[i] = turned_sin(x[i], 0); break;
-    case CQ_COS: for (int64_t i = 0; i < n; i++) out[i] = turned_sin(x[i], 1); break;
-    case CQ_TANH: for (int64_t i = 0; i < n; i++) out[i] = tanh_of(x[i]); break;
+    case CQ_EXP:
+        for (int64_t i = 0; i < n; i++) out[i] = exp_of((pair){x[i], 0.0});
+        break;
+    case CQ_LOG:
+        for (int64_t i = 0; i < n; i++) out[i] = log_of(x[i]);
+        break;
+    case CQ_SIN:
+        for (int64_t i = 0; i < n; i++) out[i] = turned_sin(x[i], 0);
+        break;
+    case CQ_COS:
+        for (int64_t i = 0; i < n; i++) out[i] = turned_sin(x[i], 1);
+        break;
+    case CQ_TANH:
+        for (int64_t i = 0; i < n; i++) out[i] = tanh_of(x[i]);
+        break;
     case CQ_POWER: powers(x, a->y + at * a->y_step, a->y_step, n, out); break;
     }
 }

@@ -1,10 +1,10 @@
-/* From sums to results: zero points, scales, bias, activation, residual, requantize. One formula for all instruction sets;
- * included by kernel_*.c, which define the lanes. The float steps round one by one, as written in cq.h. */
+/* From sums to results: zero points, scales, bias, activation, residual, requantize. One formula for all instruction
+ * sets; included by kernel_*.c, which define the lanes. The float steps round one by one, as written in cq.h. */
 enum { TO_I32, TO_F32, TO_CODES };
 
 /* bias, activation, residual: of columns j .. j + n - 1 of one row. */
-INLINE f32x16 finished(const cq_activation activation, const int residual, f32x16 y, const cq_strip *s, int64_t r, int64_t j,
-                       int64_t n) {
+INLINE f32x16 finished(const cq_activation activation, const int residual, f32x16 y, const cq_strip *s, int64_t r,
+                       int64_t j, int64_t n) {
     y = lanes_activate(activation, f32_add(y, f32_load(s->bias + j)));
     if (residual && s->residual) y = f32_add(y, load_some(s->residual + r * s->residual_stride + j, n));
     if (residual && s->residual_coded)
@@ -16,7 +16,8 @@ INLINE f32x16 finished(const cq_activation activation, const int residual, f32x1
 INLINE f32x16 value(const cq_activation activation, const int residual, const int per_row, i32x16 sum, f32x16 row_scale,
                     const cq_strip *s, int64_t r, int64_t j, int64_t n) {
     const f32x16 scale = f32_load(s->scales + j);
-    return finished(activation, residual, f32_mul(f32_from_i32(sum), per_row ? f32_mul(row_scale, scale) : scale), s, r, j, n);
+    return finished(activation, residual, f32_mul(f32_from_i32(sum), per_row ? f32_mul(row_scale, scale) : scale), s, r,
+                    j, n);
 }
 
 INLINE void put(const int to, f32x16 y, const cq_strip *s, int64_t r, int64_t j, int64_t n) {
@@ -56,7 +57,8 @@ BULKY void store_f32(const int to, const cq_activation activation, const float *
                      const cq_strip *s, int64_t row) {
     for (int64_t r = row; r < row + rows; r++, acc += acc_stride)
         EACH_16(j, s->columns, n, {
-            put(to, finished(activation, 1, f32_mul(load_some(acc + j, n), f32_load(s->scales + j)), s, r, j, n), s, r, j, n);
+            put(to, finished(activation, 1, f32_mul(load_some(acc + j, n), f32_load(s->scales + j)), s, r, j, n), s, r,
+                j, n);
         });
 }
 

@@ -1,5 +1,5 @@
-/* A block of a float32 product, tile by tile: what products over packed weights (gemm.c) and of matrices as they lie (products.c)
- * share. */
+/* A block of a float32 product, tile by tile: what products over packed weights (gemm.c) and of matrices as they lie
+ * (products.c) share. */
 #ifndef CQ_FLOATS_H
 #define CQ_FLOATS_H
 #include "kernel.h"
@@ -18,15 +18,15 @@ typedef struct {
     int64_t a_tile; /* elements from one tile's rows of a to the next one's, where a is packed in tiles, or 0 */
     int64_t rows, k;
     int panels, add;
-    float *c;       /* (rows, 16 * panels) = a b, or c + a b where `add` */
+    float *c; /* (rows, 16 * panels) = a b, or c + a b where `add` */
     int64_t c_row;
     const float *next; /* where b goes on after this block */
 } cq_block_f32;
 
-/* Columns by the width of a tile, for each all rows. Tiles of one panel would wait for b, which lies in the third-level cache
- * or in memory: while rows pass, the next panel's part comes into the first level, a share with every tile. Four panels side by
- * side come in time by themselves, and fetching them cost 1 to 3 %. `finish`, or NULL: the strip that a tile's rows go to once
- * their last columns are there. */
+/* Columns by the width of a tile, for each all rows. Tiles of one panel would wait for b, which lies in the third-level
+ * cache or in memory: while rows pass, the next panel's part comes into the first level, a share with every tile. Four
+ * panels side by side come in time by themselves, and fetching them cost 1 to 3 %. `finish`, or NULL: the strip that a
+ * tile's rows go to once their last columns are there. */
 static inline void cq_multiply_block_f32(const cq_block_f32 *b, const cq_strip *finish) {
     const int width = cq_active->panels, step = cq_active->rows_f32;
     const int64_t tiles = (b->rows + step - 1) / step;

@@ -1,7 +1,7 @@
-/* Matrix products over packed weights: blocks of rows, in them tiles of columns. A result that is whole with its tile (float32,
- * or codes of a given scale) is shared out in (block, tile) pairs. One that needs its whole row (a norm, codes with the row's own
- * parameters) is shared out in blocks, whose rows are finished while the cache still holds them; where there are too few rows for
- * that, in tiles first and then, after a barrier, in rows. */
+/* Matrix products over packed weights: blocks of rows, in them tiles of columns. A result that is whole with its tile
+ * (float32, or codes of a given scale) is shared out in (block, tile) pairs. One that needs its whole row (a norm,
+ * codes with the row's own parameters) is shared out in blocks, whose rows are finished while the cache still holds
+ * them; where there are too few rows for that, in tiles first and then, after a barrier, in rows. */
 #include "floats.h"
 #include "gemm.h"
 
@@ -39,7 +39,7 @@ static void finish_row(gemm_job *job, cq_queue *queue, float *y, float *normed, 
     if (!finite) note_bad(job, queue, row);
 }
 
-/* --- A's rows as the tiles read them ------------------------------------------------------------------------------------- */
+/* --- A's rows as the tiles read them ------------------------------------------------------------------------------ */
 
 static int needs_copy(const gemm_job *job) { return job->form || (job->a && (job->a->is_signed || job->w->k % 4)); }
 
@@ -101,11 +101,11 @@ static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t
     }
 }
 
-/* --- the products of a strip -------------------------------------------------------------------------------------------- */
+/* --- the products of a strip -------------------------------------------------------------------------------------- */
 
 /* store for results that may not fit: 64-bit sums, CQ_OVERFLOW where one does not. */
-static void store_checked(const gemm_job *job, cq_queue *queue, const int32_t *acc, const cq_strip *s, int64_t row, int rows,
-                          int64_t column) {
+static void store_checked(const gemm_job *job, cq_queue *queue, const int32_t *acc, const cq_strip *s, int64_t row,
+                          int rows, int64_t column) {
     const cq_weight *w = job->w;
     const int32_t zero = job->a->zero_point + (job->a->is_signed ? 128 : 0);
     for (int64_t r = row; r < row + rows; r++, acc += CQ_TILE) {
@@ -121,7 +121,8 @@ static void store_checked(const gemm_job *job, cq_queue *queue, const int32_t *a
     }
 }
 
-static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
+static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row,
+                       int64_t column) {
     const int64_t panel_stride = job->k4 * CQ_PANEL;
     const uint8_t *a = work->a;
     (void)row; /* the first of work->a */
@@ -139,8 +140,8 @@ static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq
     for (int64_t i = 0; i < s->rows; i += CQ_TILE_ROWS) {
         const int rows = (int)min(CQ_TILE_ROWS, s->rows - i);
         for (int p = 0; p * CQ_PANEL < s->columns; p++)
-            cq_active->tile_i8(a + i * work->stride, work->stride, rows, b + p * panel_stride, panel_stride, 1, job->k4 / 4,
-                               nothing, acc + p * CQ_PANEL, CQ_TILE);
+            cq_active->tile_i8(a + i * work->stride, work->stride, rows, b + p * panel_stride, panel_stride, 1,
+                               job->k4 / 4, nothing, acc + p * CQ_PANEL, CQ_TILE);
         store_checked(job, queue, acc, s, i, rows, column);
     }
 }
@@ -155,26 +156,45 @@ static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, in
     if (s->rows <= FEW_ROWS) {
         for (int p = 0; p < panels; p += width)
             cq_active->tile_f32_i8(x, job->x_stride, (int)s->rows, b + p * panel_stride, panel_stride,
-                                   (int)min(width, panels - p), count, zero ? zero + p * CQ_PANEL : NULL, acc + p * CQ_PANEL);
+                                   (int)min(width, panels - p), count, zero ? zero + p * CQ_PANEL : NULL,
+                                   acc + p * CQ_PANEL);
         return;
     }
     for (int p = 0; p < panels; p++)
-        cq_active->widen(b + p * panel_stride, count, zero ? zero + p * CQ_PANEL : NULL, wide + p * WIDEN_ROWS * CQ_PANEL);
-    const cq_block_f32 block = {.o = {.a = x, .a_row = job->x_stride, .a_step = 1, .b = wide, .b_step = CQ_PANEL,
+        cq_active->widen(b + p * panel_stride, count, zero ? zero + p * CQ_PANEL : NULL,
+                         wide + p * WIDEN_ROWS * CQ_PANEL);
+    const cq_block_f32 block = {.o = {.a = x,
+                                      .a_row = job->x_stride,
+                                      .a_step = 1,
+                                      .b = wide,
+                                      .b_step = CQ_PANEL,
                                       .panel_stride = WIDEN_ROWS * CQ_PANEL},
-                                .rows = s->rows, .k = count, .panels = panels, .add = 1, .c = acc, .c_row = CQ_TILE,
+                                .rows = s->rows,
+                                .k = count,
+                                .panels = panels,
+                                .add = 1,
+                                .c = acc,
+                                .c_row = CQ_TILE,
                                 .next = wide};
     cq_multiply_block_f32(&block, NULL);
 }
 
 /* Of a float32 weight. */
-static void product_floats(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
+static void product_floats(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row,
+                           int64_t column) {
     (void)queue;
     const int64_t k = job->w->k, depth = cq_depth_f32(k), panel_stride = k * CQ_PANEL;
     const float *b = job->w->floats + column / CQ_PANEL * panel_stride;
-    cq_block_f32 block = {.o = {.a = job->x + row * job->x_stride, .a_row = job->x_stride, .a_step = 1, .b = b,
-                                .b_step = CQ_PANEL, .panel_stride = panel_stride},
-                          .rows = s->rows, .panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, .c = work->acc, .c_row = CQ_TILE};
+    cq_block_f32 block = {.o = {.a = job->x + row * job->x_stride,
+                                .a_row = job->x_stride,
+                                .a_step = 1,
+                                .b = b,
+                                .b_step = CQ_PANEL,
+                                .panel_stride = panel_stride},
+                          .rows = s->rows,
+                          .panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL,
+                          .c = work->acc,
+                          .c_row = CQ_TILE};
     for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth, block.add = 1) {
         const int last = k0 + depth >= k;
         block.k = min(depth, k - k0);
@@ -184,7 +204,8 @@ static void product_floats(const gemm_job *job, gemm_work *work, cq_queue *queue
     }
 }
 
-static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row, int64_t column) {
+static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row,
+                        int64_t column) {
     (void)queue;
     const cq_weight *w = job->w;
     const int grouped = w->group_size < w->k;
@@ -203,7 +224,7 @@ static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, c
     cq_active->store_f32(total, CQ_TILE, (int)s->rows, s, 0);
 }
 
-/* --- the team ------------------------------------------------------------------------------------------------------------ */
+/* --- the team ----------------------------------------------------------------------------------------------------- */
 
 static void close_work(gemm_work *work) {
     free(work->codes), free(work->scales), free(work->zeros), free(work->sums), free(work->acc), free(work->rows);
@@ -279,7 +300,8 @@ static void blocks_member(void *context, cq_queue *queue) {
                 job->product(job, &work, queue, &s, row, column);
             }
             for (int64_t i = 0; i < rows; i++)
-                finish_row(job, queue, job->e->out ? job->e->out + (row + i) * job->e->out_stride : work.rows + i * job->n,
+                finish_row(job, queue,
+                           job->e->out ? job->e->out + (row + i) * job->e->out_stride : work.rows + i * job->n,
                            work.normed, row + i);
         }
     close_work(&work);
@@ -295,7 +317,8 @@ static void rows_member(void *context, cq_queue *queue) {
     }
     for (int64_t row, end; cq_take(queue, &row, &end);)
         for (; row < end; row++)
-            finish_row(job, queue, job->e->out ? job->e->out + row * job->e->out_stride : job->rows + row * job->n, normed, row);
+            finish_row(job, queue, job->e->out ? job->e->out + row * job->e->out_stride : job->rows + row * job->n,
+                       normed, row);
     free(normed);
 }
 
@@ -339,8 +362,15 @@ cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weigh
 
 cq_status cq_linear(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
     const cq_linear_args *a = &args->linear;
-    gemm_job job = {.m = rows, .n = a->w->n, .w = a->w, .e = &a->epilogue, .a = a->coded, .form = a->coding, .x = a->x,
-                    .x_stride = a->w->k, .product = a->w->floats ? product_floats : product_f32};
+    gemm_job job = {.m = rows,
+                    .n = a->w->n,
+                    .w = a->w,
+                    .e = &a->epilogue,
+                    .a = a->coded,
+                    .form = a->coding,
+                    .x = a->x,
+                    .x_stride = a->w->k,
+                    .product = a->w->floats ? product_floats : product_f32};
     if (a->coded || a->coding) job.product = product_i8;
     (void)sequences;
     return run_gemm(threads, &job, bad);

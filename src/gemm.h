@@ -1,5 +1,5 @@
-/* A product's job, what a member of the team works in, and what a strip of it is told: its columns' and its rows' parameters. A
- * part of gemm.c, which alone includes it. */
+/* A product's job, what a member of the team works in, and what a strip of it is told: its columns' and its rows'
+ * parameters. A part of gemm.c, which alone includes it. */
 #ifndef CQ_GEMM_H
 #define CQ_GEMM_H
 #include <string.h>
@@ -12,37 +12,37 @@ typedef struct gemm_job gemm_job;
 typedef struct gemm_work gemm_work;
 
 struct gemm_job {
-    int64_t m, n, k4;            /* k4: k in whole groups of 4 */
+    int64_t m, n, k4; /* k4: k in whole groups of 4 */
     int64_t blocks, block_rows, column_tiles;
-    int whole_rows;              /* a row is finished once all of its columns are there */
+    int whole_rows; /* a row is finished once all of its columns are there */
     const cq_weight *w;
     const cq_epilogue *e;
     void (*product)(const gemm_job *, gemm_work *, cq_queue *, cq_strip *, int64_t row, int64_t column);
-    const cq_coded *a;           /* integer products of codes, */
-    const cq_codes *form;        /* or of x, coded so */
+    const cq_coded *a;    /* integer products of codes, */
+    const cq_codes *form; /* or of x, coded so */
     int32_t *c;
     int64_t c_stride;
-    const float *x;              /* float32 */
+    const float *x; /* float32 */
     int64_t x_stride;
-    float *rows;                 /* (m, n): where rows wait for their last column, or NULL: in a member's own block */
+    float *rows; /* (m, n): where rows wait for their last column, or NULL: in a member's own block */
     _Atomic int64_t bad;
 };
 
 /* What a member of the team works in. */
 struct gemm_work {
-    int64_t block;               /* the block of A that is ready, or -1 */
+    int64_t block; /* the block of A that is ready, or -1 */
     const uint8_t *a;
     int64_t stride;
     const float *row_scales;
     const int32_t *row_zeros, *row_sums;
-    int32_t zero;                /* a's zero point, where there is one for all rows */
-    int is_clipped;              /* the block is there in this form, */
-    cq_clipped clipped;          /* and without zero points of rows */
-    uint8_t *codes;              /* the block as uint8 codes in whole groups of 4, where A itself is not so */
+    int32_t zero;       /* a's zero point, where there is one for all rows */
+    int is_clipped;     /* the block is there in this form, */
+    cq_clipped clipped; /* and without zero points of rows */
+    uint8_t *codes;     /* the block as uint8 codes in whole groups of 4, where A itself is not so */
     float *scales;
     int32_t *zeros, *sums;
-    float *wide, *acc, *total;   /* float32 products */
-    float *rows, *normed;        /* (block_rows, n) and (n) */
+    float *wide, *acc, *total; /* float32 products */
+    float *rows, *normed;      /* (block_rows, n) and (n) */
 };
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -88,7 +88,8 @@ static void set_columns(const gemm_job *job, const gemm_work *work, cq_strip *s,
         return;
     }
     const float code_zero = (float)codes->zero_point, inverse = cq_inverse(codes->scale);
-    for (int j = 0; j < n; j++) s->code_scales[j] = codes->scale, s->code_zeros[j] = code_zero, s->code_inverses[j] = inverse;
+    for (int j = 0; j < n; j++)
+        s->code_scales[j] = codes->scale, s->code_zeros[j] = code_zero, s->code_inverses[j] = inverse;
 }
 
 /* Points a strip at its rows; `first`: of the block. */
@@ -103,12 +104,14 @@ static void set_rows(const gemm_job *job, const gemm_work *work, cq_strip *s, in
         s->c = job->c + row * job->c_stride + column, s->stride = job->c_stride;
         return;
     }
-    s->residual = e->residual ? e->residual + row * e->residual_stride + column : NULL, s->residual_stride = e->residual_stride;
+    s->residual = e->residual ? e->residual + row * e->residual_stride + column : NULL,
+    s->residual_stride = e->residual_stride;
     s->residual_coded = e->residual_coded, s->residual_row = row, s->residual_column = column;
     if (e->out) {
         s->out = e->out + row * e->out_stride + column, s->stride = e->out_stride;
     } else if (job->whole_rows) {
-        s->out = (job->rows ? job->rows + row * job->n : work->rows + (row - first) * job->n) + column, s->stride = job->n;
+        s->out = (job->rows ? job->rows + row * job->n : work->rows + (row - first) * job->n) + column,
+        s->stride = job->n;
     } else {
         s->codes = (uint8_t *)e->codes->codes + row * e->codes->stride + column, s->stride = e->codes->stride;
     }

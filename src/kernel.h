@@ -1,44 +1,47 @@
-/* What a set of kernels promises to the drivers. Kernels see one strip, one tile or one row, run on one thread, allocate nothing
- * and give the same bits on every instruction set. Driver -> dispatch -> kernel -> epilogue; nothing points back. */
+/* What a set of kernels promises to the drivers. Kernels see one strip, one tile or one row, run on one thread,
+ * allocate nothing and give the same bits on every instruction set. Driver -> dispatch -> kernel -> epilogue; nothing
+ * points back. */
 #ifndef CQ_KERNEL_H
 #define CQ_KERNEL_H
 #include "cq.h"
 
 #define CQ_TILE 64      /* columns of one tile: at most 4 panels */
 #define CQ_TILE_ROWS 6  /* rows of one tile at most */
-#define CQ_BLOCK_ROWS 144 /* rows of a strip at most: A's, which stay in the second-level cache while column tiles pass */
+/* Rows of a strip at most: A's, which stay in the second-level cache while column tiles pass. */
+#define CQ_BLOCK_ROWS 144
 
-/* Rows of the next tile where `left` are left. Sums of fewer than 4 rows wait for one another, so the tile before them gives some
- * of its own. */
+/* Rows of the next tile where `left` are left. Sums of fewer than 4 rows wait for one another, so the tile before them
+ * gives some of its own. */
 static inline int64_t cq_tile_rows(int64_t left, int64_t most) {
     return left <= most ? left : left < most + 4 ? (left + 1) / 2 : most;
 }
 
-/* A strip of a product: some rows by one tile of columns, and where its results go. What belongs to a column is copied here once
- * for all rows and filled up to CQ_TILE, so that kernels read it without masks and never beside an array. */
+/* A strip of a product: some rows by one tile of columns, and where its results go. What belongs to a column is copied
+ * here once for all rows and filled up to CQ_TILE, so that kernels read it without masks and never beside an array. */
 typedef struct {
-    _Alignas(64) int32_t start[CQ_TILE]; /* where sums start: int32 bias - zero point * column sum, where a has one zero point */
-    int32_t column_sums[CQ_TILE];        /* read where a has a zero point per row */
-    int32_t zero_points[CQ_TILE];        /* of the weight; read with row_sums */
+    _Alignas(64)
+        int32_t start[CQ_TILE]; /* where sums start: int32 bias - zero point * column sum, where a has one zero point */
+    int32_t column_sums[CQ_TILE]; /* read where a has a zero point per row */
+    int32_t zero_points[CQ_TILE]; /* of the weight; read with row_sums */
     float scales[CQ_TILE], bias[CQ_TILE];
     float code_inverses[CQ_TILE], code_scales[CQ_TILE], code_zeros[CQ_TILE]; /* of the codes that come out */
 
     int64_t rows;
     int columns;
     /* of the strip's first row */
-    const float *row_scales;           /* scales are multiplied by these, or NULL */
-    const int32_t *row_zeros;          /* a's zero points, or NULL */
-    const int32_t *row_sums;           /* of a's codes where the weight has zero points, or NULL */
+    const float *row_scales;  /* scales are multiplied by these, or NULL */
+    const int32_t *row_zeros; /* a's zero points, or NULL */
+    const int32_t *row_sums;  /* of a's codes where the weight has zero points, or NULL */
     cq_activation activation;
-    const float *residual;             /* or NULL */
+    const float *residual; /* or NULL */
     int64_t residual_stride;
-    const cq_coded *residual_coded;    /* or NULL; read at residual_row + r, residual_column + j */
+    const cq_coded *residual_coded; /* or NULL; read at residual_row + r, residual_column + j */
     int64_t residual_row, residual_column;
     /* one of these */
     int32_t *c;
     float *out;
     uint8_t *codes;
-    int64_t stride;                    /* of that one */
+    int64_t stride; /* of that one */
     float qmin, qmax;
 } cq_strip;
 
@@ -48,8 +51,8 @@ typedef struct {
 } cq_excess;
 #define CQ_EXCESS_AT_ONCE 16 /* there is no more excess where there is no room for so many */
 
-/* Rows of codes minus a centre, clipped so that a product's int16 sums cannot overflow; what was clipped off each row, its
- * excess; and a row's sums. */
+/* Rows of codes minus a centre, clipped so that a product's int16 sums cannot overflow; what was clipped off each row,
+ * its excess; and a row's sums. */
 typedef struct {
     int8_t *codes; /* (rows, stride): k of them, then zeros, up to a multiple of 8 */
     int64_t stride;
@@ -64,9 +67,9 @@ typedef struct {
     float *keys, *values_255, *logs;
 } cq_key_scales;
 
-/* Where a float32 tile finds its operands: element (row, i) of a is a[row * a_row + i * a_step]; element (i, column) of b is
- * b[i * b_step + column / 16 * panel_stride + column % 16]. `next`, or NULL: what tiles of one panel bring into the first-level
- * cache meanwhile, next_bytes with every i. */
+/* Where a float32 tile finds its operands: element (row, i) of a is a[row * a_row + i * a_step]; element (i, column) of
+ * b is b[i * b_step + column / 16 * panel_stride + column % 16]. `next`, or NULL: what tiles of one panel bring into
+ * the first-level cache meanwhile, next_bytes with every i. */
 typedef struct {
     const float *a;
     int64_t a_row, a_step;
@@ -80,7 +83,8 @@ typedef struct {
     const char *name;
     int rows_f32, panels; /* shape of the tiles that this set is fastest with */
 
-    /* acc (rows, 16 * panels) = start (16 * panels) + a (rows, 4 * groups) uint8 x panels. a's rows hold 4 * groups bytes. */
+    /* acc (rows, 16 * panels) = start (16 * panels) + a (rows, 4 * groups) uint8 x panels. a's rows hold 4 * groups
+     * bytes. */
     void (*tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
                     int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride);
     /* All rows of a strip: products and what follows them. */
@@ -98,9 +102,11 @@ typedef struct {
     /* The same for float32 sums. */
     void (*store_f32)(const float *acc, int64_t acc_stride, int rows, const cq_strip *s, int64_t row);
 
-    /* c (rows, 16 * panels) = a (rows, k) x b (k, 16 * panels), or added to what c holds; fused multiply-adds in order of k. */
+    /* c (rows, 16 * panels) = a (rows, k) x b (k, 16 * panels), or added to what c holds; fused multiply-adds in order
+     * of k. */
     void (*tile_f32)(const cq_operands *o, int rows, int panels, int64_t k, int add, float *c, int64_t c_stride);
-    /* The same from packed int8 for few rows: acc += a (rows, k) x (w - zero_points); zero_points (16 * panels) or NULL. */
+    /* The same from packed int8 for few rows: acc += a (rows, k) x (w - zero_points); zero_points (16 * panels) or
+     * NULL. */
     void (*tile_f32_i8)(const float *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
                         int64_t k, const int32_t *zero_points, float *acc);
     /* out (k, 16) float32 = panel - zero_points (16, or NULL). Writes whole groups of 4 rows. */
@@ -122,16 +128,16 @@ typedef struct {
     void (*scale)(float factor, int64_t n, float *y); /* y *= factor */
     /* x (n) -> exp(factor * (x - max)), zero up to the next multiple of 16; returns the sum. */
     float (*softmax_f32)(float *x, int64_t n, float factor);
-    /* Of `rows` rows of scores (stride) the first visible[r], with room up to a whole vector -> codes rint(255 * 2^(factor *
-     * (score - max))), zero up to `padded`, and their sums. */
+    /* Of `rows` rows of scores (stride) the first visible[r], with room up to a whole vector -> codes rint(255 *
+     * 2^(factor * (score - max))), zero up to `padded`, and their sums. */
     void (*softmax_i8)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded, float factor,
                        uint8_t *codes, int32_t *sums);
-    /* The same where every key has a scale, and every value one that its code takes along; sums are the float32 ones of 2^(...).
-     * The room of scores is worked in. */
+    /* The same where every key has a scale, and every value one that its code takes along; sums are the float32 ones of
+     * 2^(...). The room of scores is worked in. */
     void (*softmax_scaled)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded,
                            const float *factors, const cq_key_scales *scales, uint8_t *codes, float *sums);
-    /* Training: see the functions of cq.h that are named alike. `round` returns whether anything was clipped, `exponents` the
-     * row's sum. */
+    /* Training: see the functions of cq.h that are named alike. `round` returns whether anything was clipped,
+     * `exponents` the row's sum. */
     void (*slope)(const float *x, cq_activation activation, int64_t n, float *y, float *slope);
     int (*round)(const float *x, int64_t n, const cq_rounding *r, int64_t row, float *y, uint8_t *bytes);
     float (*exponents)(float *x, int64_t n, float factor, int coded);
@@ -143,7 +149,8 @@ typedef struct {
     float (*dot)(const float *x, const float *y, int64_t n);
     /* y (n) = column sums of x (rows, n) with row stride `stride`. */
     void (*column_sums)(const float *x, int64_t stride, int64_t rows, int64_t n, float *y);
-    void (*adamw)(const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square, float *p);
+    void (*adamw)(const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square,
+                  float *p);
     /* out (n, 4) = n codes of each of 4 rows, xor `flip`; bytes that `keep` leaves out are 0. */
     void (*interleave)(const uint8_t *const rows[4], int64_t n, uint8_t flip, uint32_t keep, int8_t *out);
 

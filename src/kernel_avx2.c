@@ -1,5 +1,6 @@
-/* AVX2 and FMA: 16 lanes are two registers. Integer products are of clipped codes (vpmaddubsw, tiles_clipped.h), or widen to
- * int16 (vpmaddwd): no sum ever saturates. Cost on Zen 4 per core: either 2 a cycle, latency 3; fma 2, latency 4. */
+/* AVX2 and FMA: 16 lanes are two registers. Integer products are of clipped codes (vpmaddubsw, tiles_clipped.h), or
+ * widen to int16 (vpmaddwd): no sum ever saturates. Cost on Zen 4 per core: either 2 a cycle, latency 3; fma 2, latency
+ * 4. */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -19,8 +20,12 @@
 #include "lanes_avx2.h"
 
 /* Four products and their sum in every lane, as two pairs of int16: bytes 0 and 2 of each lane, then bytes 1 and 3. */
-typedef struct { __m256i even, odd; } a_lane;
-typedef struct { __m256i lo_even, lo_odd, hi_even, hi_odd; } b_lanes;
+typedef struct {
+    __m256i even, odd;
+} a_lane;
+typedef struct {
+    __m256i lo_even, lo_odd, hi_even, hi_odd;
+} b_lanes;
 INLINE a_lane a_load(const uint8_t *p) {
     int32_t x;
     memcpy(&x, p, 4);

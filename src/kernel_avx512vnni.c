@@ -1,4 +1,5 @@
-/* AVX-512 VNNI: 16 lanes are one register. Cost a core on Zen 4 / 5: vpdpbusd 1 / 2 a cycle, latency 4; fma likewise. */
+/* AVX-512 VNNI: 16 lanes are one register. Cost a core on Zen 4 / 5: vpdpbusd 1 / 2 a cycle, latency 4; fma likewise.
+ * */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -52,7 +53,9 @@ INLINE i32x16 i32_or(i32x16 a, i32x16 b) { return _mm512_or_si512(a, b); }
 INLINE i32x16 i32_xor(i32x16 a, i32x16 b) { return _mm512_xor_si512(a, b); }
 INLINE i32x16 i32_and(i32x16 a, i32x16 b) { return _mm512_and_si512(a, b); }
 INLINE i32x16 i32_max(i32x16 a, i32x16 b) { return _mm512_max_epi32(a, b); }
-INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) { return _mm512_mask_mov_epi32(_mm512_set1_epi32(x), first(n), a); }
+INLINE i32x16 i32_fill_n(i32x16 a, int64_t n, int32_t x) {
+    return _mm512_mask_mov_epi32(_mm512_set1_epi32(x), first(n), a);
+}
 #define i32_shl(a, n) _mm512_slli_epi32(a, n)
 #define i32_sar(a, n) _mm512_srai_epi32(a, n)
 
@@ -60,13 +63,20 @@ INLINE f32x16 f32_from_i32(i32x16 a) { return _mm512_cvtepi32_ps(a); }
 INLINE i32x16 i32_from_f32(f32x16 a) { return _mm512_cvtps_epi32(a); }
 INLINE f32x16 f32_bits(i32x16 a) { return _mm512_castsi512_ps(a); }
 INLINE i32x16 i32_bits(f32x16 a) { return _mm512_castps_si512(a); }
-INLINE f32x16 f32_pick(const float *table, i32x16 i) { return _mm512_permutexvar_ps(i, f32_load(table)); } /* by i's low 4 bits */
+INLINE f32x16 f32_pick(const float *table, i32x16 i) {
+    return _mm512_permutexvar_ps(i, f32_load(table));
+} /* by i's low 4 bits */
 
-INLINE i32x16 i32_load_u8(const uint8_t *p, int64_t n) { return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
-INLINE i32x16 i32_load_s8(const uint8_t *p, int64_t n) { return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(n), p)); }
+INLINE i32x16 i32_load_u8(const uint8_t *p, int64_t n) {
+    return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p));
+}
+INLINE i32x16 i32_load_s8(const uint8_t *p, int64_t n) {
+    return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(n), p));
+}
 INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) { _mm512_mask_cvtepi32_storeu_epi8(p, first(n), a); }
 
-/* 64 codes of four vectors, each in range. Packing works inside quarters of a register, which are put in order at the end. */
+/* 64 codes of four vectors, each in range. Packing works inside quarters of a register, which are put in order at the
+ * end. */
 INLINE void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) {
     const __m512i ab = _mm512_packs_epi32(a, b), cd = _mm512_packs_epi32(c, d);
     const __m512i all = is_signed ? _mm512_packs_epi16(ab, cd) : _mm512_packus_epi16(ab, cd);
@@ -90,7 +100,8 @@ INLINE float f32_max_across(f32x16 a) {
 INLINE int32_t i32_sum(i32x16 a) { return _mm512_reduce_add_epi32(a); }
 INLINE int32_t i32_max_across(i32x16 a) { return _mm512_reduce_max_epi32(a); }
 
-/* Four products and their sum in every lane. One instruction of assembly, so that GCC keeps 24 accumulators in registers. */
+/* Four products and their sum in every lane. One instruction of assembly, so that GCC keeps 24 accumulators in
+ * registers. */
 typedef __m512i a_lane;  /* 4 uint8 of one row, in every lane */
 typedef __m512i b_lanes; /* 4 int8 of each of 16 columns */
 INLINE a_lane a_load(const uint8_t *p) {
@@ -105,8 +116,8 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 }
 
 INLINE i32x16 i32_shifted_byte(i32x16 w, const int j);
-/* Byte j of every lane, its sign extended. Shifts run on one pair of pipes: half of the bytes are products with 1, 0, 0, 0, where
- * the other pair has time for it. */
+/* Byte j of every lane, its sign extended. Shifts run on one pair of pipes: half of the bytes are products with 1, 0,
+ * 0, 0, where the other pair has time for it. */
 INLINE i32x16 i32_byte(i32x16 w, const int j) {
     return j < 2 ? dot4(i32_set(0), i32_set(1 << 8 * j), w) : i32_shifted_byte(w, j);
 }

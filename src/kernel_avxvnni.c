@@ -1,6 +1,6 @@
-/* AVX-VNNI: vpdpbusd on 256 bits. Only products of int8 are this file's; all else is AVX2's. Cost a core on Zen 4 and 5: vpdpbusd
- * 2 a cycle, latency 4; on Intel 2 a cycle, latency 5. Compiled once for each ENCODING: vex for CPUs with AVX-VNNI, and evex for
- * those with AVX-512 VNNI and VL, which run the same instructions. */
+/* AVX-VNNI: vpdpbusd on 256 bits. Only products of int8 are this file's; all else is AVX2's. Cost a core on Zen 4 and
+ * 5: vpdpbusd 2 a cycle, latency 4; on Intel 2 a cycle, latency 5. Compiled once for each ENCODING: vex for CPUs with
+ * AVX-VNNI, and evex for those with AVX-512 VNNI and VL, which run the same instructions. */
 #include <immintrin.h>
 #include <string.h>
 

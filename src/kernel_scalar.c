@@ -1,6 +1,6 @@
-/* Plain C with GCC's vectors: 16 lanes are four vectors of 4, which every x86-64 CPU has. The other kernels are compared
- * with it, bit for bit. Hardly any machine runs it, so it is written to compile quickly and to be small: functions that are
- * BULKY exist once. */
+/* Plain C with GCC's vectors: 16 lanes are four vectors of 4, which every x86-64 CPU has. The other kernels are
+ * compared with it, bit for bit. Hardly any machine runs it, so it is written to compile quickly and to be small:
+ * functions that are BULKY exist once. */
 #include <math.h>
 #include <string.h>
 
@@ -26,8 +26,12 @@
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef uint32_t u32x4 __attribute__((vector_size(16)));
-typedef struct { f32x4 v[4]; } f32x16;
-typedef struct { i32x4 v[4]; } i32x16;
+typedef struct {
+    f32x4 v[4];
+} f32x16;
+typedef struct {
+    i32x4 v[4];
+} i32x16;
 
 /* The expression for each of the four vectors. GCC keeps them in registers because i is a constant. */
 #define FOURS(type, expression) \
@@ -49,7 +53,8 @@ INLINE f32x4 max_f32(f32x4 a, f32x4 b) { return choose_f32(a > b, a, b); }
 INLINE i32x4 max_i32(i32x4 a, i32x4 b) { return choose_i32(a > b, a, b); }
 INLINE i32x4 first(int64_t n, int i) { return (i32x4){4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3} < set_i32((int32_t)n); }
 INLINE f32x4 abs_f32(f32x4 x) { return (f32x4)((i32x4)x & set_i32(INT32_MAX)); }
-/* rint: a float32 of 2^23 or more has no fraction, so adding 2^23 rounds. Larger numbers and NaN pass; -0 keeps its sign. */
+/* rint: a float32 of 2^23 or more has no fraction, so adding 2^23 rounds. Larger numbers and NaN pass; -0 keeps its
+ * sign. */
 INLINE f32x4 round_f32(f32x4 x) {
     const f32x4 whole = set_f32(0x1p23f), size = abs_f32(x), rounded = size + whole - whole;
     return choose_f32(size < whole, (f32x4)((i32x4)rounded | ((i32x4)x & set_i32(INT32_MIN))), x);
@@ -79,20 +84,23 @@ BULKY f32x16 f32_sqrt(f32x16 a) {
     return f32_load(x);
 }
 
-/* a * b + c, rounded once, as fmaf does it, but without the library and four at a time. float64 holds the product exactly,
- * and also the part that its sum with c loses (TwoSum; Knuth). A sum that lost something is rounded to odd: it is cut off and
- * its last bit is set (Boldo and Melquiond 2008), so that it never looks like the middle between two float32 when it is
- * rounded to one. With Inf or NaN the lost part is NaN, and the sum stays as it is. */
+/* a * b + c, rounded once, as fmaf does it, but without the library and four at a time. float64 holds the product
+ * exactly, and also the part that its sum with c loses (TwoSum; Knuth). A sum that lost something is rounded to odd: it
+ * is cut off and its last bit is set (Boldo and Melquiond 2008), so that it never looks like the middle between two
+ * float32 when it is rounded to one. With Inf or NaN the lost part is NaN, and the sum stays as it is. */
 typedef double f64x2 __attribute__((vector_size(16)));
 typedef double f64x4 __attribute__((vector_size(32)));
 typedef int64_t i64x2 __attribute__((vector_size(16)));
 INLINE f64x2 fma_odd(f64x2 a, f64x2 b, f64x2 c) {
     const f64x2 product = a * b, sum = product + c, added = sum - product;
     const f64x2 lost = (product - (sum - added)) + (c - added), side = lost * sum, nothing = {0};
-    const i64x2 beyond = side < nothing, before = side > nothing; /* the sum lies beyond or before the exact value, seen from 0 */
+    const i64x2 beyond =
+        side<nothing, before = side> nothing; /* the sum lies beyond or before the exact value, seen from 0 */
     return (f64x2)(((i64x2)sum + beyond) | ((beyond | before) & (i64x2){1, 1}));
 }
-typedef struct { f64x2 low, high; } f64_halves;
+typedef struct {
+    f64x2 low, high;
+} f64_halves;
 INLINE f64_halves widened(f32x4 x) {
     const f64x4 all = __builtin_convertvector(x, f64x4);
     f64_halves r;
@@ -119,7 +127,9 @@ INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) {
 }
 INLINE f32x16 f32_abs(f32x16 a) { return FOURS(f32x16, abs_f32(a.v[i])); }
 INLINE f32x16 f32_round(f32x16 a) { return FOURS(f32x16, round_f32(a.v[i])); }
-INLINE f32x16 f32_fill_n(f32x16 a, int64_t n, float x) { return FOURS(f32x16, choose_f32(first(n, i), a.v[i], set_f32(x))); }
+INLINE f32x16 f32_fill_n(f32x16 a, int64_t n, float x) {
+    return FOURS(f32x16, choose_f32(first(n, i), a.v[i], set_f32(x)));
+}
 INLINE f32x16 f32_keep_n(f32x16 a, int64_t n) { return f32_fill_n(a, n, 0.0f); }
 
 INLINE i32x16 i32_set(int32_t x) { return FOURS(i32x16, set_i32(x)); }
@@ -174,7 +184,8 @@ BULKY i32x16 i32_load_s8(const uint8_t *p, int64_t n) {
 BULKY void i32_store_8(uint8_t *p, i32x16 a, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = (uint8_t)((int32_t *)&a)[i];
 }
-BULKY void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d, int is_signed) { /* saturates, as packing does */
+BULKY void i32_store_8x4(uint8_t *p, i32x16 a, i32x16 b, i32x16 c, i32x16 d,
+                         int is_signed) { /* saturates, as packing does */
     const int32_t least = is_signed ? -128 : 0, most = least + 255;
     const i32x16 all[4] = {a, b, c, d};
     for (int i = 0; i < 64; i++) {
@@ -203,10 +214,15 @@ INLINE int32_t i32_max_across(i32x16 a) {
     return even > odd ? even : odd;
 }
 
-/* Four products and their sum in every lane: bytes 0 and 2, then 1 and 3, as int16, which holds a product of uint8 and int8. */
+/* Four products and their sum in every lane: bytes 0 and 2, then 1 and 3, as int16, which holds a product of uint8 and
+ * int8. */
 typedef int16_t i16x8 __attribute__((vector_size(16)));
-typedef struct { i16x8 even, odd; } a_lane;
-typedef struct { i16x8 even[4], odd[4]; } b_lanes;
+typedef struct {
+    i16x8 even, odd;
+} a_lane;
+typedef struct {
+    i16x8 even[4], odd[4];
+} b_lanes;
 INLINE a_lane a_load(const uint8_t *p) {
     int32_t x;
     memcpy(&x, p, 4);

@@ -1,6 +1,10 @@
 /* 16 lanes as two registers of AVX2. Included by the kernels that have them, which define INLINE. */
-typedef struct { __m256 lo, hi; } f32x16;
-typedef struct { __m256i lo, hi; } i32x16;
+typedef struct {
+    __m256 lo, hi;
+} f32x16;
+typedef struct {
+    __m256i lo, hi;
+} i32x16;
 
 #define OP1(type, op, a) ((type){op((a).lo), op((a).hi)})
 #define OP2(type, op, a, b) ((type){op((a).lo, (b).lo), op((a).hi, (b).hi)})
@@ -28,8 +32,9 @@ INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) {
 }
 INLINE f32x16 f32_min(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_min_ps, a, b); } /* a < b ? a : b */
 INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return OP2(f32x16, _mm256_max_ps, a, b); } /* a > b ? a : b */
-INLINE int f32_any_not_below(f32x16 a, f32x16 b) { /* NaN too */
-    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_NLT_UQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_NLT_UQ)));
+INLINE int f32_any_not_below(f32x16 a, f32x16 b) {                                     /* NaN too */
+    return _mm256_movemask_ps(
+        _mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_NLT_UQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_NLT_UQ)));
 }
 INLINE __m256 where_zero(__m256 x, __m256 yes, __m256 no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ));
@@ -105,8 +110,8 @@ INLINE i32x16 i32_load_s8(const uint8_t *p, int64_t n) {
     return (i32x16){_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))};
 }
 INLINE void i32_store_8(uint8_t *p, i32x16 a, int64_t n) {
-    const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-                                         0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
+                                         -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
     const __m256i lo = _mm256_shuffle_epi8(a.lo, low), hi = _mm256_shuffle_epi8(a.hi, low);
     const __m128i lo4 = _mm_unpacklo_epi32(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
     const __m128i hi4 = _mm_unpacklo_epi32(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));

@@ -1,5 +1,5 @@
-/* Products of float32 matrices as they lie, with the packing as a part of the call: of one pair, the team packs b and then takes
- * blocks of c; of many small pairs, each member takes whole ones. Packed weights are gemm.c's. */
+/* Products of float32 matrices as they lie, with the packing as a part of the call: of one pair, the team packs b and
+ * then takes blocks of c; of many small pairs, each member takes whole ones. Packed weights are gemm.c's. */
 #include <string.h>
 
 #include "floats.h"
@@ -13,7 +13,7 @@ static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* --- packing ------------------------------------------------------------------------------------------------------------- */
+/* --- packing ------------------------------------------------------------------------------------------------------ */
 
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
@@ -48,7 +48,8 @@ static void pack_panel(const float *b, int64_t row_stride, int64_t column_stride
         for (int64_t j = 0; j < columns; j++) to[i * CQ_PANEL + j] = b[i * row_stride + j * column_stride];
 }
 
-/* Panels `first` .. `end` - 1. Where rows lie in one piece, several panels are filled side by side: neighbours in memory. */
+/* Panels `first` .. `end` - 1. Where rows lie in one piece, several panels are filled side by side: neighbours in
+ * memory. */
 static void pack_some(const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, int64_t first,
                       int64_t end, float *to) {
     const int64_t whole = column_stride == 1 ? max(first, min(end, n / CQ_PANEL)) : first;
@@ -77,16 +78,17 @@ static void pack_panels(void *context, cq_queue *queue) {
         pack_some(job->b, job->row_stride, job->column_stride, job->k, job->n, first, end, job->panels);
 }
 
-void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n, float *panels) {
+void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n,
+                 float *panels) {
     packing_job job = {b, row_stride, column_stride, k, n, panels};
     cq_run(threads, (double)k * (double)n * 4, &job, &(cq_phase){pack_panels, up(n, CQ_PANEL) / CQ_PANEL, 4}, 1);
 }
 
-/* --- blocks of c --------------------------------------------------------------------------------------------------------- */
+/* --- blocks of c -------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const cq_products_f32 *p;
-    packing_job packing;        /* of one pair, whose b the team packs */
+    packing_job packing; /* of one pair, whose b the team packs */
     const float *a;
     float *c;
     int64_t block_rows, blocks, column_blocks;
@@ -94,15 +96,16 @@ typedef struct {
 
 /* What a member of the team works in. */
 typedef struct {
-    float *a;     /* a block's rows of a as tiles of rows, a part of k after another, where a lies by columns */
-    int64_t row;  /* the first of these, or -1 */
-    float *edge;  /* (block rows, CQ_TILE): the columns of c that do not fill a panel, with what pads them */
+    float *a;      /* a block's rows of a as tiles of rows, a part of k after another, where a lies by columns */
+    int64_t row;   /* the first of these, or -1 */
+    float *edge;   /* (block rows, CQ_TILE): the columns of c that do not fill a panel, with what pads them */
     float *panels; /* a small pair's b */
 } products_work;
 
 static int by_columns(const cq_products_f32 *p) { return p->a_column != 1; }
 
-/* Rows of a, from `a` on, as tiles (k, CQ_TILE_ROWS): some elements of all of them at a time, which lie side by side. */
+/* Rows of a, from `a` on, as tiles (k, CQ_TILE_ROWS): some elements of all of them at a time, which lie side by side.
+ * */
 static void pack_rows(const cq_products_f32 *p, const float *a, int64_t rows, int64_t k, float *to) {
     enum { TOGETHER = 8 };
     for (int64_t i = 0; i < k; i += TOGETHER) {
@@ -124,13 +127,16 @@ static void copy_rows(const float *from, int64_t from_row, int64_t rows, int64_t
 }
 
 /* c (rows, 16 panels) = rows of a x b's panels from `panels` on, whose k passes in parts. */
-static void multiply_strip(const cq_products_f32 *p, const products_work *w, const float *a, const float *panels, int count,
-                           int64_t rows, float *c, int64_t c_row) {
+static void multiply_strip(const cq_products_f32 *p, const products_work *w, const float *a, const float *panels,
+                           int count, int64_t rows, float *c, int64_t c_row) {
     const int64_t step = cq_active->rows_f32, depth = cq_depth_f32(p->k), panel_stride = p->k * CQ_PANEL;
-    cq_block_f32 block = {.o = {.a = a, .a_row = p->a_row, .a_step = 1, .b = panels, .b_step = CQ_PANEL,
-                                .panel_stride = panel_stride},
-                          .rows = rows,
-                          .panels = count, .add = p->add, .c = c, .c_row = c_row};
+    cq_block_f32 block = {
+        .o = {.a = a, .a_row = p->a_row, .a_step = 1, .b = panels, .b_step = CQ_PANEL, .panel_stride = panel_stride},
+        .rows = rows,
+        .panels = count,
+        .add = p->add,
+        .c = c,
+        .c_row = c_row};
     for (int64_t k0 = 0; k0 == 0 || k0 < p->k; k0 += depth, block.add = 1) {
         block.k = min(depth, p->k - k0);
         if (by_columns(p)) {
@@ -164,7 +170,8 @@ static void multiply_block(const cq_products_f32 *p, products_work *w, const flo
 /* Returns 0, and says so to the queue, where there is no memory. */
 static int open_work(const products_job *job, products_work *w, cq_queue *queue, int64_t panel_bytes) {
     const int64_t a_bytes = by_columns(job->p) ? up(job->block_rows, CQ_TILE_ROWS) * job->p->k * 4 : 0;
-    const int64_t edge_bytes = job->block_rows * CQ_PANEL * 4, edge = up(a_bytes, 64), panels = edge + up(edge_bytes, 64);
+    const int64_t edge_bytes = job->block_rows * CQ_PANEL * 4, edge = up(a_bytes, 64),
+                  panels = edge + up(edge_bytes, 64);
     char *memory = cq_scratch(panels + panel_bytes);
     if (!memory) {
         cq_fail(queue, CQ_NO_MEMORY);
@@ -186,7 +193,8 @@ static void blocks_member(void *context, cq_queue *queue) {
     if (!open_work(job, &w, queue, 0)) return;
     for (int64_t task, end; cq_take(queue, &task, &end);)
         for (; task < end; task++) {
-            const int64_t row = task / job->column_blocks * job->block_rows, first = task % job->column_blocks * BLOCK_COLUMNS;
+            const int64_t row = task / job->column_blocks * job->block_rows,
+                          first = task % job->column_blocks * BLOCK_COLUMNS;
             multiply_block(p, &w, job->a, job->packing.panels, job->c, row, min(job->block_rows, p->m - row), first,
                            min(first + BLOCK_COLUMNS, p->n));
         }
@@ -201,7 +209,8 @@ static void pairs_member(void *context, cq_queue *queue) {
     if (!open_work(job, &w, queue, up(p->n, CQ_PANEL) * p->k * 4)) return;
     for (int64_t pair, end; cq_take(queue, &pair, &end);)
         for (; pair < end; pair++) {
-            pack_some(p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, 0, up(p->n, CQ_PANEL) / CQ_PANEL, w.panels);
+            pack_some(p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, 0, up(p->n, CQ_PANEL) / CQ_PANEL,
+                      w.panels);
             w.row = -1;
             for (int64_t row = 0; row < p->m; row += job->block_rows)
                 multiply_block(p, &w, p->a + p->a_at[pair], w.panels, p->c + p->c_at[pair], row,
@@ -218,7 +227,8 @@ static cq_status multiply_one(int threads, products_job *job, int64_t pair) {
     job->packing = (packing_job){p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, panels};
     job->column_blocks = (p->n + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
     job->blocks = (p->m + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    if (job->blocks * job->column_blocks < 8 * threads) job->blocks = up(job->blocks, threads); /* as much for each member */
+    if (job->blocks * job->column_blocks < 8 * threads)
+        job->blocks = up(job->blocks, threads); /* as much for each member */
     job->block_rows = up((p->m + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
     job->blocks = (p->m + job->block_rows - 1) / job->block_rows;
     const cq_phase phases[2] = {{pack_member, up(p->n, CQ_PANEL) / CQ_PANEL, 4},

@@ -1,4 +1,5 @@
-/* Products of float64 matrices, for analysis: plain C over pairs of doubles, compiled once, so that every CPU rounds alike. */
+/* Products of float64 matrices, for analysis: plain C over pairs of doubles, compiled once, so that every CPU rounds
+ * alike. */
 #include <string.h>
 
 #include "kernel.h"

@@ -1,4 +1,5 @@
-/* Drivers over rows: quantize, dequantize, ranges, norm, gate. Each shares rows out to the team; the kernels do a row. */
+/* Drivers over rows: quantize, dequantize, ranges, norm, gate. Each shares rows out to the team; the kernels do a row.
+ * */
 #include <string.h>
 
 #include "kernel.h"
@@ -15,8 +16,8 @@ static void note_bad(rows_job *job, cq_queue *queue, int64_t row) {
     cq_fail(queue, CQ_NOT_FINITE);
 }
 
-static cq_status run_rows(int threads, int64_t rows, double work_per_element, void (*member)(void *, cq_queue *), rows_job *job,
-                          int64_t *bad) {
+static cq_status run_rows(int threads, int64_t rows, double work_per_element, void (*member)(void *, cq_queue *),
+                          rows_job *job, int64_t *bad) {
     atomic_init(&job->bad, INT64_MAX);
     const double work = (double)rows * (double)job->columns * work_per_element;
     const cq_status status = cq_run(threads, work, job, &(cq_phase){member, rows, 2}, 1);

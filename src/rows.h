@@ -1,9 +1,10 @@
-/* Work on one row, written once over 16 lanes and compiled for every instruction set: the same operations in the same order
- * give the same bits. Included by kernel_*.c, which define the lanes, and INLINE, which always inlines, and BULKY, which does
- * so too but in the scalar kernels, where one copy is enough. */
+/* Work on one row, written once over 16 lanes and compiled for every instruction set: the same operations in the same
+ * order give the same bits. Included by kernel_*.c, which define the lanes, and INLINE, which always inlines, and
+ * BULKY, which does so too but in the scalar kernels, where one copy is enough. */
 #include "functions.h"
 
-/* Runs the block for i = 0, 16, 32 ... below n, `width` of the elements from i on; whole vectors see a constant width. */
+/* Runs the block for i = 0, 16, 32 ... below n, `width` of the elements from i on; whole vectors see a constant width.
+ * */
 #ifndef EACH_16
 #define EACH_16(i, n, width, ...) \
     do { \
@@ -24,7 +25,7 @@ INLINE void store_some(float *p, f32x16 x, int64_t n) {
     else f32_store_n(p, x, n);
 }
 
-/* --- codes --------------------------------------------------------------------------------------------------------------- */
+/* --- codes -------------------------------------------------------------------------------------------------------- */
 
 /* The largest magnitude's bits: magnitudes sort as integers, Inf and NaN last. */
 INLINE i32x16 watch(i32x16 seen, f32x16 x) { return i32_max(seen, i32_bits(f32_abs(x))); }
@@ -52,17 +53,18 @@ INLINE int abs_max(const float *x, int64_t n, float *hi) {
     return bits < 0x7f800000;
 }
 
-/* clip(rint(x / scale) + zero_point) as int32. A division costs as much as ten products, so x is multiplied by the inverse,
- * which is off by 3 * 2^-24 of the quotient at most, 6e-5 where a code is not clipped anyway: only where that comes near the
- * middle between two codes is it divided. `inverse` is cq_inverse(scale). */
+/* clip(rint(x / scale) + zero_point) as int32. A division costs as much as ten products, so x is multiplied by the
+ * inverse, which is off by 3 * 2^-24 of the quotient at most, 6e-5 where a code is not clipped anyway: only where that
+ * comes near the middle between two codes is it divided. `inverse` is cq_inverse(scale). */
 BULKY i32x16 lanes_encode(f32x16 x, f32x16 inverse, f32x16 scale, f32x16 zero_point, f32x16 qmin, f32x16 qmax) {
     f32x16 t = f32_mul(x, inverse), q = f32_round(t);
-    if (__builtin_expect(f32_any_not_below(f32_abs(f32_sub(t, q)), f32_set(0.49994f)), 0)) q = f32_round(f32_div(x, scale));
+    if (__builtin_expect(f32_any_not_below(f32_abs(f32_sub(t, q)), f32_set(0.49994f)), 0))
+        q = f32_round(f32_div(x, scale));
     return i32_from_f32(f32_min(f32_max(f32_add(q, zero_point), qmin), qmax));
 }
 
-/* How four vectors become 64 codes: parameters of every column, of every vector, or one for all. Where one inverse is NaN all
- * are. Packing saturates; before it only what int32 cannot hold is cut, and -128 where codes are symmetric. */
+/* How four vectors become 64 codes: parameters of every column, of every vector, or one for all. Where one inverse is
+ * NaN all are. Packing saturates; before it only what int32 cannot hold is cut, and -128 where codes are symmetric. */
 enum { BY_COLUMN, BY_VECTOR, BY_ONE };
 typedef struct {
     const float *inverses, *scales, *zeros;
@@ -71,7 +73,8 @@ typedef struct {
 } encoding;
 
 #define FOUR(X) X(0) X(1) X(2) X(3)
-BULKY void encode_64(const int by, const int clip, const encoding *e, f32x16 x0, f32x16 x1, f32x16 x2, f32x16 x3, uint8_t *to) {
+BULKY void encode_64(const int by, const int clip, const encoding *e, f32x16 x0, f32x16 x1, f32x16 x2, f32x16 x3,
+                     uint8_t *to) {
 #define OF(array, p) (by == BY_COLUMN ? f32_load(e->array + 16 * p) : f32_set(e->array[by == BY_VECTOR ? p : 0]))
 #define ROUND(p) const f32x16 t##p = f32_mul(x##p, OF(inverses, p)); f32x16 q##p = f32_round(t##p);
 #define OFF(p) f32_abs(f32_sub(t##p, q##p))
@@ -107,8 +110,8 @@ BULKY void encode_64(const int by, const int clip, const encoding *e, f32x16 x0,
 BULKY void encode_span(const int clip, const float *x, int64_t n, const encoding *e, uint8_t *codes) {
     int64_t at = 0;
     for (; at + 64 <= n; at += 64)
-        encode_64(BY_ONE, clip, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48),
-                  codes + at);
+        encode_64(BY_ONE, clip, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32),
+                  f32_load(x + at + 48), codes + at);
     const f32x16 inverse = f32_set(*e->inverses), scale = f32_set(*e->scales), zero = f32_set(*e->zeros);
     EACH_16(i, n - at, width, {
         const f32x16 v = load_some(x + at + i, width);
@@ -168,15 +171,17 @@ INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, enc
     for (; at + 64 <= n; at += 64) {
         for (int p = 0; p < 64; p += 16) f32_store(zeros + p, f32_from_i32(i32_load(out->column_zero_points + at + p)));
         e->inverses = out->column_inverses + at, e->scales = out->column_scales + at;
-        encode_64(BY_COLUMN, 1, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32), f32_load(x + at + 48),
-                  codes + at);
+        encode_64(BY_COLUMN, 1, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32),
+                  f32_load(x + at + 48), codes + at);
     }
     EACH_16(i, n - at, width, {
         const int32_t *from = out->column_zero_points + at + i;
         const f32x16 zero = f32_from_i32(width == 16 ? i32_load(from) : i32_load_n(from, width));
-        i32_store_8(codes + at + i, lanes_encode(load_some(x + at + i, width), load_some(out->column_inverses + at + i, width),
-                                                 load_some(out->column_scales + at + i, width), zero, f32_set(e->qmin),
-                                                 f32_set(e->qmax)), width);
+        i32_store_8(codes + at + i,
+                    lanes_encode(load_some(x + at + i, width), load_some(out->column_inverses + at + i, width),
+                                 load_some(out->column_scales + at + i, width), zero, f32_set(e->qmin),
+                                 f32_set(e->qmax)),
+                    width);
     });
 }
 
@@ -193,8 +198,8 @@ static int ISA(quantize)(const float *x, int64_t n, const cq_codes *out, int64_t
             finite = quantize_groups(x, n, out, &e, codes, scales, zero_points);
         else
             for (int64_t g = 0; g < groups; g++)
-                finite &= quantize_row(x + g * group, g + 1 < groups ? group : n - g * group, out, &e, codes + g * group,
-                                       scales + g, zero_points + g);
+                finite &= quantize_row(x + g * group, g + 1 < groups ? group : n - g * group, out, &e,
+                                       codes + g * group, scales + g, zero_points + g);
     } else {
         const float zero = (float)out->zero_point, inverse = cq_inverse(out->scale);
         float hi;
@@ -217,7 +222,8 @@ BULKY f32x16 lanes_decode(const cq_coded *in, int64_t row, int64_t column, int64
     const uint8_t *codes = (const uint8_t *)in->codes + row * in->stride + column;
     const i32x16 q = in->is_signed ? i32_load_s8(codes, n) : i32_load_u8(codes, n);
     const int32_t zero_point = in->zero_points ? in->zero_points[row] : in->zero_point;
-    const f32x16 x = f32_mul(f32_set(in->scales ? in->scales[row] : in->scale), f32_from_i32(i32_sub(q, i32_set(zero_point))));
+    const f32x16 x =
+        f32_mul(f32_set(in->scales ? in->scales[row] : in->scale), f32_from_i32(i32_sub(q, i32_set(zero_point))));
     return f32_min(f32_max(x, f32_set(-FLT_MAX)), f32_set(FLT_MAX)); /* s * 128 may pass the largest float32 */
 }
 
@@ -246,14 +252,15 @@ static void ISA(interleave)(const uint8_t *const rows[4], int64_t n, uint8_t fli
     const i32x16 flips = i32_set((int32_t)(flip * 0x01010101u)), keeps = i32_set((int32_t)keep);
     EACH_16(i, n, width, {
         const i32x16 low = i32_or(i32_load_u8(rows[0] + i, width), i32_shl(i32_load_u8(rows[1] + i, width), 8));
-        const i32x16 high = i32_or(i32_shl(i32_load_u8(rows[2] + i, width), 16), i32_shl(i32_load_u8(rows[3] + i, width), 24));
+        const i32x16 high =
+            i32_or(i32_shl(i32_load_u8(rows[2] + i, width), 16), i32_shl(i32_load_u8(rows[3] + i, width), 24));
         const i32x16 lanes = i32_and(i32_xor(i32_or(low, high), flips), keeps);
         if (width == 16) i32_store((int32_t *)(out + 4 * i), lanes);
         else i32_store_n((int32_t *)(out + 4 * i), lanes, width);
     });
 }
 
-/* --- norm, gate, positions ----------------------------------------------------------------------------------------------- */
+/* --- norm, gate, positions ---------------------------------------------------------------------------------------- */
 
 /* Sums of four vectors' lanes side by side: a single one would wait for itself, 3 or 4 cycles a vector. */
 #ifndef SUM_4
@@ -271,8 +278,8 @@ static void ISA(interleave)(const uint8_t *const rows[4], int64_t n, uint8_t fli
 #endif
 INLINE float sum_of_4(const f32x16 *s) { return f32_sum(f32_add(f32_add(s[0], s[1]), f32_add(s[2], s[3]))); }
 
-BULKY int norm_row(const int rms, const int add, const int biased, const cq_norm *norm, const float *x, const float *residual,
-                   int64_t n, float *kept, float *y) {
+BULKY int norm_row(const int rms, const int add, const int biased, const cq_norm *norm, const float *x,
+                   const float *residual, int64_t n, float *kept, float *y) {
     const float *weight = norm->weight, *bias = norm->bias;
     const f32x16 nothing = f32_set(0.0f);
     f32x16 total[4] = {nothing, nothing, nothing, nothing}, squares[4] = {nothing, nothing, nothing, nothing};
@@ -296,8 +303,10 @@ BULKY int norm_row(const int rms, const int add, const int biased, const cq_norm
     /* where the squares overflowed the factor would be 0 and so would y; 0 * Inf makes it NaN, which is found below */
     const f32x16 center = f32_set(mean), factor = f32_set(1.0f / sqrtf(variance + norm->eps) + 0.0f * variance);
     EACH_16(i, n, width, {
-        const f32x16 v = f32_mul(rms ? load_some(kept + i, width) : f32_sub(load_some(kept + i, width), center), factor);
-        const f32x16 w = load_some(weight + i, width), z = biased ? f32_fma(v, w, load_some(bias + i, width)) : f32_mul(v, w);
+        const f32x16 v =
+            f32_mul(rms ? load_some(kept + i, width) : f32_sub(load_some(kept + i, width), center), factor);
+        const f32x16 w = load_some(weight + i, width),
+                     z = biased ? f32_fma(v, w, load_some(bias + i, width)) : f32_mul(v, w);
         seen = watch(seen, z);
         store_some(y + i, z, width);
     });
@@ -308,7 +317,8 @@ BULKY int norm_row(const int rms, const int add, const int biased, const cq_norm
 static int ISA(norm)(const cq_norm *norm, const float *x, const float *residual, int64_t n, float *kept, float *y) {
     if (!residual) kept = (float *)x;
 #define ROW(rms, add) \
-    (norm->bias ? norm_row(rms, add, 1, norm, x, residual, n, kept, y) : norm_row(rms, add, 0, norm, x, residual, n, kept, y))
+    (norm->bias ? norm_row(rms, add, 1, norm, x, residual, n, kept, y) \
+                : norm_row(rms, add, 0, norm, x, residual, n, kept, y))
     if (norm->rms) return residual ? ROW(1, 1) : ROW(1, 0);
     return residual ? ROW(0, 1) : ROW(0, 0);
 #undef ROW
@@ -325,7 +335,8 @@ static void ISA(rope)(float *x, int64_t dim, const float *cosine, const float *s
     const int64_t half = dim / 2;
     EACH_16(i, half, width, {
         const f32x16 a = load_some(x + i, width), b = load_some(x + half + i, width);
-        const f32x16 c = load_some(cosine + i, width), s = load_some(sine + i, width), minus_s = f32_sub(f32_set(0.0f), s);
+        const f32x16 c = load_some(cosine + i, width), s = load_some(sine + i, width),
+                     minus_s = f32_sub(f32_set(0.0f), s);
         store_some(x + i, f32_fma(b, minus_s, f32_mul(a, c)), width);
         store_some(x + half + i, f32_fma(a, s, f32_mul(b, c)), width);
     });

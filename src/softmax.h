@@ -1,4 +1,5 @@
-/* Softmax over rows of scores: in float32, and to codes of 8 bits. Written once over 16 lanes; included after rows.h. */
+/* Softmax over rows of scores: in float32, and to codes of 8 bits. Written once over 16 lanes; included after rows.h.
+ * */
 
 static float ISA(softmax_f32)(float *x, int64_t n, float factor) {
     f32x16 most = f32_set(-INFINITY);
@@ -16,11 +17,11 @@ static float ISA(softmax_f32)(float *x, int64_t n, float factor) {
     return f32_sum(sum);
 }
 
-/* 2^t for codes of 8 bits, t in [-125, 127], below it 2^-125: a polynomial of degree 3 on [-1/2, 1/2], relative error 1.1e-4,
- * exact at whole t. */
+/* 2^t for codes of 8 bits, t in [-125, 127], below it 2^-125: a polynomial of degree 3 on [-1/2, 1/2], relative error
+ * 1.1e-4, exact at whole t. */
 BULKY f32x16 lanes_exp2(f32x16 t) {
     const f32x16 shift = f32_set(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the rounded integer */
-    t = f32_max(t, f32_set(-125.0f)); /* large values' scales push t this far down */
+    t = f32_max(t, f32_set(-125.0f));          /* large values' scales push t this far down */
     const f32x16 at = f32_add(t, shift), f = f32_sub(t, f32_sub(at, shift));
     f32x16 p = f32_fma(f, f32_set(0.0550090745f), f32_set(0.242210984f));
     p = f32_fma(p, f, f32_set(0.693282902f));
@@ -35,8 +36,8 @@ INLINE void clear(uint8_t *codes, int64_t n, int64_t padded) {
 }
 
 /* Rows one after another in each of two passes: what a row's maximum waits for overlaps with the next row. */
-static void ISA(softmax_i8)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded, float factor,
-                            uint8_t *codes, int32_t *sums) {
+static void ISA(softmax_i8)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded,
+                            float factor, uint8_t *codes, int32_t *sums) {
     int32_t tops[CQ_TILE_ROWS];
     for (int r = 0; r < rows; r++) {
         const int32_t *row = scores + r * stride;
@@ -53,7 +54,8 @@ static void ISA(softmax_i8)(int32_t *scores, int64_t stride, int rows, const int
         uint8_t *to = codes + r * stride;
         const i32x16 top = i32_set(tops[r]);
         i32x16 total = i32_set(0);
-#define CODES(i) i32_from_f32(f32_mul(lanes_exp2(f32_mul(f32_from_i32(i32_sub(i32_load(row + i), top)), f)), f32_set(255.0f)))
+#define CODES(i) \
+    i32_from_f32(f32_mul(lanes_exp2(f32_mul(f32_from_i32(i32_sub(i32_load(row + i), top)), f)), f32_set(255.0f)))
         const int64_t whole = visible[r] / 64 * 64;
         for (int64_t i = 0; i < whole; i += 64) {
             const i32x16 q0 = CODES(i), q1 = CODES(i + 16), q2 = CODES(i + 32), q3 = CODES(i + 48);

@@ -1,7 +1,7 @@
-/* The team. The calling thread works through the queue itself and waits only for helpers that have joined, so that a helper
- * whose core somebody else uses holds nobody. Helpers look for work for some microseconds, then sleep. One call has the team at
- * a time; others meanwhile run alone, as small calls do, and as a forked child does always: its parent's helpers do not exist
- * there. */
+/* The team. The calling thread works through the queue itself and waits only for helpers that have joined, so that a
+ * helper whose core somebody else uses holds nobody. Helpers look for work for some microseconds, then sleep. One call
+ * has the team at a time; others meanwhile run alone, as small calls do, and as a forked child does always: its
+ * parent's helpers do not exist there. */
 #define _GNU_SOURCE
 #include "threads.h"
 
@@ -16,13 +16,14 @@
 #define TURNS 2000 /* of looking before a thread sleeps: some 30 to 70 us */
 #define STACK (1 << 20)
 
-/* What helpers see. `state` counts openings in its upper half, holds OPEN while helpers may join, and counts those that have
- * joined. Before it is opened, all else is written. */
+/* What helpers see. `state` counts openings in its upper half, holds OPEN while helpers may join, and counts those that
+ * have joined. Before it is opened, all else is written. */
 enum { OPEN = 1 << 16, JOINED = OPEN - 1 };
 #define ROUND ((uint64_t)1 << 32)
 typedef struct {
     _Alignas(64) _Atomic uint64_t state;
-    _Alignas(64) _Atomic uint32_t wake, left; /* futexes: a round was opened; the last helper of a closed one has left */
+    _Alignas(64) _Atomic uint32_t wake,
+        left; /* futexes: a round was opened; the last helper of a closed one has left */
     _Atomic int sleepers, waiting, taken, forked;
     int helpers, room; /* threads that exist; that may join this round */
     void (*member)(void *context, cq_queue *queue);
@@ -73,7 +74,8 @@ static void *help(void *nothing) {
             const uint32_t value = atomic_load(&team.wake);
             atomic_fetch_add(&team.sleepers, 1);
             const uint64_t state = atomic_load(&team.state);
-            if (!(state & OPEN) || state / ROUND == seen || (int)(state & JOINED) >= team.room) sleep_while(&team.wake, value);
+            if (!(state & OPEN) || state / ROUND == seen || (int)(state & JOINED) >= team.room)
+                sleep_while(&team.wake, value);
             atomic_fetch_sub(&team.sleepers, 1);
             turns = 0;
         }

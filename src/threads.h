@@ -29,8 +29,9 @@ static inline void cq_first_bad(_Atomic int64_t *bad, int64_t row) {
     while (row < seen && !atomic_compare_exchange_weak(bad, &seen, row)) {}
 }
 
-/* The caller, and those of the team that come while tasks are left, call phase after phase; none begins the next before all
- * tasks of the one before have ended. `chunks` is how many portions of its tasks each member should find, at least. */
+/* The caller, and those of the team that come while tasks are left, call phase after phase; none begins the next before
+ * all tasks of the one before have ended. `chunks` is how many portions of its tasks each member should find, at least.
+ * */
 typedef struct {
     void (*member)(void *context, cq_queue *queue);
     int64_t tasks, chunks;

@@ -1,5 +1,5 @@
-/* What the micro-kernels of both kinds share: names of accumulators, and a constant shape for each case. A tile is up to 6 rows x
- * 4 panels of 16 columns, the whole K in named accumulators (an array of them would be spilled). */
+/* What the micro-kernels of both kinds share: names of accumulators, and a constant shape for each case. A tile is up
+ * to 6 rows x 4 panels of 16 columns, the whole K in named accumulators (an array of them would be spilled). */
 #ifndef CQ_TILES_H
 #define CQ_TILES_H
 
@@ -35,8 +35,8 @@
     default: SHAPES(f, 6, __VA_ARGS__) \
     }
 
-/* Up to so many rows a tile waits for its weight, which comes into the second-level cache so many groups before it is wanted: its
- * last ones' time is that of the next tile's first. */
+/* Up to so many rows a tile waits for its weight, which comes into the second-level cache so many groups before it is
+ * wanted: its last ones' time is that of the next tile's first. */
 #define FETCH_ROWS 4
 #define FETCH_GROUPS 24
 

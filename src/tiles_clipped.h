@@ -39,10 +39,12 @@ INLINE line_part four_codes(const int8_t *a) {
     memcpy(&x, a, 4);
     return OP(set1_epi32)(x);
 }
-static const struct { _Alignas(64) int16_t ones[32]; uint64_t high_bits[8]; } in_memory = {
-    {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
-    {0x8080808080808080, 0x8080808080808080, 0x8080808080808080, 0x8080808080808080,
-     0x8080808080808080, 0x8080808080808080, 0x8080808080808080, 0x8080808080808080}};
+static const struct {
+    _Alignas(64) int16_t ones[32];
+    uint64_t high_bits[8];
+} in_memory = {{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+               {0x8080808080808080, 0x8080808080808080, 0x8080808080808080, 0x8080808080808080, 0x8080808080808080,
+                0x8080808080808080, 0x8080808080808080, 0x8080808080808080}};
 #define ONES (*(const line_part *)in_memory.ones)
 #define HIGH_BITS (*(const line_part *)in_memory.high_bits)
 
@@ -72,7 +74,7 @@ typedef struct {
     const int8_t *a;
     int64_t a_stride;
     const int8_t *b;
-    int64_t b_step;              /* from a line's first vector to its second */
+    int64_t b_step; /* from a line's first vector to its second */
     int64_t groups;
     int32_t *acc;
 } clipped_product;
@@ -95,8 +97,11 @@ INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o,
 #define GET(r) \
     if (R > r) c##r = load_part(acc + r * CQ_TILE), d##r = load_part(acc + r * CQ_TILE + LANES);
     EIGHT_ROWS(LET)
-    if (o->start) { EIGHT_ROWS(BEGIN) }
-    else { EIGHT_ROWS(GET) }
+    if (o->start) {
+        EIGHT_ROWS(BEGIN)
+    } else {
+        EIGHT_ROWS(GET)
+    }
     for (; a < end; a += 4, a2 += 4, b += 64, b2 += 64) {
         const line_part lo = raised(full, b), hi = raised(full, b + step);
         const line_part lo2 = raised(full, b2), hi2 = raised(full, b2 + step);
@@ -148,7 +153,7 @@ INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o,
     case 3: tile_clipped(3, fetch, o, row); \
     }
 static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(1) }
-static void tiles_of_many(int64_t rows, const clipped_product *o) { TILES(0) }
+static void tiles_of_many(int64_t rows, const clipped_product *o){TILES(0)}
 #undef TILES
 
 /* acc (16 P) += a row's excess x P panels. */
@@ -183,10 +188,16 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
     const int64_t piece = piece_of(groups);
     for (int64_t g = 0; g < groups; g += piece)
         for (int p = 0; p < panels; p += AT_ONCE) { /* where two go at once, the last of an odd number goes twice */
-            const clipped_product o = {.start = g ? NULL : s->start + p * CQ_PANEL, .sums = a->clipped_sums,
-                                       .a = a->codes + 4 * g, .a_stride = a->stride, .b = b + p * panel_stride + 64 * g,
-                                       .b_step = AT_ONCE == 1 ? 32 : p + 1 < panels ? panel_stride : 0,
-                                       .groups = groups - g < piece ? groups - g : piece, .acc = acc + p * CQ_PANEL};
+            const clipped_product o = {.start = g ? NULL : s->start + p * CQ_PANEL,
+                                       .sums = a->clipped_sums,
+                                       .a = a->codes + 4 * g,
+                                       .a_stride = a->stride,
+                                       .b = b + p * panel_stride + 64 * g,
+                                       .b_step = AT_ONCE == 1     ? 32
+                                                 : p + 1 < panels ? panel_stride
+                                                                  : 0,
+                                       .groups = groups - g < piece ? groups - g : piece,
+                                       .acc = acc + p * CQ_PANEL};
             if (s->rows <= FETCH_ROWS) tiles_of_few(s->rows, &o);
             else tiles_of_many(s->rows, &o);
         }

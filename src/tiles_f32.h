@@ -48,7 +48,8 @@ BULKY void tile_f32_i8(const int R, const int P, const int has_zeros, const floa
 #define GET(r, p) f32x16 c##r##p = R > r && P > p ? f32_load(acc + r * CQ_TILE + 16 * p) : f32_set(0.0f);
     EVERY_ACC(GET)
     const i32x16 none = i32_set(0);
-    const i32x16 z0 = has_zeros ? i32_load(zero_points) : none, z1 = P > 1 && has_zeros ? i32_load(zero_points + 16) : none;
+    const i32x16 z0 = has_zeros ? i32_load(zero_points) : none,
+                 z1 = P > 1 && has_zeros ? i32_load(zero_points + 16) : none;
     const i32x16 z2 = P > 2 && has_zeros ? i32_load(zero_points + 32) : none;
     const i32x16 z3 = P > 3 && has_zeros ? i32_load(zero_points + 48) : none;
 #define STEP(r, p, j) if (R > r) c##r##p = f32_fma(f32_set(a[r * a_stride + j]), w, c##r##p);
@@ -80,10 +81,8 @@ BULKY void tile_f32_i8(const int R, const int P, const int has_zeros, const floa
 #undef STEP
 }
 
-static void ISA(tile_f32)(const cq_operands *o, int rows, int panels, int64_t k, int add, float *c, int64_t c_stride) {
-    CHOOSE(tile_f32, o, k, add, c, c_stride)
-}
-
+static void ISA(tile_f32)(const cq_operands *o, int rows, int panels, int64_t k, int add, float *c,
+                          int64_t c_stride){CHOOSE(tile_f32, o, k, add, c, c_stride)}
 #define FEW_ROWS(f, ...) \
     switch (rows) { \
     case 1: SHAPES(f, 1, __VA_ARGS__) break; \
@@ -91,8 +90,8 @@ static void ISA(tile_f32)(const cq_operands *o, int rows, int panels, int64_t k,
     case 3: SHAPES(f, 3, __VA_ARGS__) break; \
     default: SHAPES(f, 4, __VA_ARGS__) \
     }
-static void ISA(tile_f32_i8)(const float *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
-                             int64_t k, const int32_t *zero_points, float *acc) {
+static void ISA(tile_f32_i8)(const float *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride,
+                             int panels, int64_t k, const int32_t *zero_points, float *acc) {
     if (zero_points) {
         FEW_ROWS(tile_f32_i8, 1, a, a_stride, b, panel_stride, k, zero_points, acc)
     } else {

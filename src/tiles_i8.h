@@ -33,15 +33,14 @@ INLINE void tile_i8(const int R, const int P, const uint8_t *a, int64_t a_stride
 #undef FROM
 }
 
-static void ISA(tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
-                         int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride) {
-    CHOOSE(tile_i8, a, a_stride, b, panel_stride, groups, start, acc, acc_stride)
-}
-
+static void ISA(tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride,
+                         int panels, int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride){
+    CHOOSE(tile_i8, a, a_stride, b, panel_stride, groups, start, acc, acc_stride)}
 #if TILE_PANELS == 4
 /* A whole tile, what follows included, from the registers that hold its sums. */
-INLINE void full_tile(const int to, const cq_activation activation, const int residual, const int per_row, const uint8_t *a,
-                      int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups, const cq_strip *s, int64_t row) {
+INLINE void full_tile(const int to, const cq_activation activation, const int residual, const int per_row,
+                      const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
+                      const cq_strip *s, int64_t row) {
     enum { R = CQ_TILE_ROWS, P = TILE_PANELS };
 #define ZEROS(r) const i32x16 z##r = per_row ? i32_set(s->row_zeros[row + r]) : i32_set(0);
     EVERY_ROW(ZEROS)
@@ -55,7 +54,8 @@ INLINE void full_tile(const int to, const cq_activation activation, const int re
 #define EMIT_ROW(r) { \
         const f32x16 x##r = f32_set(per_row && to != TO_I32 ? s->row_scales[row + r] : 1.0f); \
         if (to == TO_CODES) \
-            encode_64(BY_COLUMN, 1, &e, VALUE(r, 0), VALUE(r, 1), VALUE(r, 2), VALUE(r, 3), s->codes + (row + r) * s->stride); \
+            encode_64(BY_COLUMN, 1, &e, VALUE(r, 0), VALUE(r, 1), VALUE(r, 2), VALUE(r, 3), \
+                      s->codes + (row + r) * s->stride); \
         else ROW_PANELS(EMIT, r) \
     }
     const encoding e = {s->code_inverses, s->code_scales, s->code_zeros, s->qmin, s->qmax, s->qmin < 0.0f};
@@ -67,8 +67,9 @@ INLINE void full_tile(const int to, const cq_activation activation, const int re
 #undef ZEROS
 }
 
-INLINE int64_t full_tiles(const int to, const cq_activation activation, const int residual, const int per_row, const uint8_t *a,
-                          int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups, const cq_strip *s) {
+INLINE int64_t full_tiles(const int to, const cq_activation activation, const int residual, const int per_row,
+                          const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
+                          const cq_strip *s) {
     int64_t row = 0;
     for (; row + CQ_TILE_ROWS <= s->rows; row += CQ_TILE_ROWS)
         full_tile(to, activation, residual, per_row, a + row * a_stride, a_stride, b, panel_stride, groups, s, row);
@@ -105,7 +106,9 @@ static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, i
         return;
     }
 #endif
-    enum { AT_ONCE = TILE_PANELS == 4 ? TILE_ROWS : 48 }; /* rows that one panel multiplies before the next one's turn */
+    enum {
+        AT_ONCE = TILE_PANELS == 4 ? TILE_ROWS : 48
+    }; /* rows that one panel multiplies before the next one's turn */
     _Alignas(64) int32_t acc[AT_ONCE * CQ_TILE];
     const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, width = s->rows <= 2 ? FEW_PANELS : TILE_PANELS;
     const int bare = s->c && s->columns == CQ_TILE && !s->row_zeros && !s->row_sums; /* sums that go out as they are */
@@ -123,8 +126,8 @@ static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, i
                 if (TILE_PANELS == 1 && some == TILE_ROWS) /* most tiles: without a call */
                     tile_i8(TILE_ROWS, 1, from, a_stride, panel, panel_stride, groups, start, to, sum_stride);
                 else
-                    ISA(tile_i8)(from, a_stride, some, panel, panel_stride, panels - p < width ? panels - p : width, groups,
-                                 start, to, sum_stride);
+                    ISA(tile_i8)(from, a_stride, some, panel, panel_stride, panels - p < width ? panels - p : width,
+                                 groups, start, to, sum_stride);
             }
         if (!bare) ISA(store_i8)(acc, CQ_TILE, rows, s, row);
     }
@@ -144,8 +147,7 @@ static double ISA(peak_i8)(int64_t repeats) {
         OPAQUE(x);
 #define DOT1(r) c##r##0 = dot4(c##r##0, x, b0);
 #define DOT2(r) c##r##1 = dot4(c##r##1, x, b0), c##r##2 = dot4(c##r##2, x, b0), c##r##3 = dot4(c##r##3, x, b0);
-        DOT1(0) DOT1(1) DOT1(2) DOT1(3)
-        if (TILE_ROWS == 6) { DOT1(4) DOT1(5) }
+        DOT1(0) DOT1(1) DOT1(2) DOT1(3) if (TILE_ROWS == 6) { DOT1(4) DOT1(5) }
         if (TILE_PANELS == 4) { EVERY_ROW(DOT2) }
     }
     EVERY_ACC(USE)

@@ -14,8 +14,8 @@ typedef struct {
     int64_t rows;
 } training_job;
 
-static cq_status run(int threads, const cq_args *args, int64_t rows, double work_per_row, void (*member)(void *, cq_queue *),
-                     int64_t tasks) {
+static cq_status run(int threads, const cq_args *args, int64_t rows, double work_per_row,
+                     void (*member)(void *, cq_queue *), int64_t tasks) {
     training_job job = {args, rows};
     return cq_run(threads, (double)rows * work_per_row, &job, &(cq_phase){member, tasks, 2}, 1);
 }
@@ -81,7 +81,8 @@ cq_status cq_softmax_back(int threads, const cq_args *args, int64_t rows, int64_
 static void adamw_spans(void *context, cq_queue *queue) {
     const cq_adamw_args *a = ARGS(adamw);
     EACH_SPAN(at, size) {
-        cq_active->adamw(&a->adamw, a->g + at, size, a->units ? a->units + at : NULL, a->mean + at, a->square + at, a->p + at);
+        cq_active->adamw(&a->adamw, a->g + at, size, a->units ? a->units + at : NULL, a->mean + at, a->square + at,
+                         a->p + at);
     }
 }
 
@@ -117,7 +118,8 @@ static void norm_back_rows(void *context, cq_queue *queue) {
     const cq_norm_back_args *a = ARGS(norm_back);
     EACH_ROW(r) {
         const int64_t at = r * a->columns;
-        cq_active->norm_back(&a->norm, a->kept + at, a->factors[r], a->g + at, a->columns, a->of_weight + at, a->dx + at);
+        cq_active->norm_back(&a->norm, a->kept + at, a->factors[r], a->g + at, a->columns, a->of_weight + at,
+                             a->dx + at);
     }
 }
 

@@ -1,5 +1,6 @@
-/* Training's passes over float32 rows: activations with their slopes, numbers rounded to codes that stay floats, what follows a
- * product of them, softmax and norms with their reverse, AdamW's step. Written once over 16 lanes; included after softmax.h. */
+/* Training's passes over float32 rows: activations with their slopes, numbers rounded to codes that stay floats, what
+ * follows a product of them, softmax and norms with their reverse, AdamW's step. Written once over 16 lanes; included
+ * after softmax.h. */
 
 /* 1 - s of s = 1 / (1 + e), without its cancellation. */
 INLINE f32x16 rest_of_logistic(f32x16 e, f32x16 s) { return f32_mul(f32_min(e, f32_set(1e30f)), s); }
@@ -14,7 +15,8 @@ BULKY void lanes_slope(const cq_activation activation, f32x16 x, f32x16 *y, f32x
         *slope = f32_where_zero(*y, nothing, one);
         return;
     }
-    case CQ_GELU: { /* x P(x) and P(x) + x p(x), P the normal distribution by erfc to 7.5e-8 (Abramowitz, Stegun 1964, 7.1.26) */
+    case CQ_GELU: {
+        /* x P(x) and P(x) + x p(x), P the normal distribution by erfc to 7.5e-8 (Abramowitz, Stegun 1964, 7.1.26) */
         const f32x16 bell = lanes_exp(f32_mul(square, f32_set(-0.5f)));
         const f32x16 t = f32_div(one, f32_fma(f32_abs(z), f32_set(0.231641888f), one));
         f32x16 p = f32_fma(t, f32_set(0.5307027145f), f32_set(-0.7265760135f));
@@ -56,14 +58,12 @@ static void ISA(slope)(const float *x, cq_activation activation, int64_t n, floa
             store_some(slope + i, its_slope, width); \
         }); \
         break;
-    switch (activation) {
-        SLOPES(CQ_IDENTITY) SLOPES(CQ_RELU) SLOPES(CQ_GELU) SLOPES(CQ_GELU_TANH) SLOPES(CQ_SILU)
-    }
+    switch (activation) { SLOPES(CQ_IDENTITY) SLOPES(CQ_RELU) SLOPES(CQ_GELU) SLOPES(CQ_GELU_TANH) SLOPES(CQ_SILU) }
 #undef SLOPES
 }
 
-BULKY int round_row(const int by_column, const float *x, int64_t n, const float *scales, const float *lows, const float *highs,
-                    const float *shifts, float *y, uint8_t *bytes) {
+BULKY int round_row(const int by_column, const float *x, int64_t n, const float *scales, const float *lows,
+                    const float *highs, const float *shifts, float *y, uint8_t *bytes) {
 #define OF(array) (by_column ? load_some(array + i, width) : f32_set(*array))
     f32x16 beyond = f32_set(0.0f);
     EACH_16(i, n, width, {
@@ -118,8 +118,10 @@ static void ISA(softmax_back)(float *g, const float *p, int64_t n, float inverse
     });
 }
 
-static void ISA(adamw)(const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square, float *p) {
-    const f32x16 b1 = f32_set(a->beta1), b2 = f32_set(a->beta2), g1 = f32_set(a->gradient), g2 = f32_set(a->gradient_square);
+static void ISA(adamw)(const cq_adamw *a, const float *g, int64_t n, const float *units, float *mean, float *square,
+                       float *p) {
+    const f32x16 b1 = f32_set(a->beta1), b2 = f32_set(a->beta2), g1 = f32_set(a->gradient),
+                 g2 = f32_set(a->gradient_square);
     const f32x16 root = f32_set(a->root), eps = f32_set(a->epsilon), rate = f32_set(a->rate), keep = f32_set(a->keep);
     EACH_16(i, n, width, {
         const f32x16 d = load_some(g + i, width);
@@ -178,8 +180,8 @@ static float ISA(norm_kept)(const cq_norm *norm, const float *x, int64_t n, floa
     return factor;
 }
 
-static void ISA(norm_back)(const cq_norm *norm, const float *kept, float factor, const float *g, int64_t n, float *of_weight,
-                           float *dx) {
+static void ISA(norm_back)(const cq_norm *norm, const float *kept, float factor, const float *g, int64_t n,
+                           float *of_weight, float *dx) {
     const f32x16 nothing = f32_set(0.0f);
     f32x16 total[4] = {nothing, nothing, nothing, nothing}, dots[4] = {nothing, nothing, nothing, nothing};
     SUM_4(i, n, {
@@ -187,7 +189,8 @@ static void ISA(norm_back)(const cq_norm *norm, const float *kept, float factor,
         total[slot] = f32_add(total[slot], d);
         dots[slot] = f32_fma(d, load_some(kept + i, width), dots[slot]);
     });
-    const f32x16 mean = f32_set(norm->rms ? 0.0f : sum_of_4(total) / (float)n), along = f32_set(sum_of_4(dots) / (float)n);
+    const f32x16 mean = f32_set(norm->rms ? 0.0f : sum_of_4(total) / (float)n),
+                 along = f32_set(sum_of_4(dots) / (float)n);
     EACH_16(i, n, width, {
         const f32x16 each = load_some(g + i, width), v = load_some(kept + i, width);
         const f32x16 d = f32_sub(f32_mul(each, load_some(norm->weight + i, width)), mean);

@@ -247,7 +247,7 @@ def test_files_fit_a_sitting():
     for path in [*(ROOT / "src").glob("*.[ch]"), *(ROOT / "cq").rglob("*.py"), *CORE, ROOT / "cq" / "_core.pyi"]:
         lines = path.read_text().splitlines()
         assert len(lines) <= 400, path
-        assert max(map(len, lines)) <= (120 if path.suffix.startswith(".p") else 130), path
+        assert max(map(len, lines)) <= 120, path
 
 
 def test_public_names_have_docstrings():
