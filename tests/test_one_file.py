@@ -258,7 +258,7 @@ ALLOWED = {  # file → what it may call, and why
         {"**", "np.exp", "np.matmul", "math.erfc"},
         "the executable specification: sums of whole numbers that are exact; no model runs it",
     ),
-    "train/passes.py": ({"**", "np.exp", "np.einsum", "np.matmul"}, _CHECKS),
+    "train/passes.py": ({"**", "@", "np.exp", "np.einsum", "np.matmul"}, _CHECKS),
     "model/overflow.py": ({"np.log2"}, "bits of headroom, which are only shown"),
 }
 

@@ -29,8 +29,9 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: boo
     """a (..., m, k) @ b (..., k, n); add: added to `out`."""
     if a.dtype == np.float32:
         return _core.matmul(a, b, out, add)
-    product = np.matmul(a, b, out=None if add else out)
-    return np.asarray(np.add(product, out, out=out) if add and out is not None else product)
+    if add and out is not None:
+        return np.asarray(np.add(out, a @ b, out=out))
+    return np.asarray(np.matmul(a, b, out=out))
 
 
 def column_sums(g: np.ndarray) -> np.ndarray:
