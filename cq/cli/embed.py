@@ -22,7 +22,7 @@ _AT_ONCE = 256  # texts between two moves of the progress bar
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write one (texts, dim) float32 array as .npy; without it, a JSON object per text goes to stdout.",
+    help="Write one (texts, dim) float32 array as .npy [default: a JSON object per text on stdout].",
 )
 @click.option("--prompt", help="Put before each text.")
 @click.option("--prompt-name", help="The same, by a name that the model's files give it.")

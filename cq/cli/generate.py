@@ -26,7 +26,7 @@ from ..strategies import STRATEGIES
 @click.option("--repetition-penalty", type=float, help="Scores of tokens that were there are divided by it.")
 @click.option("--no-repeat-ngram-size", type=click.IntRange(min=0), help="No run of so many tokens comes twice.")
 @click.option("--min-new-tokens", type=click.IntRange(min=0), help="No end before so many tokens.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of the draws; without it, others each time.")
+@click.option("--seed", type=click.IntRange(min=0), help="Random seed for sampling [default: random].")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated.")
 @click.option(
     "--strategy",
@@ -36,7 +36,7 @@ from ..strategies import STRATEGIES
 @click.option(
     "--cache",
     type=click.Choice(["float32", "int8"]),
-    help="What keys and values are kept in; without it, what the model's attention computes in.",
+    help="Type of the kept keys and values [default: what the model's attention computes in].",
 )
 @click.option(
     "--raw",

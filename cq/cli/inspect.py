@@ -17,10 +17,10 @@ from .options import listing
 @click.option(
     "--tokens",
     type=click.IntRange(min=1),
-    help="Length of the sequence whose multiply-adds count; without it, 128 or all positions if fewer.",
+    help="Sequence length for counting multiply-adds [default: 128, or all positions if fewer].",
 )
 def inspect_command(model: str, tokens: int | None) -> None:
-    """What MODEL is made of, where each of its layers runs, and how far its integer sums stay below int32's end."""
+    """What MODEL is made of, where each of its layers runs, and the int32 overflow headroom of its sums."""
     opened = load(model)
     coverage, console, strategy = opened.coverage(tokens), terminal.console(), opened.strategy
     console.print("\n".join(f"{key}: {value}" for key, value in opened.config.to_dict().items()))

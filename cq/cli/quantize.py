@@ -42,9 +42,9 @@ _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that
     help="mixed: of each layer the fastest that keeps to --budget, found by measuring.",
 )
 @click.option(
-    "--target", type=click.Choice(list(STRATEGIES)), help="For qat: what it is converted to; without it, static."
+    "--target", type=click.Choice(list(STRATEGIES)), help="For qat: the strategy to convert to [default: static]."
 )
-@click.option("--steps", type=click.IntRange(min=1), help=f"For qat: of the optimizer; without it, {QAT.steps}.")
+@click.option("--steps", type=click.IntRange(min=1), help=f"Number of QAT optimizer steps [default: {QAT.steps}].")
 @learning_rate_option
 @click.option(
     "--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges."
@@ -68,8 +68,8 @@ _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that
 @click.option(
     "--record",
     metavar="FILE",
-    help="For mixed: a JSON file that keeps every trial, and from which a search goes on; "
-    "without it, OUT with .json after it.",
+    help="For mixed: a JSON file that keeps every trial, and from which a search resumes "
+    "[default: OUT with .mix.json in place of its suffix].",
 )
 @click.option(
     "--observer",
