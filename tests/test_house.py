@@ -154,7 +154,7 @@ def test_the_core_is_as_its_types_say(tmp_path):
     found = Path(cq.__file__).parent.parent
     path = {"MYPYPATH": str(found)} if found == ROOT else {}
     run = subprocess.run(
-        [sys.executable, "-m", "mypy.stubtest", "cq._core"],
+        [sys.executable, "-m", "mypy.stubtest", "--mypy-config-file", ROOT / "pyproject.toml", "cq._core"],
         cwd=tmp_path,
         env=os.environ | path,
         capture_output=True,

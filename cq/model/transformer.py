@@ -2,7 +2,7 @@
 no strategies; convert.py makes others of its layers."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -13,12 +13,11 @@ from . import build
 from .activation import Activation
 from .attention import Attention
 from .batch import Batch, batches
-from .block import FeedForward
+from .block import Block, FeedForward
 from .classifier import Classifier
 from .config import Config, check_weights
 from .coverage import Coverage, coverage_of, headroom_of
 from .deferred import Deferred, read
-from .forms import Fixed
 from .inputs import sequences_of
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
@@ -32,15 +31,6 @@ from .writing import Writing
 if TYPE_CHECKING:
     from ..plan import Plan
     from ..strategies import Strategy
-
-
-class _Step(NamedTuple):
-    part: Attention | FeedForward
-    norm: Norm
-    readers: tuple  # the layers that read the norm's result
-    keep: str  # see Then
-    site: str
-    stream: Fixed | None
 
 
 class Transformer(Texts, Writing):
@@ -120,38 +110,49 @@ class Transformer(Texts, Writing):
     def hidden(self, batch: Batch, readers: tuple = ()) -> Activation:
         """Final states (tokens, hidden) for `readers`, or in float32. Norms stand before each part (Llama), where the
         sum goes on beside them, or after it (BERT), where their result does."""
-        steps = self._steps(readers)
-        if self.config.norm_first:
-            stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head(), batch.types).values
-            x = self.blocks[0].attention_norm(stream, steps[0].part.readers(), keep_float=batch.observe is not None)
-        else:
-            x = self.embedding(batch.ids, batch.positions, steps[0].part.readers(), self._sharing_head(), batch.types)
-            stream = x.values if self.embedding.stream is None else x.take(self.embedding.stream)
-        for step in steps:
-            batch.tap(step.site + "input", x.values)
-            x, stream = step.part(x, batch, step.site, Then(stream, step.norm, step.readers, step.keep, step.stream))
-            if step.keep == "sum":
-                batch.tap(step.site + "sum", stream)
+        x, stream = self._begin(batch)
+        for block, after in zip(self.blocks, [*self.blocks[1:], None]):
+            attention_norm, ffn_norm = self._following_norms(block, after)
+            keep = "sum" if self.config.norm_first else "normed"
+            then = Then(stream, attention_norm, block.ffn.readers(), keep, block.streams[0])
+            x, stream = self._part(block.attention, x, batch, f"{block.name}.attention.", then)
+            if after is None:
+                then = Then(stream, ffn_norm, readers, "normed", block.streams[1])
+            else:
+                then = Then(stream, ffn_norm, after.attention.readers(), keep, block.streams[1])
+            x, stream = self._part(block.ffn, x, batch, f"{block.name}.ffn.", then)
         batch.tap("head.input", x.values)
         return x
+
+    def _begin(self, batch: Batch) -> tuple[Activation, np.ndarray | _core.Coded]:
+        """What the first block reads, and the residual stream that begins beside it."""
+        readers = self.blocks[0].attention.readers()
+        if not self.config.norm_first:
+            x = self.embedding(batch.ids, batch.positions, readers, self._sharing_head(), batch.types)
+            return x, x.values if self.embedding.stream is None else x.take(self.embedding.stream)
+        stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head(), batch.types).values
+        return self.blocks[0].attention_norm(stream, readers, keep_float=batch.observe is not None), stream
+
+    def _following_norms(self, block: Block, after: Block | None) -> tuple[Norm, Norm]:
+        """The norms that follow a block's two parts."""
+        if not self.config.norm_first:
+            return block.attention_norm, block.ffn_norm
+        return block.ffn_norm, self.final_norm if after is None else after.attention_norm
+
+    def _part(
+        self, part: Attention | FeedForward, x: Activation, batch: Batch, site: str, then: Then
+    ) -> tuple[Activation, np.ndarray | _core.Coded]:
+        """A part of a block and what follows it; `site` begins the names of its sites."""
+        batch.tap(site + "input", x.values)
+        x, stream = part(x, batch, site, then)
+        if then.keep == "sum":
+            batch.tap(site + "sum", stream)
+        return x, stream
 
     def _sharing_head(self) -> Linear | None:
         """The head where it shares the word table in float32."""
         shares = self.config.tied and isinstance(self.head, Linear) and self.embedding.runs_in == "float32"
         return self.head if shares else None
-
-    def _steps(self, last_readers: tuple) -> list["_Step"]:
-        """Every attention and feed-forward part in the order of work, with the norm that follows it."""
-        parts = [(block, name) for block in self.blocks for name in ("attention", "ffn")]
-        norms = [getattr(block, name + "_norm") for block, name in parts]
-        if self.config.norm_first:
-            norms = norms[1:] + [self.final_norm]
-        readers = [getattr(block, name).readers() for block, name in parts[1:]] + [last_readers]
-        keep = ["sum" if self.config.norm_first else "normed"] * (len(parts) - 1) + ["normed"]
-        return [
-            _Step(getattr(block, name), norm, reading, kept, f"{block.name}.{name}.", block.streams[name == "ffn"])
-            for (block, name), norm, reading, kept in zip(parts, norms, readers, keep)
-        ]
 
     def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
         """Runs texts or ids and shows `observe(site, float32 (rows, n))` what flows where: a row for each token, or for
