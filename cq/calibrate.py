@@ -9,7 +9,7 @@ import copy
 import itertools
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from . import observers
 from .errors import CalibrationError, CqError
 from .model import Transformer
 from .model.batch import Sequence
-from .model.inputs import as_items, is_pair
+from .model.inputs import as_items, check_samples, is_pair
 from .observers.tokens import Tokens
 
 Sites = dict[str, observers.Observer]  # by the name of the site
@@ -96,7 +96,7 @@ def calibrate(
     Raises CalibrationError where there are no samples; CqError for a sample that the model cannot take, or that makes
     NaN or Inf, with its number, from 0, and the site; BrokenExecutor's cause as CqError. Tasks not yet begun are then
     cancelled."""
-    check_samples(samples)
+    check_samples(samples, "calibration")
     if executor is not None and not isinstance(executor, Executor):
         raise CqError(f"executor: need a concurrent.futures.Executor (Dask: client.get_executor()), got {executor!r}")
     if type(tokens) is not int or tokens < 0:
@@ -124,16 +124,6 @@ def calibrate(
             stacklevel=3,
         )
     return Calibration(observer, done, sites, found[:2], found[2])
-
-
-def check_samples(samples: object) -> None:
-    """Raises CqError for what is no iterable of samples, a single text among them."""
-    if isinstance(samples, Mapping):
-        raise CqError(
-            "calibration: got a mapping; give its rows as samples, model.tokens_of(mapping), or the texts themselves"
-        )
-    if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
-        raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
 
 
 def _kept(model: Transformer, tokens: int) -> dict[str, int]:

@@ -304,3 +304,21 @@ def test_columns_are_samples_and_mappings_are_not(tiny_encoder):
     with pytest.raises(cq.CqError, match="calibration: got a mapping"):
         calibrate(model, rows, "minmax")
     assert calibrate(model, model.tokens_of(rows), "minmax").samples == 2
+
+
+def test_mappings_are_refused_at_every_door_for_samples(tiny_lm):
+    """Their keys would be taken for texts."""
+    model, rows = cq.load(tiny_lm), {"input_ids": [[1, 2], [3, 4]]}
+    for name, door in {
+        "calibration": [
+            lambda: calibrate(model, rows, "minmax"),
+            lambda: cq.quantize(model, cq.Static(), rows),
+            lambda: cq.quantize(model, cq.QAT(steps=1), rows),
+            lambda: cq.quantize(model, cq.Mixed((("*", cq.Static()),)), rows),
+            lambda: cq.compensate(model, rows),
+        ],
+        "data": [lambda: cq.train(model, rows, cq.Training(steps=1)), lambda: cq.compare(model, rows)],
+    }.items():
+        for call in door:
+            with pytest.raises(cq.CqError, match=f"^{name}: got a mapping"):
+                call()

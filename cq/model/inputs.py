@@ -28,9 +28,20 @@ def as_items(samples: Any) -> Any:
         if samples.dtype.kind not in "UTO":
             return samples
         return samples.tolist()
-    if hasattr(samples, "to_pylist"):
-        return samples.to_pylist()
+    for as_list in ("to_list", "to_pylist"):  # of pandas and polars, of pyarrow
+        if hasattr(samples, as_list):
+            return getattr(samples, as_list)()
     return samples
+
+
+def check_samples(samples: Any, name: str) -> None:
+    """Raises CqError for what is no iterable of samples: a single text, or a mapping, whose keys it would go over."""
+    if isinstance(samples, Mapping):
+        raise CqError(
+            f"{name}: got a mapping; give its rows as samples, model.tokens_of(mapping), or the texts themselves"
+        )
+    if not is_iterable(samples):
+        raise CqError(f"{name}: need an iterable of texts or token arrays, got {type(samples).__name__}")
 
 
 def is_pair(item) -> bool:

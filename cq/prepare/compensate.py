@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _core, affine, functions
-from ..calibrate import Progress, check_samples, show
+from ..calibrate import Progress, show
 from ..coding import quantize_weight
 from ..errors import CalibrationError, CqError
 from ..model import Transformer
+from ..model.inputs import check_samples
 from ..observers.tokens import Tokens
 from .cholesky import inverse_factor
 
@@ -66,7 +67,7 @@ def compensate(model: Transformer, calibration: Iterable, progress: Progress | N
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); compensate the float32 model first")
-    check_samples(calibration)
+    check_samples(calibration, "calibration")
     if progress is not None and not callable(progress):
         raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
     places = list(_places(model))

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from ..calibrate import KEEP, Calibration, Progress, calibrate
-from ..errors import CalibrationError, CqError
+from ..errors import CalibrationError
 from ..model import Transformer
 from ..model.forms import Fixed
+from ..model.inputs import as_items, check_samples
 from ..plan import Plan
 from ..prepare.equalize import equalize_values, split_outliers
 from ..strategies import QAT, Dynamic, Single, Static, WeightOnly
@@ -59,9 +60,8 @@ def _checked(samples: Iterable | Calibration | None, strategy: QAT) -> tuple[lis
     """(the samples, those among them that calibration goes over)."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
-    if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
-        raise CqError(f"calibration: need an iterable of texts or token arrays, got {type(samples).__name__}")
-    samples = list(samples)
+    check_samples(samples, "calibration")
+    samples = list(as_items(samples))
     texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
     return samples, texts[:_FIRST_RANGES]
 

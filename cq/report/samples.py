@@ -3,7 +3,7 @@ model."""
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import tokenizers
 
 from ..errors import CqError, FormatError
 from ..model import Transformer
+from ..model.inputs import as_items, check_samples
 
 Source = str | os.PathLike | Iterable  # of samples: what `read` takes, Samples among it
 Progress = Callable[[str, int, int | None], None]  # (what is done, how far, of how much; None: nobody knows)
@@ -98,9 +99,11 @@ def read(source: Source, model: Transformer) -> Samples:
 
 def listed(source: Iterable) -> list:
     """The samples of any iterable, so that they can be gone over more than once. Raises CqError for what cannot be
-    iterated."""
+    iterated, and for mappings."""
+    if isinstance(source, Mapping):
+        check_samples(source, "data")
     try:
-        return list(source)
+        return list(as_items(source))
     except TypeError:
         raise CqError(f"data must be a path or an iterable of samples, got {type(source).__name__}") from None
 

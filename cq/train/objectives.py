@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import CqError, UnsupportedError
 from ..model import Transformer
 from ..model.batch import check_tokens
+from ..model.inputs import as_items, check_samples
 from . import losses
 from .batch import Packed
 from .network import Network
@@ -122,10 +123,9 @@ OBJECTIVES = {"next_token": NextToken, "distillation": Distillation, "pairs": Pa
 
 def _listed(model: Transformer, data: Iterable) -> list[np.ndarray]:
     """Texts and ids, batches of them opened, as checked ids."""
-    if isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
-        raise CqError(f"data: need an iterable of texts or token arrays, got {type(data).__name__}")
+    check_samples(data, "data")
     sequences = []
-    for sample in data:
+    for sample in as_items(data):
         several = isinstance(sample, (list, tuple)) and not all(isinstance(item, (int, np.integer)) for item in sample)
         sequences += [
             model.tokenize(item) if isinstance(item, str) else item for item in (sample if several else [sample])

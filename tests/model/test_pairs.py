@@ -2,6 +2,7 @@
 their masks beside transformers, columns of texts; and what is refused with advice."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 import cq
+from cq.calibrate import calibrate
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c d e f g h i j k l m n o p".split()
 SIZES = dict(
@@ -306,9 +308,9 @@ def test_columns_are_texts(encoder, column):
 
 
 def test_pandas_columns_are_texts(encoder):
-    pandas = pytest.importorskip("pandas")
     model, table = cq.load(encoder), pandas.DataFrame({"text": TEXTS})
     assert np.array_equal(model.embed(table["text"]), model.embed(TEXTS))
+    assert calibrate(model, table["text"], "minmax").samples == len(TEXTS)
     with pytest.raises(cq.CqError, match="got a table, a DataFrame; give one of its columns"):
         model.embed(table)
 
