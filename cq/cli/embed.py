@@ -10,7 +10,7 @@ import numpy as np
 
 from ..formats import load
 from . import terminal
-from .options import check_target
+from .options import check_target, input_option, texts_of
 
 _AT_ONCE = 256  # texts between two moves of the progress bar
 
@@ -18,7 +18,7 @@ _AT_ONCE = 256  # texts between two moves of the progress bar
 @click.command("embed")
 @click.argument("model")
 @click.argument("text", nargs=-1)
-@click.option("--input", "input_file", type=click.File("r", encoding="utf-8"), help="One text per line; - is stdin.")
+@input_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -35,12 +35,7 @@ def embed_command(
     prompt_name: str | None,
 ) -> None:
     """One vector per TEXT, in order."""
-    try:
-        texts = list(text) + [line.rstrip("\n") for line in input_file or ()]
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"--input is not UTF-8 text: {error.reason}") from None
-    if not texts:
-        raise click.UsageError("no texts: give TEXT, or --input with a file of lines, - for stdin")
+    texts = texts_of(text, input_file)
     if output and output.suffix != ".npy":
         raise click.UsageError(f"--output writes .npy, got {output}")
     check_target(output)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -24,6 +25,21 @@ learning_rate_option = click.option(
     type=float,
     help=f"For qat: peak learning rate [default: {QAT.learning_rate:g}, as found on MiniLM].",
 )
+
+input_option = click.option(
+    "--input", "input_file", type=click.File("r", encoding="utf-8"), help="One text per line; - is stdin."
+)
+
+
+def texts_of(text: tuple[str, ...], lines: TextIO | None) -> list[str]:
+    """The texts of the command line, and after them those of --input."""
+    try:
+        texts = list(text) + [line.rstrip("\n") for line in lines or ()]
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"--input is not UTF-8 text: {error.reason}") from None
+    if not texts:
+        raise click.UsageError("no texts: give TEXT, or --input with a file of lines, - for stdin")
+    return texts
 
 
 def opened(path: str | Path, rotated: bool) -> Transformer:

@@ -223,9 +223,9 @@ class Resting(Clipping):
         extremes(x, self.name)
         qmin, qmax = affine.code_range(self.form.dtype, self.form.symmetric)
         own, zero_points = (p.astype(x.dtype) for p in (self.form.columns.scale, self.form.columns.zero_point))
-        form = own, qmin - zero_points, qmax - zero_points
-        codes, stored, clipped = to_codes(x, *form, zero_points - self.form.zero_point)
-        self._outside = find_outside(x, clipped, *form)
+        limits = own, qmin - zero_points, qmax - zero_points
+        codes, stored, clipped = to_codes(x, *limits, zero_points - self.form.zero_point)
+        self._outside = find_outside(x, clipped, *limits)
         return Codes(codes, self.form.scale, in_bytes(stored, self.form.scale, qmin - self.form.zero_point))
 
     def backward(self, g: np.ndarray) -> np.ndarray:
@@ -253,17 +253,17 @@ class WeightRange:
             lo, hi = extremes(w if whole is None else whole, self.name)
         scale, zero_point = affine.qparams(lo, hi, "int8", self.coding.symmetric)
         scale = scale.astype(w.dtype)
-        form = self._form(scale, zero_point)
-        codes, stored, _ = to_codes(w, *form)
-        return Codes(codes, scale, in_bytes(stored, scale, form[1]))
+        limits = self._limits(scale, zero_point)
+        codes, stored, _ = to_codes(w, *limits)
+        return Codes(codes, scale, in_bytes(stored, scale, limits[1]))
 
-    def _form(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _limits(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As to_codes takes it."""
         qmin, qmax = affine.code_range("int8", self.coding.symmetric)
-        form = scale, qmin - zero_point, qmax - zero_point
+        limits = scale, qmin - zero_point, qmax - zero_point
         if scale.ndim:
-            return scale[:, None], form[1][:, None], form[2][:, None]
-        return form
+            return scale[:, None], limits[1][:, None], limits[2][:, None]
+        return limits
 
     def _grouped(self, w: np.ndarray) -> np.ndarray:
         """The weight dequantized: with several scales to a row, sums are no whole numbers anyway."""
@@ -300,11 +300,11 @@ class LearnedWeight(WeightRange):
     def __call__(self, w: np.ndarray, whole: np.ndarray | None = None) -> Codes:
         """w: the whole weight, whose outputs have scales of their own."""
         scale = self.params()[0].astype(w.dtype)
-        form = self._form(scale, self.zero_point)
-        codes, stored, clipped = to_codes(w, *form)
+        limits = self._limits(scale, self.zero_point)
+        codes, stored, clipped = to_codes(w, *limits)
         self._codes, self._outside = (
-            Codes(codes, scale, in_bytes(stored, scale, form[1])),
-            find_outside(w, clipped, *form),
+            Codes(codes, scale, in_bytes(stored, scale, limits[1])),
+            find_outside(w, clipped, *limits),
         )
         return self._codes
 
