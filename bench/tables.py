@@ -420,7 +420,17 @@ def avx2(result: dict) -> str:
                 *(joined((row["ahead_of"]["NumPy float32"] for row in each), "{:.2f}×") for each in (product, inside)),
             ]
         )
-    whole = [row for row in rows if row["work"] != "product"]
+    spread = [["codes' standard deviation", "GOPS", "percent of peak"]]
+    for case in dict.fromkeys(row["case"] for row in rows if row["work"] == "spread"):
+        here = [row for row in rows if row["case"] == case]
+        spread.append(
+            [
+                str(here[0]["deviation"] or "even"),
+                joined(row["gops"] for row in here),
+                joined(row["percent_of_peak"] for row in here),
+            ]
+        )
+    whole = [row for row in rows if row["work"] not in ("product", "spread")]
     passes = [["all-MiniLM-L6-v2 8×128", "ms", "over float32"]]
     for name in dict.fromkeys(row["name"] for row in whole):
         here = [row for row in whole if row["name"] == name]
@@ -436,6 +446,8 @@ def avx2(result: dict) -> str:
         + markdown(lines)
         + "\n\n"
         + markdown(passes)
+        + "\n\nExact products of codes of different spread, 32×768×3072:\n\n"
+        + markdown(spread)
         + "\n\n"
         + machine(result)
     )

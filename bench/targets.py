@@ -329,7 +329,7 @@ def _of_avx2(avx2: dict) -> list[Yardstick]:
         _every(
             f"AVX2 alone, {what}: float32 BLAS's time over cq's",
             "≥ 1.4 on every shape",
-            [row for row in rows if row["name"] == name],
+            [row for row in rows if row["name"] == name and row["work"] == "product"],
             over_blas,
             1.4,
             "{:.2f}",

@@ -14,6 +14,7 @@ from .test_model import WORK
 
 MODELS, ROWS, SHAPE = ("BERT-base", "MiniLM-L6"), (32, 128, 512), (8, 128)
 WANTED = ("cq matmul_integer", "cq dynamic layer", "NumPy float32")
+SPREAD, SPREAD_SHAPE, SPREADS = "spread", (32, 768, 3072), (15, 25, 36, 45, None)
 ROUNDS, TURN_S = 4, 0.03
 
 
@@ -40,6 +41,26 @@ def test_gemm(benchmark, threads, model, k, n, m):
         if name in WANTED
     ]
     contest(benchmark, f"{m}×{k}×{n}", entries, threads, ROUNDS, TURN_S)
+
+
+@pytest.mark.parametrize("deviation", SPREADS, ids=str)
+def test_spread(benchmark, threads, deviation):
+    """Codes of different standard deviations around the zero point, None: evenly spread over all 256 values. The more
+    of them lie far off, the more excess a product of clipped codes has."""
+    m, k, n = SPREAD_SHAPE
+    layer, rng = layer_of(k, n, threads), np.random.default_rng(2)
+    codes = rng.integers(0, 256, (m, k), np.uint8)
+    if deviation is not None:
+        codes = np.clip(np.rint(rng.normal(X_ZERO_POINT, deviation, (m, k))), 0, 255).astype(np.uint8)
+    entry = Entry(
+        SPREAD,
+        "cq matmul_integer",
+        lambda: cq.matmul_integer(codes, layer.packed, X_ZERO_POINT),
+        2.0 * m * k * n,
+        "int8",
+        {"deviation": deviation},
+    )
+    contest(benchmark, f"{m}×{k}×{n}, {deviation or 'even'}", [entry], threads, ROUNDS, TURN_S)
 
 
 def test_model(benchmark, threads, float_model, calibration):
