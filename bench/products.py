@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from render import ahead, by_threads, contestants, is_cq, joined, machine, markdown, peaks
 
-LARGE_ROWS, LARGE_CASES = 128, ("8×128", "32×64", "16×256")
+LARGE_ROWS = 128
 
 
 def sizes(row: dict) -> tuple[int, int, int]:
@@ -101,32 +101,12 @@ def speedups(rows: list[dict]) -> dict[tuple[str, str, str], float]:
     }
 
 
-def large(gemm: dict, model: dict) -> tuple[dict, dict]:
-    """The speed-ups of what is large enough for two threads: products, and batches of the model."""
-    return (
-        speedups([row for row in contestants(gemm) if sizes(row)[0] >= LARGE_ROWS]),
-        speedups([row for row in contestants(model) if row["case"] in LARGE_CASES]),
-    )
-
-
-def speedup(gemm: dict, model: dict) -> str:
-    """A line per large shape, a column per work; then the same for the model's strategies."""
-    products, passes = large(gemm, model)
-    works = list(dict.fromkeys(work for _, work, _ in products))
+def speedup(result: dict) -> str:
+    """A line per large shape, a column per work: one thread's time over two's."""
+    found = speedups([row for row in contestants(result) if sizes(row)[0] >= LARGE_ROWS])
+    works = list(dict.fromkeys(work for _, work, _ in found))
     lines = [["M×K×N", *works]]
-    for case in dict.fromkeys(case for case, _, _ in products):
-        found = {work: ratio for (each, work, _), ratio in products.items() if each == case}
-        lines.append([case, *(joined([found.get(work)], "{:.2f}") for work in works)])
-    cases = list(dict.fromkeys(case for case, _, _ in passes))
-    whole = [["all-MiniLM-L6-v2", *cases]]
-    for name in dict.fromkeys(name for _, _, name in passes):
-        found = {case: ratio for (case, _, each), ratio in passes.items() if each == name}
-        whole.append([name, *(joined([found.get(case)], "{:.2f}") for case in cases)])
-    return (
-        "How many times faster two threads are than one.\n\n"
-        + markdown(lines)
-        + "\n\n"
-        + markdown(whole)
-        + "\n\n"
-        + machine(gemm)
-    )
+    for case in dict.fromkeys(case for case, _, _ in found):
+        here = {work: ratio for (each, work, _), ratio in found.items() if each == case}
+        lines.append([case, *(joined([here.get(work)], "{:.2f}") for work in works)])
+    return "How many times faster two threads are than one.\n\n" + markdown(lines) + "\n\n" + machine(result)

@@ -79,6 +79,13 @@ def machine(result: dict) -> str:
     )
 
 
+def machine_slug(card: dict) -> str:
+    """The name of a machine's folder in bench/results, such as "amd-25-17-avx2": maker, CPU family and model, and the
+    instruction set that was measured."""
+    maker = card["cpu"].split()[0].split("(")[0].lower() or "cpu"
+    return "-".join([maker, *card["cpu_family_model"].split("/"), card["isa"]])
+
+
 def markdown(lines: list[list[str]], align: str = "---:") -> str:
     """The first line is the header. align: of all columns but the first."""
     header, *rows = lines

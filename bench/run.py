@@ -1,10 +1,12 @@
-"""Runs every benchmark and leaves its numbers as JSON, with the machine's card and this command. Writes no Markdown.
+"""Runs benchmarks and leaves their numbers as JSON in the folder of this machine, with its card and this command.
+Writes no Markdown.
 
-    python bench/run.py [--threads 1 2] [--out bench/results] [--only gemm model lm lm_accuracy …]
+    python bench/run.py --missing            what this machine has not measured yet, and how long that takes
+    python bench/run.py --only gemm model    these suites
+    python bench/run.py --isa avx2 …         with cq, BLAS and the peers held to an instruction set
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of
-cquant[bench], and the STS data for models; some 40 minutes on two cores, which should have nothing else to do. qat
-trains for half an hour, with the last number of threads, and only where it is named. Then `python bench/tables.py`.
+cquant[bench] and the data for models, and cores that have nothing else to do. Then `python bench/tables.py`.
 """
 
 import argparse
@@ -18,52 +20,72 @@ from pathlib import Path
 
 import minilm
 from card import ROOT, environment
+from render import machine_slug
 
-AVX2 = {"CQ_ISA": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
+# suite → minutes on two cores of some 3 GHz, all numbers of threads together
 SUITES = {
-    "gemm": {},
-    "float32": {},
-    "float32_avx2": AVX2,
-    "model": {},
-    "scaling": {},
-    "avx2": AVX2,
-    "calibration": {},
-    "neighbour": {},
-    "encoder_accuracy": {},
-    "train": {},
-    "lm": {},
-    "lm_accuracy": {},
-    "generate": {},
-    "large": {},
-    "qat": {},
-}  # and variables
-LONG = ("qat",)
-FILES = {"float32_avx2": "float32"}  # suites that another one's file makes
+    "gemm": 12,
+    "float32": 8,
+    "model": 12,
+    "scaling": 2,
+    "calibration": 2,
+    "neighbour": 2,
+    "encoder_accuracy": 6,
+    "train": 3,
+    "lm": 4,
+    "lm_accuracy": 20,
+    "generate": 4,
+    "large": 6,
+    "qat": 40,
+}
+REPORTS = {"compare": 8, "profile": 1}
+# instruction set → suites for it alone
+FOR_ONE_ISA = {"avx2": {"avx2": 6}}
+# suites whose figures depend on the instruction set
+HELD = ("gemm", "float32", "model", "lm", "scaling")
+# what holds cq, OpenBLAS, oneDNN (in torch and OpenVINO), CTranslate2 and MKL to an instruction set; onnxruntime and
+# llama.cpp choose for themselves
+LIMITS = {
+    "avx2": {
+        "CQ_ISA": "avx2",
+        "OPENBLAS_CORETYPE": "Haswell",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "CT2_FORCE_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+    "avxvnni": {"CQ_ISA": "avxvnni", "OPENBLAS_CORETYPE": "Haswell", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"},
+    "avx512bw": {"CQ_ISA": "avx512bw", "OPENBLAS_CORETYPE": "SkylakeX", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+}
 # suites of one run, with the most threads
 ONCE = ("calibration", "neighbour", "encoder_accuracy", "lm_accuracy", "large", "qat")
-REPORTS = ("compare", "profile")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 MIX_BUDGET = 0.1  # of Spearman ×100
 LOW_PEAK = 0.9  # of the best one of a run
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    usual = [name for name in (*SUITES, *REPORTS) if name not in LONG]
-    parser.add_argument("--only", nargs="+", choices=(*SUITES, *REPORTS), default=usual)
+    every = SUITES | REPORTS | FOR_ONE_ISA["avx2"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="[default: 1 2]")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="[default: bench/results]")
+    parser.add_argument("--isa", choices=tuple(LIMITS), help="[default: the best that cq has here]")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--only", nargs="+", choices=tuple(every))
+    which.add_argument("--missing", action="store_true")
     options = parser.parse_args()
-    out = options.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     os.chdir(ROOT)
+    os.environ.update(LIMITS.get(options.isa, {}))
+    out = options.out.resolve() / machine_slug(card(options.threads[0]))
+    wanted = missing(out, options.isa) if options.missing else options.only
+    print(f"{', '.join(wanted) or 'nothing'}: some {sum(every[name] for name in wanted)} minutes", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
-    for suite in SUITES:
-        if suite in options.only:
+    for suite in wanted:
+        if suite not in REPORTS:
             threads = [max(options.threads)] if suite in ONCE else options.threads
             save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
     calibration = ["--calibration", minilm.CALIBRATION]
-    if "compare" in options.only:
+    if "compare" in wanted:
         report = run_cq(["compare"], options.threads[0], "shakespeare")
         save(out / "compare_shakespeare.json", {"command": command} | report)
         with tempfile.TemporaryDirectory() as folder:
@@ -73,10 +95,25 @@ def main() -> int:
                 options.threads[0],
             )
         save(out / "compare_minilm.json", {"command": command} | report)
-    if "profile" in options.only:
+    if "profile" in wanted:
         report = run_cq(["bench", minilm.folder(), "--profile", *PROFILED, *calibration], options.threads[0])
         save(out / "profile.json", {"command": command} | report)
     return 0
+
+
+def missing(out: Path, isa: str | None) -> list[str]:
+    """Suites without a file in the machine's folder; for an instruction set that was asked for, those that depend on
+    it."""
+    names = [*SUITES, *REPORTS] if isa is None else [*HELD, *FOR_ONE_ISA.get(isa, ())]
+    return [name for name in names if not any(out.glob(f"{name}*.json"))]
+
+
+def card(threads: int) -> dict:
+    """The card of a process with so many threads."""
+    found = subprocess.run(
+        [sys.executable, "bench/card.py"], env=environment(threads), check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(found.stdout)
 
 
 def run_suite(suite: str, thread_counts: list[int]) -> dict:
@@ -93,12 +130,12 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
                     "-rs",
                     "-o",
                     "timeout=0",
-                    f"bench/test_{FILES.get(suite, suite)}.py",
+                    f"bench/test_{suite}.py",
                     "--benchmark-json",
                     str(file),
                     "--benchmark-columns=median,rounds",
                 ],
-                env=environment(threads) | SUITES[suite],
+                env=environment(threads),
                 check=True,
             )
             result = json.loads(file.read_text())
@@ -159,20 +196,32 @@ def run_cq(arguments: list, threads: int, model: str = "all-MiniLM-L6-v2") -> di
         argument if not isinstance(argument, Path) else model if argument.is_dir() else argument.name
         for argument in arguments
     ]
-    card = json.loads(
-        subprocess.run(
-            [sys.executable, "bench/card.py"], env=environment(threads), check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-    )
-    return {"cq": shlex.join(["cq", *map(str, shown)]), "cards": {str(threads): card}, "report": report}
+    return {"cq": shlex.join(["cq", *map(str, shown)]), "cards": {str(threads): card(threads)}, "report": report}
 
 
 def save(path: Path, result: dict) -> None:
     """Whole or not at all."""
     unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.write_text(one_row_a_line(result), encoding="utf-8")
     unfinished.replace(path)
     print(f"wrote {os.path.relpath(path)}", flush=True)
+
+
+def one_row_a_line(result: dict) -> str:
+    """JSON in which each card, each row and each part of a report has a line of its own."""
+
+    def lines(value: dict | list, depth: int) -> str:
+        keyed = isinstance(value, dict)
+        parts = []
+        for key, each in value.items() if keyed else ((None, each) for each in value):
+            rows = keyed and isinstance(each, list) and bool(each) and isinstance(each[0], dict)
+            opens = rows or (depth == 0 and isinstance(each, dict))
+            text = lines(each, depth + 1) if opens and depth < 2 else json.dumps(each, ensure_ascii=False)
+            parts.append(f"{json.dumps(key, ensure_ascii=False)}: {text}" if keyed else text)
+        start, end = "{}" if keyed else "[]"
+        return f"{start}\n" + ",\n".join(parts) + f"\n{end}"
+
+    return lines(result, 0) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the READMEs' tables from the JSON of `python bench/run.py`, between their markers. Measures nothing, rounds
+"""Writes the pages' tables from the JSON of `python bench/run.py`, between their markers. Measures nothing, rounds
 only.
 
     python bench/tables.py
@@ -11,17 +11,22 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import products
 import targets
-from render import by_threads, cell, contestants, is_cq, joined, machine, markdown
+from render import by_threads, cell, contestants, is_cq, joined, machine, machine_slug, markdown
 
 from cq.report.record import Report, Row
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES, RESULTS = (ROOT / "README.md", ROOT / "bench" / "README.md"), ROOT / "bench" / "results"
-MARKED = re.compile(r"(<!-- table:(\w+) -->\n)(.*?)(<!-- /table -->)", re.S)
+PAGES, RESULTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ROOT / "bench" / "results"
+# <!-- table:NAME MACHINE -->, a table of one suite, or <!-- machines -->, all tables of all machines
+MARKED = re.compile(r"(<!-- (?:table:(\S+) (\S+)|(machines)) -->\n)(.*?)(<!-- /(?:table|machines) -->)", re.S)
 STREAM, SORTED = "stream of sentences", ", sorted by length"
+NEIGHBOUR = "One process keeps one of two cores busy, and the model runs on one thread or on two."
+MINILM = "Calibrated on STS 2012, judged on STS 2014; the mix was found on STS 2013."
+LM = "Peers get what the file's codes dequantize to: llama.cpp quantizes it to Q8_0 itself, CTranslate2 to int8."
 
 
 def main() -> int:
@@ -37,19 +42,41 @@ def main() -> int:
 def filled(text: str, results: Path) -> str:
     """`text` with every table made anew. Raises FileNotFoundError where a table's JSON is missing, ValueError for
     markers that stand for no table."""
-    if text.count("<!-- table:") != len(MARKED.findall(text)):
-        raise ValueError("a <!-- table:… --> has no <!-- /table --> after it")
+    if text.count("<!-- table:") + text.count("<!-- machines") != len(MARKED.findall(text)):
+        raise ValueError("a <!-- table:NAME MACHINE --> or <!-- machines --> has no end after it")
 
-    def table(match: re.Match) -> str:
-        if match[2] not in TABLES:
-            raise ValueError(f"table:{match[2]} is not known; these are: {', '.join(TABLES)}")
-        make, sources = TABLES[match[2]]
-        found = [_result(results / f"{source}.json") for source in sources]
-        made = ", ".join(f"`{command}`" for command in dict.fromkeys(result["command"] for result in found))
-        files = ", ".join(f"`bench/results/{source}.json`" for source in sources)
-        return f"{match[1]}{make(*found)}  \nNumbers: {files}, made by {made}.\n{match[4]}"
+    def made(match: re.Match) -> str:
+        body = machines(results) if match[4] else _table(match[2], results / match[3])
+        return f"{match[1]}{body}\n{match[6]}"
 
-    return MARKED.sub(table, text)
+    return MARKED.sub(made, text)
+
+
+def machines(results: Path) -> str:
+    """A section for each machine and instruction set: its yardsticks, then its tables."""
+    return "\n\n".join(_machine(folder) for folder in sorted(results.iterdir()) if folder.is_dir())
+
+
+def _machine(folder: Path) -> str:
+    found = {file.stem: _result(file) for file in sorted(folder.glob("*.json"))}
+    card = next(iter(next(iter(found.values()))["cards"].values()))
+    if machine_slug(card) != folder.name:
+        raise ValueError(f"{folder.name} holds results of {machine_slug(card)}")
+    title = f"## {card['cpu']}, family {card['cpu_family_model'].replace('/', ', model ')}, {card['isa']}"
+    parts = [title, "### Yardsticks", targets.table(found)]
+    for name, table in TABLES.items():
+        if table.suite in found:
+            parts += [f"### {table.title}", *([table.lead] if table.lead else []), _table(name, folder)]
+    return "\n\n".join(parts)
+
+
+def _table(name: str, folder: Path) -> str:
+    if name not in TABLES:
+        raise ValueError(f"table:{name} is not known; these are: {', '.join(TABLES)}")
+    source = folder / f"{TABLES[name].suite}.json"
+    result = _result(source)
+    where = f"`bench/results/{folder.name}/{source.name}`"
+    return f"{TABLES[name].make(result)}  \nNumbers: {where}, made by `{result['command']}`."
 
 
 def _result(path: Path) -> dict:
@@ -508,31 +535,37 @@ def _padding(padding) -> str:
     return f"{padding:,} more tokens" if isinstance(padding, int) else padding
 
 
-# Name between the markers → what makes the table, and the JSON files that it reads.
+class Table(NamedTuple):
+    """How a suite's result is shown; lead: what a reader must know first."""
+
+    title: str
+    suite: str
+    make: Callable[[dict], str]
+    lead: str = ""
+
+
 TABLES = {
-    "gemm": (products.gemm, ("gemm",)),
-    "speedup": (products.speedup, ("gemm", "model")),
-    "model": (model, ("model",)),
-    "stream": (stream, ("model",)),
-    "efficiency": (efficiency, ("model",)),
-    "scaling": (scaling, ("scaling",)),
-    "calibration": (calibration, ("calibration",)),
-    "neighbour": (neighbour, ("neighbour",)),
-    "float32": (products.floats, ("float32",)),
-    "float32_avx2": (products.floats, ("float32_avx2",)),
-    "avx2": (avx2, ("avx2",)),
-    "profile": (profile, ("profile",)),
-    "yardsticks": (targets.table, targets.SOURCES),
-    "lm": (lm, ("lm",)),
-    "lm_accuracy": (lm_accuracy, ("lm_accuracy",)),
-    "lm_greedy": (lm_greedy, ("lm_accuracy",)),
-    "generate": (generate, ("generate",)),
-    "train": (train, ("train",)),
-    "encoder_accuracy": (encoder_accuracy, ("encoder_accuracy",)),
-    "large": (large, ("large",)),
-    "qat": (qat, ("qat",)),
-    "compare_shakespeare": (comparison, ("compare_shakespeare",)),
-    "compare_minilm": (comparison, ("compare_minilm",)),
+    "gemm": Table("Matrix products", "gemm", products.gemm),
+    "speedup": Table("Two threads over one, products", "gemm", products.speedup),
+    "model": Table("all-MiniLM-L6-v2", "model", model),
+    "stream": Table("all-MiniLM-L6-v2 on real sentences", "model", stream),
+    "efficiency": Table("all-MiniLM-L6-v2, percent of the peak", "model", efficiency),
+    "profile": Table("all-MiniLM-L6-v2, part by part", "profile", profile),
+    "scaling": Table("What grows with what", "scaling", scaling),
+    "neighbour": Table("Beside a busy process", "neighbour", neighbour, NEIGHBOUR),
+    "avx2": Table("AVX2 alone", "avx2", avx2),
+    "float32": Table("float32 products", "float32", products.floats),
+    "encoder_accuracy": Table("all-MiniLM-L6-v2, accuracy", "encoder_accuracy", encoder_accuracy),
+    "compare_minilm": Table("`cq compare` of all-MiniLM-L6-v2", "compare_minilm", comparison, MINILM),
+    "compare_shakespeare": Table("`cq compare` of the bundled model", "compare_shakespeare", comparison),
+    "lm": Table("SmolLM2-135M", "lm", lm, LM),
+    "lm_accuracy": Table("SmolLM2-135M, accuracy", "lm_accuracy", lm_accuracy),
+    "lm_greedy": Table("SmolLM2-135M, greedy texts", "lm_accuracy", lm_greedy),
+    "generate": Table("SmolLM2-135M, generation", "generate", generate),
+    "large": Table("A model larger than memory allows in float32", "large", large),
+    "calibration": Table("Calibration", "calibration", calibration),
+    "train": Table("A step of training", "train", train),
+    "qat": Table("Quantization-aware training of all-MiniLM-L6-v2", "qat", qat),
 }
 
 if __name__ == "__main__":

