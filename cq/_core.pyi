@@ -6,7 +6,7 @@ from typing import Literal, Protocol, final, overload
 import numpy as np
 from typing_extensions import disjoint_base
 
-from .model.forms import Fixed, PerHead, PerToken, Smoothed
+from .model.forms import Fixed, PerHead, PerToken, ResultForm, Smoothed
 
 MAX_K: int
 PANEL: int
@@ -31,8 +31,6 @@ class _Deferred(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     def read(self) -> np.ndarray: ...
-
-_Form = PerToken | PerHead | Fixed | Smoothed | None  # of a result; None: float32
 
 # --- the machine ---
 
@@ -181,7 +179,7 @@ def linear(
     bias_i32: np.ndarray | None = None,
     activation: str | None = None,
     residual: np.ndarray | Coded | None = None,
-    form: _Form = None,
+    form: ResultForm = None,
     norm: _Norm | None = None,
     keep: Literal["result"] = "result",
     sum_form: Fixed | None = None,
@@ -196,9 +194,9 @@ def linear(
     bias_i32: np.ndarray | None = None,
     activation: str | None = None,
     residual: np.ndarray | Coded | None = None,
-    form: _Form = None,
+    form: ResultForm = None,
     norm: _Norm | None = None,
-    keep: str = "result",
+    keep: Literal["result", "both", "sum"] = "result",
     sum_form: Fixed | None = None,
     coding: PerToken | Fixed | None = None,
     gated: bool = False,
@@ -219,11 +217,11 @@ def norm(
     x: np.ndarray,
     norm: _Norm,
     residual: np.ndarray | None = None,
-    form: _Form = None,
+    form: ResultForm = None,
     keep_float: bool = True,
     keep_sum: bool = False,
 ) -> tuple[np.ndarray | None, Coded | None, np.ndarray | None]: ...
-def gate(g: np.ndarray, u: np.ndarray, activation: str | None, form: _Form = None) -> np.ndarray | Coded: ...
+def gate(g: np.ndarray, u: np.ndarray, activation: str | None, form: ResultForm = None) -> np.ndarray | Coded: ...
 def rope(x: np.ndarray, heads: int, dim: int, cosine: np.ndarray, sine: np.ndarray, position: np.ndarray) -> None: ...
 def attention(
     qkv: np.ndarray | Coded,

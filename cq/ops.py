@@ -77,22 +77,29 @@ def linear(
         if out_dtype not in ("int8", "uint8"):
             raise CqError(f"out_dtype: need 'int8' or 'uint8', got {out_dtype!r}")
         low, high = (-128, 127) if out_dtype == "int8" else (0, 255)
-        zero = int(_zero_points(out_zero_point, "out_zero_point", (), low, high))
+        one = type(out_zero_point) is int and low <= out_zero_point <= high
+        zero = out_zero_point if one else int(_zero_points(out_zero_point, "out_zero_point", (), low, high))
         form, scale, zero_point = _result(out_dtype, _scale(out_scale), zero)
+    given: np.ndarray | _core.Coded
     if isinstance(x, QTensor):
         if w.group_size != w.k:
             raise CqError("w: int8 products take one scale per column; this weight has groups, so give x in float32")
         if w.zero_points is not None:  # without, no K that packs can overflow
             check_layer(w, PerToken("uint8", False))
-        x = _coded(x, "x")
+        given = _coded(x, "x")
     else:
-        x = _floats(x, "x", 2)
-    residual = _coded(residual, "residual") if isinstance(residual, QTensor) else _floats(residual, "residual", 2)
-    stays = (form is not None or isinstance(x, _core.Coded)) and _stays_finite(x, w)
+        given = _floats(x, "x", 2)
+    added: np.ndarray | _core.Coded | None = None
+    if isinstance(residual, QTensor):
+        added = _coded(residual, "residual")
+    elif residual is not None:
+        added = _floats(residual, "residual", 2)
+    bias = None if bias is None else _floats(bias, "bias", 1)
+    stays = (form is not None or isinstance(given, _core.Coded)) and _stays_finite(given, w)
     if form is not None and not stays:  # as a code, Inf or NaN could not be told from a number
         raise CqError("x: with this weight, sums may pass the largest float32; scale the inputs down")
-    y = _core.linear(x, w, _floats(bias, "bias", 1), None, activation, residual, form)
-    if form is not None:
+    y = _core.linear(given, w, bias, None, activation, added, form)
+    if isinstance(y, _core.Coded):
         return QTensor.known(y.codes, scale, zero_point)
     if not stays or bias is not None or residual is not None:
         _check_finite(y, "the result of linear")
@@ -122,27 +129,25 @@ def _stays_finite(x: np.ndarray | _core.Coded, w: PackedWeight) -> bool:
     """Whether no product can leave float32, whatever the codes."""
     if isinstance(x, _core.Coded):
         scale = x.scale
-        largest = 255 * (scale if type(scale) is float else float(scale.max(initial=0)))
+        largest = 255 * (float(scale.max(initial=0)) if isinstance(scale, np.ndarray) else scale)
     else:
         largest = float(np.abs(x).max(initial=0))
     return w.scales is None or largest * 255 * w.largest_scale * w.k <= LARGEST
 
 
-def _packed(w) -> None:
+def _packed(w: object) -> None:
     if not isinstance(w, PackedWeight):
         raise CqError(f"w: need a packed weight (cq.pack gives one), got {type(w).__name__}")
 
 
-def _matrix(x, name: str, dtypes: tuple[np.dtype, ...]) -> np.ndarray:
+def _matrix(x: object, name: str, dtypes: tuple[np.dtype, ...]) -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.dtype not in dtypes or x.ndim != 2:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise CqError(f"{name}: need a two-dimensional array of {' or '.join(map(str, dtypes))}, got {what}")
     return x
 
 
-def _floats(x, name: str, ndim: int) -> np.ndarray | None:
-    if x is None:
-        return None
+def _floats(x: object, name: str, ndim: int) -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.dtype != FLOAT32 or x.ndim != ndim:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise CqError(f"{name}: need a float32 array of {ndim} dimension{'s' * (ndim > 1)}, got {what}")
@@ -151,16 +156,14 @@ def _floats(x, name: str, ndim: int) -> np.ndarray | None:
     return x
 
 
-def _scale(value) -> float:
+def _scale(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (float, int, np.floating)) or not SMALLEST <= value <= LARGEST:
         raise CqError(f"out_scale: need a positive normal float32, got {reprlib.repr(value)}")
     return float(value)
 
 
-def _zero_points(value, name: str, shape: tuple[int, ...], low: int, high: int) -> int | np.ndarray:
-    """int32 of `shape`, from an integer or an array of it; an integer where the shape is ()."""
-    if not shape and type(value) is int and low <= value <= high:
-        return value
+def _zero_points(value: object, name: str, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+    """int32 of `shape`, from an integer or an array of it."""
     try:
         array = np.asarray(value)
     except ValueError:

@@ -129,7 +129,7 @@ def _classifier(values: dict, activation: str, where: str) -> dict:
     return found | {"pair_activation": pair_activation(_said_of_pairs(values, where), len(labels), where)}
 
 
-def _said_of_pairs(values: dict, where: str):
+def _said_of_pairs(values: dict, where: str) -> object:
     """The activation of a cross-encoder, as sentence-transformers of several times writes it; None: nothing says it."""
     more = values.get("sentence_transformers")
     if more is None:

@@ -134,7 +134,7 @@ def with_padding(settings: Settings, tokenizer: Tokenizer | None) -> Config:
 
 def read_tail_weights(settings: Settings) -> dict[str, np.ndarray | Deferred]:
     """Weights of the modules after pooling, by canonical name. Raises FormatError, FileNotFoundError."""
-    found = {}
+    found: dict[str, np.ndarray | Deferred] = {}
     for i, kind, folder in settings.tail:
         module = {"Dense": "linear", "LayerNorm": "norm"}[kind]
         tensors, where = _read_weights(folder)

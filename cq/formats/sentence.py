@@ -101,7 +101,8 @@ def read_pooling(file: Path, hidden_size: int) -> dict:
 def read_tail(modules: list[tuple[str, Path]], width: int) -> tuple[list[dict], list[tuple[int, str, Path]]]:
     """Config.tail of the modules after Pooling, which gives `width` features, the last Normalize included; and
     (place, kind, folder) of those with weights. Raises FormatError, UnsupportedError."""
-    tail, weighted = [], []
+    tail: list[dict[str, object]] = []
+    weighted: list[tuple[int, str, Path]] = []
     for kind, folder in modules:
         file = folder / "config.json"
         values = read_json(file) if file.exists() else {}
@@ -124,7 +125,7 @@ def read_tail(modules: list[tuple[str, Path]], width: int) -> tuple[list[dict], 
     return tail, weighted
 
 
-def _activation(name, where: str) -> str:
+def _activation(name: object, where: str) -> str:
     short = name.rpartition(".")[2] if isinstance(name, str) and name.startswith("torch.") else None
     if short not in _ACTIVATIONS:
         raise UnsupportedError(
@@ -133,7 +134,7 @@ def _activation(name, where: str) -> str:
     return _ACTIVATIONS[short]
 
 
-def pair_activation(name, labels: int, where: str) -> str:
+def pair_activation(name: object, labels: int, where: str) -> str:
     """What a cross-encoder's scores go through, by the name of torch's class; None: as sentence-transformers has it."""
     if name is None:
         return "sigmoid" if labels == 1 else "identity"
@@ -160,7 +161,11 @@ def read_sentence(root: Path, is_module: bool) -> dict:
         raise FormatError(f"{where}: prompts must map names to texts, got {brief(prompts)}")
     if name is not None and (not isinstance(name, str) or name not in prompts):
         raise FormatError(f"{where}: default_prompt_name {brief(name)} is none of the prompts {brief(list(prompts))}")
-    found = {"prompts": prompts or None, "default_prompt": name, "strip": is_module and _strips(values)}
+    found: dict[str, object] = {
+        "prompts": prompts or None,
+        "default_prompt": name,
+        "strip": is_module and _strips(values),
+    }
     if values.get("truncate_dim") is not None:
         found["truncate_dim"] = size_of(values, "truncate_dim", where)
     if values.get("activation_fn") is not None:

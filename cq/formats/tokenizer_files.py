@@ -3,7 +3,7 @@ special_tokens_map.json and added_tokens.json change of it. Must not know models
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
@@ -48,8 +48,8 @@ def read_tokenizer_settings(folder: Path, family: str = "", kind: str | None = N
             raise FormatError(f"{where}: added_tokens_decoder must map ids to tokens, got {brief(decoder)}")
         added = [(int(key), *_token(token, where)) for key, token in decoder.items()]
     else:
-        more = folder / "special_tokens_map.json"
-        said |= read_json(more) if more.exists() else {}
+        mapped = folder / "special_tokens_map.json"
+        said |= read_json(mapped) if mapped.exists() else {}
         listed = folder / "added_tokens.json"
         for token, i in (read_json(listed) if listed.exists() else {}).items():
             if type(i) is not int or i < 0:
@@ -70,7 +70,7 @@ def read_tokenizer_settings(folder: Path, family: str = "", kind: str | None = N
 
 def _named(said: dict, kind: str | None, where: str) -> dict[str, tuple[str, dict]]:
     """Text and attributes of the tokens that have names, those of the checkpoint's own naming included."""
-    found = {name: said.get(name, _DEFAULTS.get(kind, {}).get(name)) for name in _NAMES}
+    found = {name: said.get(name, _DEFAULTS.get(kind or "", {}).get(name)) for name in _NAMES}
     own = said.get("extra_special_tokens")
     more = own if isinstance(own, dict) else {}
     more |= {
@@ -92,7 +92,7 @@ def _extra(said: dict, where: str) -> list[tuple[str, dict]]:
     return found
 
 
-def _token(value, where: str) -> tuple[str, dict]:
+def _token(value: object, where: str) -> tuple[str, dict]:
     """Text and attributes of a token, a string or an object as transformers writes it."""
     text = value.get("content") if isinstance(value, dict) else value
     if not isinstance(text, str) or not text:
@@ -159,7 +159,7 @@ def _word_pieces(file: Path, tokens: dict[str, str]) -> bytes:
         if tokens.get(name) not in vocabulary:
             raise FormatError(f"{file}: no word {brief(tokens.get(name))}, the {name}")
     first, last = tokens["cls_token"], tokens["sep_token"]
-    added = [
+    added: list[dict[str, Any]] = [
         {"id": vocabulary[text], "content": text, "special": True}
         | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         for text in dict.fromkeys(tokens.values())

@@ -11,14 +11,14 @@ class Activation:
 
     __slots__ = ("values", "codes")
 
-    def __init__(self, values: np.ndarray | _core.Coded | None = None, codes: dict[Form, _core.Coded] | None = None):
+    def __init__(self, values: np.ndarray | None = None, codes: dict[Form, _core.Coded] | None = None):
         self.values = values
         self.codes = codes or {}
 
     @classmethod
     def of(cls, result: np.ndarray | _core.Coded, form: Form) -> "Activation":
         """What a kernel returned when asked for `form`."""
-        return cls(result) if form is None else cls(None, {form: result})
+        return cls(result) if isinstance(result, np.ndarray) else cls(None, {form: result})
 
     def floats(self) -> np.ndarray:
         """float32 (tokens, features); decoded from codes where only they exist."""

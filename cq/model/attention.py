@@ -1,17 +1,24 @@
 """Self-attention over ragged sequences: projections, rotary positions, softmax. Knows no strategy, only its forms."""
 
 import math
+from typing import TYPE_CHECKING, ClassVar, overload
 
 import numpy as np
 
 from .. import _core, functions
 from ..errors import UnsupportedError
 from .activation import Activation
+from .batch import Batch
 from .forms import Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 from .overflow import INT32_MAX
 from .rope import frequencies, turning_point
+
+if TYPE_CHECKING:
+    from .cache import KVCache
+
+_Joint = tuple[Linear | QuantizedLinear | None, PerHead | Smoothed | None]
 
 MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weights times values fits int32
 
@@ -25,7 +32,8 @@ class Rotary:
         self.turning_point = turning_point(scaling)
         kinds = (False,) if self.turning_point is None else (False, True)
         self.frequencies = [frequencies(dim, theta, scaling, long) for long in kinds]
-        self._tables = [(np.empty((0, dim // 2), np.float32),) * 2 for _ in kinds]
+        none = np.empty((0, dim // 2), np.float32)
+        self._tables: list[tuple[np.ndarray, np.ndarray]] = [(none, none) for _ in kinds]
 
     def tables(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """float32 (at least length, dim / 2) each, for sequences whose longest is `length`."""
@@ -34,8 +42,8 @@ class Rotary:
         if length > len(tables[0]):
             frequency, factor = self.frequencies[kind]
             angle = np.outer(np.arange(max(length, 2 * len(tables[0]), 256), dtype=np.float32), frequency)
-            turns = functions.cos, functions.sin
-            tables = tuple((f(angle.astype(np.float64)) * factor).astype(np.float32) for f in turns)
+            cosine, sine = (f(angle.astype(np.float64)) * factor for f in (functions.cos, functions.sin))
+            tables = cosine.astype(np.float32), sine.astype(np.float32)
             self._tables[kind] = tables
         return tables
 
@@ -44,8 +52,19 @@ class Attention:
     """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static),
     the last of which may be Smoothed, or PerHead; None: float32 scores."""
 
+    _NOT_JOINED: ClassVar[tuple[None, None, None, None, _Joint]] = (None, None, None, None, (None, None))
+
     def __init__(
-        self, query, key, value, output, heads: int, kv_heads: int, dim: int, causal: bool, rotary: Rotary | None
+        self,
+        query: Linear,
+        key: Linear,
+        value: Linear,
+        output: Linear,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        causal: bool,
+        rotary: Rotary | None,
     ):
         self.query: Linear | QuantizedLinear = query
         self.key: Linear | QuantizedLinear = key
@@ -56,19 +75,18 @@ class Attention:
         self.forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead | None = None
         self.query_norm: Norm | None = None  # of each head's queries and keys, before they are rotated
         self.key_norm: Norm | None = None
-        self._derived: tuple = (None,) * 5
+        self._derived: tuple[object, object, object, object, _Joint] = self._NOT_JOINED
 
     def __getstate__(self) -> dict:
         """Of a copy, pickled or not: it joins its own layers."""
-        return self.__dict__ | {"_derived": (None,) * 5}
+        return self.__dict__ | {"_derived": self._NOT_JOINED}
 
-    def _joined(self) -> tuple:
+    def _joined(self) -> _Joint:
         """(the three layers as one, or None; the form of all three), made again where a layer or the forms were
         replaced."""
         query, key, value, forms, result = self._derived
         if query is not self.query or key is not self.key or value is not self.value or forms is not self.forms:
-            by_column = self.forms is not None and not isinstance(self.forms, PerHead)
-            form = Smoothed.of(self.forms, self._widths()) if by_column else self.forms
+            form = Smoothed.of(self.forms, self._widths()) if isinstance(self.forms, tuple) else self.forms
             result = joined((self.query, self.key, self.value)), form
             # after joining, which other threads may do as well: either's result will do
             self._derived = self.query, self.key, self.value, self.forms, result
@@ -82,16 +100,18 @@ class Attention:
     def _widths(self) -> tuple[int, int, int]:
         return self.heads * self.dim, self.kv_heads * self.dim, self.kv_heads * self.dim
 
-    def readers(self) -> tuple:
+    def readers(self) -> tuple[Linear | QuantizedLinear, ...]:
         """The layers that read this part's input."""
         joint, _ = self._joined()
         return (self.query, self.key, self.value) if joint is None else (joint,)
 
-    def __call__(self, x: Activation, batch, site: str, then: Then) -> tuple:
+    def __call__(
+        self, x: Activation, batch: Batch, site: str, then: Then
+    ) -> tuple[Activation, np.ndarray | _core.Coded]:
         """x (tokens, hidden) → what follows the output projection. Raises UnsupportedError for sequences longer than
         MAX_KEYS where scores are int8."""
         if batch.cache is not None:
-            return self._cached(x, batch, site, then)
+            return self._cached(x, batch, batch.cache, site, then)
         if self.forms and batch.longest > MAX_KEYS:
             raise UnsupportedError(
                 f"int8 attention sums at most {MAX_KEYS:,} tokens in int32, this sequence has "
@@ -102,6 +122,7 @@ class Attention:
         if self.query_norm is not None:
             self._norm_heads(qkv)
         if self.rotary is not None:
+            assert isinstance(qkv, np.ndarray), "no form was asked for"
             _core.rope(qkv, self.heads + self.kv_heads, self.dim, *self.rotary.tables(batch.span), batch.positions)
         if batch.observe is not None:
             self._tap(batch, qkv, site)
@@ -113,34 +134,46 @@ class Attention:
         batch.tap(site + "context", context)
         return self.output(Activation.of(context, form), None, then)
 
-    def _cached(self, x: Activation, batch, site: str, then: Then) -> tuple:
+    def _cached(
+        self, x: Activation, batch: Batch, past: "KVCache", site: str, then: Then
+    ) -> tuple[Activation, np.ndarray | _core.Coded]:
         """The same where the tokens' keys and values join those that the cache holds."""
-        cache = batch.cache.layers[site]
+        cache = past.layers[site]
         qkv = self._project(x, self._joined()[0], None)
         if self.query_norm is not None:
             self._norm_heads(qkv)
-        tables = (None, None) if self.rotary is None else self.rotary.tables(max(batch.cache.bounds))
+        cosine, sine = (None, None) if self.rotary is None else self.rotary.tables(max(past.bounds))
         reads = self.output.input_form
         form = reads if cache.form is not None and isinstance(reads, Fixed) else None
         context = _core.attention_kept(
-            qkv, batch.offsets, cache.kept, self.heads, self.scale, *tables, cache.form, form
+            qkv, batch.offsets, cache.kept, self.heads, self.scale, cosine, sine, cache.form, form
         )
         return self.output(Activation.of(context, form), None, then)
 
-    def _project(self, x: Activation, joint, form) -> np.ndarray | _core.Coded:
+    @overload
+    def _project(self, x: Activation, joint: Linear | QuantizedLinear | None, form: None) -> np.ndarray: ...
+    @overload
+    def _project(
+        self, x: Activation, joint: Linear | QuantizedLinear | None, form: PerHead | Smoothed | None
+    ) -> np.ndarray | _core.Coded: ...
+    def _project(
+        self, x: Activation, joint: Linear | QuantizedLinear | None, form: PerHead | Smoothed | None
+    ) -> np.ndarray | _core.Coded:
         """Queries, keys and values side by side in `form`, or in float32: norms and rotation need that."""
         if joint is not None:
             return joint(x, form)
         return np.concatenate([layer(x) for layer in (self.query, self.key, self.value)], axis=1)
 
-    def _norm_heads(self, qkv: np.ndarray) -> None:
+    def _norm_heads(self, qkv: np.ndarray | _core.Coded) -> None:
+        assert isinstance(qkv, np.ndarray), "no form was asked for"
         start = 0
         for norm, heads in ((self.query_norm, self.heads), (self.key_norm, self.kv_heads)):
+            assert norm is not None, "queries and keys are normed alike"
             part = qkv[:, start : start + heads * self.dim]
-            part[...] = norm(part.reshape(-1, self.dim)).values.reshape(part.shape)
+            part[...] = norm(part.reshape(-1, self.dim)).floats().reshape(part.shape)
             start += heads * self.dim
 
-    def _tap(self, batch, qkv, site: str) -> None:
+    def _tap(self, batch: Batch, qkv: np.ndarray | _core.Coded, site: str) -> None:
         if isinstance(qkv, _core.Coded):
             batch.tap(site + "query, key, value", qkv)
             return

@@ -1,12 +1,18 @@
 """Sequences of tokens laid one after another, without padding. The door where token ids are checked."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import CqError
 
+if TYPE_CHECKING:
+    from .. import _core
+    from .cache import KVCache
+
 MAX_TOKENS = 8192  # of one pass: larger calls go through in parts, which changes no result and bounds the memory
+Observe = Callable[[str, Any], None]  # of a site and what flows there: float32 unless quantized layers hand on codes
 
 
 class Sequence:
@@ -32,33 +38,34 @@ class Batch:
 
     def __init__(
         self,
-        sequences: list[np.ndarray | Sequence],
-        observe: Callable[[str, np.ndarray], None] | None = None,
-        cache=None,
+        sequences: list[np.ndarray] | list[np.ndarray | Sequence],
+        observe: Observe | None = None,
+        cache: "KVCache | None" = None,
     ):
         lengths = np.array([len(s) for s in sequences], np.int64)
         self.offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         starts = [0] * len(lengths) if cache is None else cache.lengths
         self.positions = np.concatenate([np.arange(i, i + n, dtype=np.int32) for i, n in zip(starts, lengths)])
         self.longest = self.span = int(lengths.max())
-        self.types = None
+        self.types: np.ndarray | None = None
         if any(isinstance(sequence, Sequence) for sequence in sequences):
             self._mark(sequences)
-            sequences = [s.ids if isinstance(s, Sequence) else s for s in sequences]
-        self.ids = np.concatenate(sequences).astype(np.int32)
+        ids = [s.ids if isinstance(s, Sequence) else s for s in sequences]
+        self.ids = np.concatenate(ids).astype(np.int32)
         self.observe, self.cache = observe, cache
 
-    def _mark(self, sequences: list[np.ndarray | Sequence]) -> None:
+    def _mark(self, sequences: list[np.ndarray] | list[np.ndarray | Sequence]) -> None:
         """Sets what some of the sequences say of their tokens beside ids."""
         for sequence, begin, end in zip(sequences, self.offsets[:-1], self.offsets[1:]):
             if isinstance(sequence, Sequence) and sequence.types is not None:
-                self.types = np.zeros(len(self.positions), np.int32) if self.types is None else self.types
-                self.types[begin:end] = sequence.types
+                types = np.zeros(len(self.positions), np.int32) if self.types is None else self.types
+                types[begin:end] = sequence.types
+                self.types = types
             if isinstance(sequence, Sequence) and sequence.positions is not None:
                 self.positions[begin:end] = sequence.positions
         self.span = int(self.positions.max()) + 1
 
-    def tap(self, site: str, x) -> None:
+    def tap(self, site: str, x: "np.ndarray | _core.Coded | None") -> None:
         if self.observe is not None:
             self.observe(site, x)
 
@@ -68,9 +75,7 @@ class Batch:
 
 
 def batches(
-    sequences: list[np.ndarray | Sequence],
-    observe: Callable[[str, np.ndarray], None] | None = None,
-    apart: int | None = None,
+    sequences: list[np.ndarray | Sequence], observe: Observe | None = None, apart: int | None = None
 ) -> Iterator[Batch]:
     """The sequences in order, as many in one batch as MAX_TOKENS holds, but at least one. apart: sequences longer than
     this never share a batch with others."""
@@ -102,12 +107,13 @@ def check_tokens(tokens: Iterable, vocab_size: int, max_positions: int) -> list[
             f"tokens: need a list of 1-D integer arrays or one 2-D array, got {type(tokens).__name__}"
         ) from None
     return [
-        row if isinstance(row, Sequence) else _sequence(row, f"tokens[{i}]", vocab_size, max_positions)
+        row if isinstance(row, Sequence) else check_row(row, f"tokens[{i}]", vocab_size, max_positions)
         for i, row in enumerate(rows)
     ]
 
 
-def _sequence(row, name: str, vocab_size: int, max_positions: int) -> np.ndarray:
+def check_row(row: Any, name: str, vocab_size: int, max_positions: int) -> np.ndarray:
+    """The ids of one sequence, as `check_tokens` says."""
     try:
         ids = np.asarray(row)
     except (ValueError, TypeError) as error:

@@ -1,9 +1,14 @@
 """One layer of the transformer: attention and feed-forward. Knows no strategy, and not where norms stand:
 transformer.py does."""
 
+from typing import ClassVar
+
+import numpy as np
+
 from .. import _core
 from .activation import Activation
 from .attention import Attention
+from .batch import Batch
 from .forms import Fixed, PerToken, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
@@ -12,16 +17,18 @@ from .norm import Norm
 class FeedForward:
     """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020)."""
 
-    def __init__(self, up, down, gate, activation: str):
+    _NOT_JOINED: ClassVar[tuple[None, None, None]] = (None, None, None)
+
+    def __init__(self, up: Linear, down: Linear, gate: Linear | None, activation: str):
         self.up: Linear | QuantizedLinear = up
         self.down: Linear | QuantizedLinear = down
         self.gate: Linear | QuantizedLinear | None = gate
         self.activation = activation
-        self._derived: tuple = (None,) * 3
+        self._derived: tuple[object, object, Linear | QuantizedLinear | None] = self._NOT_JOINED
 
     def __getstate__(self) -> dict:
         """Of a copy, pickled or not: it joins its own layers."""
-        return self.__dict__ | {"_derived": (None,) * 3}
+        return self.__dict__ | {"_derived": self._NOT_JOINED}
 
     def _joined(self) -> Linear | QuantizedLinear | None:
         """Gate and up as one product, gated in its own pass, where both are of one kind."""
@@ -33,10 +40,12 @@ class FeedForward:
             self._derived = self.gate, self.up, joint
         return joint
 
-    def readers(self) -> tuple:
+    def readers(self) -> tuple[Linear | QuantizedLinear, ...]:
         return (self.up,) if self.gate is None else (self.gate, self.up)
 
-    def __call__(self, x: Activation, batch, site: str, then: Then) -> tuple:
+    def __call__(
+        self, x: Activation, batch: Batch, site: str, then: Then
+    ) -> tuple[Activation, np.ndarray | _core.Coded]:
         """x (tokens, hidden) → what follows the down projection."""
         form = self.down.input_form
         form = form if isinstance(form, (Fixed, PerToken, Smoothed)) else None

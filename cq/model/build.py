@@ -1,5 +1,7 @@
 """A configuration and float32 weights by canonical name → the parts of a transformer. Runs nothing."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from .attention import Attention, Rotary
@@ -11,12 +13,13 @@ from .embedding import Embedding
 from .linear import Linear
 from .norm import Norm
 
-Weights = dict[str, np.ndarray | Deferred]
+Weights = Mapping[str, np.ndarray | Deferred]
 
 
 def norm(config: Config, weights: Weights, name: str) -> Norm:
     """The norm of that name."""
-    return Norm(weights[name + ".weight"], weights.get(name + ".bias"), config.norm_eps, config.norm == "rms")
+    weight, bias = keep(weights[name + ".weight"]), _bias(weights, name)
+    return Norm(weight, bias, config.norm_eps, config.norm == "rms")
 
 
 def embedding(config: Config, weights: Weights) -> Embedding:
@@ -58,14 +61,18 @@ def _feed_forward(config: Config, weights: Weights, name: str) -> FeedForward:
 
 
 def _linear(weights: Weights, name: str, activation: str | None = None) -> Linear:
-    return Linear(weights[name + ".weight"], weights.get(name + ".bias"), activation)
+    return Linear(weights[name + ".weight"], _bias(weights, name), activation)
+
+
+def _bias(weights: Weights, name: str) -> np.ndarray | None:
+    return keep(weights[name + ".bias"]) if name + ".bias" in weights else None
 
 
 def head(config: Config, weights: Weights) -> Linear | None:
     """The head of a language model."""
     if not config.lm_head:
         return None
-    return Linear(weights["embed.word" if config.tied else "head.weight"], weights.get("head.bias"))
+    return Linear(weights["embed.word" if config.tied else "head.weight"], _bias(weights, "head"))
 
 
 def classifier(config: Config, weights: Weights) -> Classifier | None:

@@ -16,7 +16,7 @@ class LayerCache:
     float32; PerHead, int8 symmetric with a scale for every token and head; or the attention's own static forms as
     one."""
 
-    def __init__(self, attention: Attention, form, sequences: int):
+    def __init__(self, attention: Attention, form: PerHead | Smoothed | None, sequences: int):
         self.attention, self.form = attention, form
         self._arrays: list[tuple[np.ndarray, ...]] = [()] * sequences
         self.kept = self._new(sequences)
@@ -98,7 +98,7 @@ class KVCache:
         return sum(layer.nbytes for layer in self.layers.values())
 
 
-def _form(attention: Attention, kind: str | None):
+def _form(attention: Attention, kind: str | None) -> PerHead | Smoothed | None:
     own = attention.form
     if kind == "float32":
         if isinstance(own, Smoothed):

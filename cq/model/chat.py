@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any, TypeGuard
 
 from ..errors import CqError, UnsupportedError
 
@@ -24,7 +25,7 @@ _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names under which messages carry it
 
 
-def is_conversation(prompt) -> bool:
+def is_conversation(prompt: object) -> TypeGuard[list[dict]]:
     """Whether this is a list of messages."""
     return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)
 
@@ -39,7 +40,7 @@ def render(
     documents: list[dict] | None = None,
     add_generation_prompt: bool = True,
     continue_final_message: bool | str = False,
-    **variables,
+    **variables: object,
 ) -> str:
     """The prompt for an answer to messages, special tokens included, as transformers' apply_chat_template makes it of
     the same arguments. template: Jinja, or several by name, of which "tool_use" serves where there are tools, else
@@ -62,7 +63,7 @@ def render(
     return text if final is None else _untagged(text, final)
 
 
-def _chosen(template, tools) -> str:
+def _chosen(template: str | dict[str, str] | None, tools: list[dict] | None) -> str:
     if isinstance(template, dict):
         template = template.get("tool_use" if tools is not None and "tool_use" in template else "default")
     if template is None:
@@ -72,18 +73,18 @@ def _chosen(template, tools) -> str:
     return template
 
 
-def _message(message, i: int) -> dict:
+def _message(message: object, i: int) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise CqError(f'prompt: message {i}: need a dict such as {{"role": …, "content": …}}, got {message!r:.200}')
     try:
-        found = _plain({key: value for key, value in message.items() if value is not None})
+        found: dict[str, Any] = _plain({key: value for key, value in message.items() if value is not None})
     except RecursionError:
         raise CqError(f"prompt: message {i}: nested too deeply") from None
     reasoning = next((found[key] for key in _REASONING if found.get(key) is not None), None)
     return found if reasoning is None else {"thinking": reasoning, **found, "reasoning_content": reasoning}
 
 
-def _plain(value):
+def _plain(value: object) -> Any:
     """Made of nothing but what JSON has, and tuples; anything else is only named, as transformers does it."""
     if value is None or type(value) in (str, int, float, bool):
         return value
@@ -102,7 +103,7 @@ def _plain(value):
 def _tag(template: str, messages: list[dict], field: bool | str) -> str:
     """Marks where the last message ends; its text."""
     field = field if isinstance(field, str) else "content"
-    final = messages[-1].get(field) if messages else None
+    final: str | list | tuple | None = messages[-1].get(field) if messages else None
     if final is None:
         raise CqError(f"continue_final_message: the last message has no {field!r} to go on with")
     fields = [field]
@@ -114,8 +115,9 @@ def _tag(template: str, messages: list[dict], field: bool | str) -> str:
         part = next((part for part in reversed(final) if isinstance(part, dict) and "text" in part), None)
         if part is None:
             raise CqError("continue_final_message: the last message has no text to go on with")
-        final, part["text"] = part["text"], part["text"] + _TAG
-        return final
+        text: str = part["text"]
+        part["text"] = text + _TAG
+        return text
     for name in fields:
         messages[-1][name] = final + _TAG
     return final
@@ -132,8 +134,9 @@ def _untagged(text: str, final: str) -> str:
 class _Room:
     """The process in which templates run, started when the first comes; one template at a time."""
 
-    def __init__(self):
-        self._lock, self._process, self._owner = threading.Lock(), None, os.getpid()
+    def __init__(self) -> None:
+        self._lock, self._owner = threading.Lock(), os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
         os.register_at_fork(after_in_child=self._forked)
 
@@ -146,8 +149,8 @@ class _Room:
         if process is not None and self._owner == os.getpid():
             process.kill()
             process.wait()
-            process.stdin.close()
-            process.stdout.close()
+            for pipe in _pipes(process):
+                pipe.close()
 
     def render(self, template: str, variables: dict) -> str:
         if importlib.util.find_spec("jinja2") is None:
@@ -170,12 +173,13 @@ class _Room:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = _started()
+        to, source = _pipes(self._process)
         deadline = time.monotonic() + WALL_SECONDS
         try:
-            self._process.stdin.write(len(request).to_bytes(8, "little") + request)
-            self._process.stdin.flush()
-            head = self._read(9, deadline)
-            return head[0], self._read(int.from_bytes(head[1:], "little"), deadline).decode("utf-8", "surrogatepass")
+            to.write(len(request).to_bytes(8, "little") + request)
+            to.flush()
+            head = _read(source, 9, deadline)
+            return head[0], _read(source, int.from_bytes(head[1:], "little"), deadline).decode("utf-8", "surrogatepass")
         except (BrokenPipeError, EOFError):
             self.close()
             return 1, f"it takes more than {CPU_SECONDS} seconds or {MEMORY >> 20} MiB"
@@ -183,19 +187,26 @@ class _Room:
             self.close()
             return 1, f"it takes more than {WALL_SECONDS} seconds"
 
-    def _read(self, count: int, deadline: float) -> bytes:
-        parts, file = [], self._process.stdout.fileno()
-        while count:
-            if not select.select([file], [], [], max(deadline - time.monotonic(), 0))[0]:
-                raise TimeoutError
-            parts.append(os.read(file, min(count, 1 << 20)))
-            if not parts[-1]:
-                raise EOFError
-            count -= len(parts[-1])
-        return b"".join(parts)
+
+def _read(source: IO[bytes], count: int, deadline: float) -> bytes:
+    parts, file = [], source.fileno()
+    while count:
+        if not select.select([file], [], [], max(deadline - time.monotonic(), 0))[0]:
+            raise TimeoutError
+        parts.append(os.read(file, min(count, 1 << 20)))
+        if not parts[-1]:
+            raise EOFError
+        count -= len(parts[-1])
+    return b"".join(parts)
 
 
-def _started() -> subprocess.Popen:
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """To its input, and from its output."""
+    assert process.stdin is not None and process.stdout is not None, "_started asks for both"
+    return process.stdin, process.stdout
+
+
+def _started() -> subprocess.Popen[bytes]:
     """A Python that finds jinja2 where this one does, and nothing of cq."""
     program = Path(__file__).with_name("chat_room.py")
     paths = os.pathsep.join(path for path in sys.path if path)

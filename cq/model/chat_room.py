@@ -9,11 +9,17 @@ import marshal
 import resource
 import sys
 from datetime import datetime
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import jinja2
 
 LONGEST_ERROR = 300  # characters
 
 
-def environment():
+def environment() -> "jinja2.Environment":
     """The names and filters that transformers gives to templates."""
     import jinja2
     import jinja2.ext
@@ -24,18 +30,24 @@ def environment():
 
         tags = {"generation"}
 
-        def parse(self, parser):
+        def parse(self, parser: "jinja2.parser.Parser") -> "jinja2.nodes.Node":
             line = next(parser.stream).lineno
-            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.CallBlock(self.call_method("inside"), [], [], body).set_lineno(line)
 
-        def inside(self, caller):
+        def inside(self, caller: "Callable[[], str]") -> str:
             return caller()
 
-    def refuse(message):
+    def refuse(message: object) -> NoReturn:
         raise jinja2.TemplateError(str(message))
 
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    def tojson(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | str | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     room = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -47,7 +59,9 @@ def environment():
     return room
 
 
-def answer(room, cache: dict, template: str, variables: dict, most: int) -> tuple[int, bytes]:
+def answer(
+    room: "jinja2.Environment", cache: "dict[str, jinja2.Template]", template: str, variables: dict, most: int
+) -> tuple[int, bytes]:
     """Of one request; the last template stays compiled."""
     try:
         if template not in cache:
@@ -72,7 +86,8 @@ def answer(room, cache: dict, template: str, variables: dict, most: int) -> tupl
 
 def main() -> None:
     sys.path[:] = sys.argv[2].split(":")
-    room, cache = environment(), {}
+    room = environment()
+    cache: dict[str, jinja2.Template] = {}
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, target = sys.stdin.buffer, sys.stdout.buffer

@@ -5,6 +5,7 @@ import numpy as np
 
 from .. import functions
 from .activation import Activation
+from .batch import Batch
 from .linear import Linear, QuantizedLinear
 
 
@@ -16,7 +17,7 @@ class Classifier:
         self.scores: Linear | QuantizedLinear = scores
         self.activation = activation
 
-    def __call__(self, x: np.ndarray, batch) -> np.ndarray:
+    def __call__(self, x: np.ndarray, batch: Batch) -> np.ndarray:
         """x float32 (sequences, hidden) → float32 (sequences, labels)."""
         batch.tap("classifier.input", x)
         hidden = self.dense(Activation(x))

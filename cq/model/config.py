@@ -1,6 +1,7 @@
 """What a transformer is made of, in one record; the rest of the model reads it and nothing else. Knows no files and no
 names of any model hub."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -79,7 +80,7 @@ class Config:
     truncate_dim: int | None = None
     tail: tuple[dict, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is int and (
@@ -188,7 +189,7 @@ class Config:
         """Canonical name → shape of every float weight that this configuration requires, without biases."""
         h, f = self.hidden_size, self.intermediate_size
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        shapes = {"embed.word": (self.vocab_size, h)}
+        shapes: dict[str, tuple[int, ...]] = {"embed.word": (self.vocab_size, h)}
         if self.rope_theta is None:
             shapes["embed.position"] = (self.position_offset + self.max_positions, h)
         if self.type_vocab_size:
@@ -217,7 +218,7 @@ class Config:
         return shapes | tail_shapes(self.tail, len(self.modes) * h)
 
 
-def check_weights(config: Config, weights: dict[str, np.ndarray | Deferred]) -> None:
+def check_weights(config: Config, weights: Mapping[str, np.ndarray | Deferred]) -> None:
     """Raises CqError unless these are the float32 weights and biases of the configuration, by canonical name."""
     shapes = config.shapes()
     missing = [name for name in shapes if name not in weights]

@@ -149,7 +149,7 @@ def headroom_of(model: "Transformer") -> dict[str, float]:
     found = {
         name: headroom(layer_reach(layer.weight, layer.input_form, layer.bias_codes))
         for name, layer in model.linears()
-        if layer.input_form is not None
+        if isinstance(layer, QuantizedLinear) and layer.input_form is not None
     }
     for block in model.blocks:
         if block.attention.forms is not None:

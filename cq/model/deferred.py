@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 class Deferred:
     """An array of known shape and dtype that `make` gives, the same one each time. Pickled, it is the array itself."""
 
-    def __init__(self, shape: tuple[int, ...], dtype, make: Callable[[], np.ndarray]):
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, make: Callable[[], np.ndarray]):
         self.shape, self.dtype, self._make = tuple(shape), np.dtype(dtype), make
         self._kept: np.ndarray | None = None
 
@@ -38,7 +39,7 @@ class Deferred:
         """What `change` makes of the array, in its own time."""
         return Deferred(shape, self.dtype, lambda: change(self.read()))
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = np.asarray(self.read(), dtype)
         return array.copy() if copy else array  # NumPy 1 does not know copy=None
 

@@ -6,7 +6,7 @@ from .. import _core
 from .activation import Activation
 from .deferred import Deferred, keep
 from .forms import Fixed
-from .linear import Linear
+from .linear import Linear, QuantizedLinear
 from .norm import Norm
 
 
@@ -33,7 +33,9 @@ class Embedding:
     @property
     def shape(self) -> tuple[int, int]:
         """(hidden, vocabulary)."""
-        return self.source.shape if isinstance(self.source, _core.Weight) else self.source.shape[::-1]
+        if isinstance(self.source, _core.Weight):
+            return self.source.shape
+        return self.source.shape[1], self.source.shape[0]
 
     def word_arrays(self) -> list[np.ndarray | Deferred]:
         word = self.source
@@ -48,7 +50,7 @@ class Embedding:
     def word(self, head: Linear | None = None) -> np.ndarray | _core.Weight | _core.FloatWeight:
         """The table as tokens read it. head: a float32 head that shares it, whose packed weight serves both."""
         if head is None:
-            return keep(self.source)
+            return self.source if isinstance(self.source, _core.Weight) else keep(self.source)
         packed = head.packed
         self.source = head.source
         return packed
@@ -57,12 +59,14 @@ class Embedding:
         self,
         ids: np.ndarray,
         positions: np.ndarray,
-        readers: tuple,
+        readers: tuple[Linear | QuantizedLinear, ...],
         head: Linear | None = None,
         types: np.ndarray | None = None,
     ) -> Activation:
         """ids, positions int32 (tokens,) → (tokens, hidden). types: int32 (tokens,); None: all are 0. head: as for
         `word`."""
-        table = self.position[self.offset :] if self.offset else self.position
+        table = self.position
+        if table is not None and self.offset:
+            table = table[self.offset :]
         x = _core.embed(ids, self.word(head), positions, table, types, self.type)
         return self.norm(x, readers, keep_float=self.stream is None) if self.norm else Activation(x)

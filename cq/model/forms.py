@@ -92,3 +92,4 @@ class Smoothed:
 
 
 Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads
+ResultForm = PerToken | PerHead | Fixed | Smoothed | None  # of what the core makes in a product's own pass

@@ -2,15 +2,20 @@
 sampling that it chooses."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
 from .activation import Activation
-from .batch import Batch, check_tokens
+from .batch import Batch, check_row
+from .block import Block
 from .cache import KVCache, most_tokens
 from .chat import is_conversation, render
+from .config import Config
+from .linear import Linear, QuantizedLinear
 from .replay import recordable
 from .rope import turning_point
 from .sampling import Sampling
@@ -40,13 +45,25 @@ CACHES = (None, "float32", "int8")
 PREFILL = 2048  # tokens of one pass over prompts, which bounds the memory of what lies between layers
 
 
+class Writer(Protocol):
+    """What generation knows of a model."""
+
+    config: Config
+    tokenizer: Tokenizer | None
+    blocks: list[Block]
+    head: Linear | QuantizedLinear | None
+
+    def hidden(self, batch: Batch, readers: tuple[Linear | QuantizedLinear, ...] = ()) -> Activation: ...
+    def tokenize(self, text: str, special_tokens: bool = True) -> np.ndarray: ...
+
+
 class Generator:
     """Sequences that grow. steps() gives, in turn, (sequence, token) for each token that a sequence gains, until all
     have ended: by stop(sequence, token), by their number of new tokens, or by the model's positions."""
 
     def __init__(
         self,
-        model,
+        model: Writer,
         prompts: list[np.ndarray],
         max_new_tokens: int | None,
         sampling: Sampling,
@@ -66,7 +83,7 @@ class Generator:
             raise CqError(
                 f"cache: need 'float32', 'int8', or None for what the model's attention computes in; got {cache!r}"
             )
-        self.model, self.sampling = model, sampling
+        self.model, self.head, self.sampling = model, model.head, sampling
         self.attentions = {f"{block.name}.attention.": block.attention for block in model.blocks}
         most = most_tokens(self.attentions, cache, model.config.max_positions)
         for i, prompt in enumerate(prompts):
@@ -81,7 +98,7 @@ class Generator:
         most = turn if turn is not None and not any(longer) else most
         self.tokens = [prompt.astype(np.int64) for prompt in prompts]
         self.ends, self.before = (
-            [sorted(end) for end in ends or [()] * len(prompts)],
+            [sorted(end) for end in ends or [set[int]()] * len(prompts)],
             [len(prompt) for prompt in prompts],
         )
         room = _room(max_new_tokens, model.config.generation or {})
@@ -106,31 +123,32 @@ class Generator:
                 self.cache.keep(kept)
                 alive, step = [alive[row] for row in kept], None
             if alive:
-                step = step or Step(self.model, self.cache)
+                step = step or Step(self.model, self.head, self.cache)
                 scores = step(np.array([self.tokens[i][-1] for i in alive], np.int32))
 
     def prefill(self) -> np.ndarray:
         """The prompts' keys and values into the cache, as many tokens of them at a time as a pass may have. Scores
         (sequences, vocabulary) of what follows each."""
-        done, hidden = [0] * len(self.tokens), [None] * len(self.tokens)
+        done, hidden = [0] * len(self.tokens), [np.empty(0, np.float32)] * len(self.tokens)
         while any(n < len(prompt) for n, prompt in zip(done, self.tokens)):
-            room, parts = PREFILL, []
+            room = PREFILL
+            parts: list[np.ndarray] = []
             for n, prompt in zip(done, self.tokens):
                 parts.append(prompt[n : n + room])
                 room -= len(parts[-1])
-            last = _pass(self.model, Batch(parts, None, self.cache), parts)
+            last = _pass(self.model, self.cache, parts)
             for i, part in enumerate(parts):
                 done[i] += len(part)
                 hidden[i] = last[i] if len(part) and done[i] == len(self.tokens[i]) else hidden[i]
-        return self.model.head(Activation(np.stack(hidden))) if hidden else np.empty((0, 0), np.float32)
+        return self.head(Activation(np.stack(hidden))) if hidden else np.empty((0, 0), np.float32)
 
 
-def _pass(model, batch: Batch, parts: list[np.ndarray]) -> np.ndarray:
+def _pass(model: Writer, cache: KVCache, parts: list[np.ndarray]) -> np.ndarray:
     """Final states (sequences, hidden) of the last token of each part."""
-    more = [len(part) for part in parts]
-    batch.cache.reserve(more)
-    hidden = model.hidden(batch).floats()[np.maximum(batch.offsets[1:] - 1, 0)]
-    batch.cache.advance(more)
+    batch, more = Batch(parts, None, cache), [len(part) for part in parts]
+    cache.reserve(more)
+    hidden: np.ndarray = model.hidden(batch).floats()[np.maximum(batch.offsets[1:] - 1, 0)]
+    cache.advance(more)
     return hidden
 
 
@@ -138,10 +156,10 @@ class Step:
     """One more token of every sequence. The calls of the first are recorded and made again for those that follow,
     without the Python between them, where nothing between them is NumPy's."""
 
-    def __init__(self, model, cache: KVCache):
-        self.model, self.cache, self.more = model, cache, [1] * len(cache.lengths)
+    def __init__(self, model: Writer, head: Linear | QuantizedLinear, cache: KVCache):
+        self.model, self.head, self.cache, self.more = model, head, cache, [1] * len(cache.lengths)
         self.batch = Batch([np.zeros(1, np.int32)] * len(self.more), None, cache)
-        self.tape = _core.Tape() if recordable(model.blocks, model.head) else None
+        self.tape = _core.Tape() if recordable(model.blocks, head) else None
         self.scores: np.ndarray | None = None
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
@@ -159,7 +177,7 @@ class Step:
         return self.scores
 
     def _run(self) -> np.ndarray:
-        return self.model.head(self.model.hidden(self.batch, (self.model.head,)))
+        return self.head(self.model.hidden(self.batch, (self.head,)))
 
 
 def _check(scores: np.ndarray) -> None:
@@ -181,7 +199,7 @@ class Text:
     """The text of tokens as they come: pieces in which no character is half, and no stop string begun. Special tokens
     are no part of it, but stop strings may hold them."""
 
-    def __init__(self, tokenizer, stops: tuple[str, ...], special: dict[int, str] | None = None):
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], special: dict[int, str] | None = None):
         """special: the texts of special tokens by their ids."""
         self.tokenizer, self.stops, self.special = tokenizer, stops, special or {}
         self.ids: list[int] = []  # since where the text was last sure
@@ -234,12 +252,17 @@ class Text:
 
 
 def answers(
-    model, prompts: list, max_new_tokens: int | None, sampling: dict, stop, cache: str | None
-) -> Iterator[tuple[int, object]]:
+    model: Writer,
+    prompts: list,
+    max_new_tokens: int | None,
+    sampling: dict[str, object],
+    stop: object,
+    cache: str | None,
+) -> Iterator[tuple[int, int | str]]:
     """(prompt, piece) as they come: a str where the prompt is a text or a conversation, an id where it is ids.
     Everything is checked before the first. Raises as `Writing.generate`."""
     config = model.config
-    sampling = Sampling.of(config.generation, sampling)
+    chosen = Sampling.of(config.generation, sampling)
     strings, ends = _stops(stop, config.vocab_size)
     spoken = [isinstance(prompt, str) or is_conversation(prompt) for prompt in prompts]
     if strings and not all(spoken):
@@ -247,30 +270,35 @@ def answers(
     ids = [_ids(model, prompt, i) for i, prompt in enumerate(prompts)]
     ends, turns = ends | set(config.eos_token_ids), turn_ends(model.tokenizer)
     every = [ends | turns if is_conversation(prompt) else ends for prompt in prompts]
-    tokens = check_tokens(ids, config.vocab_size, config.max_positions)
-    generator = Generator(model, tokens, max_new_tokens, sampling, cache, every)
+    tokens = [check_row(row, f"tokens[{i}]", config.vocab_size, config.max_positions) for i, row in enumerate(ids)]
+    generator = Generator(model, tokens, max_new_tokens, chosen, cache, every)
     strings += tuple(text for text in (config.generation or {}).get("stop_strings", ()) if text)
-    special = _special(model.tokenizer) if any(spoken) else {}
-    texts = [Text(model.tokenizer, strings, special) if speaks else None for speaks in spoken]
+    tokenizer, special = model.tokenizer, _special(model.tokenizer) if any(spoken) else {}
+    texts = [Text(tokenizer, strings, special) if speaks and tokenizer is not None else None for speaks in spoken]
     return _pieces(generator, texts, every)
 
 
-def _special(tokenizer) -> dict[int, str]:
+def _special(tokenizer: Tokenizer | None) -> dict[int, str]:
     added = {} if tokenizer is None else tokenizer.get_added_tokens_decoder()
     return {i: token.content for i, token in added.items() if token.special}
 
 
-def turn_ends(tokenizer) -> set[int]:
+def turn_ends(tokenizer: Tokenizer | None) -> set[int]:
     """Ids of the tokenizer's added tokens that by their text end a turn or a text (TURN_ENDS)."""
     added = {} if tokenizer is None else tokenizer.get_added_tokens_decoder()
     return {i for i, token in added.items() if token.content in TURN_ENDS}
 
 
-def _pieces(generator: Generator, texts: list[Text | None], ends: list[set[int]]) -> Iterator[tuple[int, object]]:
-    for i, token in generator.steps(lambda i, token: token in ends[i] or texts[i] is not None and texts[i].ended):
+def _pieces(generator: Generator, texts: list[Text | None], ends: list[set[int]]) -> Iterator[tuple[int, int | str]]:
+    def stop(i: int, token: int) -> bool:
+        text = texts[i]
+        return token in ends[i] or text is not None and text.ended
+
+    for i, token in generator.steps(stop):
         if token in ends[i]:
             continue
-        piece = token if texts[i] is None else texts[i].add(token)
+        text = texts[i]
+        piece = token if text is None else text.add(token)
         if piece != "":
             yield i, piece
     for i, text in enumerate(texts):
@@ -278,7 +306,7 @@ def _pieces(generator: Generator, texts: list[Text | None], ends: list[set[int]]
             yield i, piece
 
 
-def render_for(model, messages: list[dict], **arguments) -> str:
+def render_for(model: Writer, messages: list[dict], **arguments: Any) -> str:
     """The prompt that the model's chat template makes of messages; arguments: as for chat.render."""
     config, tokens = model.config, model.config.special_tokens
     if tokens is None and model.tokenizer is not None:  # nothing but ids says them
@@ -287,7 +315,7 @@ def render_for(model, messages: list[dict], **arguments) -> str:
     return render(config.chat_template, messages, **(tokens or {}) | arguments)
 
 
-def _ids(model, prompt, i: int):
+def _ids(model: Writer, prompt: object, i: int) -> np.ndarray:
     if is_conversation(prompt):
         return model.tokenize(render_for(model, prompt), special_tokens=False)
     if not isinstance(prompt, (str, np.ndarray)):
@@ -298,9 +326,9 @@ def _ids(model, prompt, i: int):
     return model.tokenize(prompt) if isinstance(prompt, str) else prompt
 
 
-def _stops(stop, vocab_size: int) -> tuple[tuple[str, ...], set[int]]:
+def _stops(stop: object, vocab_size: int) -> tuple[tuple[str, ...], set[int]]:
     """The texts and the ids of `stop`, one or several of either."""
-    given = [stop] if isinstance(stop, (str, int, np.integer)) else stop
+    given: object = [stop] if isinstance(stop, (str, int, np.integer)) else stop
     if not isinstance(given, Iterable):
         raise CqError(f"stop: need texts or token ids, one or a list of them, got {type(stop).__name__}")
     strings, ends = [], set()

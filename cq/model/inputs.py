@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CqError
-from .batch import Sequence, check_tokens
+from .batch import Sequence, check_row, check_tokens
 from .config import Config
 
 _KEYS = ("input_ids", "attention_mask", "token_type_ids")
@@ -44,12 +44,12 @@ def check_samples(samples: Any, name: str) -> None:
         raise CqError(f"{name}: need an iterable of texts or token arrays, got {type(samples).__name__}")
 
 
-def is_pair(item) -> bool:
+def is_pair(item: object) -> bool:
     """Whether this is two texts."""
     return isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(text, str) for text in item)
 
 
-def sequences_of(tokens, config: Config) -> list[np.ndarray | Sequence]:
+def sequences_of(tokens: Any, config: Config) -> list[np.ndarray | Sequence]:
     """Checked ids, one for each sequence: what `check_tokens` takes, or a mapping as a tokenizer of transformers gives
     it, {"input_ids": …, "attention_mask": …, "token_type_ids": …}, or a list of such. Masked tokens are left out, and
     count where positions do. Raises CqError for any other mapping, and for padded rows without a mask."""
@@ -69,14 +69,14 @@ def sequences_of(tokens, config: Config) -> list[np.ndarray | Sequence]:
     return sequences
 
 
-def _check_padding(sequences: list[np.ndarray], config: Config) -> None:
+def _check_padding(sequences: list[np.ndarray | Sequence], config: Config) -> None:
     """Raises CqError where rows of one length end in the token that fills a batch."""
     pad, lengths = config.pad_token_id, {len(sequence) for sequence in sequences}
     if pad is None or len(sequences) < 2 or len(lengths) > 1:
         return
     least = 2 if pad in config.eos_token_ids else 1  # one may be the end of a text
     for i, ids in enumerate(sequences):
-        if len(ids) > least and (ids[-least:] == pad).all():
+        if isinstance(ids, np.ndarray) and len(ids) > least and (ids[-least:] == pad).all():
             raise CqError(
                 f"tokens[{i}]: ends in the padding token {pad}, and nothing says which tokens count; give the "
                 'tokenizer\'s whole result, with its "attention_mask", or a list of arrays without padding'
@@ -101,7 +101,7 @@ def _rows(mapping: Mapping, config: Config, name: str) -> list[np.ndarray | Sequ
     return found
 
 
-def _as_rows(values, name: str) -> list[np.ndarray]:
+def _as_rows(values: Any, name: str) -> list[np.ndarray]:
     """One row, or several of any lengths."""
     try:
         rows = list(values)
@@ -115,14 +115,16 @@ def _as_rows(values, name: str) -> list[np.ndarray]:
     return rows
 
 
-def _sequence(ids: np.ndarray, mask, types, config: Config, name: str) -> np.ndarray | Sequence:
+def _sequence(
+    ids: np.ndarray, mask: np.ndarray | None, types: np.ndarray | None, config: Config, name: str
+) -> np.ndarray | Sequence:
     keep = np.ones(len(ids), bool) if mask is None else mask.astype(bool)
     if mask is not None and not ((mask == 0) | (mask == 1)).all():
         raise CqError(f"{name}: attention_mask must be 0 or 1")
     if not keep.any():
         raise CqError(f"{name}: no token that attention_mask lets count; a sequence needs at least one")
     places = np.flatnonzero(keep)
-    checked = check_tokens([ids[keep]], config.vocab_size, config.max_positions)[0]
+    checked = check_row(ids[keep], "tokens[0]", config.vocab_size, config.max_positions)
     first = 0 if config.rope_theta is None else places[0]  # rotary positions matter only by their distance
     holes = places[-1] - first >= len(places) and not config.position_offset  # RoBERTa's count what is no padding
     positions = (places - first).astype(np.int32) if holes else None
@@ -131,7 +133,9 @@ def _sequence(ids: np.ndarray, mask, types, config: Config, name: str) -> np.nda
     return marked(checked, None if types is None else types[keep], positions, config, name)
 
 
-def marked(ids: np.ndarray, types, positions, config: Config, name: str) -> np.ndarray | Sequence:
+def marked(
+    ids: np.ndarray, types: np.ndarray | list[int] | None, positions: np.ndarray | None, config: Config, name: str
+) -> np.ndarray | Sequence:
     """The ids with their types, where the model reads any; a plain array where nothing differs from the usual."""
     if types is not None and config.token_types and config.type_vocab_size > 1 and np.any(types):
         types = np.asarray(types)
@@ -141,5 +145,5 @@ def marked(ids: np.ndarray, types, positions, config: Config, name: str) -> np.n
     return ids if positions is None else Sequence(ids, None, positions)
 
 
-def is_iterable(samples) -> bool:
+def is_iterable(samples: object) -> bool:
     return isinstance(samples, Iterable) and not isinstance(samples, (str, bytes, Mapping))

@@ -1,7 +1,7 @@
 """Linear layers: the float32 one and the one in codes that all strategies share. A layer knows the form that it reads;
 its caller says the form that the next one reads. Knows no strategy: convert.py makes the layers."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from .. import _core
 from ..qtensor import QTensor
 from .activation import Activation
 from .deferred import Deferred, read
-from .forms import Fixed, Form, PerToken, Smoothed
+from .forms import Fixed, Form, PerToken, ResultForm, Smoothed
 from .overflow import check_layer
 
 if TYPE_CHECKING:
@@ -47,9 +47,11 @@ class Linear:
     @property
     def packed(self) -> _core.FloatWeight:
         """The weight as products read it, (inputs, outputs); packed when it is first wanted."""
-        if self._packed is None:
-            self._take(_core.pack_floats(self.weight.T))
-        return self._packed
+        packed = self._packed
+        if packed is None:
+            packed = _core.pack_floats(self.weight.T)
+            self._take(packed)
+        return packed
 
     def _take(self, packed: _core.FloatWeight) -> None:
         self.source = Deferred(self.source.shape, np.float32, lambda: packed.unpack().T)
@@ -63,11 +65,19 @@ class Linear:
     def arrays(self) -> list[np.ndarray | Deferred]:
         return [a for a in (self.source, self.bias) if a is not None]
 
-    def gated(self, x: Activation, activation: str, form=None) -> np.ndarray | _core.Coded:
+    def gated(self, x: Activation, activation: str, form: ResultForm = None) -> np.ndarray | _core.Coded:
         """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
         return _core.linear(x.floats(), self.packed, self.bias, None, activation, form=form, gated=True)
 
-    def __call__(self, x: Activation, form=None, then: "Then | None" = None):
+    @overload
+    def __call__(self, x: Activation, form: None = None, then: None = None) -> np.ndarray: ...
+    @overload
+    def __call__(self, x: Activation, form: ResultForm = None, then: None = None) -> np.ndarray | _core.Coded: ...
+    @overload
+    def __call__(self, x: Activation, form: None, then: "Then") -> tuple[Activation, np.ndarray | _core.Coded]: ...
+    def __call__(
+        self, x: Activation, form: ResultForm = None, then: "Then | None" = None
+    ) -> np.ndarray | _core.Coded | tuple[Activation, np.ndarray | _core.Coded]:
         """(tokens, out) in `form`: float32 or _core.Coded; or what `then` makes of it."""
         if then is not None:
             return then.after(x.floats(), self.packed, self.bias, None, self.activation)
@@ -152,14 +162,22 @@ class QuantizedLinear:
             if a is not None
         ]
 
-    def gated(self, x: Activation, activation: str, form=None) -> np.ndarray | _core.Coded:
+    def gated(self, x: Activation, activation: str, form: ResultForm = None) -> np.ndarray | _core.Coded:
         """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
         given, coding = x.for_product(self.input_form)
         return _core.linear(
             given, self.weight, self._bias, self._bias_i32, activation, form=form, coding=coding, gated=True
         )
 
-    def __call__(self, x: Activation, form=None, then: "Then | None" = None):
+    @overload
+    def __call__(self, x: Activation, form: None = None, then: None = None) -> np.ndarray: ...
+    @overload
+    def __call__(self, x: Activation, form: ResultForm = None, then: None = None) -> np.ndarray | _core.Coded: ...
+    @overload
+    def __call__(self, x: Activation, form: None, then: "Then") -> tuple[Activation, np.ndarray | _core.Coded]: ...
+    def __call__(
+        self, x: Activation, form: ResultForm = None, then: "Then | None" = None
+    ) -> np.ndarray | _core.Coded | tuple[Activation, np.ndarray | _core.Coded]:
         """As Linear's."""
         given, coding = x.for_product(self.input_form)
         if then is not None:
@@ -194,7 +212,11 @@ class QuantizedLinear:
 
 def joined(layers: tuple[Linear | QuantizedLinear, ...]) -> Linear | QuantizedLinear | None:
     """One layer in place of several that read the same input, where they are of one kind; else None."""
-    return type(layers[0]).joined(layers) if may_join(layers) else None
+    if not may_join(layers):
+        return None
+    if isinstance(layers[0], Linear):
+        return Linear.joined(tuple(layer for layer in layers if isinstance(layer, Linear)))
+    return QuantizedLinear.joined(tuple(layer for layer in layers if isinstance(layer, QuantizedLinear)))
 
 
 def may_join(layers: tuple[Linear | QuantizedLinear, ...]) -> bool:
@@ -209,15 +231,16 @@ def may_join(layers: tuple[Linear | QuantizedLinear, ...]) -> bool:
         for layer in layers
     )
     if isinstance(first, QuantizedLinear):
-        alike = alike and whole and all(layer.weight.group_size == first.weight.group_size for layer in layers)
+        quantized = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
+        alike = alike and whole and all(layer.weight.group_size == first.weight.group_size for layer in quantized)
     return alike
 
 
-def _kind_of_bias(layer) -> tuple:
+def _kind_of_bias(layer: Linear | QuantizedLinear) -> tuple[bool, ...]:
     return (layer.bias is None,) if isinstance(layer, Linear) else (layer._bias is None, layer._bias_i32 is None)
 
 
-def _side_by_side(layers, name: str) -> np.ndarray | None:
+def _side_by_side(layers: tuple[Linear | QuantizedLinear, ...], name: str) -> np.ndarray | None:
     arrays = [getattr(layer, name) for layer in layers]
     return None if arrays[0] is None else np.concatenate(arrays)
 
@@ -236,12 +259,17 @@ class Then:
     __slots__ = ("residual", "norm", "form", "keep", "stream")
 
     def __init__(
-        self, residual: np.ndarray | _core.Coded, norm: "Norm", readers: tuple, keep: str, stream: Fixed | None
+        self,
+        residual: np.ndarray | _core.Coded,
+        norm: "Norm",
+        readers: tuple[Linear | QuantizedLinear, ...],
+        keep: str,
+        stream: Fixed | None,
     ):
         self.residual, self.norm, self.keep, self.stream = residual, norm, keep, stream
         self.form = norm.form_for(readers)
 
-    def _kept(self) -> str:
+    def _kept(self) -> Literal["result", "both", "sum"]:
         """Which results the product gives: see _core.linear's `keep`."""
         if self.keep == "sum":
             return "sum"
@@ -271,11 +299,12 @@ class Then:
             sum_form=self.stream if kept == "sum" else None,
             coding=coding,
         )
-        result, stream = (result, result) if kept == "result" else result
-        x = Activation.of(result, self.form)
+        first, stream = result if isinstance(result, tuple) else (result, result)
+        x = Activation.of(first, self.form)
         if self.keep == "sum":
             return x, stream
         if kept == "both":
+            assert isinstance(stream, np.ndarray), "the second of both is in float32"
             x.values = stream
         if self.stream is not None and self.form != self.stream:
             stream = x.take(self.stream)  # the readers want something else, or do not agree

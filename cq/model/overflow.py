@@ -66,7 +66,7 @@ def attention_reach(forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead, dim:
         return max(255 * 127 * dim, 255 * 127 * length)
     query, _, value = forms
     (z_query,) = set(_zero_points(query))
-    z_value = value.zero_point - (128 if value.dtype == "uint8" else 0)
+    z_value = int(value.zero_point) - (128 if value.dtype == "uint8" else 0)
     difference = max(z_query, 255 - z_query) * 255 * dim  # of two keys' scores with one query
     return max(255 * 128 * dim, difference, 255 * max(128, 127 - z_value, 128 + z_value) * length)
 
@@ -89,7 +89,8 @@ def headroom(reach: int) -> float:
 def _zero_points(form: PerToken | PerTensor | Fixed | Smoothed) -> tuple[int, ...]:
     """The ends of the zero points that activations in `form` may have, as kernels see them: of uint8 codes."""
     if isinstance(form, (Fixed, Smoothed)):
-        return (form.zero_point + 128 if form.dtype == "int8" else form.zero_point,)
+        zero_point = int(form.zero_point)
+        return (zero_point + 128 if form.dtype == "int8" else zero_point,)
     return (128,) if form.symmetric else (0, 255)
 
 
@@ -102,4 +103,5 @@ def _sum_of_largest(weight: _core.Weight, floor: np.ndarray) -> np.ndarray:
     np.maximum(weight.panels.reshape(shape), padded.reshape(-1, 1, _core.PANEL, 1), out=panels.reshape(shape))
     raised = _core.Weight(panels, np.zeros(weight.n, np.int32), None, None, weight.k, weight.n, weight.k)
     ones = _core.Coded(np.ones((1, weight.k), np.uint8), 1.0, 0)
-    return _core.matmul_integer(ones, raised)[0].astype(np.int64)
+    sums: np.ndarray = _core.matmul_integer(ones, raised)[0].astype(np.int64)
+    return sums

@@ -2,12 +2,14 @@
 it. Knows no tokens."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from .. import functions
 from ..errors import FormatError
 from .activation import Activation
+from .deferred import Deferred, keep
 from .linear import Linear
 from .norm import Norm
 
@@ -33,7 +35,7 @@ def check_tail(tail: tuple) -> None:
 
 def tail_shapes(tail: tuple, width: int) -> dict[str, tuple[int, ...]]:
     """Name → shape of the weights of the modules after pooling, which gives `width` features."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for i, module in enumerate(tail):
         if module["kind"] == "dense":
             shapes[f"tail.{i}.weight"] = module["features"], width
@@ -59,31 +61,35 @@ def pool(hidden: np.ndarray, modes: tuple[str, ...], first: int = 0) -> np.ndarr
 
 def _pooled(hidden: np.ndarray, mode: str, first: int) -> np.ndarray:
     """first: of the first row, its place in the sequence."""
+    found: np.ndarray
     if mode in ("cls", "last"):
-        return hidden[0 if mode == "cls" else -1]
-    if mode == "max":
-        return hidden.max(0)
-    if mode == "weightedmean":
+        found = hidden[0 if mode == "cls" else -1]
+    elif mode == "max":
+        found = hidden.max(0)
+    elif mode == "weightedmean":
         places = np.arange(first + 1, first + 1 + len(hidden), dtype=np.float32)
-        return (hidden * places[:, None]).sum(0) / np.float32(places.sum(dtype=np.float64))
-    return hidden.sum(0) / np.float32(len(hidden) if mode == "mean" else math.sqrt(len(hidden)))
+        found = (hidden * places[:, None]).sum(0) / np.float32(places.sum(dtype=np.float64))
+    else:
+        found = hidden.sum(0) / np.float32(len(hidden) if mode == "mean" else math.sqrt(len(hidden)))
+    return found
 
 
 class Tail:
     """The modules after pooling, in float32: Dense, LayerNorm, Normalize."""
 
-    def __init__(self, tail: tuple, weights: dict):
+    def __init__(self, tail: tuple, weights: Mapping[str, np.ndarray | Deferred]):
         """weights: by the names of `tail_shapes`, with biases."""
-        self.modules = []
+        self.modules: list[tuple[int, Linear | Norm | None, str]] = []
         for i, module in enumerate(tail):
-            weight, bias = weights.get(f"tail.{i}.weight"), weights.get(f"tail.{i}.bias")
+            bias = keep(weights[f"tail.{i}.bias"]) if f"tail.{i}.bias" in weights else None
             if module["kind"] == "dense":
                 name = module["activation"]
-                layer = Linear(weight, bias, name if name in _FUSED else None)
+                layer = Linear(weights[f"tail.{i}.weight"], bias, name if name in _FUSED else None)
                 self.modules.append((i, layer, "identity" if name in _FUSED else name))
+            elif module["kind"] == "norm":
+                self.modules.append((i, Norm(keep(weights[f"tail.{i}.weight"]), bias, _NORM_EPS, False), ""))
             else:
-                norm = Norm(weight, bias, _NORM_EPS, False) if module["kind"] == "norm" else None
-                self.modules.append((i, norm, ""))
+                self.modules.append((i, None, ""))
 
     def parts(self) -> list[tuple[str, Linear | Norm]]:
         """What has weights, by name."""
@@ -104,7 +110,8 @@ class Tail:
 def normalized(rows: np.ndarray) -> np.ndarray:
     """Rows (n, dim) of length 1; a row of zeros stays."""
     lengths = np.sqrt(np.square(rows, dtype=np.float64).sum(1, keepdims=True))
-    return rows / np.maximum(lengths, 1e-12).astype(np.float32)
+    result: np.ndarray = rows / np.maximum(lengths, 1e-12).astype(np.float32)
+    return result
 
 
 def activate(x: np.ndarray, name: str) -> np.ndarray:
@@ -112,5 +119,6 @@ def activate(x: np.ndarray, name: str) -> np.ndarray:
     if name == "tanh":
         return functions.tanh(x)
     if name == "sigmoid":
-        return (1 / (1 + functions.exp(-x.astype(np.float64)))).astype(np.float32)
+        result: np.ndarray = (1 / (1 + functions.exp(-x.astype(np.float64)))).astype(np.float32)
+        return result
     return x

@@ -17,7 +17,7 @@ from .linear import Linear, QuantizedLinear
 MOST_TOKENS = 64  # of a batch: on MiniLM Python takes 20 % of the time of 16 tokens, 5 % of 64
 
 
-def recordable(blocks: list[Block], *layers) -> bool:
+def recordable(blocks: list[Block], *layers: Linear | QuantizedLinear) -> bool:
     """Whether a tape records all work of these blocks and layers: NumPy has no part in products, unless a range is that
     of all tokens of a call; it norms heads, and lays queries, keys and values that could not be joined side by side."""
     every = [
@@ -34,7 +34,7 @@ class Replay:
     work. Before a recording is used it must give the bits of `hidden` on the first tokens that come, which it has not
     seen. One thread at a time replays; another that comes meanwhile takes the long way."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = Lock()
         self._recording: _Recording | None = None
         self._possible = True
@@ -43,7 +43,9 @@ class Replay:
     def __reduce__(self) -> tuple:
         return Replay, ()
 
-    def __call__(self, batch: Batch, hidden: Callable[[Batch], np.ndarray], blocks: list[Block], *others) -> np.ndarray:
+    def __call__(
+        self, batch: Batch, hidden: Callable[[Batch], np.ndarray], blocks: list[Block], *others: object
+    ) -> np.ndarray:
         """hidden(batch). Raises what that raises. blocks, others: what hidden works with; where any part was replaced,
         it is recorded anew."""
         marked = batch.types is not None or batch.span > batch.longest

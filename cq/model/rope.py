@@ -33,8 +33,8 @@ def check_scaling(scaling: dict | None, dim: int) -> None:
         several = name.endswith("factors")
         numbers = scaling[name] if several else [scaling[name]]
         if not isinstance(numbers, list) or not all(type(one) in (int, float) and 1e-6 < one < 1e12 for one in numbers):
-            wanted = "a list of positive numbers" if several else "a positive number"
-            raise FormatError(f"config: rope_scaling: {name} must be {wanted}, got {scaling[name]!r:.200}")
+            kind = "a list of positive numbers" if several else "a positive number"
+            raise FormatError(f"config: rope_scaling: {name} must be {kind}, got {scaling[name]!r:.200}")
         if several and len(numbers) != dim // 2:
             raise FormatError(f"config: rope_scaling: {name} must be {dim // 2}, half of head_dim; got {len(numbers)}")
     if scaling["kind"] == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
@@ -99,8 +99,9 @@ def _ramp(dim: int, theta: float, scaling: dict) -> np.ndarray:
 
     def pair(turns: float) -> float:
         """The pair that turns so often in original_positions."""
-        return dim * functions.log(scaling["original_positions"] / (turns * 2 * math.pi)) / (2 * functions.log(theta))
+        positions = float(functions.log(scaling["original_positions"] / (turns * 2 * math.pi)))
+        return dim * positions / (2 * float(functions.log(theta)))
 
     first, last = max(math.floor(pair(scaling["beta_fast"])), 0), min(math.ceil(pair(scaling["beta_slow"])), dim - 1)
-    last += 0.001 if first == last else 0
-    return np.clip((np.arange(dim // 2) - first) / (last - first), 0, 1)
+    end = last + (0.001 if first == last else 0)
+    return np.clip((np.arange(dim // 2) - first) / (end - first), 0, 1)

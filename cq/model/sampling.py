@@ -55,7 +55,7 @@ class Sampling:
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, good, wanted in (
             ("temperature", lambda x: _is_number(x) and 0 <= x < math.inf, "a number of at least 0; 0 takes the best"),
             ("top_k", lambda x: x is None or _is_whole(x), "a whole number of at least 0, or None; 0: all"),
@@ -102,6 +102,7 @@ class Sampling:
     def generators(self, sequences: int) -> list[np.random.Generator]:
         """The draws of each sequence."""
         seed = np.random.SeedSequence().entropy if self.seed is None else int(self.seed)
+        assert isinstance(seed, int), "SeedSequence() draws one number"
         return [np.random.default_rng([seed, i]) for i in range(sequences)]
 
     def allowed(self, scores: np.ndarray, seen: np.ndarray, new: int, ends: list[int]) -> np.ndarray:
@@ -174,7 +175,8 @@ def _repeating(seen: np.ndarray, size: int) -> list[int]:
     if len(seen) < size:
         return []
     runs = np.lib.stride_tricks.sliding_window_view(seen, size)
-    return runs[(runs[:, :-1] == seen[len(seen) - size + 1 :]).all(1), -1].tolist()
+    tokens: list[int] = runs[(runs[:, :-1] == seen[len(seen) - size + 1 :]).all(1), -1].tolist()
+    return tokens
 
 
 def _nucleus(chances: np.ndarray, p: float) -> np.ndarray:
@@ -190,17 +192,17 @@ def _nucleus(chances: np.ndarray, p: float) -> np.ndarray:
         n *= 8
 
 
-def _brief(value) -> str:
+def _brief(value: object) -> str:
     return f"{value!r:.200}"
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
-def _is_whole(value) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
 
-def _are_ids(value) -> bool:
+def _are_ids(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(_is_whole(one) for one in value)

@@ -1,15 +1,21 @@
 """What people do with texts: tokenize, embed, classify, rank. A part of Transformer of its own; knows no layers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from ..errors import CqError, UnsupportedError
 from .batch import Sequence
 from .config import Config
 from .inputs import as_items, is_iterable, is_pair, marked, sequences_of
 from .pooling import activate, normalized, pool
+
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .classifier import Classifier
+    from .pooling import Tail
 
 
 class Texts:
@@ -19,6 +25,14 @@ class Texts:
     config: Config
     tokenizer: Tokenizer | None
     cutter: Tokenizer | None
+
+    if TYPE_CHECKING:  # of Transformer
+        classifier: Classifier | None
+        tail: Tail
+
+        def forward(self, tokens: Iterable) -> list[np.ndarray]: ...
+        def batches(self, tokens: Iterable) -> Iterator[Batch]: ...
+        def _classes(self, batch: Batch) -> np.ndarray: ...
 
     def take_tokenizer(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer, self.cutter = tokenizer, None
@@ -88,6 +102,7 @@ class Texts:
     def _prompt_tokens(self, prompt: str) -> int:
         """How many tokens a prompt has before the text, those that begin every text included."""
         ids = self._encoded(prompt, None).ids
+        assert self.tokenizer is not None, "_encoded has seen one"
         special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (bool(ids) and ids[-1] in special)
 
@@ -135,6 +150,7 @@ class Texts:
         documents = list(documents) if is_iterable(documents) else [None]
         if not isinstance(query, str) or not all(isinstance(text, str) for text in documents):
             raise CqError("rank: need a query, a str, and a list of documents, each a str")
+        scores: np.ndarray | list[float]
         scores = self.classify([(query, text) for text in documents], batch_size)[:, 0] if documents else []
         order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
         return [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
@@ -144,7 +160,7 @@ class Texts:
         special_tokens: with those that the tokenizer puts around a text; a chat template's result has its own."""
         return np.array(self._encoded(text, None, special_tokens).ids, np.int32)
 
-    def tokens_of(self, samples) -> list[np.ndarray | Sequence]:
+    def tokens_of(self, samples: Any) -> list[np.ndarray | Sequence]:
         """Texts, pairs of texts or ids, or one text → checked ids, one array for each, with the types that the
         tokenizer gives them where the model reads any."""
         samples = as_items(samples)
@@ -159,7 +175,7 @@ class Texts:
         encoded = self._encoded(first, second)
         return marked(np.array(encoded.ids, np.int32), encoded.type_ids, None, self.config, "texts")
 
-    def _encoded(self, text: str, second: str | None, special_tokens: bool = True):
+    def _encoded(self, text: str, second: str | None, special_tokens: bool = True) -> Encoding:
         if self.tokenizer is None:
             raise CqError(
                 "tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
@@ -180,6 +196,6 @@ class Texts:
         return (self.cutter or self.tokenizer).encode(text, second, add_special_tokens=special_tokens)
 
 
-def check_batch_size(batch_size) -> None:
+def check_batch_size(batch_size: object) -> None:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")

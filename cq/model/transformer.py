@@ -12,7 +12,7 @@ from ..errors import CqError, UnsupportedError
 from . import build
 from .activation import Activation
 from .attention import Attention
-from .batch import Batch, batches
+from .batch import Batch, Observe, batches
 from .block import Block, FeedForward
 from .classifier import Classifier
 from .config import Config, check_weights
@@ -80,7 +80,7 @@ class Transformer(Texts, Writing):
     def _run(self, tokens: Iterable, work: Callable[[Batch], np.ndarray]) -> list[np.ndarray]:
         return [rows for batch in self.batches(tokens) for rows in batch.split(work(batch))]
 
-    def batches(self, tokens: Iterable, observe: Callable[[str, np.ndarray], None] | None = None) -> Iterator[Batch]:
+    def batches(self, tokens: Iterable, observe: Observe | None = None) -> Iterator[Batch]:
         """Tokens as `forward` takes them, as they go through together."""
         return batches(sequences_of(tokens, self.config), observe, turning_point(self.config.rope_scaling))
 
@@ -92,6 +92,7 @@ class Transformer(Texts, Writing):
         return self._replay(batch, lambda given: self.hidden(given).floats(), self.blocks, *others)
 
     def _classes(self, batch: Batch) -> np.ndarray:
+        assert self.classifier is not None, "whoever calls has seen one"
         scores = self.classifier(self.hidden(batch).floats()[batch.offsets[:-1]], batch)
         try:
             _core.min_max(scores)
@@ -100,6 +101,7 @@ class Transformer(Texts, Writing):
         return scores
 
     def _scores(self, batch: Batch) -> np.ndarray:
+        assert self.head is not None, "logits has seen one"
         scores = self.head(self.hidden(batch, (self.head,)))
         try:
             _core.min_max(scores)
@@ -107,7 +109,7 @@ class Transformer(Texts, Writing):
             raise CqError(f"logits: {error}") from None
         return scores
 
-    def hidden(self, batch: Batch, readers: tuple = ()) -> Activation:
+    def hidden(self, batch: Batch, readers: tuple[Linear | QuantizedLinear, ...] = ()) -> Activation:
         """Final states (tokens, hidden) for `readers`, or in float32. Norms stand before each part (Llama), where the
         sum goes on beside them, or after it (BERT), where their result does."""
         x, stream = self._begin(batch)
@@ -129,15 +131,17 @@ class Transformer(Texts, Writing):
         readers = self.blocks[0].attention.readers()
         if not self.config.norm_first:
             x = self.embedding(batch.ids, batch.positions, readers, self._sharing_head(), batch.types)
-            return x, x.values if self.embedding.stream is None else x.take(self.embedding.stream)
-        stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head(), batch.types).values
+            return x, x.take(self.embedding.stream)
+        stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head(), batch.types).floats()
         return self.blocks[0].attention_norm(stream, readers, keep_float=batch.observe is not None), stream
 
     def _following_norms(self, block: Block, after: Block | None) -> tuple[Norm, Norm]:
         """The norms that follow a block's two parts."""
         if not self.config.norm_first:
             return block.attention_norm, block.ffn_norm
-        return block.ffn_norm, self.final_norm if after is None else after.attention_norm
+        following = self.final_norm if after is None else after.attention_norm
+        assert following is not None, "where norms stand first, one is the last"
+        return block.ffn_norm, following
 
     def _part(
         self, part: Attention | FeedForward, x: Activation, batch: Batch, site: str, then: Then
@@ -151,10 +155,10 @@ class Transformer(Texts, Writing):
 
     def _sharing_head(self) -> Linear | None:
         """The head where it shares the word table in float32."""
-        shares = self.config.tied and isinstance(self.head, Linear) and self.embedding.runs_in == "float32"
-        return self.head if shares else None
+        head = self.head if self.config.tied and self.embedding.runs_in == "float32" else None
+        return head if isinstance(head, Linear) else None
 
-    def observe(self, samples: Iterable, observe: Callable[[str, np.ndarray], None]) -> None:
+    def observe(self, samples: Iterable, observe: Observe) -> None:
         """Runs texts or ids and shows `observe(site, float32 (rows, n))` what flows where: a row for each token, or for
         each sequence in a classifier's head. At most MAX_TOKENS go through together; more come in parts."""
         for batch in self.batches(self.tokens_of(samples), observe):
@@ -195,6 +199,7 @@ class Transformer(Texts, Writing):
         """A float32 model's weights and biases by canonical name, as the constructor takes them; must not be written
         to."""
         embedding = self.embedding
+        assert not isinstance(embedding.source, _core.Weight), "a float32 model's table is in float32"
         named = {
             "embed.word": read(embedding.source),
             "embed.position": embedding.position,
@@ -213,7 +218,7 @@ class Transformer(Texts, Writing):
         if self.embedding.norm is not None:
             yield "embed.norm", self.embedding.norm
         for block in self.blocks:
-            if block.attention.query_norm is not None:
+            if block.attention.query_norm is not None and block.attention.key_norm is not None:
                 yield f"{block.name}.attention.query_norm", block.attention.query_norm
                 yield f"{block.name}.attention.key_norm", block.attention.key_norm
             yield f"{block.name}.attention_norm", block.attention_norm

@@ -1,19 +1,60 @@
 """What people do with a language model: generate, stream, put a conversation into its template. A part of Transformer
 of its own; knows no layers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, overload
 
 import numpy as np
 
 from ..errors import CqError
 from .chat import is_conversation
-from .generate import answers, render_for
+from .generate import Writer, answers, render_for
+
+Stops = str | int | Iterable[str | int]
 
 
 class Writing:
     """The methods of Transformer that continue texts."""
 
-    def generate(self, prompt, max_new_tokens: int | None = None, *, stop=(), cache: str | None = None, **sampling):
+    @overload
+    def generate(
+        self: Writer,
+        prompt: str | list[dict],
+        max_new_tokens: int | None = None,
+        *,
+        stop: Stops = (),
+        cache: str | None = None,
+        **sampling: object,
+    ) -> str: ...
+    @overload
+    def generate(
+        self: Writer,
+        prompt: np.ndarray,
+        max_new_tokens: int | None = None,
+        *,
+        stop: Stops = (),
+        cache: str | None = None,
+        **sampling: object,
+    ) -> np.ndarray: ...
+    @overload
+    def generate(
+        self: Writer,
+        prompt: list | tuple,
+        max_new_tokens: int | None = None,
+        *,
+        stop: Stops = (),
+        cache: str | None = None,
+        **sampling: object,
+    ) -> list: ...
+    def generate(
+        self: Writer,
+        prompt: str | np.ndarray | list | tuple,
+        max_new_tokens: int | None = None,
+        *,
+        stop: Stops = (),
+        cache: str | None = None,
+        **sampling: object,
+    ) -> str | np.ndarray | list:
         """What the model says after `prompt`: a text → the text that follows; a conversation, a list of messages
         {"role": …, "content": …}, which the checkpoint's chat template makes a prompt of → the answer; a 1-D integer
         array of ids → the ids that follow, int32; a list of such prompts → a list. Prompts of different lengths run
@@ -53,7 +94,13 @@ class Writing:
         return results[0] if one else results
 
     def stream(
-        self, prompt, max_new_tokens: int | None = None, *, stop=(), cache: str | None = None, **sampling
+        self: Writer,
+        prompt: str | np.ndarray | list[dict],
+        max_new_tokens: int | None = None,
+        *,
+        stop: Stops = (),
+        cache: str | None = None,
+        **sampling: object,
     ) -> Iterator:
         """`generate` of one prompt, as it comes: pieces of text, whole characters each, or ids for a prompt of ids.
         Arguments are checked at once."""
@@ -63,14 +110,14 @@ class Writing:
         return (piece for _, piece in found)
 
     def apply_chat_template(
-        self,
+        self: Writer,
         messages: list[dict],
         *,
         tools: list[dict] | None = None,
         documents: list[dict] | None = None,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
-        **variables,
+        **variables: Any,
     ) -> str:
         """The prompt that the checkpoint's chat template makes of a conversation, as transformers' method of this name
         does; model.generate(model.tokenize(prompt, special_tokens=False)) answers it.
