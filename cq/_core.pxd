@@ -241,26 +241,9 @@ cdef extern from "cq.h" nogil:
         cq_adamw_args adamw
         cq_elementary_args elementary
     ctypedef cq_status cq_call(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_quantize(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_dequantize(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_linear(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_norm_rows(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_gate(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_rope(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_embed(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_attention(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_attention_kept(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_dot_rows(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_column_sums(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_slope(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_round(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_exponents(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_softmax_back(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_rescale(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_norm_kept(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_norm_back(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_adamw_step(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_status cq_elementary(int, const cq_args *, int64_t, int64_t, int64_t *)
+    cq_call cq_quantize, cq_dequantize, cq_linear, cq_norm_rows, cq_gate, cq_rope, cq_embed, cq_attention
+    cq_call cq_attention_kept, cq_dot_rows, cq_column_sums, cq_slope, cq_round, cq_exponents, cq_softmax_back
+    cq_call cq_rescale, cq_norm_kept, cq_norm_back, cq_adamw_step, cq_elementary
 
     # --- the machine ---
 
