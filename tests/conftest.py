@@ -38,6 +38,20 @@ _BIASED = (
 )
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--data", metavar="FOLDER", help="Folder with sts/ and text/: runs the tests that judge on them too."
+    )
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Tests that judge on data that is not in the repository run where a command names it."""
+    if not config.getoption("--data"):
+        without = [item for item in items if "data_folder" in item.fixturenames]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if "data_folder" not in item.fixturenames]
+
+
 def _byte_tokenizer() -> Tokenizer:
     """One id per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -264,12 +278,9 @@ def workplace(tmp_path_factory, minilm_folder, smollm_file, verses) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """The folder with the STS and text data, beside the repository."""
-    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"the test data is not there: {folder}")
-    return folder
+def data_folder(request) -> Path:
+    """The folder with the STS and text data, where --data names it."""
+    return Path(request.config.getoption("--data"))
 
 
 _ODD = {

@@ -66,7 +66,19 @@ from .options import (
     help="Also this checkpoint, which `cq quantize` made of MODEL; may be repeated.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples of the data, evenly spread.")
-@click.option("--layers", is_flag=True, help="Also quantize each layer alone: what it costs, why, and what would help.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Evaluate a language model on all of the data, also where part of it gives the perplexity to 0.1 %.",
+)
+@click.option(
+    "--layers",
+    is_flag=False,
+    flag_value="worst",
+    type=click.Choice(["worst", "all"]),
+    help="Also quantize each layer alone: what it costs and what would help. Shows the layers that are worth a change "
+    "[default], or all.",
+)
 @click.option(
     "--plot",
     "plot_file",
@@ -94,7 +106,8 @@ def compare_command(
     mix_file: str | None,
     ready: tuple[str | Path, ...],
     limit: int | None,
-    layers: bool,
+    full: bool,
+    layers: str | None,
     plot_file: str | None,
     ordered: bool,
     rotated: bool,
@@ -113,7 +126,7 @@ def compare_command(
         check_target(target)
     if plot_file:
         check_plot(plot_file)
-    name = model or samples.shipped_model().name
+    name = Path(model).name if model else samples.shipped_model().name
     if model is None or not data:
         calibration = calibration or [samples.shipped_model() / "calibration.txt"]
     data = data or [samples.shipped_model() / "evaluation.txt"]
@@ -131,12 +144,15 @@ def compare_command(
         judged = samples.read([Path(path) for path in data], float32)
         judged = judged.limit(limit) if limit else judged
         given = calibration_of(calibration, float32)
-        report = compare(float32, judged, chosen, given, metric, progress, layers=layers or bool(plot_file)).named(name)
+        alone = bool(layers or plot_file)
+        report = compare(float32, judged, chosen, given, metric, progress, layers=alone, full=full).named(name)
     write(json_file, report.to_json() + "\n")
     write(markdown_file, report.to_markdown())
     if plot_file:
         plot(report, plot_file)
     if "-" not in (json_file, markdown_file):
-        terminal.console().print(report.table(), *([report.layers.show()] if layers and report.layers else []))
+        terminal.console().print(
+            report.table(), *([report.layers.show(layers == "all")] if layers and report.layers else [])
+        )
     if ordered:
         click.echo(check_order(report, chosen), err="-" in (json_file, markdown_file))

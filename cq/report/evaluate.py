@@ -12,6 +12,7 @@ from .samples import Progress, Samples
 
 LM, ENCODER = ("perplexity", "bits_per_token", "top1", "kl", "flips"), ("spearman", "cosine")
 LOWER_IS_BETTER = ("perplexity", "bits_per_token", "kl", "flips")
+_LEAST_WINDOWS = 32
 _CHUNK_TOKENS, _CHUNK_LOGITS = 4096, 2**25  # evaluated at once; 2**25 float32 logits are 128 MiB
 
 
@@ -45,11 +46,18 @@ class Evaluation:
     the model does not pool.
 
     The data goes by in chunks, so that no more than a chunk of outputs is held, and the float32 model's, up to `keep`
-    bytes, for the next call."""
+    bytes, for the next call. enough: of a language model's windows, evenly spread ones are evaluated until the standard
+    error of each model's mean difference from float32 in nats per token is at most this; None: all are.
+    `evaluated` is then what was."""
 
-    def __init__(self, float32: Transformer, samples: Samples, names: tuple[str, ...], keep: int = 0):
-        self.float32, self.samples, self.names, self.keep = float32, samples, names, keep
+    def __init__(
+        self, float32: Transformer, samples: Samples, names: tuple[str, ...], keep: int = 0, enough: float | None = None
+    ):
+        self.float32, self.names, self.keep = float32, names, keep
         self.lm = is_lm(float32)
+        self.enough = enough if self.lm and "perplexity" in names and samples.scores is None else None
+        self.samples = samples if self.enough is None else samples.spread()
+        self.evaluated = self.samples
         # whether float32's outputs are needed
         self._beside = bool({"sqnr_db", "cosine", "top1", "kl", "flips"} & set(names))
         self.embeds = float32.config.pooling is not None and not self.lm and bool(set(names) & set(ENCODER))
@@ -72,6 +80,9 @@ class Evaluation:
                         part.setdefault(key, []).append(values)
             done += len(chunk)
             progress("evaluate", done, len(self.samples))
+            if self.enough is not None and _error(parts, models.index(self.float32)) <= self.enough:
+                break
+        self.evaluated = Samples(self.samples.tokens[:done], self.samples.scores, self.samples.sources)
         return [
             self._accuracies({key: np.concatenate(values) for key, values in part.items()}, embeddings)
             for part in parts
@@ -124,6 +135,15 @@ class Evaluation:
             "spearman": lambda: _spearman(part["embedding"], self.samples.scores),
         }
         return {name: ways[name]() for name in self.names if name in ways}
+
+
+def _error(parts: list[dict[str, list[np.ndarray]]], float32: int) -> float:
+    """The largest standard error of a model's mean difference from float32, window by window; infinite below 32 of
+    them, whose spread says too little."""
+    means = np.array([[float(nll.mean()) for nll in part["nll"]] for part in parts])
+    if means.shape[1] < _LEAST_WINDOWS:
+        return float("inf")
+    return float((means - means[float32]).std(axis=1, ddof=1).max() / np.sqrt(means.shape[1]))
 
 
 def _embedded(model: Transformer, hidden: list[np.ndarray]) -> np.ndarray:

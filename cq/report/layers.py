@@ -2,7 +2,7 @@
 sentences. Measures nothing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.console import Group
@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .record import METRICS, Record, described, markdown, number
+
+_A_SCREEN, _TOLD = 10, 5  # layers of the table, and sentences below it, of a short answer
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,19 @@ class Sensitivity(Record):
         sentences = "\n".join(f"- {layer.explained()}" for layer in self.layers)
         return f"### {self.model}: each layer alone\n\n{markdown(header, rows)}\n\n{self._note()}\n\n{sentences}\n"
 
-    def show(self) -> Group:
-        """For the terminal: the table, and a sentence for each layer."""
-        header, *rows = self._cells(brief=True)
+    def show(self, every: bool = False) -> Group:
+        """For the terminal: the layers by their share of the noise, the largest first, and a sentence for each of those
+        that are worth a change; not `every` one: as many as a screen holds."""
+        shown = replace(self, layers=tuple(sorted(self.layers, key=self._share, reverse=True)))
+        left = 0
+        if not every:
+            left = len(shown.layers) - _A_SCREEN
+            shown = replace(shown, layers=shown.layers[:_A_SCREEN])
+        header, *rows = shown._cells(brief=True)
+        more = f" The {left} others make less noise: --layers all shows them." if left > 0 else ""
         table = Table(
             title=Text(f"{self.model}: each layer alone"),
-            caption=Text(self._note()),
+            caption=Text(self._note() + more),
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
@@ -95,7 +104,12 @@ class Sensitivity(Record):
             table.add_column(Text(name), justify="right" if i else "left", no_wrap=not i, overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
-        return Group(table, *(Text(layer.explained()) for layer in self.layers))
+        told = shown.layers if every else [layer for layer in shown.layers if layer.help][:_TOLD]
+        return Group(table, *(Text(layer.explained()) for layer in told))
+
+    def _share(self, layer: Layer) -> float:
+        last = list(self.strategies)[-1]
+        return layer.alone[last].share if last in layer.alone else -1.0
 
     def _cells(self, brief: bool = False) -> Iterator[list[str]]:
         """The header, then one line per layer; a metric as its change from float32. brief: all numbers of the last

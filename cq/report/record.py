@@ -67,8 +67,9 @@ class Report(Record):
     """float32 (the first row) and every strategy side by side, with what is needed to measure it again.
 
     metrics: names of the accuracies, the chosen one first. machine: CPU, cores, threads, ISA. data and calibration:
-    names of files, number of samples and tokens (calibration is None where nothing was calibrated). timing: tokens of
-    the one sequence, sequences and tokens of the batch, repeats. layers: what each layer alone costs, where that was
+    names of files, number of samples and tokens (calibration is None where nothing was calibrated); of data also "of",
+    how many samples there were, where not all were needed. timing: tokens of the one sequence, sequences and tokens of
+    the batch, repeats. layers: what each layer alone costs, where that was
     asked for."""
 
     model: str
@@ -144,7 +145,7 @@ class Report(Record):
             f"Latency: one sequence of {_count(timing['latency_tokens'], 'token')}; tokens/s: a batch of "
             f"{_count(timing['batch_sequences'], 'sequence')}, {_count(timing['batch_tokens'], 'token')}; medians of "
             f"{_count(timing['repeats'], 'interleaved round')}.",
-            "Accuracy: " + described(self.data) + ".",
+            "Accuracy: " + described(self.data) + _part(self.data) + ".",
         ]
         if self.calibration:
             notes.append("Static calibrated on " + described(self.calibration) + ".")
@@ -160,6 +161,13 @@ def described(samples: dict) -> str:
     if files:
         text += f" of {files[0]}" + (f" and {_count(len(files) - 1, 'more file')}" if files[1:] else "")
     return text
+
+
+def _part(samples: dict) -> str:
+    """How much of the data they are, where that is not all."""
+    if "of" not in samples:
+        return ""
+    return f"; of {samples['of']:,} evenly spread, enough for a standard error of 0.1 % (--full evaluates all)"
 
 
 def _count(n: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 model."""
 
 import glob
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,6 +48,12 @@ class Samples:
         """As many, evenly spread, as have about so many tokens together."""
         count = len(self) if self.scores is None else len(self) // 2
         return self.limit(max(1, count * tokens // self.num_tokens)) if self.num_tokens > tokens else self
+
+    def spread(self) -> "Samples":
+        """The same sequences in an order in which the first ones, however many, come from all over the whole."""
+        count = len(self)
+        step = next(step for step in range(max(1, count * 5 // 8), 2 * count + 1) if math.gcd(step, count) == 1)
+        return Samples([self.tokens[i * step % count] for i in range(count)], None, self.sources)
 
     @property
     def num_tokens(self) -> int:

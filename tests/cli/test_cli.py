@@ -129,8 +129,8 @@ def test_compare_writes_pure_json_and_markdown(run, tiny_lm, prose, tmp_path):
         "weight-only textbook",
         "dynamic textbook",
     ]
-    assert found["data"]["samples"] == 5 and found["metrics"] == ["kl"] and found["model"] == str(tiny_lm)
-    assert file.read_text().startswith(f"### {tiny_lm}\n") and "| dynamic textbook |" in file.read_text()
+    assert found["data"]["samples"] == 5 and found["metrics"] == ["kl"] and found["model"] == tiny_lm.name
+    assert file.read_text().startswith(f"### {tiny_lm.name}\n") and "| dynamic textbook |" in file.read_text()
 
 
 def test_calibration_takes_500_sentences_at_most(run, tiny_encoder, pairs, tmp_path):
@@ -157,6 +157,7 @@ def test_compare_shows_layers_draws_and_checks_the_order(run, tiny_encoder, pair
         "--strategy",
         "weight-only",
         "--layers",
+        "all",
         "--plot",
         tmp_path / "plot.svg",
         "--check-order",

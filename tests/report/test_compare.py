@@ -1,6 +1,7 @@
 """compare on tiny real models: every number again by a plain formula, the order of timing, and what must be refused."""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -227,3 +228,28 @@ def test_the_shipped_model_brings_its_own_calibration(less_that_ships):
     assert report.calibration["files"] == ["calibration.txt"]
     float32, static = (row.accuracy["bits_per_token"] for row in report.rows)
     assert 1.5 < float32 < 3 and abs(static - float32) < 0.1
+
+
+def test_a_part_of_a_language_models_data_is_enough_where_its_error_says_so(tiny_lm, monkeypatch):
+    """Windows from all over are evaluated until the standard error is small; the rows then say of how many."""
+    rng, model = np.random.default_rng(0), cq.load(tiny_lm)
+    data = [rng.integers(0, 256, 64) for _ in range(300)]
+    monkeypatch.setattr("cq.report.evaluate._CHUNK_TOKENS", 640)
+    strategies = [cq.WeightOnly()]
+    part = cq.compare(model, data, strategies, repeats=1)
+    whole = cq.compare(model, data, strategies, repeats=1, full=True)
+    assert part.data["samples"] == 40 and part.data["of"] == 300, "the first chunk that ends beyond 32 windows"
+    assert "of 300 evenly spread" in part.to_markdown() and "--full" not in whole.to_markdown()
+    assert whole.data == {"files": [], "samples": 300, "tokens": 300 * 64}
+    ratios = [report.rows[1].accuracy["perplexity"] / report.rows[0].accuracy["perplexity"] for report in (part, whole)]
+    assert abs(ratios[0] / ratios[1] - 1) < 4e-3, "within four standard errors"
+    monkeypatch.setattr(sys.modules["cq.report.compare"], "_ENOUGH", 0.0)  # the package's own name is the function
+    assert cq.compare(model, data, strategies, repeats=1).data == whole.data, "an error that is never reached"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 217])
+def test_samples_spread(count):
+    spread = samples.Samples([np.array([i]) for i in range(count)]).spread()
+    places = np.concatenate(spread.tokens)
+    assert sorted(places) == list(range(count))
+    assert count < 8 or np.ptp(places[:3]) >= count // 4

@@ -1,6 +1,5 @@
 """Reading data: sentence pairs, windows, lines, Python objects; and every malformed row named by file and line."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +7,6 @@ import pytest
 
 from cq.errors import CqError, FormatError
 from cq.report import samples
-
-STS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "sts"
 
 
 @pytest.fixture
@@ -170,8 +167,7 @@ def test_limit_spreads_and_keeps_pairs_whole(reader, tmp_path):
         found.limit(0)
 
 
-@pytest.mark.skipif(not STS.is_dir(), reason="the STS data is not here")
-def test_the_sts_files_are_read_whole(reader):
-    found = samples.read(str(STS / "2013.*.tsv"), reader())
+def test_the_sts_files_are_read_whole(reader, data_folder):
+    found = samples.read(str(data_folder / "sts" / "2013.*.tsv"), reader())
     assert len(found) == 3000 and len(found.sources) == 3
     assert np.isfinite(found.scores).all() and 0 <= found.scores.min() <= found.scores.max() <= 5
