@@ -1,6 +1,7 @@
 """cq: int8 transformers on ordinary CPUs."""
 
-from . import core  # noqa: F401, I001 (before anything that loads the core)
+from . import interrupt  # noqa: F401, I001 (before anything that takes long)
+from . import core  # noqa: F401 (before anything that loads the core)
 from . import observers
 from .errors import CalibrationError, CqError, FormatError, UnsupportedError
 from .formats import load, save

@@ -5,7 +5,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 cdef extern from "cq.h" nogil:
     enum: CQ_PANEL, CQ_MAX_K
     enum: CQ_BY_ONE, CQ_BY_ROW, CQ_BY_COLUMN
-    ctypedef enum cq_status: CQ_OK, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM
+    ctypedef enum cq_status: CQ_OK, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM, CQ_OUT_OF_RANGE
     ctypedef enum cq_activation: CQ_IDENTITY, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU
     ctypedef enum cq_function: CQ_EXP, CQ_LOG, CQ_SIN, CQ_COS, CQ_TANH, CQ_POWER
 
@@ -92,7 +92,7 @@ cdef extern from "cq.h" nogil:
         const cq_codes *codes
     ctypedef struct cq_rope_args:
         float *x
-        int64_t stride, heads, dim
+        int64_t stride, heads, dim, positions
         const float *cosine
         const float *sine
         const int32_t *position
@@ -107,7 +107,7 @@ cdef extern from "cq.h" nogil:
         const int32_t *id
         const int32_t *position
         const int32_t *type
-        int64_t columns
+        int64_t columns, words, positions, types
         float *y
     ctypedef struct cq_attention_args:
         const int32_t *offsets

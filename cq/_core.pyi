@@ -152,6 +152,9 @@ def pack(
     group_size: int = 0,
 ) -> Weight: ...
 def pack_floats(b: np.ndarray) -> FloatWeight: ...
+def repacked(
+    b: np.ndarray | _Deferred, zero_points: np.ndarray | None, scales: np.ndarray | None, group_size: int
+) -> Weight: ...
 
 # --- products ---
 

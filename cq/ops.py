@@ -144,14 +144,14 @@ def _matrix(x: object, name: str, dtypes: tuple[np.dtype, ...]) -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.dtype not in dtypes or x.ndim != 2:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise CqError(f"{name}: need a two-dimensional array of {' or '.join(map(str, dtypes))}, got {what}")
-    return x
+    return np.asarray(x)  # a plain array: a class of its own may say other shapes than its memory has
 
 
 def _floats(x: object, name: str, ndim: int) -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.dtype != FLOAT32 or x.ndim != ndim:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise CqError(f"{name}: need a float32 array of {ndim} dimension{'s' * (ndim > 1)}, got {what}")
-    x = np.ascontiguousarray(x)
+    x = np.ascontiguousarray(np.asarray(x))
     _check_finite(x, name)
     return x
 
@@ -165,7 +165,7 @@ def _scale(value: object) -> float:
 def _zero_points(value: object, name: str, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
     """int32 of `shape`, from an integer or an array of it."""
     try:
-        array = np.asarray(value)
+        array = np.array(np.asarray(value))  # a copy, which nobody changes once it is checked
     except ValueError:
         array = np.empty(0, object)
     fits = array.dtype.kind in "iu" and array.shape in ((), shape)
@@ -183,6 +183,9 @@ def _coded(x: QTensor, name: str) -> _core.Coded:
         raise CqError(
             f"{name}: need a two-dimensional QTensor, per tensor or with axis=0; got shape {x.shape}, axis={x.axis}"
         )
+    low, high = (-128, 127) if x.dtype == INT8 else (0, 255)  # a QTensor keeps arrays that others may have written to
     if x.axis is None:
-        return _core.Coded(np.ascontiguousarray(x.data), float(x.scale), int(x.zero_point))
-    return _core.Coded(np.ascontiguousarray(x.data), np.ascontiguousarray(x.scale), np.ascontiguousarray(x.zero_point))
+        zero_point = _zero_points(int(x.zero_point), f"{name}.zero_point", (), low, high)
+        return _core.Coded(np.ascontiguousarray(x.data), float(x.scale), zero_point)
+    zero_points = _zero_points(x.zero_point, f"{name}.zero_point", x.shape[:1], low, high)
+    return _core.Coded(np.ascontiguousarray(x.data), np.array(x.scale), zero_points)

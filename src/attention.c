@@ -198,9 +198,12 @@ cq_status cq_attention(int threads, const cq_args *args, int64_t rows, int64_t s
     const cq_attention_args *a = &args->attention;
     attention_job job = {.a = a};
     double work = 0;
-    (void)rows, (void)bad;
     for (int64_t s = 0; s < sequences; s++) {
         const int64_t length = a->offsets[s + 1] - a->offsets[s];
+        if (a->offsets[s] < 0 || length < 0 || a->offsets[s + 1] > rows) {
+            *bad = s;
+            return CQ_OUT_OF_RANGE;
+        }
         job.longest = length > job.longest ? length : job.longest;
         work += 2.0 * (double)length * (double)length * (double)(a->heads * a->dim);
     }

@@ -233,6 +233,13 @@ static void attend_i8_member(void *context, cq_queue *queue) {
     free(memory);
 }
 
+/* The first sequence whose offsets do not ascend within the rows, or `sequences`. */
+static int64_t find_astray(const int32_t *offsets, int64_t rows, int64_t sequences) {
+    for (int64_t s = 0; s < sequences; s++)
+        if (offsets[s] < 0 || offsets[s + 1] < offsets[s] || offsets[s + 1] > rows) return s;
+    return sequences;
+}
+
 /* The first sequence that lacks room, angles or scales for its new tokens, or `sequences`. */
 static int64_t find_short(const cq_kept_args *a, int64_t sequences) {
     for (int64_t s = 0; s < sequences; s++) {
@@ -245,12 +252,16 @@ static int64_t find_short(const cq_kept_args *a, int64_t sequences) {
 
 cq_status cq_attention_kept(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
     const cq_kept_args *a = &args->kept;
-    const int64_t tokens = a->offsets[sequences], lacking = find_short(a, sequences);
+    const int64_t tokens = a->offsets[sequences], astray = find_astray(a->offsets, rows, sequences);
+    if (astray < sequences) {
+        *bad = astray;
+        return CQ_OUT_OF_RANGE;
+    }
+    const int64_t lacking = find_short(a, sequences);
     const int64_t parts = a->heads + 2 * a->kv_heads, width = parts * a->dim;
     kept_job job = {.a = a, .width = width, .dim4 = up(a->dim, 4), .dim16 = up(a->dim, 16)};
     double work = 0;
     int64_t blocks = 0;
-    (void)rows;
     if (lacking < sequences) {
         *bad = lacking;
         return CQ_NO_ROOM;

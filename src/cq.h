@@ -3,7 +3,8 @@
 * Shapes are (rows, columns), row-major; a stride counts elements from one row to the next. Codes are uint8 or int8 as
 * said; x = scale * (code - zero_point). Pointers may be NULL only where "optional" stands. No function writes to an
 * input, keeps a pointer, prints or aborts. `threads` >= 1 is the size of the team; small calls run serially. The bits
-* of every result are independent of `threads` and of the instruction set. */
+* of every result are independent of `threads`, of the instruction set and of the floating-point mode of the calling
+ * thread, which stays as it is. */
 #ifndef CQ_H
 #define CQ_H
 #include <stddef.h>
@@ -12,14 +13,15 @@
 #define CQ_PANEL 16     /* columns of a packed panel */
 #define CQ_MAX_K 65793  /* floor((2^31 - 1) / (255 * 128)): any sum of this many uint8 x int8 products fits int32 */
 
-typedef enum { CQ_OK = 0, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM } cq_status;
+typedef enum { CQ_OK = 0, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM, CQ_OUT_OF_RANGE } cq_status;
 typedef enum { CQ_IDENTITY = 0, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU } cq_activation;
 
 /* What works through the rows of arrays has one signature, so that a list of calls can be made again for other rows.
  * args: the function's own member of the union at the end of this file, which a call does not change. rows: tokens, in
  * a transformer; sequences: how many they belong to, which attention alone reads. Where CQ_NOT_FINITE is returned, *bad
- * is the first row in which codes with parameters of their own, a norm or a gate met NaN or Inf; else it is left alone.
- * */
+ * is the first row in which codes with parameters of their own, a norm or a gate met NaN or Inf; where CQ_OUT_OF_RANGE
+ * is, the first row or sequence whose id, position, type or offset is none of the tables' or of the rows'; else it is
+ * left alone. */
 typedef union cq_args cq_args;
 typedef cq_status cq_call(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad);
 
@@ -233,7 +235,7 @@ cq_call cq_gate;
  * cosine, sine: (positions, dim / 2); position[t] selects the row. */
 typedef struct {
     float *x;
-    int64_t stride, heads, dim;
+    int64_t stride, heads, dim, positions;
     const float *cosine, *sine;
     const int32_t *position;
 } cq_rope_args;
@@ -252,6 +254,7 @@ typedef struct {
     const float *position_table, *type_table;
     const int32_t *id, *position, *type;
     int64_t columns;
+    int64_t words, positions, types; /* rows of the tables */
     float *y;
 } cq_embed_args;
 cq_call cq_embed;

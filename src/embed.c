@@ -21,36 +21,65 @@ static void word_row(const cq_embed_args *a, int64_t id, int64_t columns, float 
     for (int64_t c = 0; c < columns; c++) y[c] = scale * (float)(lane[c / 4 * line + c % 4] - zero_point);
 }
 
+/* A call, and its first row with an index that is out of range. Each index is read once: what was checked is used. */
+typedef struct {
+    const cq_args *args;
+    _Atomic int64_t bad;
+} indexed_job;
+
+static int is_row(indexed_job *job, cq_queue *queue, int64_t index, int64_t rows, int64_t t) {
+    if (index >= 0 && index < rows) return 1;
+    cq_first_bad(&job->bad, t);
+    cq_fail(queue, CQ_OUT_OF_RANGE);
+    return 0;
+}
+
+static cq_status run_indexed(int threads, double work, const cq_args *args, void (*member)(void *, cq_queue *),
+                             int64_t rows, int64_t *bad) {
+    indexed_job job = {.args = args};
+    atomic_init(&job.bad, INT64_MAX);
+    const cq_status status = cq_run(threads, work, &job, &(cq_phase){member, rows, 2}, 1);
+    if (status == CQ_OUT_OF_RANGE) *bad = atomic_load(&job.bad);
+    return status;
+}
+
 static void embed_tokens(void *context, cq_queue *queue) {
-    const cq_embed_args *a = context;
+    indexed_job *job = context;
+    const cq_embed_args *a = &job->args->embed;
     const int64_t n = a->columns;
     for (int64_t t, end; cq_take(queue, &t, &end);)
         for (; t < end; t++) {
+            const int64_t id = a->id[t], position = a->position_table ? a->position[t] : 0,
+                          type = a->type ? a->type[t] : 0;
             float *y = a->y + t * n;
-            word_row(a, a->id[t], n, y);
-            if (a->position_table) cq_active->add(a->position_table + a->position[t] * n, n, y);
-            if (a->type_table) cq_active->add(a->type_table + (a->type ? a->type[t] * n : 0), n, y);
+            if (!is_row(job, queue, id, a->words, t)) continue;
+            if (a->position_table && !is_row(job, queue, position, a->positions, t)) continue;
+            if (a->type_table && !is_row(job, queue, type, a->types, t)) continue;
+            word_row(a, id, n, y);
+            if (a->position_table) cq_active->add(a->position_table + position * n, n, y);
+            if (a->type_table) cq_active->add(a->type_table + type * n, n, y);
         }
 }
 
 cq_status cq_embed(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
-    cq_embed_args a = args->embed;
-    (void)sequences, (void)bad;
-    return cq_run(threads, (double)rows * (double)a.columns * 8, &a, &(cq_phase){embed_tokens, rows, 2}, 1);
+    (void)sequences;
+    return run_indexed(threads, (double)rows * (double)args->embed.columns * 8, args, embed_tokens, rows, bad);
 }
 
 static void rope_tokens(void *context, cq_queue *queue) {
-    const cq_rope_args *a = context;
+    indexed_job *job = context;
+    const cq_rope_args *a = &job->args->rope;
     for (int64_t t, end; cq_take(queue, &t, &end);)
         for (; t < end; t++) {
-            const int64_t at = a->position[t] * (a->dim / 2);
+            const int64_t position = a->position[t], at = position * (a->dim / 2);
+            if (!is_row(job, queue, position, a->positions, t)) continue;
             for (int64_t h = 0; h < a->heads; h++)
                 cq_active->rope(a->x + t * a->stride + h * a->dim, a->dim, a->cosine + at, a->sine + at);
         }
 }
 
 cq_status cq_rope(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
-    cq_rope_args a = args->rope;
-    (void)sequences, (void)bad;
-    return cq_run(threads, (double)rows * (double)(a.heads * a.dim) * 2, &a, &(cq_phase){rope_tokens, rows, 2}, 1);
+    const cq_rope_args *a = &args->rope;
+    (void)sequences;
+    return run_indexed(threads, (double)rows * (double)(a->heads * a->dim) * 2, args, rope_tokens, rows, bad);
 }

@@ -52,7 +52,10 @@ cq_status cq_dequantize(int threads, const cq_args *args, int64_t rows, int64_t 
 }
 
 cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi) {
-    return cq_active->min_max(x, n, lo, hi) ? CQ_OK : CQ_NOT_FINITE;
+    const unsigned floats = cq_floats_begin();
+    const int finite = cq_active->min_max(x, n, lo, hi);
+    cq_floats_end(floats);
+    return finite ? CQ_OK : CQ_NOT_FINITE;
 }
 
 static void norm_rows(void *context, cq_queue *queue) {

@@ -63,6 +63,7 @@ static void leave(void) {
 
 static void *help(void *nothing) {
     uint64_t seen = UINT64_MAX;
+    cq_floats_begin(); /* it has inherited the mode of the thread that hired it */
     for (int turns = 0;;) {
         if (join(&seen)) {
             team.member(team.context, team.queue);
@@ -127,12 +128,14 @@ cq_status cq_run(int threads, double work, void *context, const cq_phase *phases
         const int64_t portions = serial ? 1 : threads * phases[i].chunks;
         queues[i].tasks = phases[i].tasks, queues[i].grain = (phases[i].tasks + portions - 1) / portions;
     }
+    const unsigned floats = cq_floats_begin();
     if (!serial) hire(threads - 1);
     for (int i = 0; i < count && !atomic_load(&queues[0].status); i++) {
         if (serial) phases[i].member(context, &queues[i]);
         else round_of(&phases[i], context, &queues[i], threads - 1);
     }
     if (!serial) atomic_store(&team.taken, 0);
+    cq_floats_end(floats);
     const int first = atomic_load(&queues[0].status);
     return (cq_status)(first ? first : atomic_load(&queues[1].status));
 }

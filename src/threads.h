@@ -23,6 +23,18 @@ static inline int cq_take(cq_queue *q, int64_t *begin, int64_t *end) {
 
 static inline void cq_fail(cq_queue *q, cq_status status) { atomic_store(&q->status, (int)status); }
 
+/* How floats are computed: rounded to nearest, denormals neither flushed nor read as zero, exceptions masked. The
+ * caller's thread may have it otherwise; work begins with cq_floats_begin and ends by giving its result back. */
+enum { CQ_FLOATS = 0x1f80, CQ_FLOAT_FLAGS = 0x3f };
+static inline unsigned cq_floats_begin(void) {
+    const unsigned before = __builtin_ia32_stmxcsr();
+    if ((before & ~(unsigned)CQ_FLOAT_FLAGS) != CQ_FLOATS) __builtin_ia32_ldmxcsr(CQ_FLOATS);
+    return before;
+}
+static inline void cq_floats_end(unsigned before) {
+    if ((before & ~(unsigned)CQ_FLOAT_FLAGS) != CQ_FLOATS) __builtin_ia32_ldmxcsr(before);
+}
+
 /* Keeps the least row that was reported. */
 static inline void cq_first_bad(_Atomic int64_t *bad, int64_t row) {
     int64_t seen = atomic_load(bad);

@@ -29,6 +29,7 @@ TOP = {
 }
 # A room imports rooms above it here, those named, and its own.
 MAY_IMPORT = {
+    "interrupt": set(),
     "errors": set(),
     "_core": {"errors"},
     "core": {"_core"},
@@ -76,6 +77,7 @@ MAY_IMPORT = {
         "quantize",
     },
     "cli": {
+        "interrupt",
         "errors",
         "strategies",
         "system",

@@ -7,7 +7,8 @@ cdef enum:
     READ = 0, WRITE = 1, MAYBE = 2  # what an array is for; MAYBE: read, and None gives NULL
 
 cdef dict DTYPES = {name: np.dtype(name) for name in ("int8", "uint8", "int32", "int64", "float32", "float64", "bool")}
-cdef dict NAMES = {c"f": "float32", c"d": "float64", c"i": "int32", c"B": "uint8", c"b": "int8"}  # by buffer format
+# by buffer format
+cdef dict NAMES = {c"f": "float32", c"d": "float64", c"i": "int32", c"l": "int64", c"B": "uint8", c"b": "int8"}
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH,
                          "silu": CQ_SILU}
 # Looked up once: a small product is done in the time that some look-ups take.
@@ -92,6 +93,8 @@ cdef int check(cq_status status, int64_t bad, str what) except -1:
         raise CqError(f"{what}: NaN or Inf in row {bad}")
     if status == CQ_NO_ROOM:
         raise CqError(f"{what}: sequence {bad} has kept no room, no angles or no scales for its new tokens")
+    if status == CQ_OUT_OF_RANGE:
+        raise CqError(f"{what}: an id, position, type or offset of row or sequence {bad} is out of range")
     raise CqError(f"{what}: a result does not fit int32, as it may with a weight's zero points and K above 33,025; "
                   "split K and add, or pack with zero_point=0")
 

@@ -28,6 +28,9 @@ cdef class Coded:
         else:
             int32s(zero_point, "zero_point", ANY, ANY)
 
+    def __reduce__(self):
+        return Coded, (self.codes, self.scale, self.zero_point, self.decode)
+
     cdef bint by_rows(self):
         """Whether there is one scale for all, or one per row."""
         return is_number(self.scale) or self.scale.ndim == 1

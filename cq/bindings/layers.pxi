@@ -2,7 +2,7 @@
 
 def embed(id, word, position=None, position_table=None, type=None, type_table=None):
     """float32 (tokens, columns) = word[id] + position_table[position] + type_table[type or 0]. word: float32
-    (vocabulary, columns), or a Packed (columns, vocabulary). Ids must be in range: the caller checks."""
+    (vocabulary, columns), or a Packed (columns, vocabulary). CqError where an index is out of range."""
     cdef int64_t tokens = id.shape[0], columns = (<Packed>word).k if isinstance(word, Packed) else word.shape[1]
     cdef Step step = new_step(cq_embed, "embed", tokens, [id, word, position, position_table, type, type_table])
     cdef cq_embed_args *a = &step.args.embed
@@ -10,12 +10,18 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
     if isinstance(word, Packed):
         w = (<Packed>word).ready()
         a.word_f32, a.word_i8, a.scales, a.zero_points, a.panel = w.floats, w.panels, w.scales, w.zero_points, CQ_PANEL
+        a.words = w.n
     else:
-        a.word_f32, a.panel = floats(word, "word", ANY, columns), 1
+        a.words = word.shape[0]
+        a.word_f32, a.panel = floats(word, "word", a.words, columns), 1
     a.id = int32s(id, "id", tokens)
-    a.position_table = floats(position_table, "position_table", ANY, columns, MAYBE)
-    a.position = int32s(position, "position", tokens, FLAT, MAYBE)
-    a.type_table = floats(type_table, "type_table", ANY, columns, MAYBE)
+    if position_table is not None:
+        a.positions = position_table.shape[0]
+    a.position_table = floats(position_table, "position_table", a.positions, columns, MAYBE)
+    a.position = int32s(position, "position", tokens, FLAT, MAYBE if position_table is None else READ)
+    if type_table is not None:
+        a.types = type_table.shape[0]
+    a.type_table = floats(type_table, "type_table", a.types, columns, MAYBE)
     a.type = int32s(type, "type", tokens, FLAT, MAYBE)
     a.columns = columns
     return step.first(new_floats(&a.y, tokens, columns))
@@ -57,7 +63,7 @@ def rope(x, int64_t heads, int64_t dim, cosine, sine, position):
     if heads * dim > width:
         raise CqError(f"x: {heads} heads of {dim} columns need {heads * dim}, got {width}")
     a.x, a.stride, a.heads, a.dim = floats(x, "x", tokens, width, WRITE), width, heads, dim
-    a.cosine = floats(cosine, "cosine", ANY, dim // 2)
-    a.sine = floats(sine, "sine", cosine.shape[0], dim // 2)
+    a.positions = cosine.shape[0]
+    a.cosine, a.sine = floats(cosine, "cosine", a.positions, dim // 2), floats(sine, "sine", a.positions, dim // 2)
     a.position = int32s(position, "position", tokens)
     step.first(None)

@@ -154,7 +154,7 @@ cdef int multiply(a, b, out, tuple pairs, bint add) except -1:
     else:
         p.count = out.size // (p.m * p.n) if out.size else 0
         starts = new_array((3, max(1, p.count)), INT64)
-        at = <int64_t *>address(starts, "pairs", True)
+        at = <int64_t *>pointer(starts, "pairs", c"l", 3, ANY, WRITE)
         p.a_at, p.b_at, p.c_at = at, at + p.count, at + 2 * p.count
         if p.count:
             read_starts(at, a, pairs)
@@ -165,15 +165,23 @@ cdef int multiply(a, b, out, tuple pairs, bint add) except -1:
     return check(status, 0, "matmul")
 
 
-cdef void *address(array, str name, bint writable) except? NULL:
-    """The first element of an array of any strides."""
+cdef void *matrix(x, str name, bint writable, int64_t *rows, int64_t *columns, int64_t *row,
+                  int64_t *column) except? NULL:
+    """The first element of an array whose last two axes, and how far apart their elements lie in bytes, are these: as
+    its memory is, whatever a class of its own may say."""
     cdef Py_buffer view
     try:
-        PyObject_GetBuffer(array, &view, PyBUF_STRIDED_RO | (PyBUF_WRITABLE if writable else 0))
+        PyObject_GetBuffer(x, &view, PyBUF_STRIDED_RO | (PyBUF_WRITABLE if writable else 0))
     except (TypeError, ValueError, BufferError) as error:
-        raise CqError(f"{name}: need an array of numbers, got {describe(array)} ({error})") from None
+        raise CqError(f"{name}: need an array of numbers, got {describe(x)} ({error})") from None
     cdef void *data = view.buf
+    cdef int ndim = view.ndim
+    if ndim >= 2:
+        rows[0], columns[0] = view.shape[ndim - 2], view.shape[ndim - 1]
+        row[0], column[0] = view.strides[ndim - 2], view.strides[ndim - 1]
     PyBuffer_Release(&view)
+    if ndim < 2:
+        raise CqError(f"{name}: need an array of two dimensions, got {describe(x)}")
     return data
 
 
@@ -182,12 +190,12 @@ cdef void *read_matrix(x, str name, bint writable, int64_t *row, int64_t *column
     last one is), and how far it is from row to row and from column to column, in elements: of one row or column what
     reads best."""
     cdef int64_t rows, columns, size = x.itemsize
-    (rows, columns), (row[0], column[0]) = x.shape[-2:], x.strides[-2:]
+    cdef void *data = matrix(x, name, writable, &rows, &columns, row, column)
     cdef bint good = column[0] == size or columns == 1 or (not writable and (row[0] == size or rows == 1))
     if not (good or x.size == 0) or (x.dtype != FLOAT32 and x.dtype != FLOAT64):
         raise CqError(f"{name}: need a float32 or float64 matrix with a contiguous axis, got {describe(x)}")
     row[0], column[0] = row[0] // size if rows > 1 else columns, column[0] // size if columns > 1 else 1
-    return address(x, name, writable)
+    return data
 
 
 cdef int read_starts(int64_t *at, x, tuple pairs) except -1:

@@ -32,6 +32,9 @@ cdef class FloatWeight(Packed):
     def nbytes(self):
         return self.panels.nbytes
 
+    def __reduce__(self):
+        return pack_floats, (self.unpack(),)
+
     def columns(self, int64_t first, int64_t last):
         """Some columns as a weight that shares this one's memory. first: a multiple of 16."""
         return FloatWeight(self.panels[first * self.k:whole_panels(last) * self.k], self.k, last - first)
@@ -105,6 +108,11 @@ cdef class Weight(Packed):
     def nbytes(self):
         return sum(a.nbytes for a in (self.panels, self.column_sums, self.zero_points, self.scales) if a is not None)
 
+    def __reduce__(self):
+        """As codes, still in their file where nobody has wanted them yet; they are packed where they arrive."""
+        source = self.source
+        return repacked, (self.unpack() if source is None else source, self.zero_points, self.scales, self.group_size)
+
     def unpack(self):
         """The codes, int8 (k, n)."""
         source = self.source
@@ -123,11 +131,11 @@ def pack(b, zero_points=None, scales=None, int64_t group_size=0):
     group_size rows of b (0: all of them)."""
     if b.dtype != INT8 or b.ndim != 2:
         raise CqError(f"b: need an int8 array of two dimensions, got {describe(b)}")
-    cdef int64_t k = b.shape[0], n = b.shape[1], row_stride, column_stride
+    cdef int64_t k, n, row_stride, column_stride
     if not isinstance(b, ndarray):
+        k, n = b.shape
         return Weight(None, None, zero_points, scales, k, n, group_size or k, b)
-    row_stride, column_stride = b.strides
-    cdef const int8_t *codes = <const int8_t *>address(b, "b", False)
+    cdef const int8_t *codes = <const int8_t *>matrix(b, "b", False, &k, &n, &row_stride, &column_stride)
     panels, sums = aligned(cq_packed_bytes(k, n)), new_array(n, INT32)
     cdef int8_t *to = int8s(panels, "panels", ANY, FLAT, WRITE)
     cdef int32_t *column_sums = int32s(sums, "column_sums", n, FLAT, WRITE)
@@ -135,6 +143,12 @@ def pack(b, zero_points=None, scales=None, int64_t group_size=0):
     with nogil:
         cq_pack(codes, row_stride, column_stride, k, n, zeros, to, column_sums)
     return Weight(panels, sums, zero_points, scales, k, n, group_size or k)
+
+
+def repacked(b, zero_points, scales, int64_t group_size):
+    """As pack, of parameters that may lie anywhere, as those in a message do."""
+    zero_points, scales = (None if x is None else np.require(x, requirements="AC") for x in (zero_points, scales))
+    return pack(b, zero_points, scales, group_size)
 
 
 @final

@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from ..formats import load
+from ..formats.files import replacing
 from . import terminal
 from .options import check_target, input_option, texts_of
 
@@ -52,5 +53,5 @@ def embed_command(
                     )
             progress("embed", start + len(part), len(texts))
     if output:
-        with open(output, "wb") as file:
+        with replacing(output) as file:
             np.save(file, np.concatenate(arrays))

@@ -7,6 +7,7 @@ from typing import TextIO
 import click
 
 from ..formats import load
+from ..formats.files import write_whole
 from ..model import Transformer
 from ..prepare.rotate import rotate
 from ..report import samples
@@ -79,4 +80,8 @@ def write(target: str | None, text: str) -> None:
     if target == "-":
         click.echo(text, nl=False)
     elif target:
-        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
+        data = text.encode("utf-8", "backslashreplace")
+        if Path(target).exists() and not Path(target).is_file():  # a pipe, a terminal
+            Path(target).write_bytes(data)
+        else:
+            write_whole(target, data)

@@ -16,6 +16,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from .. import interrupt
 from ..errors import CqError
 from ..model import Coverage
 from ..report.samples import Progress
@@ -34,6 +35,7 @@ class Group(click.Group):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
+        interrupt.loaded()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without × or … still gets its table

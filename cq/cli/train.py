@@ -7,6 +7,7 @@ import click
 
 from ..errors import CqError
 from ..formats import save
+from ..formats.files import write_whole
 from ..model import Transformer
 from ..quantize import quantize
 from ..report import samples
@@ -80,7 +81,7 @@ def train_command(
             )
             save(trained, out / "qat.safetensors")
             record |= {"qat_steps": qat} | {f"qat_{name}": value for name, value in _bits(trained, out).items()}
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_whole(out / "training.json", (json.dumps(record, indent=1) + "\n").encode())
     terminal.console().print("\n".join(f"{name}: {listing(value)}" for name, value in record.items()))
 
 

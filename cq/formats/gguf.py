@@ -16,9 +16,9 @@ from ..model.config import Config
 from ..model.deferred import Deferred
 from .gguf_config import read_entries
 from .gguf_tokenizer import read_vocabulary
+from .mapped import MappedFile
 from .name_tables import GGUF
 from .names import canonical, check_weights
-from .tensors import MappedFile
 from .untrusted import as_file, brief
 
 MAX_ENTRIES = 1 << 16  # of metadata, and tensors; the largest in the wild have a few thousand

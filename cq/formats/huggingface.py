@@ -14,6 +14,7 @@ from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred, read
 from .families import read_config
+from .files import write_whole
 from .generation import read_generation
 from .name_tables import FAMILIES
 from .names import canonical, check_weights, foreign
@@ -70,7 +71,7 @@ def write_folder(
     named = {name: array.astype(dtype) for name, array in foreign(whole, family).items()}
     for name in ("config.json", "tokenizer.json"):
         if (source / name).exists() and source.resolve() != folder.resolve():
-            (folder / name).write_bytes((source / name).read_bytes())
+            write_whole(folder / name, (source / name).read_bytes())
     write_safetensors(folder / "model.safetensors", named, {"format": "pt"})
 
 

@@ -2,13 +2,10 @@
 of weights."""
 
 import math
-import mmap
 import os
-import secrets
-import weakref
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -18,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CqError, FormatError, UnsupportedError
 from ..model.deferred import Deferred, read
+from .files import replacing
+from .mapped import MappedFile
 from .untrusted import as_file, brief, parse_json
 
 MAX_HEADER = 16 << 20  # bytes; JSON takes up to 35 times its size as Python objects: half a gigabyte at worst
@@ -70,32 +69,18 @@ def write_safetensors(
     """Writes arrays (float16/32/64, int8…64, uint8…64, bool; any strides) to `path`, whole or not at all; those that
     are Deferred are made one at a time.
 
-    The bytes go to a temporary file beside the target, are flushed to disk and then renamed; on any failure the
-    temporary file is removed and what stood at `path` stays. Equal input gives equal bytes (the safetensors library's
+    The bytes are flushed to disk before they stand at `path`; on any failure what stood there stays, and nothing else
+    does. Equal input gives equal bytes (the safetensors library's
     own writer puts metadata in random order, makes files that only their owner can read, and takes all tensors at
     once). Data begins at a multiple of 64 bytes. Raises CqError for what the format cannot hold, FileNotFoundError
     where the folder is missing, OSError.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        raise CqError(f"{path}: is there and is not a regular file, so it cannot be replaced")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder")
     header, ordered = _header_of(tensors, metadata or {})
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(header)
-            for array in map(read, ordered):
-                little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-                file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with replacing(path) as file:
+        file.write(header)
+        for array in map(read, ordered):
+            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
 
 
 def _header_of(
@@ -134,15 +119,6 @@ def _header_of(
     return len(text).to_bytes(8, "little") + text, ordered
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the renaming itself last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray | Deferred], dict[str, str]]:
     header, start = _read_header(path)
     metadata = header.pop("__metadata__", {})
@@ -157,42 +133,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray | Deferred], dic
         raise FormatError(f"{path}: {error}") from None
     file = MappedFile(path)
     return {
-        name: file.deferred(start + begin, end - begin, _dtype(code), shape, partial(_decode, code=code, shape=shape))
+        name: file.array(start + begin, end - begin, shape, _dtype(code), partial(_decode, code=code, shape=shape))
         for name, (code, shape, begin, end) in spans.items()
     }, metadata
-
-
-class MappedFile:
-    """A file in the address space: the same file whatever its name comes to mean."""
-
-    def __init__(self, path: Path):
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def part(self, begin: int, count: int) -> np.ndarray:
-        """uint8 (count,), read-only; it leaves the process's memory with its last view."""
-        if not count:
-            return np.empty(0, np.uint8)
-        part = np.frombuffer(memoryview(self._map)[begin : begin + count], np.uint8)
-        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
-        pages = (begin + count - first) // mmap.PAGESIZE * mmap.PAGESIZE
-        if pages > 0:
-            weakref.finalize(part, self._map.madvise, mmap.MADV_DONTNEED, first, pages).atexit = False
-        return part
-
-    def deferred(
-        self,
-        begin: int,
-        count: int,
-        dtype: np.dtype,
-        shape: tuple[int, ...],
-        decode: Callable[[np.ndarray], np.ndarray],
-    ) -> np.ndarray | Deferred:
-        """What `decode` makes of so many bytes, an array of this dtype and shape: at once, in memory of its own, unless
-        it is a matrix."""
-        if len(shape) != 2:
-            return decode(self.part(begin, count).copy())
-        return Deferred(shape, dtype, lambda: decode(self.part(begin, count)))
 
 
 def _read_header(path: Path) -> tuple[dict, int]:

@@ -170,7 +170,8 @@ class Attention:
         for norm, heads in ((self.query_norm, self.heads), (self.key_norm, self.kv_heads)):
             assert norm is not None, "queries and keys are normed alike"
             part = qkv[:, start : start + heads * self.dim]
-            part[...] = norm(part.reshape(-1, self.dim)).floats().reshape(part.shape)
+            heads_apart = np.ascontiguousarray(part.reshape(-1, self.dim))  # of one head it is a view of rows
+            part[...] = norm(heads_apart).floats().reshape(part.shape)
             start += heads * self.dim
 
     def _tap(self, batch: Batch, qkv: np.ndarray | _core.Coded, site: str) -> None:

@@ -91,9 +91,9 @@ def batches(
 
 
 def check_tokens(tokens: Iterable, vocab_size: int, max_positions: int) -> list[np.ndarray | Sequence]:
-    """One 2-D integer array, or an iterable of 1-D ones (ragged) → list of 1-D arrays of ids; a Sequence stays as it
-    is. Raises CqError for anything else, an empty sequence, an id outside 0 … vocab_size - 1, or a sequence longer than
-    max_positions."""
+    """One 2-D integer array, or an iterable of 1-D ones (ragged), or Sequences → list of the same as 1-D arrays of ids,
+    copies that nobody else can change after they were checked. Raises CqError for anything else, an empty sequence, an
+    id outside 0 … vocab_size - 1, or a sequence longer than max_positions."""
     if isinstance(tokens, (str, bytes)):
         raise CqError("tokens: got a text, wanted arrays of token ids; model.tokenize(text) gives them")
     if isinstance(tokens, np.ndarray) and tokens.ndim != 2:
@@ -106,16 +106,26 @@ def check_tokens(tokens: Iterable, vocab_size: int, max_positions: int) -> list[
         raise CqError(
             f"tokens: need a list of 1-D integer arrays or one 2-D array, got {type(tokens).__name__}"
         ) from None
-    return [
-        row if isinstance(row, Sequence) else check_row(row, f"tokens[{i}]", vocab_size, max_positions)
-        for i, row in enumerate(rows)
-    ]
+    return [_checked(row, f"tokens[{i}]", vocab_size, max_positions) for i, row in enumerate(rows)]
+
+
+def _checked(row: Any, name: str, vocab_size: int, max_positions: int) -> np.ndarray | Sequence:
+    if not isinstance(row, Sequence):
+        return check_row(row, name, vocab_size, max_positions)
+    ids = check_row(row.ids, name, vocab_size, max_positions)
+    more: list[np.ndarray | None] = []
+    for what in (row.types, row.positions):  # the kernels look whether these are rows of the tables
+        part = None if what is None else np.array(np.asarray(what), np.int32)
+        if part is not None and part.shape != ids.shape:
+            raise CqError(f"{name}: token types and positions must be as many as ids")
+        more.append(part)
+    return Sequence(ids, *more)
 
 
 def check_row(row: Any, name: str, vocab_size: int, max_positions: int) -> np.ndarray:
     """The ids of one sequence, as `check_tokens` says."""
     try:
-        ids = np.asarray(row)
+        ids = np.array(np.asarray(row))
     except (ValueError, TypeError) as error:
         raise CqError(f"{name}: not a 1-D integer array ({error})") from None
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):

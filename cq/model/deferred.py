@@ -7,7 +7,8 @@ from numpy.typing import DTypeLike
 
 
 class Deferred:
-    """An array of known shape and dtype that `make` gives, the same one each time. Pickled, it is the array itself."""
+    """An array of known shape and dtype that `make` gives, the same one each time. Pickled, it is the array itself; to
+    processes of this machine what still lies in a file travels as its name (formats/tensors.py)."""
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, make: Callable[[], np.ndarray]):
         self.shape, self.dtype, self._make = tuple(shape), np.dtype(dtype), make
@@ -35,6 +36,11 @@ class Deferred:
             self._kept = self._make()
         return self._kept
 
+    @property
+    def maker(self) -> Callable[[], np.ndarray] | None:
+        """What makes it, where it has not been kept."""
+        return self._make if self._kept is None else None
+
     def then(self, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]) -> "Deferred":
         """What `change` makes of the array, in its own time."""
         return Deferred(shape, self.dtype, lambda: change(self.read()))
@@ -42,6 +48,9 @@ class Deferred:
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = np.asarray(self.read(), dtype)
         return array.copy() if copy else array  # NumPy 1 does not know copy=None
+
+    def __deepcopy__(self, memo: dict) -> "Deferred":
+        return self  # nobody writes to it
 
     def __reduce__(self) -> tuple:
         return np.asarray, (self.read(),)

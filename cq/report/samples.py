@@ -225,6 +225,7 @@ def _tokens(item: object, model: Transformer, name: str) -> np.ndarray:
             raise CqError(f"{name}: the text {item[:40]!r} has no tokens")
         return ids
     vocab_size = model.config.vocab_size
+    item = np.array(item) if isinstance(item, np.ndarray) else item  # a copy, which nobody changes once it is checked
     if not isinstance(item, np.ndarray) or item.ndim != 1 or item.dtype.kind not in "iu":
         got = f"a {item.dtype} array of shape {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
         raise CqError(f"{name}: wanted a text, a 1-D int array of token ids, or a list of either, got {got}")
@@ -233,7 +234,7 @@ def _tokens(item: object, model: Transformer, name: str) -> np.ndarray:
             f"{name}: token ids must be 0…{vocab_size - 1}, at least one, got "
             + (f"{item.min()}…{item.max()}" if item.size else "none")
         )
-    return item.astype(np.int32)
+    return item.astype(np.int32, copy=False)
 
 
 def _not_empty(tokens: list[np.ndarray], name: str) -> list[np.ndarray]:

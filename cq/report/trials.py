@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import CqError, FormatError
+from ..formats.files import write_whole
 from ..formats.untrusted import as_file, parse_json
 from ..strategies import Mixed, from_dict
 from .record import METRICS, number
@@ -155,9 +156,7 @@ class Search:
             "values": self.values,
             "trials": [trial.to_dict() for trial in self.trials],
         }
-        unfinished = self.path.with_name(self.path.name + ".part")
-        unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.path)
+        write_whole(self.path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def best_of(path: str | os.PathLike) -> Mixed:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..formats import load
+from ..formats.files import write_whole
 from ..formats.huggingface import read_settings, write_folder
 from ..formats.tokenizer_files import read_tokenizer
 from ..model import Transformer
@@ -40,6 +41,6 @@ def train_folder(
     weights = model.weights()
     write_folder(out, like, weights, config.family, "float16" if half else "float32")
     for name, part in zip(("calibration", "evaluation"), rest):
-        (out / f"{name}.txt").write_text(part, encoding="utf-8", newline="")
+        write_whole(out / f"{name}.txt", part.encode())
     record = {"parameters": sum(array.size for array in weights.values())} | dataclasses.asdict(training)
     return load(out), windows, record | {"seconds": round(seconds)}
