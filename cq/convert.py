@@ -113,7 +113,7 @@ def _copied(model: Transformer) -> Transformer:
         block = copy.copy(block)
         block.attention, block.ffn = copy.copy(block.attention), copy.copy(block.ffn)
         result.blocks.append(block)
-    result.classifier = copy.copy(model.classifier)
+    result.classifier, result.transform = copy.copy(model.classifier), copy.copy(model.transform)
     return result
 
 

@@ -47,8 +47,8 @@ def bench_command(
 ) -> None:
     """Milliseconds, tokens per second and percent of the machine's peak, strategy by strategy.
 
-    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint (one quantized is timed as it is);
-    without it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
+    MODEL is a Hugging Face folder, owner/name on its hub, .safetensors, .npz, .gguf or a cq checkpoint (one quantized
+    is timed as it is); without it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
     check_target(json_file)
     title = model or samples.shipped_model().name
     calibration = calibration or (() if model else [samples.shipped_model() / "calibration.txt"])

@@ -116,8 +116,8 @@ def compare_command(
 ) -> None:
     """float32 and every strategy side by side: size, memory, speed and accuracy.
 
-    MODEL is a Hugging Face folder, .safetensors, .npz, .gguf or a cq checkpoint; without it, the small model in the
-    wheel, beside which lies what quantization-aware training made of it."""
+    MODEL is a Hugging Face folder, owner/name on its hub, .safetensors, .npz, .gguf or a cq checkpoint; without it, the
+    small model in the wheel, beside which lies what quantization-aware training made of it."""
     if json_file == markdown_file == "-":
         raise click.UsageError("only one of --json and --markdown can go to stdout")
     if learning_rate is not None and not qat:

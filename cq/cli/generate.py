@@ -46,7 +46,8 @@ from ..strategies import STRATEGIES
 def generate_command(model: str, prompt: str, strategy: str | None, raw: bool, **options: Any) -> None:
     """What MODEL says after PROMPT (-: stdin), as it comes.
 
-    MODEL is a Hugging Face folder, .gguf, .safetensors or a cq checkpoint of a language model."""
+    MODEL is a Hugging Face folder, owner/name on its hub, .gguf, .safetensors or a cq checkpoint of a language
+    model."""
     try:
         prompt = sys.stdin.read() if prompt == "-" else prompt
     except UnicodeDecodeError as error:

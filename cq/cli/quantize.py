@@ -9,6 +9,7 @@ import numpy as np
 from ..calibrate import Calibration, calibrate
 from ..errors import CqError
 from ..formats import save
+from ..formats.hub import located
 from ..model import Transformer
 from ..prepare.compensate import compensate
 from ..quantize import quantize
@@ -123,8 +124,9 @@ def quantize_command(
     chosen: Strategy | QAT | None = None if strategy == "mixed" else _strategy(strategy, options, seen, observer)
     parts = _parts(options, calibration, observer) if chosen is None else []
     check_target(record)
-    before, found = size_of(Path(model)), None
-    float32 = opened(model, rotated)
+    source, found = located(model), None
+    before = size_of(source)
+    float32 = opened(source, rotated)
     with terminal.progress() as progress:
         given = calibration_of(calibration, float32, None if isinstance(chosen, QAT) else CALIBRATION_SAMPLES)
         if compensated and given is not None:

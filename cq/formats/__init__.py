@@ -8,18 +8,30 @@ from ..model import Config, Transformer
 from .arrays import read_arrays
 from .checkpoint import KEY, load_checkpoint, save_checkpoint
 from .gguf import read_gguf
+from .hub import located
 from .huggingface import read_folder
 from .tensors import read_tensors
-from .untrusted import as_name, as_path
+from .untrusted import as_name
 
 
-def load(path: str | PathLike, config: Config | dict | str | PathLike | None = None) -> Transformer:
+def load(
+    path: str | PathLike,
+    config: Config | dict | str | PathLike | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Transformer:
     """The model at `path`: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), a `.safetensors` or
-    `.npz` of NumPy arrays, a `.gguf` (with the package gguf; its codes become float32), or a cq checkpoint.
+    `.npz` of NumPy arrays, a `.gguf` (with the package gguf; its codes become float32), a cq checkpoint, or
+    "owner/name" of a model on the Hugging Face hub: from its cache, or downloaded through huggingface_hub (the extra
+    `hub`), only the files that are read. A path that exists counts first.
 
     config: for a file of arrays that brings none: a cq.Config, a dict in its form or in that of config.json, or the
-    path of such JSON. Raises FileNotFoundError, FormatError (damaged, or not what it claims), UnsupportedError."""
-    path = as_path(path)
+    path of such JSON. revision: of a model on the hub, a branch, tag or commit; None: main. token: for private models,
+    as huggingface_hub takes it; None: of whoever is logged in. Raises FileNotFoundError, also where a name is not in
+    the cache and the hub out of reach, PermissionError for gated models, FormatError (damaged, or not what it claims),
+    UnsupportedError."""
+    path = located(path, revision, token)
     if path.is_dir():
         if config is not None:
             raise CqError(f"config: {path} is a folder with its own config.json; leave this argument out")

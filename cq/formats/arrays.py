@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from ..errors import CqError, FormatError
 from ..model.config import Config
 from ..model.deferred import Deferred
+from .heads import as_weighted
 from .huggingface import parse_config, read_settings, read_tail_weights, with_padding
 from .names import canonical, check_weights, is_canonical
 from .tensors import read_tensors
@@ -45,10 +46,12 @@ def read_arrays(
             "or config.json beside it"
         )
     if not is_canonical(tensors):
-        tensors = canonical(tensors, config.family, where, classifier=bool(config.labels))
+        tensors = canonical(tensors, config.family, where, head=config)
+        config = as_weighted(config, tensors)
     weights = check_weights(tail | tensors, config, where, biases)
     if settings is None:
         return config, weights, read_tokenizer(folder)
+    settings = settings._replace(config=config)
     tokenizer = read_tokenizer(folder, settings.lowercase, settings.tokenizer)
     return with_padding(settings, tokenizer), weights, tokenizer
 

@@ -4,8 +4,10 @@ from ..errors import FormatError, UnsupportedError
 from ..model.rope import longrope_attention, yarn_attention
 from .defaults import DEFAULTS
 from .generation import read_defaults, read_ids, read_padding
+from .heads import architectures_of as _architectures
+from .heads import read_classifier as _classifier
+from .heads import read_head
 from .keys import check_keys
-from .sentence import pair_activation
 from .untrusted import brief, flag_of, real_of, size_of
 
 _ACTIVATIONS = {
@@ -20,7 +22,6 @@ _ACTIVATIONS = {
 }
 _ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.output")
 _WINDOWED = ("mistral", "qwen2", "qwen3")  # families that may let a token see only so many before it
-_MAX_LABELS = 1 << 16  # that a number alone may ask for
 _NAMES = {  # name of most families → the family's own
     "distilbert": {
         "hidden_size": "dim",
@@ -66,9 +67,10 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
             for module in modules
         )
     entries = _READERS[family](values, where)
+    entries |= read_head(values, entries, where)
     vocab_size = entries["vocab_size"]
     entries |= read_padding(values, vocab_size, where)
-    if entries.get("lm_head"):
+    if entries.get("lm_head") and entries.get("causal"):
         entries |= read_ids(values, vocab_size, where) | read_defaults(values, vocab_size, where)
     return entries, biases
 
@@ -107,36 +109,6 @@ def _distilbert(values: dict, where: str) -> dict:
         | {"type_vocab_size": 0}
         | _classifier(values, "relu", where)
     )
-
-
-def _classifier(values: dict, activation: str, where: str) -> dict:
-    """The labels, where `architectures` says that the head is there. Without names they are called as transformers
-    calls them."""
-    if not any(name.endswith("ForSequenceClassification") for name in _architectures(values, where)):
-        return {}
-    named = values.get("id2label")
-    if named is None:
-        named = {i: f"LABEL_{i}" for i in range(min(size_of(values, "num_labels", where, 2), _MAX_LABELS))}
-    numbers = {str(i) for i in range(len(named))} if isinstance(named, dict) else set()
-    if (
-        not numbers
-        or {str(key) for key in named} != numbers
-        or not all(isinstance(label, str) for label in named.values())
-    ):
-        raise FormatError(f"{where}: id2label must give each number from 0 on a name, got {brief(named)}")
-    labels = {str(key): label for key, label in named.items()}
-    found = {"labels": tuple(labels[str(i)] for i in range(len(labels))), "classifier": activation}
-    return found | {"pair_activation": pair_activation(_said_of_pairs(values, where), len(labels), where)}
-
-
-def _said_of_pairs(values: dict, where: str) -> object:
-    """The activation of a cross-encoder, as sentence-transformers of several times writes it; None: nothing says it."""
-    more = values.get("sentence_transformers")
-    if more is None:
-        return values.get("sbert_ce_default_activation_function")
-    if not isinstance(more, dict):
-        raise FormatError(f"{where}: sentence_transformers must be an object, got {brief(more)}")
-    return more.get("activation_fn")
 
 
 def _renamed(values: dict, names: dict[str, str]) -> dict:
@@ -288,15 +260,6 @@ def _attention_factor(rope: dict, factor: float, at: str) -> float:
             factor, real_of(rope, "mscale_all_dim", at, 1.0)
         )
     return yarn_attention(factor)
-
-
-def _architectures(values: dict, where: str) -> list[str]:
-    names = values.get("architectures")
-    if names is None:
-        return []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FormatError(f"{where}: architectures must be a list of strings, got {brief(names)}")
-    return names
 
 
 def _activation(values: dict, default: str, where: str) -> str:

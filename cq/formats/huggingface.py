@@ -16,6 +16,7 @@ from ..model.deferred import Deferred, read
 from .families import read_config
 from .files import write_whole
 from .generation import read_generation
+from .heads import as_weighted, without_words
 from .name_tables import FAMILIES
 from .names import canonical, check_weights, foreign
 from .sentence import pair_activation, read_limits, read_modules, read_pooling, read_sentence, read_tail
@@ -48,7 +49,8 @@ def read_folder(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray |
         raise FormatError(f"{root}: not a folder")
     settings = read_settings(root)
     tensors, where = _read_weights(settings.folder)
-    weights = canonical(tensors, settings.config.family, where, classifier=bool(settings.config.labels))
+    weights = canonical(tensors, settings.config.family, where, head=settings.config)
+    settings = settings._replace(config=as_weighted(settings.config, weights))
     weights |= read_tail_weights(settings)
     weights = check_weights(weights, settings.config, where, settings.biases)
     tokenizer = read_tokenizer(settings.folder, settings.lowercase, settings.tokenizer)
@@ -96,7 +98,9 @@ def read_settings(root: Path) -> Settings:
         where = str(root / "config_sentence_transformers.json")
         config = replace(config, pair_activation=pair_activation(activation, len(config.labels), where))
     config, weighted = _pooled(replace(config, **said), modules[1:])
-    if config.lm_head:
+    if len(modules) > 1:
+        config = without_words(config)
+    if config.lm_head and config.causal:
         config = replace(config, **read_generation(folder, config.vocab_size))
     tokenizer = read_tokenizer_settings(folder, config.family, values.get("tokenizer_class"))
     config = replace(config, **_of_tokenizer(tokenizer, config))
@@ -121,7 +125,7 @@ def _of_tokenizer(settings: TokenizerSettings, config: Config) -> dict:
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise FormatError(f"{settings.where}: model_input_names must be a list of names, got {brief(names)}")
     found = {"token_types": names is None or "token_type_ids" in names, "truncation_side": side or "right"}
-    return found | ({"special_tokens": settings.tokens} if config.lm_head else {})
+    return found | ({"special_tokens": settings.tokens} if config.head_size else {})
 
 
 def with_padding(settings: Settings, tokenizer: Tokenizer | None) -> Config:

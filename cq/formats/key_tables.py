@@ -91,7 +91,7 @@ _GENERATION_IRRELEVANT = {
 _CONFIG: dict[str, dict] = {
     "honoured": {
         "model_type": "the family; those of `cq/formats/name_tables.py`",
-        "architectures": "whether there is a language model's or a sequence classifier's head",
+        "architectures": "the head: a language model's, a classifier's of texts or of tokens, that of answers, or none",
         "vocab_size": "checked against the weights, as all sizes are",
         "hidden_size": "",
         "num_hidden_layers": "",
@@ -119,7 +119,7 @@ _CONFIG: dict[str, dict] = {
         "pad_token_id": "RoBERTa's positions begin after it; padded rows without a mask are refused by it",
         "bos_token_id": "of language models, unless generation_config.json says another",
         "eos_token_id": "one or several that end a text, unless generation_config.json says others",
-        "tie_word_embeddings": "of language models",
+        "tie_word_embeddings": "of language models, causal and masked",
         "rope_theta": "",
         "rope_scaling": "linear, llama3, yarn, longrope; dynamic, which changes nothing within the positions",
         "rope_parameters": "both of these, as transformers 5 writes them",
@@ -129,6 +129,7 @@ _CONFIG: dict[str, dict] = {
         "sliding_window": "of Mistral, Qwen2 and Qwen3: longer texts are refused; of other families any is",
         "use_sliding_window": "Qwen's",
         "id2label": "names of a classifier's scores",
+        "problem_type": "of sequence classifiers: multi_label_classification puts scores through a sigmoid",
         "num_labels": "where id2label is absent",
         "sentence_transformers": "a cross-encoder's activation_fn",
         "sbert_ce_default_activation_function": "the same, as written before sentence-transformers 4",
@@ -161,7 +162,6 @@ _CONFIG: dict[str, dict] = {
         "initializer_range": _TRAINING,
         "initializer_factor": _TRAINING,
         "gradient_checkpointing": _TRAINING,
-        "problem_type": _TRAINING,
         "sinusoidal_pos_embds": "the table of positions lies in the weights",
         "label2id": "id2label the other way round",
         "dtype": "cq computes in float32 what is not quantized",

@@ -16,6 +16,8 @@ class Family:
     # canonical modules that always have a bias; None: the checkpoint's configuration says
     biases: tuple[str, ...] | None
     classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
+    words: dict[str, str] | None = None  # the same of a masked language model's
+    labels: str = "classifier"  # module of the head that gives every token's labels
     fused: str | None = None  # canonical module that holds queries, keys and values
     turned: bool = False  # matrices in layers are (in, out)
     # rows of queries and keys: what turns together side by side, not half a head apart
@@ -44,6 +46,12 @@ _BERT = Family(
     ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
     biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier"),
     classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
+    words={
+        "cls.predictions.transform.dense": "transform.dense",
+        "cls.predictions.transform.LayerNorm": "transform.norm",
+        "cls.predictions.decoder": "head",
+        "cls.predictions.bias": "head.bias",
+    },
 )
 _ROBERTA = replace(
     _BERT,
@@ -57,6 +65,12 @@ _ROBERTA = replace(
         "qa_outputs.",
     ),
     classifier={"classifier.dense": "classifier.dense", "classifier.out_proj": "classifier.scores"},
+    words={
+        "lm_head.dense": "transform.dense",
+        "lm_head.layer_norm": "transform.norm",
+        "lm_head.decoder": "head",
+        "lm_head.bias": "head.bias",
+    },
 )
 _DISTILBERT = Family(
     prefix="distilbert.",
@@ -79,6 +93,7 @@ _DISTILBERT = Family(
     ignored=("embeddings.position_ids", "vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
     biases=_BERT.biases,
     classifier={"pre_classifier": "classifier.dense", "classifier": "classifier.scores"},
+    words={"vocab_transform": "transform.dense", "vocab_layer_norm": "transform.norm", "vocab_projector": "head"},
 )
 _LLAMA = Family(
     prefix="model.",
@@ -99,6 +114,8 @@ _LLAMA = Family(
     },
     ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
     biases=None,
+    classifier={"score": "classifier.scores"},
+    labels="score",
 )
 _GPT2 = Family(
     prefix="transformer.",
@@ -112,7 +129,8 @@ _GPT2 = Family(
         "mlp.c_fc": "ffn.up",
         "mlp.c_proj": "ffn.down",
     },
-    ignored=("attn.bias", "attn.masked_bias", "score."),
+    ignored=("attn.bias", "attn.masked_bias", "score.", "classifier."),
+    classifier={"score": "classifier.scores"},
     biases=("final_norm", "attention", "attention_norm", "ffn", "ffn_norm"),
     fused="attention.qkv",
     turned=True,

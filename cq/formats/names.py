@@ -14,7 +14,8 @@ from ..model.deferred import Deferred, read
 from .name_tables import FAMILIES, Family
 from .untrusted import brief
 
-_BARE = ("lm_head.", "classifier.", "pre_classifier.")  # Hugging Face's heads, which stand beside what has the prefix
+# Hugging Face's heads, which stand beside what has the prefix
+_BARE = ("lm_head.", "classifier.", "pre_classifier.", "score.", "qa_outputs.", "cls.", "vocab_")
 # gamma, beta: norms of TensorFlow's time
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
@@ -26,14 +27,14 @@ def is_canonical(names: Iterable[str]) -> bool:
 
 
 def canonical(
-    tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES, classifier: bool = False
+    tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES, head: Config | None = None
 ) -> dict:
     """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out,
-    but for a sequence classifier's head where `classifier`.
+    but for the head that the configuration `head` asks for.
     Raises UnsupportedError for a family without a table and for tensors that have no place in it, FormatError where two
     tensors claim the same place; messages start with `where`."""
     table = _family(family, where, tables)
-    outside = table.outside | (table.classifier or {}) if classifier else table.outside
+    outside = table.outside | _head_names(table, head, tensors)
     result: dict[str, Any] = {}
     source: dict[str, str] = {}
     unknown: list[str] = []
@@ -57,7 +58,7 @@ def canonical(
 def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
     """The inverse of `canonical`, with the family's prefix. Raises UnsupportedError for a family without a table."""
     table, result = _family(family, "weights"), {}
-    outside = table.outside | (table.classifier or {})
+    outside = table.outside | (table.classifier or {}) | (table.words or {})
     if table.fused is not None:
         weights = _fuse(weights, table)
     for name, array in weights.items():
@@ -69,6 +70,20 @@ def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray
         prefix = "" if new.startswith(_BARE) else table.prefix
         result[f"{prefix}{table.layer}{layer.group(1)}.{new}" if layer else prefix + new] = array
     return result
+
+
+def _head_names(table: Family, config: Config | None, tensors: Iterable[str]) -> dict[str, str]:
+    """Names of the head that a configuration asks for → canonical; a causal language model's are the family's own.
+    Where a masked language model's decoder has a bias of its own, the one beside it does not count."""
+    if config is None:
+        return {}
+    if config.classifier is not None:
+        return table.classifier or {}
+    if config.token_head is not None:
+        return {{"labels": table.labels, "spans": "qa_outputs"}[config.token_head]: "head"}
+    words = (table.words or {}) if config.masked_lm else {}
+    own = any(ours == "head" and f"{theirs}.bias" in tensors for theirs, ours in words.items())
+    return {theirs: ours for theirs, ours in words.items() if not (own and ours == "head.bias")}
 
 
 _THREE = ("attention.query", "attention.key", "attention.value")
@@ -138,7 +153,13 @@ def check_weights(
     what was wanted; messages start with `where`."""
     _check_layers(weights, config, where)
     shapes = config.shapes()
-    shapes |= _bias_shapes(shapes, weights, _family(config.family, where).biases if biases is None else biases)
+    if biases is None:
+        biases = _family(config.family, where).biases
+    if biases is not None and (config.token_head is not None or config.masked_lm):
+        biases += "head", *(name for name in ("transform.dense", "transform.norm") if f"{name}.bias" in weights)
+    shapes |= _bias_shapes(shapes, weights, biases)
+    if config.masked_lm and config.tied:
+        shapes["head.bias"] = (config.vocab_size,)
     if config.tied and "head.weight" in weights:
         weights = _untangle(weights, where)
     missing = [name for name in shapes if name not in weights]

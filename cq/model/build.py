@@ -12,6 +12,7 @@ from .deferred import Deferred, keep
 from .embedding import Embedding
 from .linear import Linear
 from .norm import Norm
+from .transform import Transform
 
 Weights = Mapping[str, np.ndarray | Deferred]
 
@@ -69,14 +70,23 @@ def _bias(weights: Weights, name: str) -> np.ndarray | None:
 
 
 def head(config: Config, weights: Weights) -> Linear | None:
-    """The head of a language model."""
-    if not config.lm_head:
+    """The head that reads every token."""
+    if not config.head_size:
         return None
     return Linear(weights["embed.word" if config.tied else "head.weight"], _bias(weights, "head"))
+
+
+def transform(config: Config, weights: Weights) -> Transform | None:
+    """What stands between a masked language model's trunk and its head."""
+    if config.head_transform is None:
+        return None
+    dense = _linear(weights, "transform.dense", config.head_transform)
+    return Transform(dense, norm(config, weights, "transform.norm"))
 
 
 def classifier(config: Config, weights: Weights) -> Classifier | None:
     """The head of a sequence classifier."""
     if config.classifier is None:
         return None
-    return Classifier(_linear(weights, "classifier.dense"), _linear(weights, "classifier.scores"), config.classifier)
+    dense = None if config.classifier == "linear" else _linear(weights, "classifier.dense")
+    return Classifier(dense, _linear(weights, "classifier.scores"), config.classifier)

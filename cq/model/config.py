@@ -15,7 +15,10 @@ from .sampling import check_defaults
 _CHOICES = {
     "norm": ("layer", "rms"),
     "activation": ("gelu", "gelu_tanh", "silu", "relu"),
-    "classifier": ("tanh", "relu", None),
+    "classifier": ("tanh", "relu", "linear", None),
+    "token_head": ("labels", "spans", "vectors", None),
+    "head_transform": ("gelu", "gelu_tanh", "silu", "relu", None),
+    "text_activation": ("identity", "sigmoid"),
     "truncation_side": ("right", "left"),
     "pair_activation": ("identity", "sigmoid", "tanh"),
 }
@@ -32,7 +35,10 @@ class Config:
     `include_prompt`, whether a prompt's tokens are pooled; `prompts` by name and which of them is the default; how many
     features are kept; `strip`, whether white space around texts is left out; `tail`, modules between pooling and
     `normalize`, as pooling.check_tail wants them. Of sequence classifiers, the labels' names, what stands between the
-    head's two layers, and what pairs' scores go through. `token_types`: whether the tokenizer's types of tokens reach
+    head's two layers ("linear": there is but one), and what scores go through, of pairs and of single texts.
+    `token_head`: what a linear layer gives of every token: a score for each of the labels, or for the begin and the end
+    of an answer, or the vectors of late interaction. `head_transform`: the activation between a masked language model's
+    trunk and its head. `token_types`: whether the tokenizer's types of tokens reach
     the model; `truncation_side`: which end of long texts is cut. Of language models, where their files say so: the ids
     that begin a text, end one and fill a batch, the Jinja template that makes a prompt of a conversation, the special
     tokens that it sees by name, and what counts in generation where a call says nothing (sampling.DEFAULTS)."""
@@ -73,6 +79,9 @@ class Config:
     token_types: bool = True
     truncation_side: str = "right"
     pair_activation: str = "identity"
+    text_activation: str = "identity"
+    token_head: str | None = None
+    head_transform: str | None = None
     include_prompt: bool = True
     prompts: dict[str, str] | None = None
     default_prompt: str | None = None
@@ -152,10 +161,29 @@ class Config:
         if not isinstance(self.labels, (tuple, list)) or not all(isinstance(label, str) for label in self.labels):
             raise FormatError(f"config: labels must be a list of strings, got {self.labels!r:.200}")
         object.__setattr__(self, "labels", tuple(self.labels))
-        if bool(self.labels) != (self.classifier is not None):
+        if bool(self.labels) != (self.classifier is not None or self.token_head == "labels"):
             raise FormatError(
-                f"config: labels and classifier come together, got {self.labels!r:.200} and {self.classifier!r}"
+                f"config: labels come with a classifier, or with a token_head 'labels'; got {self.labels!r:.200}, "
+                f"{self.classifier!r} and {self.token_head!r}"
             )
+        heads = (self.lm_head, self.classifier is not None, self.token_head is not None)
+        if sum(heads) > 1 or (self.head_transform is not None and not self.masked_lm):
+            raise FormatError(
+                f"config: one head at most: lm_head {self.lm_head}, classifier {self.classifier!r}, token_head "
+                f"{self.token_head!r}; head_transform {self.head_transform!r} goes before a masked language model's"
+            )
+
+    @property
+    def masked_lm(self) -> bool:
+        """Whether the head says which token stands at a place, rather than which one follows."""
+        return self.lm_head and not self.causal
+
+    @property
+    def head_size(self) -> int:
+        """Outputs of the head that reads every token; 0: there is none."""
+        if self.lm_head:
+            return self.vocab_size
+        return {"labels": len(self.labels), "spans": 2, None: 0}[self.token_head]
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -211,10 +239,13 @@ class Config:
             if self.gated:
                 shapes[at + "ffn.gate.weight"] = (f, h)
         shapes["final_norm.weight" if self.norm_first else "embed.norm.weight"] = (h,)
-        if self.lm_head and not self.tied:
-            shapes["head.weight"] = (self.vocab_size, h)
-        if self.labels:
-            shapes |= {"classifier.dense.weight": (h, h), "classifier.scores.weight": (len(self.labels), h)}
+        if self.head_transform is not None:
+            shapes |= {"transform.dense.weight": (h, h), "transform.norm.weight": (h,)}
+        if self.head_size and not self.tied:
+            shapes["head.weight"] = (self.head_size, h)
+        if self.classifier is not None:
+            shapes |= {} if self.classifier == "linear" else {"classifier.dense.weight": (h, h)}
+            shapes["classifier.scores.weight"] = len(self.labels), h
         return shapes | tail_shapes(self.tail, len(self.modes) * h)
 
 

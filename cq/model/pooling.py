@@ -122,3 +122,9 @@ def activate(x: np.ndarray, name: str) -> np.ndarray:
         result: np.ndarray = (1 / (1 + functions.exp(-x.astype(np.float64)))).astype(np.float32)
         return result
     return x
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Probabilities of float32 scores, along the last axis."""
+    powers = functions.exp((x - x.max(-1, keepdims=True)).astype(np.float64))
+    return (powers / np.add.accumulate(powers, -1)[..., -1:]).astype(np.float32)  # in one order on every CPU

@@ -25,6 +25,8 @@ WORK = {
     ("ffn.input", "ffn.hidden"): _UP,
     ("ffn.hidden", "attention.input"): _DOWN,
     ("ffn.hidden", "head.input"): _DOWN,
+    ("ffn.hidden", "transform.input"): _DOWN,
+    ("transform.input", "head.input"): "the head's transform",
     ("head.input", "end"): "leaving",
 }
 
@@ -100,14 +102,14 @@ class BlockPart:
 
 class Graph:
     """blocks: in the order of work. sites: name → Site, of all sites that layers read, in the order of work; trunk:
-    those of them that every token passes, all but a classifier's. reads: linear layer → name of the site that it reads,
-    in the order of work."""
+    those of them that training reaches: all but those of heads, of which only a causal language model's is among them.
+    reads: linear layer → name of the site that it reads, in the order of work."""
 
     def __init__(self, config: Config):
         self.config = config
         self.blocks = tuple(_block(f"layers.{i}", config.gated) for i in range(config.num_layers))
-        self.trunk, classifier = tuple(self._trunk()), tuple(self._classifier())
-        self.sites = {site.name: site for site in self.trunk + classifier}
+        self.trunk, heads = tuple(self._trunk()), tuple(self._heads())
+        self.sites = {site.name: site for site in self.trunk + heads}
         self.reads = {layer: site.name for site in self.sites.values() for layer in site.readers}
 
     @cached_property
@@ -136,11 +138,20 @@ class Graph:
             )
             yield Site(ffn.hidden, (ffn.down,), None, ffn.up if ffn.gate is not None else None, ffn.down)
             norm = block.ffn_norm
-        if self.config.lm_head:
+        if self.config.lm_head and self.config.causal:
             yield Site("head.input", ("head",), "final_norm" if first else norm, None, "head")
 
-    def _classifier(self) -> Iterator[Site]:
-        if self.config.classifier is not None:
+    def _heads(self) -> Iterator[Site]:
+        """Those that read the trunk's result, which a norm gives."""
+        norm = "final_norm" if self.config.norm_first else self.blocks[-1].ffn_norm
+        if self.config.head_transform is not None:
+            yield Site("transform.input", ("transform.dense",), norm, None, "transform.dense")
+            norm = "transform.norm"
+        if self.config.masked_lm or self.config.token_head is not None:
+            yield Site("head.input", ("head",), norm, None, "head")
+        if self.config.classifier == "linear":
+            yield Site("classifier.input", ("classifier.scores",), None, None, "classifier.scores")
+        elif self.config.classifier is not None:
             yield Site("classifier.input", ("classifier.dense",), None, None, "classifier.dense")
             yield Site("classifier.hidden", ("classifier.scores",), None, None, "classifier.scores")
 

@@ -10,7 +10,7 @@ from ..errors import CqError, UnsupportedError
 from .batch import Sequence
 from .config import Config
 from .inputs import as_items, is_iterable, is_pair, marked, sequences_of
-from .pooling import activate, normalized, pool
+from .pooling import activate, normalized, pool, softmax
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 class Texts:
     """The methods of Transformer that take texts. `tokenizer`: as it was given; `cutter`: the same, cutting texts to
-    config.max_length, where the model pools or is an encoder."""
+    config.max_length, where the model pools, is an encoder or gives labels."""
 
     config: Config
     tokenizer: Tokenizer | None
@@ -36,7 +36,7 @@ class Texts:
 
     def take_tokenizer(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer, self.cutter = tokenizer, None
-        if tokenizer is not None and (self.config.pooling or not self.config.causal):
+        if tokenizer is not None and (self.config.pooling or not self.config.causal or self.config.labels):
             self.cutter = Tokenizer.from_str(tokenizer.to_str())
             most = min(self.config.max_length, self.config.max_positions)
             self.cutter.enable_truncation(most, direction=self.config.truncation_side)
@@ -106,14 +106,19 @@ class Texts:
         special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (bool(ids) and ids[-1] in special)
 
-    def classify(self, texts_or_tokens: Iterable, batch_size: int = 32) -> np.ndarray:
-        """Scores of each label, float32 (n, labels); config.labels names the columns. Those of texts are as the head
-        gives them, before any softmax or sigmoid; those of pairs go through config.pair_activation, as in
-        sentence-transformers' CrossEncoder.
+    def classify(
+        self, texts_or_tokens: Iterable, batch_size: int = 32, *, function_to_apply: str | None = None
+    ) -> np.ndarray:
+        """Scores of each label, float32 (n, labels); config.labels names the columns.
 
         texts_or_tokens: as for `embed`, or pairs of texts [("query", "document"), …], which the tokenizer joins, the
-        longer one cut first. batch_size: sequences in one pass. Raises UnsupportedError where the model has no sequence
-        classifier's head."""
+        longer one cut first. batch_size: sequences in one pass. function_to_apply: what the head's scores go through:
+        "none", "sigmoid", or "softmax" over the labels. None: sigmoid where several labels may hold at
+        once (problem_type "multi_label_classification"), else nothing; of pairs config.pair_activation, as in
+        sentence-transformers' CrossEncoder. Raises UnsupportedError where the model has no sequence classifier's
+        head, CqError for another function."""
+        if function_to_apply not in (None, "none", "sigmoid", "softmax"):
+            raise CqError(f"function_to_apply: need 'none', 'sigmoid' or 'softmax', got {function_to_apply!r:.100}")
         if self.classifier is None:
             raise UnsupportedError(
                 f"classify: this {self.config.family} model has no sequence classifier's head; use forward or embed"
@@ -134,7 +139,8 @@ class Texts:
             for batch in self.batches(tokens[i : i + batch_size])
         ]
         scores = np.concatenate(parts) if parts else np.empty((0, len(self.config.labels)), np.float32)
-        return activate(scores, self.config.pair_activation) if any(pairs) else scores
+        said = self.config.pair_activation if any(pairs) else self.config.text_activation
+        return softmax(scores) if function_to_apply == "softmax" else activate(scores, function_to_apply or said)
 
     def rank(self, query: str, documents: Iterable, batch_size: int = 32) -> list[dict]:
         """The documents by how well they answer the query, the best first: [{"corpus_id": place in documents, "score":
@@ -175,7 +181,8 @@ class Texts:
         encoded = self._encoded(first, second)
         return marked(np.array(encoded.ids, np.int32), encoded.type_ids, None, self.config, "texts")
 
-    def _encoded(self, text: str, second: str | None, special_tokens: bool = True) -> Encoding:
+    def _encoded(self, text: str, second: str | None, special_tokens: bool = True, whole: bool = False) -> Encoding:
+        """whole: not cut."""
         if self.tokenizer is None:
             raise CqError(
                 "tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
@@ -193,7 +200,8 @@ class Texts:
                     ) from None
         if self.config.strip:
             text, second = text.strip(), second and second.strip()
-        return (self.cutter or self.tokenizer).encode(text, second, add_special_tokens=special_tokens)
+        tokenizer = self.tokenizer if whole or self.cutter is None else self.cutter
+        return tokenizer.encode(text, second, add_special_tokens=special_tokens)
 
 
 def check_batch_size(batch_size: object) -> None:

@@ -18,6 +18,7 @@ from .classifier import Classifier
 from .config import Config, check_weights
 from .coverage import Coverage, coverage_of, headroom_of
 from .deferred import Deferred, read
+from .heads import Heads
 from .inputs import sequences_of
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
@@ -25,7 +26,7 @@ from .pooling import Tail
 from .replay import Replay
 from .rope import turning_point
 from .sites import Graph
-from .texts import Texts
+from .transform import Transform
 from .writing import Writing
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ..strategies import Strategy
 
 
-class Transformer(Texts, Writing):
+class Transformer(Heads, Writing):
     """A BERT-type encoder or Llama-type decoder. plan: what cq.convert made its layers by; None: they are float32."""
 
     def __init__(
@@ -48,6 +49,7 @@ class Transformer(Texts, Writing):
         self.embedding = build.embedding(config, weights)
         self.blocks = build.blocks(config, weights)
         self.final_norm = build.norm(config, weights, "final_norm") if config.norm_first else None
+        self.transform: Transform | None = build.transform(config, weights)
         self.head: Linear | QuantizedLinear | None = build.head(config, weights)
         self.classifier: Classifier | None = build.classifier(config, weights)
         self.tail = Tail(config.tail, weights)
@@ -69,11 +71,13 @@ class Transformer(Texts, Writing):
         return self._run(tokens, self._replayed)
 
     def logits(self, tokens: Iterable) -> list[np.ndarray]:
-        """Scores of the next token after each position: list of (len, vocab) float32. Raises UnsupportedError where the
-        model has no language-model head, else as `forward`."""
+        """What the head gives at each position, list of (len, outputs) float32: of a causal language model the scores
+        of the next token, (len, vocab); of a masked one those of the token at that place; of a token classifier those
+        of config.labels; of a model that finds answers, those of their begin and end, (len, 2). Raises UnsupportedError
+        where no head reads every token, else as `forward`."""
         if self.head is None:
             raise UnsupportedError(
-                f"logits: this {self.config.family} model has no language-model head; use forward or embed"
+                f"logits: this {self.config.family} model has no head that reads every token; use forward or embed"
             )
         return self._run(tokens, self._scores)
 
@@ -93,16 +97,40 @@ class Transformer(Texts, Writing):
 
     def _classes(self, batch: Batch) -> np.ndarray:
         assert self.classifier is not None, "whoever calls has seen one"
-        scores = self.classifier(self.hidden(batch).floats()[batch.offsets[:-1]], batch)
+        scores = self.classifier(self.hidden(batch).floats()[self._read_by_classifier(batch)], batch)
         try:
             _core.min_max(scores)
         except CqError as error:
             raise CqError(f"classify: {error}") from None
         return scores
 
+    def _read_by_classifier(self, batch: Batch) -> np.ndarray:
+        """Of each sequence the place of the token that says its class: the first, or, since a decoder looks back, its
+        last that is no padding."""
+        first, last = batch.offsets[:-1], batch.offsets[1:] - 1
+        if not self.config.causal:
+            return first
+        places = np.where(batch.ids == self.config.pad_token_id, -1, np.arange(len(batch.ids)))  # None equals no id
+        found = np.maximum.reduceat(places, first)
+        return np.where(found < first, last if self.config.pad_token_id is None else first, found)
+
+    def _transformed(self, batch: Batch, readers: tuple = ()) -> Activation:
+        """What the head reads."""
+        if self.transform is None:
+            return self.hidden(batch, readers)
+        return self.transform(self.hidden(batch, (self.transform.dense,)), readers, batch)
+
     def _scores(self, batch: Batch) -> np.ndarray:
         assert self.head is not None, "logits has seen one"
-        scores = self.head(self.hidden(batch, (self.head,)))
+        return self._checked(self.head(self._transformed(batch, (self.head,))))
+
+    def head_scores(self, states: np.ndarray) -> np.ndarray:
+        """What the head, of a model that has one, gives of final states: float32 (n, hidden) → (n, outputs)."""
+        assert self.head is not None, "whoever calls has seen one"
+        x = Activation(np.ascontiguousarray(states))
+        return self._checked(self.head(x if self.transform is None else self.transform(x, (self.head,))))
+
+    def _checked(self, scores: np.ndarray) -> np.ndarray:
         try:
             _core.min_max(scores)
         except CqError as error:
@@ -123,7 +151,7 @@ class Transformer(Texts, Writing):
             else:
                 then = Then(stream, ffn_norm, after.attention.readers(), keep, block.streams[1])
             x, stream = self._part(block.ffn, x, batch, f"{block.name}.ffn.", then)
-        batch.tap("head.input", x.values)
+        batch.tap("head.input" if self.transform is None else "transform.input", x.values)
         return x
 
     def _begin(self, batch: Batch) -> tuple[Activation, np.ndarray | _core.Coded]:
@@ -162,7 +190,7 @@ class Transformer(Texts, Writing):
         """Runs texts or ids and shows `observe(site, float32 (rows, n))` what flows where: a row for each token, or for
         each sequence in a classifier's head. At most MAX_TOKENS go through together; more come in parts."""
         for batch in self.batches(self.tokens_of(samples), observe):
-            self.hidden(batch) if self.classifier is None else self._classes(batch)
+            self._transformed(batch) if self.classifier is None else self._classes(batch)
 
     # --- looking inside -----------------------------------------------------------------------------------------------
 
@@ -189,10 +217,13 @@ class Transformer(Texts, Writing):
                 yield block.attention, part, f"{block.name}.attention.{part}"
             for part in ("up", "down") if block.ffn.gate is None else ("gate", "up", "down"):
                 yield block.ffn, part, f"{block.name}.ffn.{part}"
+        if self.transform is not None:
+            yield self.transform, "dense", "transform.dense"
         if self.head is not None:
             yield self, "head", "head"
         if self.classifier is not None:
-            yield self.classifier, "dense", "classifier.dense"
+            if self.classifier.dense is not None:
+                yield self.classifier, "dense", "classifier.dense"
             yield self.classifier, "scores", "classifier.scores"
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -225,6 +256,8 @@ class Transformer(Texts, Writing):
             yield f"{block.name}.ffn_norm", block.ffn_norm
         if self.final_norm is not None:
             yield "final_norm", self.final_norm
+        if self.transform is not None:
+            yield "transform.norm", self.transform.norm
 
     @property
     def nbytes(self) -> int:

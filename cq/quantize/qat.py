@@ -43,9 +43,9 @@ def trained(
         weights = _split(weights, model, plan, found)
     network = fit(model, given, strategy, plan, weights, progress=_without_loss(progress))
     result, plan = Transformer(model.config, network.weights(), model.tokenizer), network.trained_plan()
-    if isinstance(target, Static) and model.classifier is not None:  # whose head is not trained, only calibrated
+    if isinstance(target, Static) and len(model.graph.sites) > len(model.graph.trunk):
         found = calibrate(result, texts, target.observer, tokens=0)
-        plan = _calibrated_head(plan, result, found, target)
+        plan = _calibrated_heads(plan, result, found, target)
     return result, plan
 
 
@@ -114,8 +114,8 @@ def _split(
     return weights | {name: array for part in changed for name, array in part.items()}
 
 
-def _calibrated_head(plan: Plan, model: Transformer, found: Calibration, target: Static) -> Plan:
-    """The plan with a classifier's sites as calibration found them."""
+def _calibrated_heads(plan: Plan, model: Transformer, found: Calibration, target: Static) -> Plan:
+    """The plan with the sites of heads that are not trained as calibration found them."""
     trunk = {name for site in model.graph.trunk for name in site.readers}
     layers = {
         name: layer

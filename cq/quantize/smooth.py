@@ -95,7 +95,7 @@ def _tasks(model: Transformer, plan: Plan, strategy: Static) -> Iterator[_Task]:
         yield _Task(part.context, values=part.value if in_codes else None, block=block.name)
         yield _Task(block.ffn.input, not streamed)
         yield _Task(block.ffn.hidden)
-    if model.head is not None:
+    if "head" in model.graph.trunk[-1].readers:
         yield _Task("head.input", not model.config.tied)  # the word table shares the tied head's codes
 
 

@@ -99,8 +99,9 @@ def fit(
             store(checkpoint, network, optimizer, training)
         if progress is not None:
             progress(step + 1, training.steps, loss)
+    untrained = set(network.graph.reads).difference(network.trunk) | {"transform.norm"}
     for name, array in weights.items():
-        if name.startswith("classifier."):  # no loss reaches it, only decay did
+        if name.rpartition(".")[0] in untrained:  # no loss reaches these heads, only decay did
             network.parameters.values[name][...] = array
     return network
 

@@ -126,7 +126,9 @@ class Network:
         word = self.plan.word
         if not word.coded:
             return None
-        return self.linears["head"] if word.weight is None else WeightRange("embed.word", word.weight)
+        if word.weight is None and "head" in self.linears:
+            return self.linears["head"]
+        return WeightRange("embed.word", word.weight or self.plan.layers["head"].coding)
 
     # --- what was learned ---------------------------------------------------------------------------------------------
 

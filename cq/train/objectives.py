@@ -62,16 +62,16 @@ class NextToken(Objective):
 
 
 class Distillation(Objective):
-    """The outputs of the float32 model as it was given: logits where it has a language-model head; else final states
-    and, where it pools, embeddings as well. States say of every token what is missing, embeddings what it comes to."""
+    """The outputs of the float32 model as it was given: logits of a causal language model; else final states and,
+    where it pools, embeddings as well. States say of every token what is missing, embeddings what it comes to."""
 
     def targets(self, samples: list[np.ndarray]) -> list[np.ndarray]:
-        return self.model.logits(samples) if self.model.config.lm_head else self.model.forward(samples)
+        return self.model.logits(samples) if "head" in self.network.trunk else self.model.forward(samples)
 
     def loss(self, samples: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         batch, config = Packed(samples), self.model.config
         states = self.network.forward(batch)
-        if config.lm_head:
+        if "head" in self.network.trunk:
             loss, gradients = losses.logit_distillation(batch.split(self.network.logits(states)), targets)
             return loss, {"logits": batch.join(gradients)}
         hidden = batch.split(states)

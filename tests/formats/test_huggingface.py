@@ -114,6 +114,9 @@ def test_bert_arrives(bert_saved):
         strip=False,
         truncate_dim=None,
         tail=(),
+        text_activation="identity",
+        token_head=None,
+        head_transform=None,
     )
 
 
@@ -188,6 +191,9 @@ def test_llama_arrives(llama_saved):
         strip=False,
         truncate_dim=None,
         tail=(),
+        text_activation="identity",
+        token_head=None,
+        head_transform=None,
     )
 
 
