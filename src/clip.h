@@ -29,11 +29,6 @@ INLINE code_pairs positive_pairs(code_pairs x) { return (code_pairs){positive(x.
 INLINE __m256i sum_of(code_pairs x, code_pairs y) {
     return _mm256_add_epi16(_mm256_add_epi16(x.even, x.odd), _mm256_add_epi16(y.even, y.odd));
 }
-INLINE int any_not_zero(code_pairs x, code_pairs y) {
-    const __m256i all = _mm256_or_si256(_mm256_or_si256(x.even, x.odd), _mm256_or_si256(y.even, y.odd));
-    return !_mm256_testz_si256(all, all);
-}
-
 /* Of x >= 0, one after another, what fits. *sum starts CLIP below 65535, where additions saturate. */
 INLINE __m256i first_fit(void) { return _mm256_set1_epi16((int16_t)(65535 - CLIP)); }
 INLINE __m256i fit(__m256i *sum, __m256i x) {
@@ -46,37 +41,60 @@ INLINE code_pairs fit_pairs(__m256i *sum, code_pairs x) {
     return (code_pairs){even, fit(sum, x.odd)};
 }
 
-/* The list of a block's rows as it grows. open: the row's steps with room for a group, of either sign, or NULL. */
+/* Where a block's next groups of excess go: those to add upwards, those to subtract downwards. */
 typedef struct {
-    cq_excess *next, *end, *open[2];
+    cq_excess *up, *down;
+    int64_t left; /* how many more may come */
 } excess_list;
 
-/* Adds those of 8 groups that are not all 0. */
-INLINE void list_groups(excess_list *list, int64_t group, int negative, __m256i bytes) {
-    int32_t codes[8];
-    int some = 255 & ~_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(bytes, _mm256_setzero_si256())));
-    _mm256_storeu_si256((__m256i *)codes, bytes);
-    for (; some; some &= some - 1) {
+typedef struct {
+    code_pairs up1, up2, down1, down2; /* >= 0, of two times 8 groups: to add, and to subtract */
+} excess_codes;
+
+/* Adds those that are not all 0. Which they are cannot be foreseen, so that every group is written, and the next one
+ * over it where it holds nothing. */
+INLINE void list_groups(excess_list *list, int64_t group1, int64_t group2, const excess_codes *x) {
+    int32_t up1[8], up2[8], down1[8], down2[8];
+    cq_excess *up = list->up, *down = list->down;
+#define KEEP(codes) const __m256i codes##_i8 = as_bytes(x->codes); _mm256_storeu_si256((__m256i *)codes, codes##_i8);
+    KEEP(up1) KEEP(up2) KEEP(down1) KEEP(down2)
+#undef KEEP
+    const __m256i all = _mm256_or_si256(_mm256_or_si256(up1_i8, up2_i8), _mm256_or_si256(down1_i8, down2_i8));
+    const __m256i none = _mm256_cmpeq_epi32(all, _mm256_setzero_si256());
+    for (int some = 255 & ~_mm256_movemask_ps(_mm256_castsi256_ps(none)); some; some &= some - 1) {
         const int i = __builtin_ctz((unsigned)some);
-        cq_excess *open = list->open[negative];
-        if (open) {
-            open->group[1] = (int32_t)group + i, open->codes[1] = codes[i];
-            list->open[negative] = NULL;
-        } else {
-            list->open[negative] = list->next++;
-            *list->open[negative] = (cq_excess){{(int32_t)group + i}, {codes[i]}, negative ? -1 : 0x10001};
-        }
+        const int32_t first = (int32_t)group1 + i, second = (int32_t)group2 + i;
+        *up = (cq_excess){first, up1[i]}, up += up1[i] != 0;
+        *up = (cq_excess){second, up2[i]}, up += up2[i] != 0;
+        *down = (cq_excess){first, down1[i]}, down -= down1[i] != 0;
+        *down = (cq_excess){second, down2[i]}, down -= down2[i] != 0;
     }
+    list->left -= (up - list->up) + (list->down - down);
+    list->up = up, list->down = down;
 }
-/* Adds x >= 0 of two times 8 groups, in as many parts as it takes. Returns 0 where the list may not hold them. */
-static int list_excess(excess_list *list, int64_t group1, code_pairs x1, int64_t group2, code_pairs x2, int negative) {
-    while (any_not_zero(x1, x2)) {
-        if (list->end - list->next < CQ_EXCESS_AT_ONCE) return 0;
-        __m256i sum1 = first_fit(), sum2 = sum1;
-        const code_pairs part1 = fit_pairs(&sum1, x1), part2 = fit_pairs(&sum2, x2);
-        list_groups(list, group1, negative, as_bytes(part1)), list_groups(list, group2, negative, as_bytes(part2));
-        x1 = minus(x1, part1), x2 = minus(x2, part2);
+
+/* Whether two codes of a group are above CLIP together. */
+INLINE int any_over(const excess_codes *x) {
+#define SUM(codes) _mm256_add_epi16(x->codes.even, x->codes.odd)
+    const __m256i most = _mm256_max_epi16(_mm256_max_epi16(SUM(up1), SUM(up2)), _mm256_max_epi16(SUM(down1), SUM(down2)));
+#undef SUM
+    const __m256i over = _mm256_cmpgt_epi16(most, _mm256_set1_epi16(CLIP));
+    return !_mm256_testz_si256(over, over);
+}
+
+/* Adds them, in as many parts as it takes. Returns 0 where the list may not hold them. */
+INLINE int list_excess(excess_list *list, int64_t group1, int64_t group2, excess_codes x) {
+    while (any_over(&x)) {
+        if (list->left < CQ_EXCESS_AT_ONCE) return 0;
+        __m256i sums[4] = {first_fit(), first_fit(), first_fit(), first_fit()};
+        const excess_codes part = {fit_pairs(sums, x.up1), fit_pairs(sums + 1, x.up2), fit_pairs(sums + 2, x.down1),
+                                   fit_pairs(sums + 3, x.down2)};
+        list_groups(list, group1, group2, &part);
+        x = (excess_codes){minus(x.up1, part.up1), minus(x.up2, part.up2), minus(x.down1, part.down1),
+                           minus(x.down2, part.down2)};
     }
+    if (list->left < CQ_EXCESS_AT_ONCE) return 0;
+    list_groups(list, group1, group2, &x);
     return 1;
 }
 
@@ -100,8 +118,8 @@ INLINE int clip_piece(const uint8_t *a, int64_t k, int64_t half, uint8_t centre,
             __m256i sum_up = first_fit(), sum_down = sum_up;
             const code_pairs u1 = fit_pairs(&sum_up, up1), u2 = fit_pairs(&sum_up, up2);
             const code_pairs d1 = fit_pairs(&sum_down, down1), d2 = fit_pairs(&sum_down, down2);
-            if (!list_excess(list, group, minus(up1, u1), group + half, minus(up2, u2), 0)) return 0;
-            if (!list_excess(list, group, minus(down1, d1), group + half, minus(down2, d2), 1)) return 0;
+            const excess_codes excess = {minus(up1, u1), minus(up2, u2), minus(down1, d1), minus(down2, d2)};
+            if (!list_excess(list, group, group + half, excess)) return 0;
             y1 = as_bytes(minus(u1, d1)), y2 = as_bytes(minus(u2, d2));
             clipped_sum = _mm256_madd_epi16(_mm256_sub_epi16(sum_up, sum_down), one);
         }
@@ -119,9 +137,24 @@ INLINE int clip_piece(const uint8_t *a, int64_t k, int64_t half, uint8_t centre,
 
 /* Rounded to the nearest; 0 of nothing. */
 static int32_t mean_code(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k) {
-    int64_t sum = 0;
-    for (int64_t r = 0; r < rows; r++) sum += ISA(sum_codes)(a + r * a_stride, k);
-    return k ? (int32_t)((sum + rows * k / 2) / (rows * k)) : 0;
+    __m256i sums = _mm256_setzero_si256(); /* of 8 codes each, in 64 bits */
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < k; i += 32)
+            sums = _mm256_add_epi64(sums, _mm256_sad_epu8(load_codes(a + r * a_stride + i, k - i, 0),
+                                                          _mm256_setzero_si256()));
+    int64_t sum[4];
+    _mm256_storeu_si256((__m256i *)sum, sums);
+    const int64_t all = sum[0] + sum[1] + sum[2] + sum[3];
+    return k ? (int32_t)((all + rows * k / 2) / (rows * k)) : 0;
+}
+
+/* A row's groups go in twos. */
+INLINE void end_row(excess_list *list, cq_clipped *out, int64_t r) {
+    const int64_t up = list->up - out->excess, down = out->excess + out->room - 1 - list->down;
+    const cq_excess nothing = {0, 0};
+    if (up % 2) *list->up++ = nothing;
+    if (down % 2) *list->down-- = nothing;
+    out->added[r] = list->up - out->excess, out->subtracted[r] = list->down + 1 - out->excess;
 }
 
 /* Rows with a zero point each are centred there. One for all is not always in the middle, as where features have scales
@@ -131,13 +164,13 @@ static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k
     const int64_t groups = (k + 3) / 4, piece = piece_of(groups);
     const int32_t mean = zeros ? 0 : mean_code(a, a_stride, rows, k);
     out->zero = zeros ? 0 : zero - mean;
-    excess_list list = {.next = out->excess};
+    excess_list list = {.up = out->excess, .down = out->excess + out->room - 1};
     for (int64_t r = 0; r < rows; r++, a += a_stride) {
         const int32_t centre = zeros ? zeros[r] : mean;
         if (centre < 0 || centre > 255) return 0;
         /* The room is for all rows alike, more or less: it is soon clear where it will not do. */
         const int64_t by_now = out->room * (r + 1) / rows + out->room / 8 + CQ_EXCESS_AT_ONCE;
-        list.end = out->excess + (by_now < out->room ? by_now : out->room);
+        list.left = (by_now < out->room ? by_now : out->room) - (out->room - 1 - (list.down - list.up));
         __m256i sums = _mm256_setzero_si256(), clipped_sums = sums;
         for (int64_t g = 0; g < groups; g += piece) {
             const int64_t some = groups - g < piece ? groups - g : piece, left = k - 4 * g;
@@ -145,8 +178,7 @@ static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k
                             out->codes + r * out->stride + 4 * g, &sums, &clipped_sums, &list))
                 return 0;
         }
-        out->ends[r] = list.next - out->excess;
-        list.open[0] = list.open[1] = NULL;
+        end_row(&list, out, r);
         out->sums[r] = i32_sum((i32x16){sums, _mm256_setzero_si256()});
         out->clipped_sums[r] = i32_sum((i32x16){clipped_sums, _mm256_setzero_si256()});
     }

@@ -40,16 +40,28 @@ INLINE void emit(const int to, const cq_activation activation, const int residua
     put(to, value(activation, residual, per_row, sum, row_scale, s, r, j, n), s, r, j, n);
 }
 
+/* Columns j .. j + 15 of a row's sums, zero points taken off: exact in int32 where that fits, whatever wraps on the
+ * way. */
+INLINE i32x16 corrected(const int32_t *acc, const cq_strip *s, int64_t r, int64_t j) {
+    i32x16 sum = i32_load(acc + j);
+    if (s->row_zeros) sum = i32_sub(sum, i32_mul(i32_set(s->row_zeros[r]), i32_load(s->column_sums + j)));
+    if (s->row_sums) sum = i32_sub(sum, i32_mul(i32_set(s->row_sums[r]), i32_load(s->zero_points + j)));
+    return sum;
+}
+
 BULKY void store_i8(const int to, const cq_activation activation, const int32_t *acc, int64_t acc_stride, int rows,
                     const cq_strip *s, int64_t row) {
+    const encoding e = {s->code_inverses, s->code_scales, s->code_zeros, s->qmin, s->qmax, s->qmin < 0.0f};
     for (int64_t r = row; r < row + rows; r++, acc += acc_stride) {
         const f32x16 scale = f32_set(s->row_scales ? s->row_scales[r] : 1.0f);
-        EACH_16(j, s->columns, n, {
-            i32x16 sum = i32_load(acc + j); /* exact in int32 where the result fits, whatever wraps on the way */
-            if (s->row_zeros) sum = i32_sub(sum, i32_mul(i32_set(s->row_zeros[r]), i32_load(s->column_sums + j)));
-            if (s->row_sums) sum = i32_sub(sum, i32_mul(i32_set(s->row_sums[r]), i32_load(s->zero_points + j)));
-            emit(to, activation, 1, s->row_scales != NULL, sum, scale, s, r, j, n);
-        });
+#define VALUE(j) value(activation, 1, s->row_scales != NULL, corrected(acc, s, r, j), scale, s, r, j, 16)
+        if (to == TO_CODES && s->columns == CQ_TILE) {
+            encode_64(BY_COLUMN, 1, &e, VALUE(0), VALUE(16), VALUE(32), VALUE(48), s->codes + r * s->stride);
+            continue;
+        }
+#undef VALUE
+        EACH_16(j, s->columns, n,
+                { emit(to, activation, 1, s->row_scales != NULL, corrected(acc, s, r, j), scale, s, r, j, n); });
     }
 }
 

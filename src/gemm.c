@@ -10,7 +10,7 @@
 #define ROWS_EACH 24            /* rows that a member should have, or tiles are shared out */
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
 #define CLIP_COLUMNS 64         /* from here on it pays to clip A */
-#define EXCESS_SHARE 18         /* with one step of excess for so many codes, clipped rows take as long as others */
+#define EXCESS_SHARE 9          /* with a group of excess for so many codes, clipped rows take as long as others */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
 
 static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
@@ -235,10 +235,10 @@ static void close_work(gemm_work *work) {
 static int open_clipped(const gemm_job *job, cq_clipped *c) {
     const int64_t rows = job->block_rows, bytes = up(rows * up(job->k4, 8), 64);
     c->stride = up(job->k4, 8);
-    c->codes = cq_scratch(bytes + rows * 16 + excess_room(job, rows) * (int64_t)sizeof(cq_excess));
+    c->codes = cq_scratch(bytes + rows * 24 + excess_room(job, rows) * (int64_t)sizeof(cq_excess));
     if (!c->codes) return 0;
-    c->ends = (int64_t *)(void *)(c->codes + bytes);
-    c->sums = (int32_t *)(c->ends + rows), c->clipped_sums = c->sums + rows;
+    c->added = (int64_t *)(void *)(c->codes + bytes), c->subtracted = c->added + rows;
+    c->sums = (int32_t *)(c->subtracted + rows), c->clipped_sums = c->sums + rows;
     c->excess = (cq_excess *)(c->clipped_sums + rows);
     return 1;
 }

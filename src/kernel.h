@@ -45,11 +45,12 @@ typedef struct {
     float qmin, qmax;
 } cq_strip;
 
-/* Two groups of 4 codes, all >= 0, and their places in a row. sign: 1 or -1 in both int16 of it. */
+/* A group of 4 codes, all >= 0, of which two that are multiplied by the same pair of weights are at most 127 together,
+ * and its place in a row. */
 typedef struct {
-    int32_t group[2], codes[2], sign;
+    int32_t group, codes;
 } cq_excess;
-#define CQ_EXCESS_AT_ONCE 16 /* there is no more excess where there is no room for so many */
+#define CQ_EXCESS_AT_ONCE 40 /* there is no more excess where there is no room for so many */
 
 /* Rows of codes minus a centre, clipped so that a product's int16 sums cannot overflow; what was clipped off each row,
  * its excess; and a row's sums. */
@@ -58,8 +59,10 @@ typedef struct {
     int64_t stride;
     int32_t *sums, *clipped_sums; /* (rows): of codes minus the centre, and of `codes` */
     int32_t zero;                 /* what is left of the zero point, for all rows */
-    cq_excess *excess;            /* (room) */
-    int64_t room, *ends;          /* (rows): where each row's excess ends and the next one's begins */
+    /* (room): row by row an even number of groups, what is to be added from the start on, what is to be subtracted from
+     * the end back. */
+    cq_excess *excess;
+    int64_t room, *added, *subtracted; /* (rows): where each row's groups to add end, and those to subtract begin */
 } cq_clipped;
 
 /* Of every key, with room up to a whole vector: its scale, 255 times its value's, and at least log2 of its value's. */

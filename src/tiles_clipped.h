@@ -156,24 +156,33 @@ static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(1) }
 static void tiles_of_many(int64_t rows, const clipped_product *o){TILES(0)}
 #undef TILES
 
+/* Groups of excess from `next` to before `end`, an even number, to add or to subtract. */
+typedef struct {
+    const cq_excess *next, *end;
+} excess_span;
+
 /* acc (16 P) += a row's excess x P panels. */
-INLINE void add_excess(const int P, const cq_excess *e, const cq_excess *end, const int8_t *b, int64_t panel_stride,
+INLINE void add_excess(const int P, excess_span added, excess_span subtracted, const int8_t *b, int64_t panel_stride,
                        int32_t *acc) {
 #define EACH_HALF(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
 #define IS_THERE(p, h) (P > p && (h == 0 || LANES < CQ_PANEL))
 #define GET(p, h) line_part c##p##h = IS_THERE(p, h) ? load_part(acc + CQ_PANEL * p + LANES * h) : ONES;
     EACH_HALF(GET)
-    for (; e < end; e++) {
-        const line_part x = OP(set1_epi32)(e->codes[0]), y = OP(set1_epi32)(e->codes[1]);
-        const line_part sign = OP(set1_epi32)(e->sign);
-        const int8_t *b1 = b + 64 * (int64_t)e->group[0], *b2 = b + 64 * (int64_t)e->group[1];
 #define LINE(b, p, h) *(const line_part *)(b + p * panel_stride + 4 * LANES * h)
 #define ADD(p, h) if (IS_THERE(p, h)) ADD_FOUR(c##p##h, x, LINE(b1, p, h), y, LINE(b2, p, h), sign, "m", REGISTER)
-        EACH_HALF(ADD)
-    }
+#define ADD_SPAN(span, times) { \
+        const line_part sign = times; \
+        for (const cq_excess *e = span.next; e < span.end; e += 2) { \
+            const line_part x = OP(set1_epi32)(e[0].codes), y = OP(set1_epi32)(e[1].codes); \
+            const int8_t *b1 = b + 64 * (int64_t)e[0].group, *b2 = b + 64 * (int64_t)e[1].group; \
+            EACH_HALF(ADD) \
+        } }
+    ADD_SPAN(added, OP(set1_epi16)(1))
+    ADD_SPAN(subtracted, OP(set1_epi16)(-1))
 #define PUT(p, h) if (IS_THERE(p, h)) store_part(acc + CQ_PANEL * p + LANES * h, c##p##h);
     EACH_HALF(PUT)
 #undef PUT
+#undef ADD_SPAN
 #undef ADD
 #undef LINE
 #undef GET
@@ -202,12 +211,13 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
             else tiles_of_many(s->rows, &o);
         }
     for (int64_t r = 0; r < s->rows; r++) {
-        const cq_excess *e = a->excess + (r ? a->ends[r - 1] : 0), *end = a->excess + a->ends[r];
-        if (e == end) continue;
-        if (panels == CQ_TILE / CQ_PANEL) add_excess(4, e, end, b, panel_stride, acc + r * CQ_TILE);
+        const excess_span added = {a->excess + (r ? a->added[r - 1] : 0), a->excess + a->added[r]};
+        const excess_span subtracted = {a->excess + a->subtracted[r], a->excess + (r ? a->subtracted[r - 1] : a->room)};
+        if (added.next == added.end && subtracted.next == subtracted.end) continue;
+        if (panels == CQ_TILE / CQ_PANEL) add_excess(4, added, subtracted, b, panel_stride, acc + r * CQ_TILE);
         else
             for (int p = 0; p < panels; p++)
-                add_excess(1, e, end, b + p * panel_stride, 0, acc + r * CQ_TILE + p * CQ_PANEL);
+                add_excess(1, added, subtracted, b + p * panel_stride, 0, acc + r * CQ_TILE + p * CQ_PANEL);
     }
     ISA(store_i8)(acc, CQ_TILE, (int)s->rows, s, 0);
 }
