@@ -65,7 +65,7 @@ def _machine(folder: Path) -> str:
     title = f"## {card['cpu']}, family {card['cpu_family_model'].replace('/', ', model ')}, {card['isa']}"
     parts = [title, "### Yardsticks", targets.table(found)]
     for name, table in TABLES.items():
-        if table.suite in found:
+        if table.suite in found and table.title:
             parts += [f"### {table.title}", *([table.lead] if table.lead else []), _table(name, folder)]
     return "\n\n".join(parts)
 
@@ -104,6 +104,35 @@ def model(result: dict) -> str:
         f"Milliseconds for a batch with {joined(result['cards'], '{}')} threads; bold: the fastest. SQNR: of the "
         f"hidden states of {cases[-1]}, beside cq's float32.\n\n" + markdown(lines) + "\n\n" + note + machine(result)
     )
+
+
+SHORT = ("1×16", "8×128", "32 sentences")
+BEST_FORMS = (
+    "cq float32",
+    "cq dynamic",
+    "cq static",
+    "onnxruntime dynamic int8",
+    "onnxruntime static int8",
+    "OpenVINO static int8",
+    "CTranslate2 int8",
+    "torch dynamic int8 (x86)",
+)
+
+
+def speed(result: dict) -> str:
+    """The model's table in short: the int8 forms, three batches, sentences per second."""
+    rows = [row for row in contestants(result) if row["name"].removesuffix(SORTED) in BEST_FORMS]
+    rated = [row | {"rate": row["sequences"] / row["seconds"]} for row in rows if row["case"] == STREAM]
+    lines = [["all-MiniLM-L6-v2", *(f"{case}<br>ms" for case in SHORT), "sentences<br>per second"]]
+    for name in (name for name in BEST_FORMS if any(row["name"] == name for row in rows)):
+        cells = []
+        for case in SHORT:
+            here = [row for row in rows if row["case"] == case]
+            cells.append(cell(here, here[0]["work"], name, "seconds", "{:.2f}", min, 1e3))
+        cells.append(cell(rated, rated[0]["work"], name, "rate", "{:,.0f}", max))
+        lines.append([name, *cells])
+    threads = joined(result["cards"], "{}")
+    return f"With {threads} threads; bold: the best.\n\n" + markdown(lines) + "\n\n" + machine(result)
 
 
 def stream(result: dict) -> str:
@@ -536,7 +565,8 @@ def _padding(padding) -> str:
 
 
 class Table(NamedTuple):
-    """How a suite's result is shown; lead: what a reader must know first."""
+    """How a suite's result is shown. title: of its section among a machine's tables; "" for what only the README has.
+    lead: what a reader must know first."""
 
     title: str
     suite: str
@@ -548,6 +578,7 @@ TABLES = {
     "gemm": Table("Matrix products", "gemm", products.gemm),
     "speedup": Table("Two threads over one, products", "gemm", products.speedup),
     "model": Table("all-MiniLM-L6-v2", "model", model),
+    "speed": Table("", "model", speed),
     "stream": Table("all-MiniLM-L6-v2 on real sentences", "model", stream),
     "efficiency": Table("all-MiniLM-L6-v2, percent of the peak", "model", efficiency),
     "profile": Table("all-MiniLM-L6-v2, part by part", "profile", profile),

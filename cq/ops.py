@@ -20,11 +20,21 @@ SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32)
 
 
 def pack(b: np.ndarray | QTensor, zero_point: int | np.ndarray = 0) -> PackedWeight:
-    """Lays a weight out for cq's kernels, with its column sums.
+    """Reorders a weight into the layout that the kernels read, once, and sums its columns.
 
-    b: int8 (K, N), any strides, with `zero_point` an integer -128 … 127 or one per column (N,); or a QTensor of such
-    codes, with its own parameters (per tensor, axis 1, or groups along K), which `linear` needs for its scales.
-    K ≤ 65,793, so that no sum can overflow int32. Raises CqError, UnsupportedError."""
+    Args:
+        b: int8 array (K, N) of any strides; or a `QTensor` of int8 codes (K, N) with its own parameters, per tensor,
+            per column (axis 1) or in groups along K, which `linear` needs. K is at most 65,793, so that no int32 sum
+            can overflow.
+        zero_point: Zero point of an int8 array: an integer from -128 to 127, or one for each column (N,). Leave it out
+            for a `QTensor`.
+
+    Returns:
+        The packed weight. It can be pickled, and used by several threads at once.
+
+    Raises:
+        CqError: An argument has another type, shape or range.
+    """
     if isinstance(b, QTensor):
         if b.data.ndim != 2 or b.data.dtype != np.int8 or b.axis not in (None, 1):
             raise CqError(
@@ -43,10 +53,26 @@ def pack(b: np.ndarray | QTensor, zero_point: int | np.ndarray = 0) -> PackedWei
 
 
 def matmul_integer(a: np.ndarray, w: PackedWeight, a_zero_point: int | np.ndarray = 0) -> np.ndarray:
-    """int32 (M, N) = (a - a_zero_point) (b - b_zero_point): the meaning of ONNX MatMulInteger.
+    """Multiplies codes exactly: int32 (M, N) = (a - a_zero_point) (b - b_zero_point), as ONNX MatMulInteger.
 
-    a: uint8 or int8 (M, K); a_zero_point: an integer of a's range, or one per row (M,); w: what `pack` made of b.
-    Raises CqError; also where a sum does not fit int32, possible only with a weight zero point and K above 33,025."""
+    Args:
+        a: uint8 or int8 array (M, K).
+        w: Packed weight (K, N) from `pack`.
+        a_zero_point: An integer in the range of `a`'s type, or one for each row (M,).
+
+    Returns:
+        int32 array (M, N).
+
+    Raises:
+        CqError: An argument has another type or shape, or a sum does not fit in int32, which needs a weight with zero
+            points and K above 33,025.
+
+    Example:
+        >>> import numpy as np, cq
+        >>> a, b = np.array([[1, 2]], np.uint8), np.array([[3], [4]], np.int8)
+        >>> cq.matmul_integer(a, cq.pack(b)).item()
+        11
+    """
     a = _matrix(a, "a", (UINT8, INT8))
     _packed(w)
     low, high = (-128, 127) if a.dtype == INT8 else (0, 255)
@@ -65,12 +91,25 @@ def linear(
     out_zero_point: int = 0,
     out_dtype: str = "int8",
 ) -> np.ndarray | QTensor:
-    """act(x w + bias) + residual.
+    """Applies a linear layer with a quantized weight: act(x w + bias) + residual.
 
-    x: float32 (M, K), multiplied in float32 by the weight dequantized on the fly; or a QTensor of int8 or uint8 (M, K),
-    per tensor or axis 0, multiplied in int8. w: a packed QTensor. bias: float32 (N,). activation: None, "relu", "gelu",
-    "gelu_tanh" or "silu". residual: float32 (M, N) or a QTensor. With out_scale the result is requantized to
-    `out_dtype` at (out_scale, out_zero_point) and returned as a QTensor, else it is float32 (M, N). Raises CqError."""
+    Args:
+        x: float32 array (M, K), which is multiplied in float32 by the weight dequantized on the fly; or a `QTensor` of
+            int8 or uint8 codes (M, K), per tensor or per row (axis 0), which is multiplied in int8.
+        w: Packed weight (K, N) from `pack` of a `QTensor`.
+        bias: float32 array (N,), or None.
+        activation: None, "relu", "gelu", "gelu_tanh" or "silu".
+        residual: float32 array (M, N) or a `QTensor` of that shape, added after the activation; or None.
+        out_scale: Scale of the result's codes, a positive normal float32. None returns float32.
+        out_zero_point: Zero point of the result's codes.
+        out_dtype: Type of the result's codes, "int8" or "uint8".
+
+    Returns:
+        float32 array (M, N), or, with `out_scale`, a `QTensor` of codes.
+
+    Raises:
+        CqError: An argument has another type, shape or range, or a result is not finite.
+    """
     _packed(w)
     form = None
     if out_scale is not None:

@@ -13,15 +13,21 @@ from cq.errors import CqError
 
 @dataclass(frozen=True, eq=False)
 class QTensor:
-    """Codes and their parameters; it stands for the reals scale * (data - zero_point).
+    """Codes with the scales and zero points that give them meaning: scale * (data - zero_point).
 
-    data: int8 or uint8, any shape, at least one element; kept as it is, neither copied nor changed.
-    scale (float32, >= 2**-126) and zero_point (int32, a code) have the same shape:
-    - axis None: 0-d, one pair for the whole tensor;
-    - axis a: (data.shape[a],), one pair per channel along a;
-    - axis a of 2-D data with group_size g: groups of g neighbours (the last may be shorter) along the other axis; data
-      (K, N) with axis 1 has (ceil(K / g), N), data (N, K) with axis 0 has (N, ceil(K / g)).
-    Raises CqError where the parts do not fit together.
+    Attributes:
+        data: int8 or uint8 array of any shape with at least one element. It is kept as it is, neither copied nor
+            changed.
+        scale: float32 array, at least 2**-126. Its shape is () for one scale per tensor (axis None),
+            (data.shape[axis],) for one per channel, or, with `group_size` g, (ceil(K / g), N) for data (K, N) with axis
+            1 and (N, ceil(K / g)) for data (N, K) with axis 0.
+        zero_point: int32 array of codes, of the same shape.
+        axis: The axis of channels, or None.
+        group_size: Number of neighbours along the other axis that share a scale; the last group may be shorter. None:
+            all of them.
+
+    Raises:
+        CqError: The parts do not fit together.
     """
 
     data: np.ndarray
@@ -88,11 +94,28 @@ def quantize_tensor(
     axis: int | None = None,
     group_size: int | None = None,
 ) -> QTensor:
-    """Quantize `x` by its own smallest and largest elements: for the tensor, per channel along `axis`, or per group.
+    """Quantizes an array by its own smallest and largest elements.
 
-    x: real floats of any width and shape, at least one element, never modified (float64 is rounded to float32 first).
-    group_size: for 2-D x only; groups run along the other axis than `axis`, which is then 1 unless said otherwise.
-    Raises CqError for NaN and Inf, naming the index. Parameters as affine.qparams, codes as affine.quantize.
+    Args:
+        x: Real floats of any width and shape, with at least one element; float64 is rounded to float32 first. Not
+            modified.
+        dtype: "int8" or "uint8".
+        symmetric: Whether the zero point is 0 and the codes are -127 to 127 (int8 only).
+        axis: None for one scale for the tensor, else the axis that holds channels with a scale each.
+        group_size: For 2-D arrays: number of neighbours along the other axis that share a scale. `axis` is then 1
+            unless it is given.
+
+    Returns:
+        A `QTensor`, with the codes of ONNX QuantizeLinear.
+
+    Raises:
+        CqError: `x` is empty, not real floats, or holds NaN or Inf; the message names the index.
+
+    Example:
+        >>> import numpy as np, cq
+        >>> t = cq.quantize_tensor(np.array([-1.0, 0.0, 2.0], np.float32), dtype="uint8")
+        >>> t.data.tolist()
+        [0, 85, 255]
     """
     x = affine.as_float32(x)
     if group_size is not None and axis is None:

@@ -13,18 +13,28 @@ _CHOSEN = os.environ.get("CQ_ISA", "")  # as the core read it
 
 
 def set_num_threads(n: int) -> None:
-    """Sets the number of threads that cq runs on, for the whole process. Results have the same bits with any number.
+    """Sets the number of threads that cq runs on, for the whole process. It changes no bit of any result.
 
-    n: 1 to 1,024. The default is OMP_NUM_THREADS where that is set, else the number of processors that this process may
-    use. Raises CqError for anything else."""
+    Args:
+        n: 1 to 1,024. The default is `OMP_NUM_THREADS` where that is set, else the number of processors that this
+            process may use.
+
+    Raises:
+        CqError: `n` is something else.
+    """
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
         raise CqError(f"n: need a whole number of threads from 1 to {MAX_THREADS}, got {n!r}")
     _core.set_threads(n)
 
 
 def info() -> dict:
-    """The machine as cq sees it: version; isa, the instruction set in use, and isa_reason, why; isa_available, all that
-    this machine runs, and isa_missing, the others and why; threads, cpu, cores, compiler, python, system."""
+    """Describes the machine as cq sees it.
+
+    Returns:
+        A dictionary: `version`; `isa`, the instruction set in use, and `isa_reason`, why; `isa_available`, all that
+        this machine runs, and `isa_missing`, the others and why; `threads`, `cpu`, `cores`, `compiler`, `python`,
+        `system`.
+    """
     return {
         "version": _version(),
         "isa": _core.isa(),

@@ -15,14 +15,14 @@ from . import terminal
 from .options import calibration_of, check_target, write
 
 
-@click.command("bench", short_help="Time a model, beside what the machine can do.")
+@click.command("bench", short_help="Time a model, as a share of the machine's peak.")
 @click.argument("model", required=False)
 @click.option(
     "--strategy",
     "names",
     multiple=True,
     type=click.Choice(["float32", *STRATEGIES]),
-    help="Only these; may be repeated. Without it: all, static only where there is something to calibrate on.",
+    help="Time only this strategy. May be repeated [default: all; static only with something to calibrate on].",
 )
 @click.option(
     "--shape",
@@ -30,13 +30,16 @@ from .options import calibration_of, check_target, write
     multiple=True,
     type=terminal.Shape(),
     metavar="SEQUENCESxLENGTH",
-    help="Batches to time, of random tokens; may be repeated. Without it: 1x16 and 8x128.",
+    help="Shape of a batch of random tokens to time. May be repeated [default: 1x16 and 8x128].",
 )
-@click.option("--calibration", multiple=True, metavar="FILE", help="For static: .tsv or .txt files, folders or globs.")
 @click.option(
-    "--profile", "profiled", is_flag=True, help="Also show where one forward pass spends its time, part by part."
+    "--calibration",
+    multiple=True,
+    metavar="FILE",
+    help="Samples for static: .tsv or .txt files, folders or globs. May be repeated.",
 )
-@click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON; - is stdout.")
+@click.option("--profile", "profiled", is_flag=True, help="Also show how long each part of a forward pass takes.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON to FILE; - writes to stdout.")
 def bench_command(
     model: str | None,
     names: tuple[str, ...],
@@ -45,10 +48,10 @@ def bench_command(
     profiled: bool,
     json_file: str | None,
 ) -> None:
-    """Milliseconds, tokens per second and percent of the machine's peak, strategy by strategy.
+    """Show milliseconds, tokens per second and the percentage of the machine's peak for each strategy.
 
-    MODEL is a Hugging Face folder, owner/name on its hub, .safetensors, .npz, .gguf or a cq checkpoint (one quantized
-    is timed as it is); without it, the small model that ships with cq. OMP_NUM_THREADS sets the number of threads."""
+    MODEL is a Hugging Face folder, a name on the Hub, a .safetensors, .npz or .gguf file, or a checkpoint, which is
+    timed as it is [default: the small model that comes with cq]. OMP_NUM_THREADS sets the number of threads."""
     check_target(json_file)
     title = model or samples.shipped_model().name
     calibration = calibration or (() if model else [samples.shipped_model() / "calibration.txt"])

@@ -30,71 +30,83 @@ from .options import (
     "--data",
     multiple=True,
     metavar="FILE",
-    help=".tsv of sentence pairs (score, sentence, sentence) or .txt; a "
-    "folder or a glob of them. Without it: the text that ships with cq.",
+    help="Data to judge accuracy on: .tsv with sentence pairs (score, sentence, sentence) or .txt, a folder or a glob. "
+    "May be repeated [default: the text that comes with cq].",
 )
 @click.option(
     "--calibration",
     multiple=True,
     metavar="FILE",
-    help="Such files again, others than the data, to calibrate "
-    f"static on, and to train on; at most {CALIBRATION_SAMPLES} samples are taken, evenly spread.",
+    help="Other files of the same kinds, to calibrate static and to train QAT on. At most "
+    f"{CALIBRATION_SAMPLES} evenly spread samples are used. May be repeated.",
 )
 @click.option(
     "--metric",
     type=click.Choice(["perplexity", "bits_per_token", "top1", "kl", "flips", "spearman", "cosine"]),
-    help="Accuracy to report.",
+    help="Accuracy metric [default: perplexity for a language model, Spearman or cosine for an encoder].",
 )
 @click.option(
-    "--strategy", "names", multiple=True, type=click.Choice(list(STRATEGIES)), help="Only these; may be repeated."
+    "--strategy",
+    "names",
+    multiple=True,
+    type=click.Choice(list(STRATEGIES)),
+    help="Compare only this strategy. May be repeated [default: all].",
 )
 @click.option(
     "--qat",
     type=click.IntRange(min=1),
     metavar="STEPS",
-    help="Also train behind static int8, for so many steps on the calibration samples: minutes rather than seconds.",
+    help="Add rows that are trained behind static int8 for STEPS steps on the calibration samples. Takes minutes.",
 )
 @learning_rate_option
 @click.option(
-    "--mix", "mix_file", metavar="FILE", help="Also the mix in the record that `cq quantize --strategy mixed` wrote."
+    "--mix",
+    "mix_file",
+    metavar="FILE",
+    help="Add a row for the mix in the record that `cq quantize --strategy mixed` wrote.",
 )
 @click.option(
     "--with",
     "ready",
     multiple=True,
     metavar="FILE",
-    help="Also this checkpoint, which `cq quantize` made of MODEL; may be repeated.",
+    help="Add a row for a checkpoint that `cq quantize` made from MODEL. May be repeated.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples of the data, evenly spread.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N evenly spread samples of the data."
+)
 @click.option(
     "--full",
     is_flag=True,
-    help="Evaluate a language model on all of the data, also where part of it gives the perplexity to 0.1 %.",
+    help="Evaluate all of the data. By default a language model is evaluated on as much of it as brings the standard "
+    "error of each perplexity difference down to 0.1 %.",
 )
 @click.option(
     "--layers",
     is_flag=False,
     flag_value="worst",
     type=click.Choice(["worst", "all"]),
-    help="Also quantize each layer alone: what it costs and what would help. Shows the layers that are worth a change "
-    "[default], or all.",
+    help="Also quantize each layer alone, and show what it costs and what would help: for the layers that are worth a "
+    "change (worst, the default) or for all.",
 )
 @click.option(
     "--plot",
     "plot_file",
     metavar="FILE",
-    help="Draw accuracy against speed and memory, and the layers, as .svg, .png or .pdf; needs the extra cquant[plot].",
+    help="Draw accuracy against speed and memory as .svg, .png or .pdf. Needs the extra cquant[plot].",
 )
 @click.option(
     "--check-order",
     "ordered",
     is_flag=True,
-    help="Fail unless accuracy falls from weight-only to dynamic to static "
-    "where schemes are equal, in SQNR, and rises with --qat.",
+    help="Fail unless the SQNR falls from weight-only to dynamic to static in each scheme, and QAT is more accurate "
+    "than its target.",
 )
 @rotated_option
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is stdout.")
-@click.option("--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown; - is stdout.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON to FILE; - writes to stdout.")
+@click.option(
+    "--markdown", "markdown_file", metavar="FILE", help="Write the report as Markdown to FILE; - writes to stdout."
+)
 def compare_command(
     model: str | None,
     data: Sequence[str | Path],
@@ -114,10 +126,10 @@ def compare_command(
     json_file: str | None,
     markdown_file: str | None,
 ) -> None:
-    """float32 and every strategy side by side: size, memory, speed and accuracy.
+    """Measure float32 and every strategy side by side: size, memory, speed and accuracy.
 
-    MODEL is a Hugging Face folder, owner/name on its hub, .safetensors, .npz, .gguf or a cq checkpoint; without it, the
-    small model in the wheel, beside which lies what quantization-aware training made of it."""
+    MODEL is a Hugging Face folder, a name such as owner/name on the Hub, or a .safetensors, .npz or .gguf file, in
+    float32. Without MODEL, the small language model that comes with cq is compared, and its checkpoint made by QAT."""
     if json_file == markdown_file == "-":
         raise click.UsageError("only one of --json and --markdown can go to stdout")
     if learning_rate is not None and not qat:

@@ -14,40 +14,49 @@ from ..strategies import STRATEGIES
 @click.command("generate", short_help="Continue a text, or answer it.")
 @click.argument("model")
 @click.argument("prompt")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="[default: the checkpoint's, else 128]")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    help="Number of tokens to generate at most [default: the checkpoint's setting, or 128].",
+)
 @click.option(
     "--temperature",
     type=float,
-    help="0: the best token each time; else one is drawn. [default, here and below: the checkpoint's, else off]",
+    help="Temperature for sampling; 0 always takes the best token. Here and below, the default is the checkpoint's "
+    "setting, or off.",
 )
-@click.option("--top-k", type=click.IntRange(min=0), help="Draw among the K best tokens; 0: among all.")
-@click.option("--top-p", type=float, help="Draw among the fewest best tokens that make up this probability.")
-@click.option("--min-p", type=float, help="Draw among tokens of at least this share of the best one's probability.")
-@click.option("--repetition-penalty", type=float, help="Scores of tokens that were there are divided by it.")
-@click.option("--no-repeat-ngram-size", type=click.IntRange(min=0), help="No run of so many tokens comes twice.")
-@click.option("--min-new-tokens", type=click.IntRange(min=0), help="No end before so many tokens.")
+@click.option("--top-k", type=click.IntRange(min=0), help="Sample from the K best tokens; 0 samples from all.")
+@click.option(
+    "--top-p", type=float, help="Sample from the smallest set of best tokens whose probabilities sum to this."
+)
+@click.option(
+    "--min-p", type=float, help="Sample from tokens whose probability is at least this share of the best token's."
+)
+@click.option("--repetition-penalty", type=float, help="Divide the scores of tokens that already occurred by this.")
+@click.option(
+    "--no-repeat-ngram-size",
+    type=click.IntRange(min=0),
+    help="Never repeat a sequence of this many tokens; 0 allows it.",
+)
+@click.option("--min-new-tokens", type=click.IntRange(min=0), help="Number of tokens to generate at least.")
 @click.option("--seed", type=click.IntRange(min=0), help="Random seed for sampling [default: random].")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text. May be repeated.")
 @click.option(
     "--strategy",
     type=click.Choice([name for name in STRATEGIES if name != "static"]),
-    help="Quantize a float32 MODEL first, in memory.",
+    help="Quantize MODEL in memory first.",
 )
 @click.option(
     "--cache",
     type=click.Choice(["float32", "int8"]),
-    help="Type of the kept keys and values [default: what the model's attention computes in].",
+    help="Type of the cached keys and values [default: the type in which the model's attention computes].",
 )
-@click.option(
-    "--raw",
-    is_flag=True,
-    help="Continue the text itself where MODEL has a chat template, which else makes a question of it.",
-)
+@click.option("--raw", is_flag=True, help="Continue PROMPT itself, without the model's chat template.")
 def generate_command(model: str, prompt: str, strategy: str | None, raw: bool, **options: Any) -> None:
-    """What MODEL says after PROMPT (-: stdin), as it comes.
+    """Print what MODEL generates after PROMPT, token by token. - reads the prompt from stdin.
 
-    MODEL is a Hugging Face folder, owner/name on its hub, .gguf, .safetensors or a cq checkpoint of a language
-    model."""
+    MODEL is a language model: a Hugging Face folder, a name on the Hub, a .gguf or .safetensors file, or a checkpoint.
+    If it has a chat template, PROMPT is a question to it."""
     try:
         prompt = sys.stdin.read() if prompt == "-" else prompt
     except UnicodeDecodeError as error:

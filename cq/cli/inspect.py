@@ -12,15 +12,15 @@ from . import terminal
 from .options import listing
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Show where each layer of a model runs.")
 @click.argument("model")
 @click.option(
     "--tokens",
     type=click.IntRange(min=1),
-    help="Sequence length for counting multiply-adds [default: 128, or all positions if fewer].",
+    help="Sequence length for which multiply-adds are counted [default: 128, or all positions if there are fewer].",
 )
 def inspect_command(model: str, tokens: int | None) -> None:
-    """What MODEL is made of, where each of its layers runs, and the int32 overflow headroom of its sums."""
+    """Show the configuration of MODEL, where each layer runs, and the int32 overflow headroom of its sums in bits."""
     opened = load(model)
     coverage, console, strategy = opened.coverage(tokens), terminal.console(), opened.strategy
     console.print("\n".join(f"{key}: {value}" for key, value in opened.config.to_dict().items()))
@@ -37,9 +37,9 @@ def inspect_command(model: str, tokens: int | None) -> None:
 
 
 @click.command("info")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(as_json: bool) -> None:
-    """This CPU, the instructions in use, threads, versions."""
+    """Show the CPU, the instruction set in use and why, threads and versions."""
     facts = info()
     lines = "\n".join(f"{key}: {listing(value)}" for key, value in facts.items())
     click.echo(json.dumps(facts, indent=1) if as_json else lines)

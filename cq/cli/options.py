@@ -19,16 +19,14 @@ rotated_option = click.option(
     "--rotate",
     "rotated",
     is_flag=True,
-    help="Rotate the hidden features of a Llama-type model first, which spreads outliers: less is lost in int8.",
+    help="Rotate the hidden features of a Llama-type model before quantization, which spreads outliers.",
 )
 learning_rate_option = click.option(
-    "--learning-rate",
-    type=float,
-    help=f"For qat: peak learning rate [default: {QAT.learning_rate:g}, as found on MiniLM].",
+    "--learning-rate", type=float, help=f"QAT: peak learning rate [default: {QAT.learning_rate:g}]."
 )
 
 input_option = click.option(
-    "--input", "input_file", type=click.File("r", encoding="utf-8"), help="One text per line; - is stdin."
+    "--input", "input_file", type=click.File("r", encoding="utf-8"), help="File with one text per line; - reads stdin."
 )
 
 

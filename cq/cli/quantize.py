@@ -33,67 +33,79 @@ from .options import (
 _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that is 5 % off costs 10 % of error, 0.4 dB
 
 
-@click.command("quantize")
+@click.command("quantize", short_help="Quantize a model and save it.")
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--strategy",
     required=True,
     type=click.Choice([*STRATEGIES, "qat", "mixed"]),
-    help="mixed: of each layer the fastest that keeps to --budget, found by measuring.",
+    help="mixed searches for the fastest strategy of each layer within --budget.",
 )
 @click.option(
-    "--target", type=click.Choice(list(STRATEGIES)), help="For qat: the strategy to convert to [default: static]."
+    "--target", type=click.Choice(list(STRATEGIES)), help="QAT: the strategy to convert to [default: static]."
 )
-@click.option("--steps", type=click.IntRange(min=1), help=f"Number of QAT optimizer steps [default: {QAT.steps}].")
+@click.option("--steps", type=click.IntRange(min=1), help=f"QAT: number of optimizer steps [default: {QAT.steps}].")
 @learning_rate_option
 @click.option(
-    "--textbook", is_flag=True, help="Affine per-tensor int8 for weights, bias and activations, min-max ranges."
+    "--textbook",
+    is_flag=True,
+    help="Use the textbook scheme: int8, affine and per tensor for weights, bias and activations, with min-max ranges.",
 )
 @click.option(
     "--calibration",
     multiple=True,
     metavar="FILE",
-    help="For static: .tsv or .txt files, folders or globs; at "
-    f"most {CALIBRATION_SAMPLES} samples are taken, evenly spread. For qat: such files to train on, all samples.",
+    help="Samples for static, or to train QAT on: .tsv or .txt files, folders or globs. Static uses at most "
+    f"{CALIBRATION_SAMPLES} evenly spread samples, QAT all of them. May be repeated.",
 )
 @click.option(
-    "--data", multiple=True, metavar="FILE", help="For mixed: such files to judge by, others than --calibration's."
+    "--data",
+    multiple=True,
+    metavar="FILE",
+    help="Mixed: files to judge accuracy on, other than those of --calibration.",
 )
 @click.option(
     "--budget",
     type=click.FloatRange(min=0),
-    help="For mixed: how much of the metric may be lost against float32, in its own units, as 0.1 of Spearman ×100.",
+    help="Mixed: how much of the metric may be lost against float32, in its units, such as 0.1 of Spearman ×100.",
 )
-@click.option("--metric", type=click.Choice([*LM, *ENCODER]), help="For mixed: as in `cq compare`.")
+@click.option(
+    "--metric", type=click.Choice([*LM, *ENCODER]), help="Mixed: accuracy metric [default: as in `cq compare`]."
+)
 @click.option(
     "--record",
     metavar="FILE",
-    help="For mixed: a JSON file that keeps every trial, and from which a search resumes "
-    "[default: OUT with .mix.json in place of its suffix].",
+    help="Mixed: JSON file that records every trial; a search continues from it "
+    "[default: OUT with the suffix .mix.json].",
 )
 @click.option(
     "--observer",
     metavar="NAME",
-    help=f"For static: how a range is found from the samples: {', '.join(OBSERVERS)}; "
-    "some take a setting, like percentile:99.9.",
+    help=f"Static: how ranges are found: {', '.join(OBSERVERS)}. Some take a setting, as in percentile:99.9 "
+    f"[default: {Static.observer}, or minmax with --textbook].",
 )
 @click.option(
-    "--include", multiple=True, metavar="PATTERN", help="Only layers whose name matches, like 'layers.*.ffn.*'."
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Quantize only layers whose name matches, such as 'layers.*.ffn.*'. May be repeated.",
 )
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32.")
+@click.option(
+    "--exclude", multiple=True, metavar="PATTERN", help="Keep layers whose name matches in float32. May be repeated."
+)
 @rotated_option
 @click.option(
     "--compensate",
     "compensated",
     is_flag=True,
-    help="Round weights so that they take back each other's errors on the "
-    "samples of --calibration; for weight-only, dynamic and static.",
+    help="Round weights so that they compensate each other's errors on the samples of --calibration (GPTQ). For "
+    "weight-only, dynamic and static.",
 )
 @click.option(
-    "--strict", is_flag=True, help="Fail, naming each layer and why, where one that was to be quantized cannot be."
+    "--strict", is_flag=True, help="Fail if a layer that should be quantized cannot be, and say which and why."
 )
-@click.option("--force", is_flag=True, help="Overwrite OUT.")
+@click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
 def quantize_command(
     model: str,
     out: Path,
@@ -115,7 +127,10 @@ def quantize_command(
     strict: bool,
     force: bool,
 ) -> None:
-    """Quantize MODEL and save it as OUT."""
+    """Quantize MODEL and save it as OUT, a .safetensors file.
+
+    MODEL is a Hugging Face folder, a name such as owner/name on the Hub, or a .safetensors, .npz or .gguf file, in
+    float32."""
     _check_out(out, Path(model), force)
     _check_choices(strategy, data, metric, record, budget, compensated, calibration)
     record = record or out.with_suffix(".mix.json")

@@ -9,14 +9,15 @@ from ..formats import load
 from .options import input_option, texts_of
 
 
-@click.command("rank", short_help="Order texts by how well they answer a query.")
+@click.command("rank", short_help="Rank texts by how well they answer a query.")
 @click.argument("model")
 @click.argument("query")
 @click.argument("text", nargs=-1)
 @input_option
 def rank_command(model: str, query: str, text: tuple[str, ...], input_file: TextIO | None) -> None:
-    """A JSON object per TEXT, the best answer to QUERY first. MODEL is a cross-encoder: a sequence classifier with one
-    label."""
+    """Print a JSON object per TEXT, the best answer to QUERY first.
+
+    MODEL is a cross-encoder: a sequence classifier with one label."""
     texts = texts_of(text, input_file)
     for row in load(model).rank(query, texts):
         click.echo(json.dumps(row | {"text": texts[row["corpus_id"]]}, ensure_ascii=False))

@@ -18,33 +18,35 @@ from . import terminal
 from .options import check_target, listing
 
 
-@click.command("train", short_help="Train a small language model from a text, and quantization-aware after it.")
+@click.command("train", short_help="Train a small language model on a text.")
 @click.argument("text", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--like",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder whose config.json and "
-    "tokenizer.json say what to train; without it, those of the model that ships with cq, which reads bytes.",
+    help="Folder whose config.json and tokenizer.json describe the model to train "
+    "[default: the byte-level model that comes with cq].",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=2600, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=12, show_default=True, help="Windows of one step.")
-@click.option("--learning-rate", type=float, default=3e-3, show_default=True, help="At its peak.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--half", is_flag=True, help="Store float16, half the size.")
+@click.option("--steps", type=click.IntRange(min=1), default=2600, show_default=True, help="Number of optimizer steps.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=12, show_default=True, help="Number of windows in a step."
+)
+@click.option("--learning-rate", type=float, default=3e-3, show_default=True, help="Peak learning rate.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+@click.option("--half", is_flag=True, help="Store the weights in float16.")
 @click.option(
     "--qat",
     type=click.IntRange(min=1),
     metavar="STEPS",
-    help="Then train behind int8 for so many steps, against the "
-    "float32 model's own logits, and save OUT/qat.safetensors.",
+    help="Then train behind static int8 for STEPS steps, with the float32 model's logits as targets, and save "
+    "OUT/qat.safetensors.",
 )
 @click.option(
     "--checkpoint",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A .safetensors file to save the training to on the way, and to go on from where it exists.",
+    help=".safetensors file to save the state of the training to. If it exists, the training continues from it.",
 )
-@click.option("--force", is_flag=True, help="Overwrite what OUT holds.")
+@click.option("--force", is_flag=True, help="Overwrite a model in OUT.")
 def train_command(
     text: Path,
     out: Path,
@@ -60,8 +62,8 @@ def train_command(
 ) -> None:
     """Train a language model on the first 90 % of TEXT and write it as the folder OUT.
 
-    The next 5 % are written to OUT/calibration.txt, the last to OUT/evaluation.txt, and OUT/training.json says what
-    came out."""
+    The next 5 % of TEXT are written to OUT/calibration.txt and the last 5 % to OUT/evaluation.txt. OUT/training.json
+    records the settings and the bits per token on both."""
     check_target(out / "model.safetensors" if out.exists() else out)
     if (out / "model.safetensors").exists() and not force:
         raise CqError(f"{out} holds a model: choose another name or add --force")

@@ -40,9 +40,19 @@ _KINDS: dict[str, Callable[..., Observer]] = {
 
 
 def make(name: str) -> Observer:
-    """A new observer by name: "minmax", "moving_average", "percentile", "token_percentile" (99.9 % of tokens),
-    "histogram", "mse" or "entropy", of usual settings; or with its first setting, where it has one, as in
-    "percentile:99.9", "moving_average:0.05" or "histogram:3". Else CqError."""
+    """Makes an observer by name.
+
+    Args:
+        name: "minmax", "moving_average", "percentile", "token_percentile" (99.9 % of tokens), "histogram", "mse" or
+            "entropy", with usual settings; or with its first setting after a colon, as in "percentile:99.9",
+            "moving_average:0.05" or "histogram:3".
+
+    Returns:
+        An `Observer` that has seen nothing yet.
+
+    Raises:
+        CqError: The name or the setting is unknown.
+    """
     kind, colon, setting = name.partition(":") if isinstance(name, str) else ("", "", "")
     if kind not in _KINDS:
         raise CqError(f"observer: got {name!r}, wanted one of {', '.join(map(repr, _KINDS))}")

@@ -14,12 +14,15 @@ from cq.errors import CalibrationError, CqError, UnsupportedError
 
 
 class Observer(ABC):
-    """A streaming accumulator: update() with arrays as they go by, merge() with others, ask range() or qparams() at any
-    time.
+    """A streaming accumulator that names a range.
 
-    axis: None for one range over all elements (per tensor), else the axis of the arrays that holds channels, each of
-    which gets a range of its own (per channel); then all results have shape (channels,). State is of constant size.
-    What is said of "any order and partition" means the same bits.
+    `update` it with arrays, `merge` it with others, and ask for `qparams` at any time.
+
+    Its state has constant size. Where a docstring says "in any order and partition", the result has the same bits.
+
+    Args:
+        axis: None for one range over all elements (per tensor), else the axis of the arrays that holds channels, each
+            of which gets a range of its own; then all results have shape (channels,).
     """
 
     def __init__(self, axis: int | None = None) -> None:
@@ -34,14 +37,19 @@ class Observer(ABC):
         return self._shape is not None
 
     def update(self, x: ArrayLike, keep: ArrayLike | None = None, order: int | None = None) -> None:
-        """Take in the elements of `x`, real floats of any shape; `x` is not modified, and an empty array changes
-        nothing.
+        """Takes in the elements of an array.
 
-        keep: which tokens count: bools over the leading axes of `x`, such as an attention mask (batch, length) for x
-        (batch, length, hidden), or whole numbers that pick along the first axis. The others may hold anything, NaN too.
-        order: the place, from 0, of `x` in the whole stream, for observers to which order matters (MovingAverage);
-        without it, `x` comes after all that this observer has seen. Raises CqError, with nothing changed, for NaN and
-        Inf among what counts, other types, a mask that does not fit, and another number of channels than before.
+        Args:
+            x: Real floats of any shape. Not modified; an empty array changes nothing.
+            keep: Which tokens count: bools over the leading axes of `x`, such as an attention mask (batch, length) for
+                `x` (batch, length, hidden), or whole numbers that pick along the first axis. The others may hold
+                anything, NaN too.
+            order: The place of `x` in the whole stream, from 0, for observers to which order matters (`MovingAverage`).
+                None: after all that this observer has seen.
+
+        Raises:
+            CqError: NaN or Inf among what counts, another type, a mask that does not fit, or another number of channels
+                than before. Nothing is changed then.
         """
         if order is not None:
             order = whole(order, "order", 0, 2**62, "None or a whole number from 0")
@@ -60,8 +68,17 @@ class Observer(ABC):
         self._update(given, lo, hi, order)
 
     def merge(self, other: Self) -> Self:
-        """Take in, in place, all that `other` has seen; returns self. Another class, other settings or another number
-        of channels raise CqError, with nothing changed. `other` stays as it is."""
+        """Takes in, in place, all that another observer has seen.
+
+        Args:
+            other: An observer of the same class and settings. It is not changed.
+
+        Returns:
+            This observer.
+
+        Raises:
+            CqError: The other has another class, other settings or another number of channels. Nothing is changed then.
+        """
         if type(other) is not type(self) or other._settings() != self._settings():
             raise CqError(f"other: got {other!r}, wanted another {self!r}, as only equal observers can merge")
         if other._shape is not None:
@@ -72,8 +89,19 @@ class Observer(ABC):
         return self
 
     def range(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The range (lo, hi) that this observer names for codes of this kind, float64 scalars or (channels,), lo <= hi,
-        not always holding 0. No data raises CalibrationError; a kind of codes that affine does not know CqError."""
+        """Names the range for codes of a kind.
+
+        Args:
+            dtype: "int8" or "uint8".
+            symmetric: Whether the codes are symmetric around 0.
+
+        Returns:
+            (lo, hi), float64 numbers or arrays (channels,), lo <= hi. They need not hold 0 between them.
+
+        Raises:
+            CalibrationError: It has seen no data.
+            CqError: There are no such codes.
+        """
         affine.code_range(dtype, symmetric)
         if not self.seen:
             raise CalibrationError(f"{self!r} has seen no data; call update() with samples first")
@@ -81,7 +109,19 @@ class Observer(ABC):
         return np.asarray(lo, np.float64)[()], np.asarray(hi, np.float64)[()]
 
     def qparams(self, dtype: DTypeLike = "uint8", symmetric: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Scale (float32) and zero point (int32) for range(), by affine.qparams; raises as range() does."""
+        """Gives the scale and the zero point for `range`.
+
+        Args:
+            dtype: "int8" or "uint8".
+            symmetric: Whether the codes are symmetric around 0.
+
+        Returns:
+            (scale, zero_point), float32 and int32, numbers or arrays (channels,).
+
+        Raises:
+            CalibrationError: It has seen no data.
+            CqError: There are no such codes.
+        """
         return affine.qparams(*self.range(dtype, symmetric), dtype, symmetric)
 
     def __repr__(self) -> str:

@@ -44,27 +44,35 @@ def compare(
     layers: bool = False,
     full: bool = False,
 ) -> Report:
-    """Quantizes `model` by every strategy and measures each beside the float32 original.
+    """Quantizes a model by every strategy and measures each beside the float32 original.
 
-    model: a float32 Transformer, or a path to load one from.
-    data: what accuracy is reported on and calls are timed with; all that `samples.read` takes.
-    strategies: strategy objects, and paths of checkpoints that were quantized from the model before, which go by their
-    files' names; None is `default_strategies()`.
-    calibration: samples for static strategies, and for QAT to train on, never those of `data`; None takes the shipped
-    model's own slice, for that model.
-    metric: "perplexity", "bits_per_token", "top1", "kl" or "flips" for a causal language model, "spearman" (×100, on
-    scored pairs) or "cosine" (to the float32 embedding) for an encoder, or a function (model, data) -> float, which is
-    given the data as it came here (as Samples if it was a path). None: perplexity and bits, or Spearman and cosine
-    (neither where the model does not pool). progress: called with (what, done, total). repeats: rounds of timing; in
-    each, every model runs in turn. layers: whether to measure each layer alone as well, as cq.sensitivity does, by the
-    first WeightOnly, Dynamic and Static among the strategies. full: whether to evaluate all of the data where a part of
-    it says enough: a language model's perplexity is otherwise found on evenly spread windows, as many as bring the
-    standard error of every row's difference from float32 to 0.1 % of the perplexity.
+    Speed is that of `model.forward`: for a language model the prefill without its head. All models stay in memory until
+    the end, because they are timed in turns.
 
-    Speed is of `model.forward`: for a language model the prefill, without its head. All models stay in memory until the
-    end, because the timing takes turns among them. Raises CalibrationError if a static strategy has nothing to
-    calibrate on; CqError for data or a metric that do not fit the model, and for calibration on the data that is
-    reported."""
+    Args:
+        model: A float32 `Transformer`, or a path to load one from.
+        data: What accuracy is judged on and calls are timed with: a path, glob or folder of .tsv and .txt files, or an
+            iterable of samples.
+        strategies: Strategy objects, and paths of checkpoints that were quantized from the model before. None:
+            weight-only, dynamic and static, each with the production and the textbook scheme.
+        calibration: Samples for static to calibrate and for QAT to train on, never those of `data`. None: the bundled
+            model's own text, for that model.
+        metric: "perplexity", "bits_per_token", "top1", "kl" or "flips" for a language model; "spearman" (×100, on
+            scored pairs) or "cosine" (with the float32 embeddings) for an encoder; or a function (model, data) ->
+            float. None: perplexity and bits per token, or Spearman and cosine.
+        progress: Called with (what, done, total) as work proceeds.
+        repeats: Number of timing rounds; in each, every model runs in turn.
+        layers: Whether to measure each layer alone as well, as `sensitivity` does.
+        full: Whether to evaluate all of the data. Otherwise a language model's perplexity is found on evenly spread
+            windows, as many as bring the standard error of each row's difference from float32 to 0.1 %.
+
+    Returns:
+        A `Report` with a row for float32 and one for each strategy; it has `table()`, `to_markdown()` and `to_json()`.
+
+    Raises:
+        CalibrationError: A static strategy has nothing to calibrate on.
+        CqError: Data or metric do not fit the model, or the calibration is on the data that is reported.
+    """
     progress = progress or (lambda what, done, total: None)
     if type(repeats) is not int or repeats < 1:
         raise CqError(f"repeats must be a positive integer, got {repeats!r}")

@@ -61,19 +61,33 @@ def mix(
     max_trials: int = 24,
     progress: Progress | None = None,
 ) -> Mix:
-    """Finds the strategy of each layer: static, dynamic, weight-only or float32. `result.strategy` is what cq.quantize
-    takes.
+    """Finds the fastest strategy of each layer that keeps a budget of accuracy.
 
-    model, calibration, progress: as cq.compare's. data: what the budget is held to; as cq.compare's, and best neither
-    what is calibrated on nor what is reported in the end. budget: how much of the metric may be lost against float32,
-    in its own units: 0.1 of Spearman ×100, 0.002 of a cosine, 0.01 of a perplexity. strategies: WeightOnly, Dynamic and
-    Static objects, one of each at most, whose include and exclude are not looked at; None is one of each; float32 is
-    always possible. metric: the first that cq.compare would take, or as there. max_trials: whole candidates that are
-    measured, beside each strategy throughout. record: a JSON file that holds what was measured and the best so far
-    after every step, and from which a search that was cut short, or is to keep another budget, goes on.
+    A layer becomes static, dynamic, weight-only or stays float32. Time is that of a batch of the data through
+    `model.forward`, or `model.logits` for a language model.
 
-    Time is of a batch of the data through model.forward, or model.logits for a language model. Raises what cq.compare
-    raises; CqError for a record of something else, FormatError for a file that is none."""
+    Args:
+        model: As for `compare`.
+        data: What the budget is held to. Best neither what is calibrated on nor what is reported in the end.
+        budget: How much of the metric may be lost against float32, in its own units: 0.1 of Spearman ×100, 0.002 of a
+            cosine, 0.01 of a perplexity.
+        strategies: `WeightOnly`, `Dynamic` and `Static` objects, one of each at most. None: one of each. float32 is
+            always possible.
+        calibration: As for `compare`.
+        metric: As for `compare`; one only.
+        record: A JSON file that keeps what was measured after every step. A search that was cut short, or one for
+            another budget, continues from it.
+        max_trials: Number of whole candidates to measure at most, beside each strategy throughout.
+        progress: As for `compare`.
+
+    Returns:
+        A `Mix`; `quantize` takes its `strategy`.
+
+    Raises:
+        CalibrationError: A static strategy has nothing to calibrate on.
+        FormatError: The record is no record.
+        CqError: Data or metric do not fit the model, or the record is of another search.
+    """
     progress = progress or (lambda what, done, total: None)
     if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 <= budget < math.inf:
         raise CqError(f"budget must be a number from 0 on, in the metric's units, got {budget!r}")

@@ -39,15 +39,28 @@ def sensitivity(
     progress: Progress | None = None,
     max_tokens: int = 2048,
 ) -> Sensitivity:
-    """Quantizes every layer of `model` alone by each strategy and measures what that does to the model's outputs.
+    """Quantizes each layer of a model alone and measures what that does to the model's outputs.
 
-    model, data, calibration, metric, progress: as cq.compare's. strategies: WeightOnly, Dynamic and Static objects, one
-    of each at most, whose include and exclude are not looked at; None is one of each. max_tokens: of the data, evenly
-    spread; every layer and strategy is one pass over them, at about the speed of float32.
+    Where int8 attention is chosen, "layers.0.attention.scores" is measured together with its query, key and value. A
+    head tied to the word table is measured together with it.
 
-    Where int8 attention is chosen, "layers.0.attention.scores" is measured together with its query, key and value,
-    without which it is float32. A head tied to the word table is measured together with it. Raises what cq.compare
-    raises."""
+    Args:
+        model: As for `compare`.
+        data: As for `compare`.
+        strategies: `WeightOnly`, `Dynamic` and `Static` objects, one of each at most; their include and exclude are not
+            used. None: one of each.
+        calibration: As for `compare`.
+        metric: As for `compare`.
+        progress: As for `compare`.
+        max_tokens: Number of tokens of the data to use, evenly spread. Each layer and strategy is one pass over them.
+
+    Returns:
+        A `Sensitivity` with a `Layer` for each layer: its SQNR, its share of the noise, why, and what would help.
+
+    Raises:
+        CalibrationError: A static strategy has nothing to calibrate on.
+        CqError: Data or metric do not fit the model.
+    """
     progress = progress or (lambda what, done, total: None)
     name, float32, own_calibration = opened(model, "sensitivity")
     chosen = by_name((WeightOnly(), Dynamic(), Static()) if strategies is None else strategies, "sensitivity")

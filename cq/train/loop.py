@@ -32,13 +32,25 @@ def train(
     checkpoint: str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> Transformer:
-    """A new float32 model, trained from `model`'s weights, or from random ones for a configuration.
+    """Trains a language model or an encoder in float32, without torch.
 
-    data: samples, each a text or a 1-D int array of token ids (of at least two tokens for "next_token"); for the loss
-    "pairs" tuples (text or ids, text or ids, score). checkpoint: a .safetensors file to save to every 100 steps and at
-    the end, and to go on from where it exists, to the same bits as without the break. progress(done, steps, loss) is
-    called after each step. Raises CqError for data that do not fit the loss and where the loss stops being finite,
-    UnsupportedError for a loss that the model has no outputs for, FormatError for another training's checkpoint."""
+    Args:
+        model: A float32 `Transformer`, whose weights are the start, or a `Config`, for random weights.
+        data: Samples, each a text or a 1-D int array of token ids, of at least two tokens for the loss "next_token";
+            for "pairs" tuples (text or ids, text or ids, score from -1 to 1).
+        training: Steps, batch size, learning rate and loss.
+        checkpoint: A .safetensors file to save to every 100 steps and at the end. If it exists, the training continues
+            from it, to the same bits as without the break.
+        progress: Called with (steps done, steps, loss) after each step.
+
+    Returns:
+        A new float32 `Transformer`.
+
+    Raises:
+        CqError: The data do not fit the loss, or the loss stops being finite.
+        UnsupportedError: The model has no outputs for the loss.
+        FormatError: The checkpoint is of another training.
+    """
     if type(training) is not Training:
         raise CqError(f"training: need a cq.Training, got {type(training).__name__}; QAT goes through cq.quantize")
     if isinstance(model, Config):
