@@ -11,7 +11,7 @@ from ..errors import CqError, FormatError
 from ..model.config import Config
 from ..model.deferred import Deferred
 from .heads import as_weighted
-from .huggingface import parse_config, read_settings, read_tail_weights, with_padding
+from .huggingface import parse_config, read_settings, read_tail_weights, tokenizer_of, with_padding
 from .names import canonical, check_weights, is_canonical
 from .tensors import read_tensors
 from .tokenizer_files import read_tokenizer
@@ -52,7 +52,7 @@ def read_arrays(
     if settings is None:
         return config, weights, read_tokenizer(folder)
     settings = settings._replace(config=config)
-    tokenizer = read_tokenizer(folder, settings.lowercase, settings.tokenizer)
+    tokenizer = tokenizer_of(settings)
     return with_padding(settings, tokenizer), weights, tokenizer
 
 

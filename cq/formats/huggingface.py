@@ -16,7 +16,8 @@ from ..model.deferred import Deferred, read
 from .families import read_config
 from .files import write_whole
 from .generation import read_generation
-from .heads import as_weighted, without_words
+from .heads import architectures_of, as_weighted, without_words
+from .multi_vector import MultiVector, is_multi_vector, mark, read_multi_vector, read_projection, read_stanford
 from .name_tables import FAMILIES
 from .names import canonical, check_weights, foreign
 from .sentence import pair_activation, read_limits, read_modules, read_pooling, read_sentence, read_tail
@@ -35,6 +36,7 @@ class Settings(NamedTuple):
     lowercase: bool  # texts are lowercased before they are tokenized
     tokenizer: TokenizerSettings
     tail: list[tuple[int, str, Path]]  # place, kind and folder of the modules after pooling that have weights
+    late: MultiVector | None = None  # of late interaction
 
 
 def read_folder(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
@@ -53,7 +55,7 @@ def read_folder(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray |
     settings = settings._replace(config=as_weighted(settings.config, weights))
     weights |= read_tail_weights(settings)
     weights = check_weights(weights, settings.config, where, settings.biases)
-    tokenizer = read_tokenizer(settings.folder, settings.lowercase, settings.tokenizer)
+    tokenizer = tokenizer_of(settings)
     return with_padding(settings, tokenizer), weights, tokenizer
 
 
@@ -97,14 +99,21 @@ def read_settings(root: Path) -> Settings:
     if config.labels and activation is not None:
         where = str(root / "config_sentence_transformers.json")
         config = replace(config, pair_activation=pair_activation(activation, len(config.labels), where))
-    config, weighted = _pooled(replace(config, **said), modules[1:])
-    if len(modules) > 1:
-        config = without_words(config)
+    config, late = replace(config, **said), None
+    weighted: list[tuple[int, str, Path]] = []
+    if is_multi_vector(modules):
+        late = read_multi_vector(root, modules, config.hidden_size)
+    elif "HF_ColBERT" in architectures_of(values, str(file)):
+        late = read_stanford(folder, config.hidden_size)
+    else:
+        config, weighted = _pooled(config, modules[1:])
+    if len(modules) > 1 or late is not None:
+        config = replace(without_words(config), **({} if late is None else late.entries))
     if config.lm_head and config.causal:
         config = replace(config, **read_generation(folder, config.vocab_size))
     tokenizer = read_tokenizer_settings(folder, config.family, values.get("tokenizer_class"))
     config = replace(config, **_of_tokenizer(tokenizer, config))
-    return Settings(config, biases, folder, lowercase, tokenizer, weighted)
+    return Settings(config, biases, folder, lowercase, tokenizer, weighted, late)
 
 
 def _pooled(config: Config, modules: list[tuple[str, Path]]) -> tuple[Config, list[tuple[int, str, Path]]]:
@@ -128,6 +137,14 @@ def _of_tokenizer(settings: TokenizerSettings, config: Config) -> dict:
     return found | ({"special_tokens": settings.tokens} if config.head_size else {})
 
 
+def tokenizer_of(settings: Settings) -> Tokenizer | None:
+    """The folder's tokenizer, if there is one."""
+    tokenizer = read_tokenizer(settings.folder, settings.lowercase, settings.tokenizer)
+    if tokenizer is not None and settings.late is not None:
+        mark(tokenizer, settings.late.markers)
+    return tokenizer
+
+
 def with_padding(settings: Settings, tokenizer: Tokenizer | None) -> Config:
     """The configuration with the id of padding that the tokenizer says, where nothing else does."""
     config, text = settings.config, (settings.tokenizer.tokens or {}).get("pad_token")
@@ -138,8 +155,10 @@ def with_padding(settings: Settings, tokenizer: Tokenizer | None) -> Config:
 
 
 def read_tail_weights(settings: Settings) -> dict[str, np.ndarray | Deferred]:
-    """Weights of the modules after pooling, by canonical name. Raises FormatError, FileNotFoundError."""
+    """Weights of the modules after the transformer, by canonical name. Raises FormatError, FileNotFoundError."""
     found: dict[str, np.ndarray | Deferred] = {}
+    if settings.late is not None and settings.late.projection:
+        found |= read_projection(settings.late.projection)
     for i, kind, folder in settings.tail:
         module = {"Dense": "linear", "LayerNorm": "norm"}[kind]
         tensors, where = _read_weights(folder)

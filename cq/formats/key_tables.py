@@ -314,5 +314,7 @@ TITLES = {
     "Dense/config.json": "",
     "LayerNorm/config.json": "",
     "Normalize/config.json": "",
+    "MultiVectorMask/config.json": "Of late interaction.",
+    "artifact.metadata": "Of Stanford's ColBERT.",
     "GGUF": "Metadata of a .gguf file; ARCH stands for general.architecture.",
 }

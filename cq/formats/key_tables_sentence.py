@@ -5,7 +5,13 @@ _SAVED = "a record of who wrote the file"
 _SPEED = "speed and memory of transformers' own code"
 
 _BERT = {
-    "honoured": {"max_seq_length": "the longest text", "do_lower_case": "texts are lowercased first"},
+    "honoured": {
+        "max_seq_length": "the longest text",
+        "do_lower_case": "texts are lowercased first",
+        "query_expansion": "of late interaction: how queries are filled up with masks",
+        "query_length": "of late interaction: the longest query",
+        "document_length": "of late interaction: the longest document",
+    },
     "refused": {
         "transformer_task": ("other outputs", "feature-extraction", "sequence-classification"),
         "modality_config": (
@@ -16,7 +22,6 @@ _BERT = {
         ),
         "module_output_name": ("other outputs", "token_embeddings", "scores"),
         "processing_kwargs": ("arguments of the tokenizer", {}),
-        "query_expansion": "queries filled up with masks",
         "model_args": ("arguments of the model", {}),
         "model_kwargs": ("arguments of the model", {}),
         "tokenizer_args": ("arguments of the tokenizer", {}),
@@ -24,11 +29,7 @@ _BERT = {
         "config_args": ("changes of config.json", {}),
         "config_kwargs": ("changes of config.json", {}),
     },
-    "irrelevant": {
-        "unpad_inputs": _SPEED,
-        "query_length": "only of encode_query",
-        "document_length": "only of encode_document",
-    },
+    "irrelevant": {"unpad_inputs": _SPEED},
 }
 
 _SENTENCE = {
@@ -36,20 +37,26 @@ _SENTENCE = {
         "prompts": "`embed(texts, prompt_name=…)`",
         "default_prompt_name": "the prompt where a call names none",
         "truncate_dim": "how many features of an embedding are kept",
+        "similarity_fn_name": "of late interaction: maxsim or meanmaxsim; of others cq gives embeddings",
+        "query_prefix": "PyLate's: a token before queries",
+        "document_prefix": "PyLate's: a token before documents",
+        "query_length": "PyLate's: tokens of a query that is filled up",
+        "document_length": "PyLate's: the longest document",
+        "do_query_expansion": "PyLate's: whether queries are filled up with masks",
+        "attend_to_expansion_tokens": "PyLate's: whether tokens see those masks",
+        "skiplist_words": "PyLate's: words whose tokens documents leave out; absent: punctuation",
         "activation_fn": "a cross-encoder's, before that in config.json",
         "__version__": "written before sentence-transformers 5.4: white space around texts is left out, as it did then",
     },
-    "refused": {"model_type": ("other kinds of model", "SentenceTransformer", "CrossEncoder")},
-    "irrelevant": {
-        "similarity_fn_name": "cq gives embeddings",
-        "requirements": _SAVED,
-        "keep_in_fp32_modules": "cq computes in float32 what is not quantized",
+    "refused": {
+        "model_type": ("other kinds of model", "SentenceTransformer", "CrossEncoder", "MultiVectorEncoder", "ColBERT")
     },
+    "irrelevant": {"requirements": _SAVED, "keep_in_fp32_modules": "cq computes in float32 what is not quantized"},
 }
 
 _MODULES = {
     "honoured": {
-        "type": "Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout",
+        "type": "Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout, MultiVectorMask",
         "path": "the module's folder, inside the model's",
     },
     "refused": {"kwargs": ("arguments of a module", [], {})},
@@ -76,22 +83,42 @@ _DENSE = {
         "in_features": "checked",
         "out_features": "",
         "bias": "",
-        "activation_function": "Tanh, Identity, ReLU, GELU, SiLU, Sigmoid; others are refused",
-    },
-    "refused": {
-        "module_input_name": ("other inputs", "sentence_embedding"),
-        "module_output_name": ("other outputs", "sentence_embedding"),
-        "use_residual": ("a sum of input and output", False),
-    },
+        "activation_function": "Tanh, Identity, ReLU, GELU, SiLU, Sigmoid; of tokens Identity; others are refused",
+        "module_input_name": "sentence_embedding after Pooling, token_embeddings of late interaction",
+        "module_output_name": "the same",
+        "use_residual": "of late interaction; true is refused after Pooling",
+    }
 }
 
 _LAYER_NORM = {"honoured": {"dimension": "checked"}}
 
 _NORMALIZE = {
-    "refused": {
-        "module_input_name": ("other inputs", "sentence_embedding"),
-        "module_output_name": ("other outputs", "sentence_embedding"),
+    "honoured": {
+        "module_input_name": "sentence_embedding after Pooling, token_embeddings of late interaction",
+        "module_output_name": "the same",
     }
+}
+
+_MASK = {
+    "honoured": {
+        "skiplist_words": "words whose tokens are left out",
+        "skiplist_tasks": "of documents, or of queries too",
+    },
+    "refused": {"keep_only_token_ids": "of images"},
+}
+
+_ARTIFACT = {
+    "honoured": {
+        "dim": "features of a vector",
+        "query_token_id": "a token before queries",
+        "doc_token_id": "a token before documents",
+        "query_maxlen": "tokens of a query, which is filled up",
+        "doc_maxlen": "the longest document",
+        "attend_to_mask_tokens": "whether tokens see the masks that fill up",
+        "mask_punctuation": "whether documents leave punctuation out",
+    },
+    "refused": {"similarity": ("other distances", "cosine")},
+    "irrelevant": {"*": "of training and of indexes"},
 }
 
 SENTENCE_KEYS: dict[str, dict] = {
@@ -102,4 +129,6 @@ SENTENCE_KEYS: dict[str, dict] = {
     "Dense/config.json": _DENSE,
     "LayerNorm/config.json": _LAYER_NORM,
     "Normalize/config.json": _NORMALIZE,
+    "MultiVectorMask/config.json": _MASK,
+    "artifact.metadata": _ARTIFACT,
 }

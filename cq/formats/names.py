@@ -80,7 +80,7 @@ def _head_names(table: Family, config: Config | None, tensors: Iterable[str]) ->
     if config.classifier is not None:
         return table.classifier or {}
     if config.token_head is not None:
-        return {{"labels": table.labels, "spans": "qa_outputs"}[config.token_head]: "head"}
+        return {{"labels": table.labels, "spans": "qa_outputs", "vectors": "linear"}[config.token_head]: "head"}
     words = (table.words or {}) if config.masked_lm else {}
     own = any(ours == "head" and f"{theirs}.bias" in tensors for theirs, ours in words.items())
     return {theirs: ours for theirs, ours in words.items() if not (own and ours == "head.bias")}
@@ -156,7 +156,11 @@ def check_weights(
     if biases is None:
         biases = _family(config.family, where).biases
     if biases is not None and (config.token_head is not None or config.masked_lm):
-        biases += "head", *(name for name in ("transform.dense", "transform.norm") if f"{name}.bias" in weights)
+        always = config.token_head != "vectors" or "head.bias" in weights
+        biases += (
+            *(("head",) if always else ()),
+            *(name for name in ("transform.dense", "transform.norm") if f"{name}.bias" in weights),
+        )
     shapes |= _bias_shapes(shapes, weights, biases)
     if config.masked_lm and config.tied:
         shapes["head.bias"] = (config.vocab_size,)

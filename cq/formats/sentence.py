@@ -9,6 +9,7 @@ from .keys import check_keys
 from .untrusted import brief, flag_of, read_json, size_of
 
 _AFTER = ("Dense", "LayerNorm", "Normalize", "Dropout")  # any of these, in any order, after Pooling
+_OF_TOKENS = ("Dense", "MultiVectorMask", "Normalize")  # after Transformer, of late interaction
 _MAX_MODULES = 32
 _POOLINGS = {
     "mean": "mean",
@@ -60,7 +61,7 @@ def read_modules(root: Path) -> list[tuple[str, Path]]:
             raise FormatError(f"{file}: each module must have a type and a path, got {brief(entry)}")
         check_keys(entry, "modules.json", str(file))
         kind = entry["type"].rpartition(".")[2]
-        if kind not in ("Transformer", "Pooling", *_AFTER) or len(modules) == _MAX_MODULES:
+        if kind not in ("Transformer", "Pooling", "MultiVectorMask", *_AFTER) or len(modules) == _MAX_MODULES:
             raise UnsupportedError(
                 f"{file}: module {brief(entry['type'])} is not implemented here; these are: Transformer, Pooling, "
                 + ", ".join(_AFTER)
@@ -68,6 +69,8 @@ def read_modules(root: Path) -> list[tuple[str, Path]]:
         modules.append((kind, _inside(root, entry["path"], str(file))))
     kinds = [kind for kind, _ in modules]
     wanted = ["Transformer", "Pooling"][: max(len(kinds), 1)]
+    if kinds[:2] == ["Transformer", "Dense"] and set(kinds[1:]) <= set(_OF_TOKENS):
+        return modules
     if kinds[:2] != wanted or not set(kinds[2:]) <= set(_AFTER):
         raise UnsupportedError(
             f"{file}: modules {kinds} in this order are not implemented, only Transformer, Pooling and then others"
@@ -109,6 +112,11 @@ def read_tail(modules: list[tuple[str, Path]], width: int) -> tuple[list[dict], 
         if kind == "Dropout":
             continue
         check_keys(values, f"{kind}/config.json", str(file))
+        for name in ("module_input_name", "module_output_name"):
+            if values.get(name) not in (None, "sentence_embedding"):
+                raise UnsupportedError(f"{file}: {name} {brief(values[name])} is not implemented after Pooling")
+        if values.get("use_residual") not in (None, False):
+            raise UnsupportedError(f"{file}: use_residual is not implemented after Pooling")
         if kind == "Normalize":
             tail.append({"kind": "normalize"})
             continue

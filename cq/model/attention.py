@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import _core, functions
 from ..errors import UnsupportedError
+from . import unseen
 from .activation import Activation
 from .batch import Batch
 from .forms import Fixed, PerHead, Smoothed
@@ -118,7 +119,8 @@ class Attention:
                 f"{batch.longest:,}; cut it, or use a Scheme with attention='float32'"
             )
         joint, joint_form = self._joined()
-        qkv = self._project(x, joint, joint_form if self.rotary is None and self.query_norm is None else None)
+        as_codes = self.rotary is None and self.query_norm is None and batch.unseen is None
+        qkv = self._project(x, joint, joint_form if as_codes else None)
         if self.query_norm is not None:
             self._norm_heads(qkv)
         if self.rotary is not None:
@@ -126,6 +128,8 @@ class Attention:
             _core.rope(qkv, self.heads + self.kv_heads, self.dim, *self.rotary.tables(batch.span), batch.positions)
         if batch.observe is not None:
             self._tap(batch, qkv, site)
+        if batch.unseen is not None and isinstance(qkv, np.ndarray):
+            return self.output(Activation(unseen.attend(self, qkv, joint_form, batch)), None, then)
         if joint_form is not None and not isinstance(qkv, _core.Coded):
             qkv = _core.quantize(qkv, joint_form)
         reads = self.output.input_form

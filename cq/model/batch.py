@@ -17,24 +17,27 @@ Observe = Callable[[str, Any], None]  # of a site and what flows there: float32 
 
 class Sequence:
     """Ids of tokens int32 (len,) with what a plain array of ids does not say. types: int32 (len,) of token types, or
-    None where all are 0. positions: int32 (len,), ascending, or None for 0 … len − 1."""
+    None where all are 0. positions: int32 (len,), ascending, or None for 0 … len − 1. unseen: so many of the last
+    tokens are seen by no token, themselves included."""
 
-    __slots__ = ("ids", "types", "positions")
+    __slots__ = ("ids", "types", "positions", "unseen")
 
-    def __init__(self, ids: np.ndarray, types: np.ndarray | None = None, positions: np.ndarray | None = None):
-        self.ids, self.types, self.positions = ids, types, positions
+    def __init__(
+        self, ids: np.ndarray, types: np.ndarray | None = None, positions: np.ndarray | None = None, unseen: int = 0
+    ):
+        self.ids, self.types, self.positions, self.unseen = ids, types, positions, unseen
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class Batch:
-    """ids, positions int32 (tokens,); types int32 (tokens,), or None where all are 0; offsets int32 (sequences + 1,);
-    longest sequence in tokens; span: one more than the largest position. `observe(site, array)`, if given, is shown
-    what flows at each site (calibration). `cache`, if given, is the KVCache that holds what came before these
-    tokens, and takes them in."""
+    """ids, positions int32 (tokens,); types int32 (tokens,), or None where all are 0; unseen: bool (tokens,), those
+    that no token sees, or None where there are none; offsets int32 (sequences + 1,); longest sequence in tokens; span:
+    one more than the largest position. `observe(site, array)`, if given, is shown what flows at each site
+    (calibration). `cache`, if given, is the KVCache that holds what came before these tokens, and takes them in."""
 
-    __slots__ = ("ids", "positions", "types", "offsets", "longest", "span", "observe", "cache")
+    __slots__ = ("ids", "positions", "types", "unseen", "offsets", "longest", "span", "observe", "cache")
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Batch:
         self.positions = np.concatenate([np.arange(i, i + n, dtype=np.int32) for i, n in zip(starts, lengths)])
         self.longest = self.span = int(lengths.max())
         self.types: np.ndarray | None = None
+        self.unseen: np.ndarray | None = None
         if any(isinstance(sequence, Sequence) for sequence in sequences):
             self._mark(sequences)
         ids = [s.ids if isinstance(s, Sequence) else s for s in sequences]
@@ -63,6 +67,9 @@ class Batch:
                 self.types = types
             if isinstance(sequence, Sequence) and sequence.positions is not None:
                 self.positions[begin:end] = sequence.positions
+            if isinstance(sequence, Sequence) and sequence.unseen:
+                self.unseen = np.zeros(len(self.positions), bool) if self.unseen is None else self.unseen
+                self.unseen[end - sequence.unseen : end] = True
         self.span = int(self.positions.max()) + 1
 
     def tap(self, site: str, x: "np.ndarray | _core.Coded | None") -> None:
@@ -119,7 +126,9 @@ def _checked(row: Any, name: str, vocab_size: int, max_positions: int) -> np.nda
         if part is not None and part.shape != ids.shape:
             raise CqError(f"{name}: token types and positions must be as many as ids")
         more.append(part)
-    return Sequence(ids, *more)
+    if type(row.unseen) is not int or not 0 <= row.unseen < len(ids):
+        raise CqError(f"{name}: need fewer tokens that none sees than tokens, got {row.unseen!r:.100} of {len(ids)}")
+    return Sequence(ids, more[0], more[1], row.unseen)
 
 
 def check_row(row: Any, name: str, vocab_size: int, max_positions: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import CqError, FormatError
 from .deferred import Deferred
+from .multi_vector import check_multi_vector
 from .pooling import MODES, check_tail, tail_shapes, tail_width
 from .rope import check_scaling
 from .sampling import check_defaults
@@ -37,7 +38,8 @@ class Config:
     `normalize`, as pooling.check_tail wants them. Of sequence classifiers, the labels' names, what stands between the
     head's two layers ("linear": there is but one), and what scores go through, of pairs and of single texts.
     `token_head`: what a linear layer gives of every token: a score for each of the labels, or for the begin and the end
-    of an answer, or the vectors of late interaction. `head_transform`: the activation between a masked language model's
+    of an answer, or the vectors of late interaction. `multi_vector`: how those vectors are made, as
+    multi_vector.check_multi_vector wants it. `head_transform`: the activation between a masked language model's
     trunk and its head. `token_types`: whether the tokenizer's types of tokens reach
     the model; `truncation_side`: which end of long texts is cut. Of language models, where their files say so: the ids
     that begin a text, end one and fill a batch, the Jinja template that makes a prompt of a conversation, the special
@@ -82,6 +84,7 @@ class Config:
     text_activation: str = "identity"
     token_head: str | None = None
     head_transform: str | None = None
+    multi_vector: dict | None = None
     include_prompt: bool = True
     prompts: dict[str, str] | None = None
     default_prompt: str | None = None
@@ -166,6 +169,10 @@ class Config:
                 f"config: labels come with a classifier, or with a token_head 'labels'; got {self.labels!r:.200}, "
                 f"{self.classifier!r} and {self.token_head!r}"
             )
+        if (self.token_head == "vectors") != (self.multi_vector is not None):
+            raise FormatError("config: multi_vector comes with a token_head 'vectors'")
+        if self.multi_vector is not None:
+            check_multi_vector(self.multi_vector)
         heads = (self.lm_head, self.classifier is not None, self.token_head is not None)
         if sum(heads) > 1 or (self.head_transform is not None and not self.masked_lm):
             raise FormatError(
@@ -183,6 +190,8 @@ class Config:
         """Outputs of the head that reads every token; 0: there is none."""
         if self.lm_head:
             return self.vocab_size
+        if self.multi_vector is not None:
+            return int(self.multi_vector["features"])
         return {"labels": len(self.labels), "spans": 2, None: 0}[self.token_head]
 
     @property

@@ -48,7 +48,7 @@ class Replay:
     ) -> np.ndarray:
         """hidden(batch). Raises what that raises. blocks, others: what hidden works with; where any part was replaced,
         it is recorded anew."""
-        marked = batch.types is not None or batch.span > batch.longest
+        marked = batch.types is not None or batch.unseen is not None or batch.span > batch.longest
         if (
             len(batch.ids) > MOST_TOKENS
             or marked

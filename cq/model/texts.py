@@ -1,4 +1,4 @@
-"""What people do with texts: tokenize, embed, classify, rank. A part of Transformer of its own; knows no layers."""
+"""What people do with texts: tokenize, embed, classify. A part of Transformer of its own; knows no layers."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ class Texts:
         prompt_name: str | None = None,
     ) -> np.ndarray:
         """Sentence embeddings (n, dim) float32, pooled and normalized as the checkpoint's folder says; `encode` is the
-        same.
+        same with the arguments of sentence-transformers.
 
         texts_or_tokens: a list or column of texts (cut to config.max_length tokens), or tokens as `forward` takes; a
         single text gives one row. batch_size: sequences in one pass. prompt: put before each text; prompt_name: the
@@ -59,17 +59,7 @@ class Texts:
         if self.config.pooling is None:
             raise UnsupportedError(f"embed: this {self.config.family} model says no pooling; use forward or logits")
         check_batch_size(batch_size)
-        said = prompt is not None or prompt_name is not None
-        prompt, samples = self._prompt(prompt, prompt_name), as_items(texts_or_tokens)
-        samples = [samples] if isinstance(samples, str) else samples
-        first = 0
-        if prompt and is_iterable(samples):
-            samples = list(samples)
-            if all(isinstance(text, str) for text in samples):
-                samples = [prompt + text for text in samples]
-                first = 0 if self.config.include_prompt else self._prompt_tokens(prompt)
-            elif said:
-                raise CqError("prompt: goes before texts, not before tokens; put its tokens before them")
+        samples, first = self._prompted(texts_or_tokens, prompt, prompt_name)
         tokens = self.tokens_of(samples)
         rows = [
             pool(h, self.config.modes, first)
@@ -78,8 +68,6 @@ class Texts:
         ]
         return self.pooled(rows)
 
-    encode = embed
-
     def pooled(self, rows: list[np.ndarray]) -> np.ndarray:
         """Embeddings (n, dim) of pooled states: what follows pooling."""
         if not rows:
@@ -87,6 +75,21 @@ class Texts:
         result = self.tail(np.stack(rows))
         result = normalized(result) if self.config.normalize else result
         return result[:, : self.config.embedding_size].copy()
+
+    def _prompted(self, samples: Any, prompt: str | None, prompt_name: str | None) -> tuple[Any, int]:
+        """The samples with the prompt before them; and how many of its tokens are not pooled."""
+        said = prompt is not None or prompt_name is not None
+        prompt, samples = self._prompt(prompt, prompt_name), as_items(samples)
+        samples = [samples] if isinstance(samples, str) else samples
+        if not prompt or not is_iterable(samples):
+            return samples, 0
+        samples = list(samples)
+        if all(isinstance(text, str) for text in samples):
+            first = 0 if self.config.include_prompt else self._prompt_tokens(prompt)
+            return [prompt + text for text in samples], first
+        if said:
+            raise CqError("prompt: goes before texts, not before tokens; put its tokens before them")
+        return samples, 0
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         prompts = self.config.prompts or {}
@@ -141,25 +144,6 @@ class Texts:
         scores = np.concatenate(parts) if parts else np.empty((0, len(self.config.labels)), np.float32)
         said = self.config.pair_activation if any(pairs) else self.config.text_activation
         return softmax(scores) if function_to_apply == "softmax" else activate(scores, function_to_apply or said)
-
-    def rank(self, query: str, documents: Iterable, batch_size: int = 32) -> list[dict]:
-        """The documents by how well they answer the query, the best first: [{"corpus_id": place in documents, "score":
-        …}, …], as sentence-transformers' CrossEncoder gives them; of equals the first comes first.
-
-        Raises UnsupportedError where the model is no classifier with one label, CqError for what are no texts."""
-        if self.classifier is None or len(self.config.labels) != 1:
-            raise UnsupportedError(
-                f"rank: needs a cross-encoder, a sequence classifier with one label; this {self.config.family} model "
-                f"has {len(self.config.labels) or 'no'} labels"
-            )
-        documents = as_items(documents)
-        documents = list(documents) if is_iterable(documents) else [None]
-        if not isinstance(query, str) or not all(isinstance(text, str) for text in documents):
-            raise CqError("rank: need a query, a str, and a list of documents, each a str")
-        scores: np.ndarray | list[float]
-        scores = self.classify([(query, text) for text in documents], batch_size)[:, 0] if documents else []
-        order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
-        return [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
 
     def tokenize(self, text: str, special_tokens: bool = True) -> np.ndarray:
         """Token ids of a text, int32 (len,); cut to config.max_length where the model pools or is an encoder.

@@ -18,11 +18,13 @@ from .classifier import Classifier
 from .config import Config, check_weights
 from .coverage import Coverage, coverage_of, headroom_of
 from .deferred import Deferred, read
+from .encoding import Encoding
 from .heads import Heads
 from .inputs import sequences_of
 from .linear import Linear, QuantizedLinear, Then
 from .norm import Norm
 from .pooling import Tail
+from .ranking import Ranking
 from .replay import Replay
 from .rope import turning_point
 from .sites import Graph
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from ..strategies import Strategy
 
 
-class Transformer(Heads, Writing):
+class Transformer(Heads, Encoding, Ranking, Writing):
     """A BERT-type encoder or Llama-type decoder. plan: what cq.convert made its layers by; None: they are float32."""
 
     def __init__(
