@@ -33,6 +33,21 @@ def environment(threads: int) -> dict[str, str]:
     return dict(os.environ) | {name: str(threads) for name in THREAD_VARIABLES}
 
 
+def is_held() -> bool:
+    """Whether cq runs on fewer instructions than the CPU has."""
+    import cq
+
+    found = cq.info()
+    return found["isa"] != found["isa_available"][-1]
+
+
+def saturates() -> bool:
+    """Whether the CPU multiplies int8 in int16 alone, where onnxruntime's kernels saturate."""
+    import cq
+
+    return not {"avxvnni", "avx512vnni"} & {*cq.info()["isa_available"]}
+
+
 def card() -> dict:
     """CPU, ISA, compiler and versions; BLAS and its threads; load average and date."""
     import cq

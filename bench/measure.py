@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import cq
 from cq import _core
 from cq.report.timing import rest, turn
 
@@ -109,6 +110,7 @@ def _rows(case: str, entries: list[Entry], seconds: list[list[list[float]]], thr
         row = {
             "case": case,
             "threads": threads,
+            "isa": cq.info()["isa"],
             "work": entry.work,
             "name": entry.name,
             "kind": entry.kind,

@@ -44,7 +44,17 @@ def _work(rows: list[dict], work: str) -> str:
     won, table = _shapes(
         ours, lambda here, m: joined(row[f"percent_of_{bound[m]}"] for row in here), lambda m: f"<br>% of {bound[m]}"
     )
-    return f"**{work}**, beside {', '.join(peers)}; ahead in {won}:\n\n{table}"
+    return f"**{work}**, beside {', '.join(peers)}; ahead in {won}:\n\n{table}" + _wrong(rows)
+
+
+def _wrong(rows: list[dict]) -> str:
+    """Of peers some of whose sums are not exact, as they saturate: percent of results, the least and the most."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get("percent_wrong"):
+            found.setdefault(row["name"], []).append(row["percent_wrong"])
+    lines = [["", "wrong results, %"]] + [[name, f"{min(all_):.2f} to {max(all_):.2f}"] for name, all_ in found.items()]
+    return "\n\n" + markdown(lines) if found else ""
 
 
 def _shapes(

@@ -4,6 +4,7 @@ Writes no Markdown.
     python bench/run.py --missing            what this machine has not measured yet, and how long that takes
     python bench/run.py --only gemm model    these suites
     python bench/run.py --isa avx2 …         with cq, BLAS and the peers held to an instruction set
+    python bench/run.py --match 8x128 …      only these cases (pytest's -k), in the place of those that the file has
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of
 cquant[bench] and the data for models, and cores that have nothing else to do. Then `python bench/tables.py`.
@@ -43,8 +44,8 @@ REPORTS = {"compare": 8, "profile": 1}
 FOR_ONE_ISA = {"avx2": {"avx2": 6}}
 # suites whose figures depend on the instruction set
 HELD = ("gemm", "float32", "model", "lm", "scaling")
-# what holds cq, OpenBLAS, oneDNN (in torch and OpenVINO), CTranslate2 and MKL to an instruction set; onnxruntime and
-# llama.cpp choose for themselves
+# what holds cq, OpenBLAS, oneDNN (in torch and OpenVINO), CTranslate2, MKL and torch's own kernels to an instruction
+# set; peers that choose for themselves stay away (peers/__init__.py)
 LIMITS = {
     "avx2": {
         "CQ_ISA": "avx2",
@@ -52,10 +53,18 @@ LIMITS = {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "CT2_FORCE_CPU_ISA": "AVX2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
     },
-    "avxvnni": {"CQ_ISA": "avxvnni", "OPENBLAS_CORETYPE": "Haswell", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"},
-    "avx512bw": {"CQ_ISA": "avx512bw", "OPENBLAS_CORETYPE": "SkylakeX", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "avx512bw": {
+        "CQ_ISA": "avx512bw",
+        "OPENBLAS_CORETYPE": "SkylakeX",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+        "CT2_FORCE_CPU_ISA": "AVX512",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+        "ATEN_CPU_CAPABILITY": "avx512",
+    },
 }
+LIMITS["avxvnni"] = LIMITS["avx2"] | {"CQ_ISA": "avxvnni", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}
 # suites of one run, with the most threads
 ONCE = ("calibration", "neighbour", "encoder_accuracy", "lm_accuracy", "large", "qat")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
@@ -69,6 +78,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="[default: 1 2]")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="[default: bench/results]")
     parser.add_argument("--isa", choices=tuple(LIMITS), help="[default: the best that cq has here]")
+    parser.add_argument("--match", metavar="EXPRESSION", help="[default: every case]")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--only", nargs="+", choices=tuple(every))
     which.add_argument("--missing", action="store_true")
@@ -80,10 +90,16 @@ def main() -> int:
     print(f"{', '.join(wanted) or 'nothing'}: some {sum(every[name] for name in wanted)} minutes", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
+    if options.match:  # the parts of a suite are the suite
+        command = shlex.join(["python", "bench/run.py", *(["--isa", options.isa] if options.isa else []), "--only"])
     for suite in wanted:
         if suite not in REPORTS:
             threads = [max(options.threads)] if suite in ONCE else options.threads
-            save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
+            file, found = out / f"{suite}.json", {"command": command} | run_suite(suite, threads, options.match)
+            if options.match:
+                found["command"] += f" {suite}"
+                found = merged(json.loads(file.read_text()), found) if file.exists() else found
+            save(file, found)
     calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in wanted:
         report = run_cq(["compare"], options.threads[0], "shakespeare")
@@ -116,7 +132,16 @@ def card(threads: int) -> dict:
     return json.loads(found.stdout)
 
 
-def run_suite(suite: str, thread_counts: list[int]) -> dict:
+def merged(before: dict, some: dict) -> dict:
+    """A suite's result with some cases measured again, or for the first time."""
+    new = {(row["threads"], row["case"]) for row in some["rows"]}
+    kept = [row for row in before["rows"] if (row["threads"], row["case"]) not in new]
+    cases = list(dict.fromkeys(row["case"] for row in [*before["rows"], *some["rows"]]))
+    rows = sorted([*kept, *some["rows"]], key=lambda row: (row["threads"], cases.index(row["case"])))
+    return some | {"cards": dict(sorted((before["cards"] | some["cards"]).items())), "rows": rows}
+
+
+def run_suite(suite: str, thread_counts: list[int], match: str | None) -> dict:
     """Cards by number of threads, and all rows."""
     cards, rows = {}, []
     for threads in thread_counts:
@@ -134,6 +159,7 @@ def run_suite(suite: str, thread_counts: list[int]) -> dict:
                     "--benchmark-json",
                     str(file),
                     "--benchmark-columns=median,rounds",
+                    *(["-k", match] if match else []),
                 ],
                 env=environment(threads),
                 check=True,

@@ -10,6 +10,7 @@ from cq.model.activation import Activation
 from cq.model.forms import PerToken
 from cq.model.linear import QuantizedLinear
 
+from . import peers
 from .measure import Entry, contest, sqnr_db
 from .peers import ort, pytorch
 
@@ -40,15 +41,15 @@ class Layer:
         self.coded = cq.quantize_tensor(self.weight.T, "int8", symmetric=True, axis=1)
         self.packed = cq.pack(self.coded)
         self.dynamic = QuantizedLinear(self.packed, None, None, PerToken("uint8", False), "dynamic")
-        self.operators = _operators(self.coded, threads) if ort.HAVE else {}
-        self.torch = pytorch.linear(self.weight, threads) if pytorch.HAVE else {}
+        self.operators = _operators(self.coded, threads) if peers.runs_the_same(ort) else []
+        self.torch = pytorch.linear(self.weight, threads) if peers.runs_the_same(pytorch) else {}
 
 
 layer_of = functools.lru_cache(maxsize=1)(Layer)
 
 
-def _operators(weight: cq.QTensor, threads: int) -> dict:
-    """Work → (name, function of the input), of onnxruntime."""
+def _operators(weight: cq.QTensor, threads: int) -> list[tuple]:
+    """(Work, name, function of the input), of onnxruntime."""
     w = {
         "w": weight.data,
         "w_scale": weight.scale,
@@ -59,21 +60,28 @@ def _operators(weight: cq.QTensor, threads: int) -> dict:
         "y_zero": np.uint8(Y_ZERO_POINT),
     }
 
-    def operator(op: str, order: str, domain: str = "") -> tuple:
+    def operators(work: str, op: str, order: str, domain: str = "") -> list[tuple]:
         constants = {name: w[name] for name in order.split() if name in w}
-        return f"onnxruntime {op}", ort.one_operator(op, order, constants, threads, domain)
+        return [
+            (work, f"onnxruntime {op}{suffix}", ort.one_operator(op, order, constants, threads, domain, exact))
+            for suffix, exact in ort.modes().items()
+        ]
 
-    return {
-        PRODUCT: operator("MatMulInteger", "x w x_zero"),
-        TO_FLOAT: operator("MatMulIntegerToFloat", "x w x_scale w_scale x_zero", "com.microsoft"),
-        TO_CODES: operator("QLinearMatMul", "x x_scale x_zero w w_scale w_zero y_scale y_zero"),
-        INSIDE: operator("DynamicQuantizeMatMul", "x w w_scale", "com.microsoft"),
-    }
+    return [
+        *operators(PRODUCT, "MatMulInteger", "x w x_zero"),
+        *operators(TO_FLOAT, "MatMulIntegerToFloat", "x w x_scale w_scale x_zero", "com.microsoft"),
+        *operators(TO_CODES, "QLinearMatMul", "x x_scale x_zero w w_scale w_zero y_scale y_zero"),
+        *operators(INSIDE, "DynamicQuantizeMatMul", "x w w_scale", "com.microsoft"),
+    ]
+
+
+def codes_of(x: np.ndarray) -> np.ndarray:
+    return cq.affine.quantize(x, X_SCALE, np.int32(X_ZERO_POINT), "uint8")
 
 
 def contestants(layer: Layer, x: np.ndarray) -> list[tuple[str, str, str, object, object]]:
     """(work, name, kind, function without arguments, its result → float32 (M, N))."""
-    codes = cq.affine.quantize(x, X_SCALE, np.int32(X_ZERO_POINT), "uint8")
+    codes = codes_of(x)
     coded, packed = cq.QTensor(codes, X_SCALE, np.int32(X_ZERO_POINT)), layer.packed
     from_codes = lambda y: (
         y.dequantize() if isinstance(y, cq.QTensor) else (y.astype(np.float32) - Y_ZERO_POINT) * Y_SCALE
@@ -94,7 +102,7 @@ def contestants(layer: Layer, x: np.ndarray) -> list[tuple[str, str, str, object
     ]
     found += [
         (work, name, "int8", lambda run=run, given=x if work == INSIDE else codes: run(given))
-        for work, (name, run) in layer.operators.items()
+        for work, name, run in layer.operators
     ]
     found += [(INSIDE, name, "int8", lambda run=run: run(x).numpy()) for name, run in layer.torch.items()]
     return [(*entry, decode.get(entry[0], lambda y: y)) for entry in found]
@@ -105,12 +113,15 @@ def contestants(layer: Layer, x: np.ndarray) -> list[tuple[str, str, str, object
 def test_gemm(benchmark, threads, model, k, n, m):
     layer, operations = layer_of(k, n, threads), 2.0 * m * k * n
     x = np.random.default_rng(1).standard_normal((m, k), np.float32)
-    y, entries = x @ layer.weight.T, []
+    y, exact, entries = x @ layer.weight.T, cq.matmul_integer(codes_of(x), layer.packed, X_ZERO_POINT), []
     for work, name, kind, call, decode in contestants(layer, x):
         if model == LARGE and work not in LARGE_WORKS:
             continue
         accuracy = sqnr_db([y], [decode(call())])
         assert accuracy > 25, f"{name} ({work}) computes something else: {accuracy} dB from float32"
         weight_bytes = 0 if m > FEW_ROWS else k * n * (4 if name == "NumPy float32" else 1)
-        entries.append(Entry(work, name, call, operations, kind, {"model": model, "sqnr_db": accuracy}, weight_bytes))
+        more = {"model": model, "sqnr_db": accuracy}
+        if work == PRODUCT and not name.startswith("cq"):
+            more["percent_wrong"] = round(100 * float(np.mean(call() != exact)), 2)
+        entries.append(Entry(work, name, call, operations, kind, more, weight_bytes))
     contest(benchmark, f"{m}×{k}×{n}", entries, threads, LARGE_ROUNDS if model == LARGE else ROUNDS, TURN_S)

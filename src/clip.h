@@ -51,15 +51,19 @@ typedef struct {
     code_pairs up1, up2, down1, down2; /* >= 0, of two times 8 groups: to add, and to subtract */
 } excess_codes;
 
+INLINE __m256i keep(code_pairs x, int32_t *codes) {
+    const __m256i bytes = as_bytes(x);
+    _mm256_storeu_si256((__m256i *)codes, bytes);
+    return bytes;
+}
+
 /* Adds those that are not all 0. Which they are cannot be foreseen, so that every group is written, and the next one
  * over it where it holds nothing. */
 INLINE void list_groups(excess_list *list, int64_t group1, int64_t group2, const excess_codes *x) {
     int32_t up1[8], up2[8], down1[8], down2[8];
     cq_excess *up = list->up, *down = list->down;
-#define KEEP(codes) const __m256i codes##_i8 = as_bytes(x->codes); _mm256_storeu_si256((__m256i *)codes, codes##_i8);
-    KEEP(up1) KEEP(up2) KEEP(down1) KEEP(down2)
-#undef KEEP
-    const __m256i all = _mm256_or_si256(_mm256_or_si256(up1_i8, up2_i8), _mm256_or_si256(down1_i8, down2_i8));
+    const __m256i all = _mm256_or_si256(_mm256_or_si256(keep(x->up1, up1), keep(x->up2, up2)),
+                                        _mm256_or_si256(keep(x->down1, down1), keep(x->down2, down2)));
     const __m256i none = _mm256_cmpeq_epi32(all, _mm256_setzero_si256());
     for (int some = 255 & ~_mm256_movemask_ps(_mm256_castsi256_ps(none)); some; some &= some - 1) {
         const int i = __builtin_ctz((unsigned)some);
@@ -76,7 +80,8 @@ INLINE void list_groups(excess_list *list, int64_t group1, int64_t group2, const
 /* Whether two codes of a group are above CLIP together. */
 INLINE int any_over(const excess_codes *x) {
 #define SUM(codes) _mm256_add_epi16(x->codes.even, x->codes.odd)
-    const __m256i most = _mm256_max_epi16(_mm256_max_epi16(SUM(up1), SUM(up2)), _mm256_max_epi16(SUM(down1), SUM(down2)));
+    const __m256i most =
+        _mm256_max_epi16(_mm256_max_epi16(SUM(up1), SUM(up2)), _mm256_max_epi16(SUM(down1), SUM(down2)));
 #undef SUM
     const __m256i over = _mm256_cmpgt_epi16(most, _mm256_set1_epi16(CLIP));
     return !_mm256_testz_si256(over, over);
@@ -140,8 +145,8 @@ static int32_t mean_code(const uint8_t *a, int64_t a_stride, int64_t rows, int64
     __m256i sums = _mm256_setzero_si256(); /* of 8 codes each, in 64 bits */
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < k; i += 32)
-            sums = _mm256_add_epi64(sums, _mm256_sad_epu8(load_codes(a + r * a_stride + i, k - i, 0),
-                                                          _mm256_setzero_si256()));
+            sums = _mm256_add_epi64(
+                sums, _mm256_sad_epu8(load_codes(a + r * a_stride + i, k - i, 0), _mm256_setzero_si256()));
     int64_t sum[4];
     _mm256_storeu_si256((__m256i *)sum, sums);
     const int64_t all = sum[0] + sum[1] + sum[2] + sum[3];

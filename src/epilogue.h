@@ -12,7 +12,17 @@ INLINE f32x16 finished(const cq_activation activation, const int residual, f32x1
     return y;
 }
 
-/* The same from an int32 sum. */
+/* Row r's residual, which may lie in the third-level cache, on its way while others are worked on. */
+INLINE void fetch_residual(const cq_strip *s, int64_t r) {
+    if (r >= s->rows) return;
+    if (s->residual)
+        for (int j = 0; j < s->columns; j += 16) __builtin_prefetch(s->residual + r * s->residual_stride + j);
+    if (s->residual_coded)
+        __builtin_prefetch((const uint8_t *)s->residual_coded->codes +
+                           (s->residual_row + r) * s->residual_coded->stride + s->residual_column);
+}
+
+/* `finished` from an int32 sum. */
 INLINE f32x16 value(const cq_activation activation, const int residual, const int per_row, i32x16 sum, f32x16 row_scale,
                     const cq_strip *s, int64_t r, int64_t j, int64_t n) {
     const f32x16 scale = f32_load(s->scales + j);
@@ -49,11 +59,14 @@ INLINE i32x16 corrected(const int32_t *acc, const cq_strip *s, int64_t r, int64_
     return sum;
 }
 
+enum { ROWS_AHEAD = 8 }; /* whose residual is fetched */
+
 BULKY void store_i8(const int to, const cq_activation activation, const int32_t *acc, int64_t acc_stride, int rows,
                     const cq_strip *s, int64_t row) {
     const encoding e = {s->code_inverses, s->code_scales, s->code_zeros, s->qmin, s->qmax, s->qmin < 0.0f};
     for (int64_t r = row; r < row + rows; r++, acc += acc_stride) {
         const f32x16 scale = f32_set(s->row_scales ? s->row_scales[r] : 1.0f);
+        fetch_residual(s, r + ROWS_AHEAD);
 #define VALUE(j) value(activation, 1, s->row_scales != NULL, corrected(acc, s, r, j), scale, s, r, j, 16)
         if (to == TO_CODES && s->columns == CQ_TILE) {
             encode_64(BY_COLUMN, 1, &e, VALUE(0), VALUE(16), VALUE(32), VALUE(48), s->codes + r * s->stride);
@@ -67,11 +80,13 @@ BULKY void store_i8(const int to, const cq_activation activation, const int32_t 
 
 BULKY void store_f32(const int to, const cq_activation activation, const float *acc, int64_t acc_stride, int rows,
                      const cq_strip *s, int64_t row) {
-    for (int64_t r = row; r < row + rows; r++, acc += acc_stride)
+    for (int64_t r = row; r < row + rows; r++, acc += acc_stride) {
+        fetch_residual(s, r + ROWS_AHEAD);
         EACH_16(j, s->columns, n, {
             put(to, finished(activation, 1, f32_mul(load_some(acc + j, n), f32_load(s->scales + j)), s, r, j, n), s, r,
                 j, n);
         });
+    }
 }
 
 #define BY_ACTIVATION(f, to, ...) \

@@ -153,7 +153,7 @@ INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o,
     case 3: tile_clipped(3, fetch, o, row); \
     }
 static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(1) }
-static void tiles_of_many(int64_t rows, const clipped_product *o){TILES(0)}
+static void tiles_of_many(int64_t rows, const clipped_product *o) { TILES(0) }
 #undef TILES
 
 /* Groups of excess from `next` to before `end`, an even number, to add or to subtract. */

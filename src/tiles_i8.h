@@ -42,6 +42,8 @@ INLINE void full_tile(const int to, const cq_activation activation, const int re
                       const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
                       const cq_strip *s, int64_t row) {
     enum { R = CQ_TILE_ROWS, P = TILE_PANELS };
+    if (residual)
+        for (int r = 0; r < R; r++) fetch_residual(s, row + r);
 #define ZEROS(r) const i32x16 z##r = per_row ? i32_set(s->row_zeros[row + r]) : i32_set(0);
     EVERY_ROW(ZEROS)
 #define FROM(r, p) \

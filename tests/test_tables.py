@@ -284,3 +284,33 @@ def test_minilm_beats_float32_and_torch(name, threads):
     assert ahead["cq float32"] >= 2.5
     torch = [ratio for rival, ratio in ahead.items() if rival.startswith("torch dynamic")]
     assert torch and min(torch) > 1
+
+
+def test_cases_measured_again_take_the_place_of_those_before():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "bench")
+        run = importlib.import_module("run")
+
+    def rows(*cases: tuple[str, int, float]) -> list[dict]:
+        return [{"case": case, "threads": threads, "seconds": seconds} for case, threads, seconds in cases]
+
+    before = {
+        "command": "old",
+        "cards": {"1": {"date": 1}, "2": {"date": 1}},
+        "rows": rows(("a", 1, 1.0), ("b", 1, 1.0), ("a", 2, 1.0)),
+    }
+    some = {"command": "new", "cards": {"1": {"date": 2}}, "rows": rows(("c", 1, 2.0), ("a", 1, 2.0))}
+    assert run.merged(before, some) == {
+        "command": "new",
+        "cards": {"1": {"date": 2}, "2": {"date": 1}},
+        "rows": rows(("a", 1, 2.0), ("b", 1, 1.0), ("c", 1, 2.0), ("a", 2, 1.0)),
+    }
+
+
+def test_wrong_results_of_peers_are_shown(tables):
+    card = result("gemm")["cards"]["1"]
+    rows = products(2.0, 2.5)
+    assert "wrong" not in tables.products.gemm({"rows": rows, "cards": {"1": card}})
+    next(row for row in rows if row["name"].startswith("onnxruntime"))["percent_wrong"] = 2.5
+    text = tables.products.gemm({"rows": rows, "cards": {"1": card}})
+    assert "| onnxruntime MatMulInteger | 2.50 to 2.50 |" in text

@@ -3,14 +3,17 @@
 One file per rival. Each has HAVE and `encoders(source, threads)`: name → function (ids, mask int64 (batch, length),
 often) → call without arguments → hidden states float32 (batch, length, hidden), in which only real tokens count. What
 the first function does is not timed: it turns the arrays into what the rival takes and, where they are to be run
-`often`, may compile for them. Those that run language models have `language_models(file, scratch, threads)`: name →
-LanguageModel."""
+`often`, may compile for them. HELD_BY: the variable that holds it to an instruction set, or None: such a rival is left
+out where cq is held to less than the CPU has. Those that run language models have
+`language_models(file, scratch, threads)`: name → LanguageModel."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ..card import is_held
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,18 @@ class LanguageModel:
     generate: Callable[[np.ndarray, int], Callable[[], list[int]]]
 
 
+def runs_the_same(rival) -> bool:
+    """Whether a rival is installed, and runs the instructions that cq runs."""
+    return rival.HAVE and (rival.HELD_BY is not None or not is_held())
+
+
 def encoders(source: Source, threads: int) -> dict[str, Callable]:
     """All that are installed."""
     from . import ct2, ort, pytorch, vino
 
     found = {}
     for rival in (pytorch, ort, vino, ct2):
-        if rival.HAVE:
+        if runs_the_same(rival):
             found |= rival.encoders(source, threads)
     return found
 
@@ -57,6 +65,6 @@ def language_models(file: Path, scratch: Path, threads: int) -> dict[str, Langua
 
     found = {}
     for rival in (llamacpp, ct2):
-        if rival.HAVE:
+        if runs_the_same(rival):
             found |= rival.language_models(file, scratch, threads)
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import cq
 
 HAVE = all(importlib.util.find_spec(name) for name in ("ctranslate2", "transformers"))
+HELD_BY = "CT2_FORCE_CPU_ISA"
 if HAVE:
     # Bound at once, and before torch makes the libgomp that it shares with cq visible to all: CTranslate2 would use
     # that one instead of its own, and with its workers counted there cq's and torch's threads find more of them than

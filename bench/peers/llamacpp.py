@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 HAVE = importlib.util.find_spec("llama_cpp") is not None
+HELD_BY = None  # it is compiled for the CPU
 CONTEXT, Q8_0 = 1024, 7  # tokens; llama_ftype
 
 

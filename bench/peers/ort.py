@@ -7,22 +7,38 @@ from pathlib import Path
 
 import numpy as np
 
+from ..card import saturates
+
 HAVE = all(importlib.util.find_spec(name) for name in ("onnxruntime", "onnx"))
+HELD_BY = None  # it asks the CPU alone
 # onnxruntime's own fusion makes its model slower: 74 ms against 54, 8 x 128 tokens of MiniLM-L6 in int8 with one thread
 SLOW_FUSION = "SkipLayerNormFusion"
 
 
-def session(model, threads: int):
+EXACT = ", exact mode"
+
+
+def modes() -> dict[str, bool]:
+    """What is added to the names of int8 → whether it runs in the exact mode, which differs where its kernels would
+    saturate: there both are contestants."""
+    return {"": False} | ({EXACT: True} if saturates() else {})
+
+
+def session(model, threads: int, exact: bool = False):
     """A session on the CPU. model: an onnx.ModelProto, or the path of one."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"], disabled_optimizers=[SLOW_FUSION])
 
 
-def one_operator(op: str, order: str, constants: dict[str, np.ndarray], threads: int, domain: str = "") -> Callable:
+def one_operator(
+    op: str, order: str, constants: dict[str, np.ndarray], threads: int, domain: str = "", exact: bool = False
+) -> Callable:
     """A function x (M, K) → y (M, N) that runs one operator.
 
     order: its inputs by name: "x", the one that varies, and those in `constants`."""
@@ -44,7 +60,7 @@ def one_operator(op: str, order: str, constants: dict[str, np.ndarray], threads:
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     domains = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    ready = session(helper.make_model(graph, opset_imports=domains, ir_version=9), threads)
+    ready = session(helper.make_model(graph, opset_imports=domains, ir_version=9), threads, exact)
     return lambda x: ready.run(None, {"x": x})[0]
 
 
@@ -85,12 +101,12 @@ def encoders(source, threads: int) -> dict[str, Callable]:
     )
     logging.disable(logging.NOTSET)
 
-    def encoder(path: Path) -> Callable:
-        ready = session(path, threads)
+    def encoder(path: Path, exact: bool = False) -> Callable:
+        ready = session(path, threads, exact)
         return lambda ids, mask, often: lambda: ready.run(None, {"ids": ids, "mask": mask})[0]
 
-    return {
-        "onnxruntime float32": encoder(source.onnx),
-        "onnxruntime dynamic int8": encoder(dynamic),
-        "onnxruntime static int8": encoder(static),
+    return {"onnxruntime float32": encoder(source.onnx)} | {
+        f"onnxruntime {name} int8{suffix}": encoder(path, exact)
+        for suffix, exact in modes().items()
+        for name, path in (("dynamic", dynamic), ("static", static))
     }

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..card import is_held
+
 HAVE = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-ENGINES = ("x86", "onednn")  # of torch's int8; x86 uses fbgemm too
+HELD_BY = "ONEDNN_MAX_CPU_ISA"
+ENGINES = ("x86", "onednn")  # of torch's int8; x86 uses fbgemm too, which asks the CPU alone
 
 
 def linear(weight: np.ndarray, threads: int) -> dict[str, Callable]:
@@ -47,7 +50,7 @@ def _dynamic(model) -> dict:
     import torch
 
     found = {}
-    for engine in ENGINES:
+    for engine in ENGINES[1:] if is_held() else ENGINES:
         if engine in torch.backends.quantized.supported_engines:
             torch.backends.quantized.engine = engine
             with warnings.catch_warnings(action="ignore"):  # that the call will be removed one day

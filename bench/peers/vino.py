@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 HAVE = all(importlib.util.find_spec(name) for name in ("openvino", "onnx"))
+HELD_BY = "ONEDNN_MAX_CPU_ISA"
 HAVE_NNCF = importlib.util.find_spec("nncf") is not None
 
 
