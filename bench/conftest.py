@@ -39,8 +39,8 @@ def calibration(float_model) -> list:
 
 
 @pytest.fixture(scope="module")
-def rivals(float_model, calibration, minilm_folder, threads, tmp_path_factory) -> dict:
-    """Name → a peer's encoder, as `peers` describes them."""
+def source(float_model, calibration, minilm_folder, tmp_path_factory) -> peers.Source:
+    """What peers' encoders are made from."""
     scratch = tmp_path_factory.mktemp("peers")
     graph = scratch / "float32.onnx"
     if ort.HAVE or vino.HAVE:
@@ -53,7 +53,13 @@ def rivals(float_model, calibration, minilm_folder, threads, tmp_path_factory) -
 
         weights = canonical(load_file(minilm_folder / "model.safetensors"), "bert", str(minilm_folder))
         onnx.save(graph_of(float_model.config, weights), graph)
-    return peers.encoders(peers.Source(minilm_folder, graph, calibration, scratch), threads)
+    return peers.Source(minilm_folder, graph, calibration, scratch)
+
+
+@pytest.fixture(scope="module")
+def rivals(source, threads) -> dict:
+    """Name → a peer's encoder, as `peers` describes them."""
+    return peers.encoders(source, threads)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ SUITES = {
     "lm": 4,
     "lm_accuracy": 20,
     "generate": 4,
+    "onnx": 2,
     "large": 6,
     "qat": 40,
 }

@@ -4,7 +4,7 @@ from . import interrupt  # noqa: F401, I001 (before anything that takes long)
 from . import core  # noqa: F401 (before anything that loads the core)
 from . import observers
 from .errors import CalibrationError, CqError, FormatError, UnsupportedError
-from .formats import load, save
+from .formats import export, load, save
 from .model import Config, Transformer
 from .ops import PackedWeight, linear, matmul_integer, pack
 from .prepare.compensate import compensate
@@ -34,6 +34,7 @@ __all__ = [
     "WeightOnly",
     "compare",
     "compensate",
+    "export",
     "info",
     "linear",
     "load",

@@ -3,7 +3,7 @@ not."""
 
 import click
 
-from . import bench, compare, embed, generate, inspect, quantize, rank, terminal, train
+from . import bench, compare, embed, export, generate, inspect, quantize, rank, terminal, train
 
 
 @click.group(cls=terminal.Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,6 +21,7 @@ for command in (
     rank.rank_command,
     train.train_command,
     bench.bench_command,
+    export.export_command,
     inspect.info_command,
 ):
     main.add_command(command)

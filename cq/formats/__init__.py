@@ -10,6 +10,7 @@ from .checkpoint import KEY, load_checkpoint, save_checkpoint
 from .gguf import read_gguf
 from .hub import located
 from .huggingface import read_folder
+from .onnx import export_onnx
 from .tensors import read_tensors
 from .untrusted import as_name
 
@@ -56,3 +57,26 @@ def save(model: Transformer, path: str | PathLike) -> None:
     if target.suffix != ".safetensors":
         raise FormatError(f"{target}: a cq checkpoint is one file; give it a name that ends in .safetensors")
     save_checkpoint(model, target)
+
+
+def export(model: Transformer, path: str | PathLike) -> None:
+    """Writes the model, float32 or quantized, for another runtime, whole or not at all. The suffix says the format:
+
+    - `.onnx`: standard operators of ONNX (opset 21; needs the package onnx), which onnxruntime and OpenVINO compute in
+      int8: static as QuantizeLinear and DequantizeLinear, with smoothing folded into weights, norms and biases; dynamic
+      as MatMulInteger with codes found in the graph; weight-only as DequantizeLinear. Attention multiplies in float32,
+      static models' queries, keys and values having gone through their codes. Batch and length are free. Inputs:
+      input_ids, attention_mask (int64; 1 where a token counts, padding on either side) and, where the model tells
+      segments apart, token_type_ids; of language models past_key_values.N.key and .value (batch, kv heads, past, head
+      dim), of past 0 at first, and a mask over past and new tokens. Outputs: a language model's logits and
+      present.N.key and .value, a classifier's logits, or last_hidden_state and, of models that pool,
+      sentence_embedding. Above 2 GB weights go to a second file, with ".data" behind the name.
+
+    Raises CqError for another suffix, UnsupportedError where the package is missing or the format cannot express the
+    model, OSError."""
+    if not isinstance(model, Transformer):
+        raise CqError(f"model: need a cq.Transformer, got {type(model).__name__}")
+    target = as_name(path)
+    if target.suffix != ".onnx":
+        raise FormatError(f"{target}: export writes ONNX; give it a name that ends in .onnx")
+    export_onnx(model, target)

@@ -79,8 +79,13 @@ def write_safetensors(
     with replacing(path) as file:
         file.write(header)
         for array in map(read, ordered):
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            file.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
+            file.write(raw_bytes(array))
+
+
+def raw_bytes(array: np.ndarray) -> memoryview:
+    """The elements in C order, little-endian."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
 def _header_of(

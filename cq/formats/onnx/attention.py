@@ -1,0 +1,158 @@
+"""Self-attention in an ONNX graph: heads, rotary positions, masks, softmax, and keys and values that came before.
+
+Of a static model queries, keys, values and the softmax's exponentials go through the codes that cq's int8 attention
+has for them, and their products may be computed in codes. Of a dynamic model, whose codes have a scale for each token
+and head, attention is in float32, as it is of all others."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ...model.attention import Attention
+from ...model.forms import PerHead, Smoothed
+from ...model.linear import QuantizedLinear
+from ...model.sites import AttentionPart
+from .flow import Flow, decoded, encoded, folded, quantized
+from .graph import Graph
+from .linear import Fold, linear
+from .norm import normed
+
+_FARAWAY = np.float32(np.finfo(np.float32).min / 2)  # what is added to scores that do not count: finite beside others
+
+
+class Tokens(NamedTuple):
+    """Names of what attention needs to know of its tokens. mask: float32, added to scores
+    (batch, kv heads, queries of all that share a kv head, keys): broadcasts. cosine, sine: (batch, 1, length, dim / 2),
+    or None."""
+
+    mask: str
+    cosine: str | None
+    sine: str | None
+
+
+class Heads(NamedTuple):
+    """What attention leaves: context (batch, length, heads * dim), and keys and values with those that came before."""
+
+    context: str
+    key: str
+    value: str
+
+
+def attention(
+    graph: Graph, part: Attention, names: AttentionPart, x: Flow, tokens: Tokens, past: tuple[str, str] | None
+) -> Heads:
+    """past: names of keys and values (batch, kv heads, past, dim) that came before, or None."""
+    late = part.rotary is not None or part.query_norm is not None  # queries and keys change before they are coded
+    forms = None if isinstance(part.forms, PerHead) else part.forms
+    query, key, value = _projected(graph, part, names, x, late)
+    with graph.inside(names.scores.rpartition(".")[0]):
+        query = _split(graph, query, part.heads, part.dim)
+        key = _split(graph, key, part.kv_heads, part.dim)
+        value = graph.add("Transpose", _split(graph, value, part.kv_heads, part.dim), perm=[0, 2, 1, 3])
+        if part.query_norm is not None and part.key_norm is not None:
+            query, key = normed(graph, query, part.query_norm), normed(graph, key, part.key_norm)
+        query, key = (graph.add("Transpose", one, perm=[0, 2, 1, 3]) for one in (query, key))
+        if tokens.cosine is not None and tokens.sine is not None:
+            query, key = (_turned(graph, one, tokens.cosine, tokens.sine) for one in (query, key))
+        if late and forms is not None:
+            query, key = quantized(graph, query, forms[0], part.scale), quantized(graph, key, forms[1])
+        if past is not None:
+            key = graph.add("Concat", past[0], key, axis=2)
+            value = graph.add("Concat", past[1], value, axis=2)
+        return Heads(_context(graph, part, query, key, value, tokens, forms is not None), key, value)
+
+
+def _projected(graph: Graph, part: Attention, names: AttentionPart, x: Flow, late: bool) -> list[str]:
+    """Queries, keys and values; those of a static model through their codes, unless they are coded `late`, and then
+    queries have the scale of the scores too."""
+    joint, form = part._joined()
+    if isinstance(joint, QuantizedLinear) and isinstance(form, Smoothed) and not late:
+        return _projected_as_one(graph, part, names, x, joint, form)
+    layers, found = (part.query, part.key, part.value), []
+    forms = (None,) * 3 if part.forms is None or isinstance(part.forms, PerHead) else part.forms
+    for i, (layer, name, own) in enumerate(zip(layers, names.projections, forms)):
+        y = linear(graph, layer, x, name, Fold(*folded(own)) if isinstance(own, Smoothed) else None)
+        if own is not None and (i == 2 or not late):
+            with graph.inside(name):
+                y = quantized(graph, y, own, 1.0 if i else part.scale)
+        found.append(y)
+    return found
+
+
+def _projected_as_one(
+    graph: Graph, part: Attention, names: AttentionPart, x: Flow, joint: QuantizedLinear, form: Smoothed
+) -> list[str]:
+    """One product for the three, whose columns are scaled and shifted so that one scale and one zero point make the
+    codes of all. What a code stands for is each one's own."""
+    assert part.forms is not None and not isinstance(part.forms, PerHead), "static codes are joined"
+    alike = replace(form, scale=float(part.forms[2].scale), zero_point=int(part.forms[2].zero_point))
+    name = names.query + ", key, value"
+    y = linear(graph, joint, x, name, Fold(*folded(alike)))
+    with graph.inside(name):
+        widths = np.array([layer.shape[1] for layer in (part.query, part.key, part.value)])
+        codes = graph.add_several("Split", 3, encoded(graph, y, alike), widths, axis=-1)
+        factors = part.scale, 1.0, 1.0
+        return [decoded(graph, each, own, by) for each, own, by in zip(codes, part.forms, factors)]
+
+
+def _split(graph: Graph, x: str, heads: int, dim: int) -> str:
+    """(batch, length, heads * dim) → (batch, length, heads, dim)."""
+    return graph.add("Reshape", x, np.array([0, 0, heads, dim]))
+
+
+def _turned(graph: Graph, x: str, cosine: str, sine: str) -> str:
+    """x (batch, heads, length, dim), each pair of a feature of the first half and one of the second turned by its
+    position."""
+    first, second = graph.add_several("Split", 2, x, axis=-1, num_outputs=2)
+
+    def of(op: str, a: str, b: str) -> str:
+        return graph.add(op, graph.add("Mul", a, cosine), graph.add("Mul", b, sine))
+
+    return graph.add("Concat", of("Sub", first, second), of("Add", second, first), axis=-1)
+
+
+def _context(graph: Graph, part: Attention, query: str, key: str, value: str, tokens: Tokens, in_codes: bool) -> str:
+    """softmax(query keyᵀ * scale + mask) value, heads side by side again; in codes the queries have the scale already.
+    Query heads that share a kv head are rows of one product."""
+    shared = part.heads // part.kv_heads
+    if shared > 1:
+        query = graph.add("Reshape", query, np.array([0, part.kv_heads, -1, part.dim]))
+    scores = graph.add("MatMul", query, graph.add("Transpose", key, perm=[0, 1, 3, 2]))
+    scores = scores if in_codes else graph.add("Mul", scores, np.float32(part.scale))
+    scores = graph.add("Add", scores, tokens.mask)
+    if in_codes:
+        mixed = _mixed_in_codes(graph, scores, value)
+    else:
+        mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), value)
+    if shared > 1:
+        mixed = graph.add("Reshape", mixed, np.array([0, part.heads, -1, part.dim]))
+    mixed = graph.add("Transpose", mixed, perm=[0, 2, 1, 3])
+    return graph.add("Reshape", mixed, np.array([0, 0, part.heads * part.dim]))
+
+
+def _mixed_in_codes(graph: Graph, scores: str, value: str) -> str:
+    """The values mixed by softmax's exponentials in steps of 1/255 of the largest, and divided by the sum of these."""
+    step, zero, last = np.float32(1 / 255), np.uint8(0), np.array([-1])
+    shares = graph.add("Exp", graph.add("Sub", scores, graph.add("ReduceMax", scores, last, keepdims=1)))
+    shares = graph.add("DequantizeLinear", graph.add("QuantizeLinear", shares, step, zero), step, zero)
+    total = graph.add("ReduceSum", shares, last, keepdims=1)
+    return graph.add("Div", graph.add("MatMul", shares, value), total)
+
+
+def mask(graph: Graph, given: str, sizes: str, causal: bool, shared: int) -> str:
+    """What is added to scores: 0, or far below everything where a key does not count. given: attention_mask (batch,
+    keys). shared: query heads of one kv head, whose rows stand one after another."""
+    counts = graph.add("Unsqueeze", graph.add("Cast", given, to=graph.onnx.TensorProto.BOOL), np.array([1, 2]))
+    if causal:
+        zero, one = np.array(0), np.array(1)
+        length = graph.add("Squeeze", graph.add("Slice", sizes, np.array([1]), np.array([2])))
+        keys = graph.add("Squeeze", graph.add("Slice", graph.add("Shape", given), np.array([1]), np.array([2])))
+        places = graph.add("Range", graph.add("Sub", keys, length), keys, one)
+        if shared > 1:
+            places = graph.add("Tile", places, np.array([shared]))
+        seen = graph.add(
+            "LessOrEqual", graph.add("Range", zero, keys, one), graph.add("Unsqueeze", places, np.array([1]))
+        )
+        counts = graph.add("And", counts, seen)
+    return graph.add("Where", counts, np.float32(0), _FARAWAY)

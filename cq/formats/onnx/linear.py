@@ -1,0 +1,147 @@
+"""Linear layers in an ONNX graph, as each strategy codes them. Knows no attention and no norms."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ... import _core
+from ...errors import UnsupportedError
+from ...model.deferred import Deferred, read
+from ...model.forms import Fixed, PerTensor, PerToken, Smoothed
+from ...model.linear import Linear, QuantizedLinear
+from ...qtensor import QTensor
+from .flow import Coded, Flow
+from .graph import Graph
+
+
+class Fold(NamedTuple):
+    """What a layer's outputs become: y * factor + shift, float64, one for each output or one for all."""
+
+    factor: np.ndarray
+    shift: np.ndarray
+
+
+class Codes(NamedTuple):
+    """A weight's codes int8 (inputs, outputs), or (outputs, inputs) where `by_output`, and its parameters: scalars, for
+    each output (outputs,), or for groups of inputs (groups, outputs); zero_point int8, or None where it is 0."""
+
+    name: str
+    scale: np.ndarray
+    zero_point: np.ndarray | None
+    group_size: int
+    by_output: bool
+
+    def decoded(self, graph: Graph) -> str:
+        """The weight in float32, for products that kernels may compute in codes."""
+        attributes = {"axis": 0 if self.by_output or self.group_size else 1}
+        if self.group_size:
+            attributes["block_size"] = self.group_size
+        return graph.add("DequantizeLinear", self.name, self.scale, self.zeros, **attributes)
+
+    @property
+    def zeros(self) -> np.ndarray:
+        """The zero point, said even where it is 0: where it is left out, onnxruntime takes the codes to be uint8."""
+        return np.zeros(self.scale.shape, np.int8) if self.zero_point is None else self.zero_point
+
+    def scaled(self, factor: np.ndarray) -> "Codes":
+        """With another factor for each output."""
+        scale = np.asarray(self.scale * factor, np.float32)
+        zero_point = self.zero_point
+        if zero_point is not None and zero_point.shape != scale.shape:
+            zero_point = np.broadcast_to(zero_point, scale.shape).copy()
+        return self._replace(scale=scale, zero_point=zero_point)
+
+    def turned(self, graph: Graph) -> "Codes":
+        """As (inputs, outputs)."""
+        if not self.by_output:
+            return self
+        return self._replace(name=graph.add("Transpose", self.name, perm=[1, 0]), by_output=False)
+
+
+def codes_of(graph: Graph, weight: _core.Weight, name: str, by_output: bool = False) -> Codes:
+    """The codes of a packed weight as a constant called `name`.weight, or, where they are a word table's, `name`."""
+    assert weight.scales is not None, "a model's weights have scales"
+    k, n = weight.shape
+    if by_output:
+        graph.constant(name, Deferred((n, k), np.int8, lambda: weight.unpack().T))
+    else:
+        name = graph.constant(f"{name}.weight", Deferred((k, n), np.int8, weight.unpack))
+    scale, zero_point = weight.scales, weight.zero_points
+    if all(a is None or (a == a[:1, :1]).all() for a in (scale, zero_point)):
+        scale, zero_point = scale[0, 0], None if zero_point is None else zero_point[0, 0]
+    elif len(scale) == 1:
+        scale, zero_point = scale[0], None if zero_point is None else zero_point[0]
+    group = 0
+    if scale.ndim == 2:  # groups of one size, which OpenVINO wants, are parts of cq's, whose last may be shorter
+        group = math.gcd(k, weight.group_size)
+        of_part = np.arange(0, k, group) // weight.group_size
+        scale, zero_point = scale[of_part], None if zero_point is None else zero_point[of_part]
+    return Codes(name, scale, None if zero_point is None else zero_point.astype(np.int8), group, by_output)
+
+
+def linear(
+    graph: Graph, layer: Linear | QuantizedLinear, x: Flow, name: str, fold: Fold | None = None, table: str = ""
+) -> str:
+    """float32 (batch, length, outputs) of a layer. fold: of what it gives, of a layer without activation. table: the
+    constant that holds its weight (outputs, inputs), float32 or in codes, where others read it too."""
+    with graph.inside(name):
+        bias = layer.bias.dequantize() if isinstance(layer.bias, QTensor) else layer.bias
+        if isinstance(layer, Linear):
+            y = _float(graph, layer, x.floats(), name, table)
+            y = y if fold is None else graph.add("Mul", y, fold.factor.astype(np.float32))
+        else:
+            codes = codes_of(graph, layer.weight, table or name, bool(table))
+            if isinstance(layer.input_form, (Fixed, Smoothed)) and layer.bias_codes is not None:
+                bias = layer.bias_codes * (float(layer.input_form.scale) * codes.scale.astype(np.float64))
+            y = _product(graph, layer, x, codes if fold is None else codes.scaled(fold.factor))
+        if fold is not None:
+            bias = fold.shift if bias is None else bias * fold.factor + fold.shift
+        y = y if bias is None else graph.add("Add", y, bias.astype(np.float32))
+        return activated(graph, y, layer.activation)
+
+
+def _float(graph: Graph, layer: Linear, x: str, name: str, table: str) -> str:
+    if table:  # which stays as it lies
+        rows = graph.add("Reshape", x, np.array([-1, layer.shape[0]]))
+        y = graph.add("Gemm", rows, graph.constant(table, layer.source), transB=1)
+        size = graph.add("Slice", graph.add("Shape", x), np.array([0]), np.array([2]))
+        return graph.add("Reshape", y, graph.add("Concat", size, np.array([-1]), axis=0))
+    source = layer.source
+    turned = Deferred(layer.shape, np.float32, lambda: read(source).T)
+    return graph.add("MatMul", x, graph.constant(f"{name}.weight", turned))
+
+
+def _product(graph: Graph, layer: QuantizedLinear, x: Flow, codes: Codes) -> str:
+    """x times a weight in codes, in float32."""
+    form, weight = layer.input_form, codes.turned(graph)
+    if isinstance(form, (PerToken, PerTensor)):
+        return _dynamic(graph, x.coded(form), weight, layer.weight)
+    return graph.add("MatMul", x.floats() if form is None else x.fixed(form), weight.decoded(graph))
+
+
+def _dynamic(graph: Graph, x: Coded, codes: Codes, weight: _core.Weight) -> str:
+    """A product of codes whose scale is known at inference. Where each token has parameters of its own, which kernels
+    for MatMulInteger do not take, the columns' sums times zero points are taken off afterwards."""
+    if x.per_token:
+        zero = None if codes.zero_point is None else np.uint8(0)  # OpenVINO takes none that is left out before another
+        total = graph.add("MatMulInteger", x.codes, codes.name, zero, codes.zero_point)
+        total = graph.add("Sub", total, graph.add("Mul", x.zero_point, weight.column_sums))
+    else:
+        total = graph.add("MatMulInteger", x.codes, codes.name, x.zero_point, codes.zero_point)
+    total = graph.add("Cast", total, to=graph.onnx.TensorProto.FLOAT)
+    return graph.add("Mul", total, graph.add("Mul", x.scale, codes.scale))
+
+
+def activated(graph: Graph, x: str, activation: str | None) -> str:
+    """An activation by the name that cq has for it."""
+    if activation in (None, "identity"):
+        return x
+    if activation == "silu":
+        return graph.add("Mul", x, graph.add("Sigmoid", x))
+    if activation in ("gelu", "gelu_tanh"):
+        return graph.add("Gelu", x, approximate="tanh" if activation == "gelu_tanh" else "none")
+    operators = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
+    if activation not in operators:
+        raise UnsupportedError(f"export to ONNX: no operator for the activation {activation!r}")
+    return graph.add(operators[activation], x)

@@ -1,0 +1,199 @@
+"""Exported models compute what cq computes: families, settings, strategies, schemes."""
+
+import numpy as np
+import pytest
+
+import cq
+
+SCHEME = cq.Scheme
+PLAIN = SCHEME(attention="float32")
+TEXTBOOK = SCHEME.textbook()
+ASYMMETRIC = SCHEME(weight_symmetric=False, attention="float32")
+STRATEGIES = {
+    "float32": None,
+    "weight-only": cq.WeightOnly(),
+    "weight-only groups": cq.WeightOnly(SCHEME(weight_granularity="per_group", group_size=16)),
+    "weight-only affine groups": cq.WeightOnly(
+        SCHEME(weight_granularity="per_group", group_size=16, weight_symmetric=False)
+    ),
+    "weight-only textbook": cq.WeightOnly(TEXTBOOK),
+    "dynamic": cq.Dynamic(PLAIN),
+    "dynamic affine weights": cq.Dynamic(ASYMMETRIC),
+    "dynamic symmetric": cq.Dynamic(
+        SCHEME(activation_dtype="int8", activation_symmetric=True, attention="float32", bias="int8")
+    ),
+    "dynamic int8": cq.Dynamic(SCHEME(activation_dtype="int8", attention="float32")),
+    "dynamic per tensor": cq.Dynamic(SCHEME(activation_granularity="per_tensor", attention="float32")),
+    "dynamic textbook": cq.Dynamic(SCHEME(**vars(TEXTBOOK) | {"attention": "float32"})),
+    "static": cq.Static(),
+    "static plain": cq.Static(PLAIN, smooth=False, correct_bias=False),
+    "static affine weights": cq.Static(SCHEME(weight_symmetric=False)),
+    "static symmetric": cq.Static(SCHEME(activation_dtype="int8", activation_symmetric=True)),
+    "static symmetric plain": cq.Static(
+        SCHEME(activation_dtype="int8", activation_symmetric=True, attention="float32")
+    ),
+    "static textbook plain": cq.Static(SCHEME(**vars(TEXTBOOK) | {"attention": "float32"}), observer="minmax"),
+    "static textbook": cq.Static(TEXTBOOK, observer="minmax"),
+    "static float bias": cq.Static(SCHEME(bias="float32")),
+    "static, some in float32": cq.Static(PLAIN, exclude=("*.up", "layers.0.attention.value")),
+    "static stream": cq.Static(residual="int8"),
+    "mix": cq.Mixed((("*.ffn.down", cq.WeightOnly()), ("layers.0.*", cq.Dynamic(PLAIN)), ("*", cq.Static()))),
+}
+
+
+def error(found: list[np.ndarray], own: list[np.ndarray]) -> float:
+    """Of all together, relative."""
+    found, own = np.concatenate(found), np.concatenate(own)
+    return float(np.linalg.norm(found - own) / np.linalg.norm(own))
+
+
+def outputs(model: cq.Transformer, tokens: list) -> list[np.ndarray]:
+    return model.forward(tokens) if model.head is None else model.logits(tokens)
+
+
+def check(exported, plain: cq.Transformer, model: cq.Transformer, tokens: list) -> None:
+    """The graph of `model`, made of `plain`, differs from it by float32's roundings; where activations are in codes by
+    the few that these turn, far less than codes cost. Static int8 attention has more of them: cq's exponentials are a
+    coarse polynomial's."""
+    graph, own = exported(model), outputs(model, tokens)
+    found = graph.rows(tokens, "last_hidden_state" if model.head is None else "logits")
+    lost = error(own, outputs(plain, tokens)) if coded(model) else 1e-4
+    assert error(found, own) < lost / (1 if model.plan and model.plan.attention else 10)
+
+
+def coded(model: cq.Transformer) -> bool:
+    """Whether activations are in codes."""
+    return model.plan is not None and any(layer.input is not None for layer in model.plan.layers.values())
+
+
+def quantized(model: cq.Transformer, name: str, tokens: list) -> cq.Transformer:
+    strategy = STRATEGIES[name]
+    needs = isinstance(strategy, (cq.Static, cq.Mixed))
+    return model if strategy is None else cq.quantize(model, strategy, tokens if needs else None)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_strategies(random_model, exported, sequences, family, name):
+    plain, _ = random_model(family)
+    tokens = sequences(plain)
+    check(exported, plain, quantized(plain, name, tokens), tokens)
+
+
+FAMILIES = {
+    "roberta": ("bert", dict(position_offset=2, type_vocab_size=1)),
+    "distilbert": ("bert", dict(type_vocab_size=0)),
+    "types that never reach the model": ("bert", dict(token_types=False)),
+    "relu, rms norms": ("bert", dict(activation="relu", norm="rms")),
+    "gelu by tanh": ("bert", dict(activation="gelu_tanh")),
+    "gpt2": (
+        "llama",
+        dict(norm="layer", activation="gelu_tanh", gated=False, rope_theta=None, num_kv_heads=6, norm_eps=1e-5),
+    ),
+    "qwen3": ("llama", dict(qk_norm=True, tied=False)),
+    "yarn": (
+        "llama",
+        dict(
+            rope_scaling=dict(
+                kind="yarn", factor=4.0, original_positions=16, beta_fast=32.0, beta_slow=1.0, attention_factor=1.1
+            )
+        ),
+    ),
+    "decoder that embeds": ("llama", dict(lm_head=False, tied=False, pooling="last", normalize=True)),
+}
+
+
+@pytest.mark.parametrize("strategy", ["float32", "dynamic", "static plain"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(random_model, exported, sequences, name, strategy):
+    family, changes = FAMILIES[name]
+    model, _ = random_model(family, **changes)
+    tokens = sequences(model)
+    check(exported, model, quantized(model, strategy, tokens), tokens)
+
+
+def test_token_types(random_model, exported, sequences):
+    model, _ = random_model("bert")
+    tokens = sequences(model)
+    types = [np.arange(len(ids)) % 2 for ids in tokens]
+    graph = exported(model)
+    assert "token_type_ids" in graph.inputs
+    found = graph(tokens, types=types)["last_hidden_state"]
+    rows = [{"input_ids": ids, "token_type_ids": kinds} for ids, kinds in zip(tokens, types)]
+    assert error([row[: len(ids)] for row, ids in zip(found, tokens)], model.forward(rows)) < 1e-5
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("mode", ["mean", "cls", "max", "mean_sqrt_len", "last", "weightedmean", ("cls", "max")])
+def test_pooling(random_model, exported, sequences, mode, left):
+    """With padding on either side; positions that RoBERTa counts by the mask."""
+    model, _ = random_model("bert", pooling=mode, position_offset=2)
+    tokens = sequences(model)
+    found = exported(model)(tokens, left)["sentence_embedding"]
+    np.testing.assert_allclose(found, model.embed(tokens), atol=1e-5)
+
+
+def test_modules_after_pooling(random_model, exported, sequences):
+    tail = (
+        {"kind": "dense", "features": 24, "activation": "tanh"},
+        {"kind": "norm"},
+        {"kind": "dense", "features": 20, "activation": "gelu"},
+        {"kind": "normalize"},
+        {"kind": "dense", "features": 16, "activation": "sigmoid"},
+    )
+    model, _ = random_model("bert", tail=tail, truncate_dim=11)
+    tokens = sequences(model)
+    found = exported(model)(tokens)["sentence_embedding"]
+    assert found.shape == (3, 11)
+    np.testing.assert_allclose(found, model.embed(tokens), atol=1e-5)
+
+
+LABELS = dict(labels=("a", "b", "c"), pooling=None, normalize=False)
+CLASSIFIERS = {
+    "tanh": ("bert", dict(classifier="tanh", **LABELS)),
+    "relu": ("bert", dict(classifier="relu", **LABELS)),
+    "decoder": ("llama", dict(classifier="linear", lm_head=False, tied=False, **LABELS)),
+    "decoder with a token for padding": (
+        "llama",
+        dict(classifier="linear", lm_head=False, tied=False, pad_token_id=3, **LABELS),
+    ),
+}
+
+
+@pytest.mark.parametrize("strategy", ["float32", "dynamic", "static plain"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers(random_model, exported, sequences, name, strategy):
+    family, changes = CLASSIFIERS[name]
+    plain, _ = random_model(family, **changes)
+    tokens = sequences(plain)
+    model = quantized(plain, strategy, tokens)
+    (batch,) = model.batches(tokens)
+    own = model._classes(batch)
+    found = exported(model)(tokens)["logits"]
+    assert error([found], [own]) < (1e-5 if model is plain else error([own], [plain._classes(batch)]))
+
+
+PLAIN_HEAD = dict(pooling=None, normalize=False)
+HEADS = {
+    "masked": dict(lm_head=True, tied=True, head_transform="gelu", **PLAIN_HEAD),
+    "masked, head of its own": dict(lm_head=True, **PLAIN_HEAD),
+    "labels of tokens": dict(token_head="labels", labels=("a", "b", "c"), **PLAIN_HEAD),
+    "spans": dict(token_head="spans", **PLAIN_HEAD),
+}
+
+
+@pytest.mark.parametrize("strategy", ["float32", "dynamic", "static plain"])
+@pytest.mark.parametrize("name", HEADS)
+def test_heads(random_model, exported, sequences, name, strategy):
+    model, _ = random_model("bert", **HEADS[name])
+    tokens = sequences(model)
+    check(exported, model, quantized(model, strategy, tokens), tokens)
+
+
+def test_batches_do_not_matter(random_model, exported, sequences):
+    """What a sequence gives alone it gives beside a longer one, padded on either side."""
+    model, _ = random_model("llama", lm_head=False, tied=False)
+    tokens, graph = sequences(model), exported(model)
+    for left in (False, True):
+        for row, ids in zip(graph.rows(tokens, left=left), tokens):
+            np.testing.assert_allclose(row, graph.rows([ids])[0], rtol=1e-4, atol=1e-5)
