@@ -20,7 +20,7 @@ from .heads import architectures_of, as_weighted, without_words
 from .multi_vector import MultiVector, is_multi_vector, mark, read_multi_vector, read_projection, read_stanford
 from .name_tables import FAMILIES
 from .names import canonical, check_weights, foreign
-from .sentence import pair_activation, read_limits, read_modules, read_pooling, read_sentence, read_tail
+from .sentence import pair_activation, read_answers, read_limits, read_modules, read_pooling, read_sentence, read_tail
 from .tensors import PICKLES, read_tensors, write_safetensors
 from .tokenizer_files import Settings as TokenizerSettings
 from .tokenizer_files import read_tokenizer, read_tokenizer_settings
@@ -105,6 +105,10 @@ def read_settings(root: Path) -> Settings:
         late = read_multi_vector(root, modules, config.hidden_size)
     elif "HF_ColBERT" in architectures_of(values, str(file)):
         late = read_stanford(folder, config.hidden_size)
+    elif modules[1:] and modules[1][0] == "LogitScore":
+        where = str(root / "config_sentence_transformers.json")
+        config = replace(config, **read_answers(modules[1][1] / "config.json", config.vocab_size))
+        config = replace(config, pair_activation=pair_activation(activation, 1, where))
     else:
         config, weighted = _pooled(config, modules[1:])
     if len(modules) > 1 or late is not None:

@@ -315,6 +315,7 @@ TITLES = {
     "LayerNorm/config.json": "",
     "Normalize/config.json": "",
     "MultiVectorMask/config.json": "Of late interaction.",
+    "LogitScore/config.json": "Of language models that judge pairs of texts.",
     "artifact.metadata": "Of Stanford's ColBERT.",
     "GGUF": "Metadata of a .gguf file; ARCH stands for general.architecture.",
 }

@@ -13,14 +13,18 @@ _BERT = {
         "document_length": "of late interaction: the longest document",
     },
     "refused": {
-        "transformer_task": ("other outputs", "feature-extraction", "sequence-classification"),
+        "transformer_task": ("other outputs", "feature-extraction", "sequence-classification", "text-generation"),
         "modality_config": (
             "images and sounds, and texts through a chat template",
             {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
             {"text": {"method": "forward", "method_output_name": "logits"}},
             {"text": {"method": "forward", "method_output_name": "logits"}, "message": None},
+            {
+                "text": {"method": "forward", "method_output_name": "logits"},
+                "message": {"method": "forward", "method_output_name": "logits", "format": "flat"},
+            },
         ),
-        "module_output_name": ("other outputs", "token_embeddings", "scores"),
+        "module_output_name": ("other outputs", "token_embeddings", "scores", "causal_logits"),
         "processing_kwargs": ("arguments of the tokenizer", {}),
         "model_args": ("arguments of the model", {}),
         "model_kwargs": ("arguments of the model", {}),
@@ -56,7 +60,7 @@ _SENTENCE = {
 
 _MODULES = {
     "honoured": {
-        "type": "Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout, MultiVectorMask",
+        "type": "Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout, MultiVectorMask, LogitScore",
         "path": "the module's folder, inside the model's",
     },
     "refused": {"kwargs": ("arguments of a module", [], {})},
@@ -107,6 +111,14 @@ _MASK = {
     "refused": {"keep_only_token_ids": "of images"},
 }
 
+_LOGIT_SCORE = {
+    "honoured": {
+        "true_token_id": "the token whose logit is a pair's score",
+        "false_token_id": "the token whose logit is taken from it",
+    },
+    "refused": {"module_input_name": ("other inputs", "causal_logits")},
+}
+
 _ARTIFACT = {
     "honoured": {
         "dim": "features of a vector",
@@ -130,5 +142,6 @@ SENTENCE_KEYS: dict[str, dict] = {
     "LayerNorm/config.json": _LAYER_NORM,
     "Normalize/config.json": _NORMALIZE,
     "MultiVectorMask/config.json": _MASK,
+    "LogitScore/config.json": _LOGIT_SCORE,
     "artifact.metadata": _ARTIFACT,
 }

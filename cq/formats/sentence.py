@@ -3,6 +3,7 @@ token vectors are pooled, what is put before a text and how long it may be. Must
 
 import re
 from pathlib import Path
+from typing import Any
 
 from ..errors import FormatError, UnsupportedError
 from .keys import check_keys
@@ -61,7 +62,10 @@ def read_modules(root: Path) -> list[tuple[str, Path]]:
             raise FormatError(f"{file}: each module must have a type and a path, got {brief(entry)}")
         check_keys(entry, "modules.json", str(file))
         kind = entry["type"].rpartition(".")[2]
-        if kind not in ("Transformer", "Pooling", "MultiVectorMask", *_AFTER) or len(modules) == _MAX_MODULES:
+        if (
+            kind not in ("Transformer", "Pooling", "MultiVectorMask", "LogitScore", *_AFTER)
+            or len(modules) == _MAX_MODULES
+        ):
             raise UnsupportedError(
                 f"{file}: module {brief(entry['type'])} is not implemented here; these are: Transformer, Pooling, "
                 + ", ".join(_AFTER)
@@ -69,6 +73,8 @@ def read_modules(root: Path) -> list[tuple[str, Path]]:
         modules.append((kind, _inside(root, entry["path"], str(file))))
     kinds = [kind for kind, _ in modules]
     wanted = ["Transformer", "Pooling"][: max(len(kinds), 1)]
+    if kinds == ["Transformer", "LogitScore"]:
+        return modules
     if kinds[:2] == ["Transformer", "Dense"] and set(kinds[1:]) <= set(_OF_TOKENS):
         return modules
     if kinds[:2] != wanted or not set(kinds[2:]) <= set(_AFTER):
@@ -101,6 +107,17 @@ def read_pooling(file: Path, hidden_size: int) -> dict:
     }
 
 
+def read_answers(file: Path, vocab_size: int) -> dict[str, Any]:
+    """`answers` of Config from the LogitScore module's config.json. Raises FormatError, UnsupportedError."""
+    values, where = read_json(file), str(file)
+    check_keys(values, "LogitScore/config.json", where)
+    ids = [values.get("true_token_id")]
+    ids += [] if values.get("false_token_id") is None else [values["false_token_id"]]
+    if not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+        raise FormatError(f"{where}: true_token_id and false_token_id must be ids of tokens, got {brief(ids)}")
+    return {"answers": tuple(ids)}
+
+
 def read_tail(modules: list[tuple[str, Path]], width: int) -> tuple[list[dict], list[tuple[int, str, Path]]]:
     """Config.tail of the modules after Pooling, which gives `width` features, the last Normalize included; and
     (place, kind, folder) of those with weights. Raises FormatError, UnsupportedError."""
@@ -116,7 +133,9 @@ def read_tail(modules: list[tuple[str, Path]], width: int) -> tuple[list[dict], 
             if values.get(name) not in (None, "sentence_embedding"):
                 raise UnsupportedError(f"{file}: {name} {brief(values[name])} is not implemented after Pooling")
         if values.get("use_residual") not in (None, False):
-            raise UnsupportedError(f"{file}: use_residual is not implemented after Pooling")
+            raise UnsupportedError(
+                f"{file}: use_residual {brief(values['use_residual'])} is not implemented after Pooling"
+            )
         if kind == "Normalize":
             tail.append({"kind": "normalize"})
             continue

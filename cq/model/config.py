@@ -43,7 +43,8 @@ class Config:
     trunk and its head. `token_types`: whether the tokenizer's types of tokens reach
     the model; `truncation_side`: which end of long texts is cut. Of language models, where their files say so: the ids
     that begin a text, end one and fill a batch, the Jinja template that makes a prompt of a conversation, the special
-    tokens that it sees by name, and what counts in generation where a call says nothing (sampling.DEFAULTS)."""
+    tokens that it sees by name, and what counts in generation where a call says nothing (sampling.DEFAULTS);
+    `answers`: of one that judges pairs of texts, the id of yes, and that of no where it counts."""
 
     family: str
     vocab_size: int
@@ -85,6 +86,7 @@ class Config:
     token_head: str | None = None
     head_transform: str | None = None
     multi_vector: dict | None = None
+    answers: tuple[int, ...] = ()
     include_prompt: bool = True
     prompts: dict[str, str] | None = None
     default_prompt: str | None = None
@@ -128,8 +130,14 @@ class Config:
         if not isinstance(self.eos_token_ids, (tuple, list)):
             raise FormatError(f"config: eos_token_ids must be a list of token ids, got {self.eos_token_ids!r}")
         object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))  # JSON has lists only
+        if not isinstance(self.answers, (tuple, list)) or len(self.answers) > 2 or self.answers and not self.lm_head:
+            raise FormatError(f"config: answers must be one or two token ids of a language model, got {self.answers!r}")
+        object.__setattr__(self, "answers", tuple(self.answers))
         singles = ("bos_token_id", "pad_token_id")
-        for name, ids in (*((name, (getattr(self, name),)) for name in singles), ("eos_token_ids", self.eos_token_ids)):
+        for name, ids in (
+            *((name, (getattr(self, name),)) for name in singles),
+            *((name, getattr(self, name)) for name in ("eos_token_ids", "answers")),
+        ):
             for i in ids:
                 if not (i is None and name in singles) and (type(i) is not int or not 0 <= i < self.vocab_size):
                     raise FormatError(f"config: {name}: {i!r} is no token id below {self.vocab_size}")

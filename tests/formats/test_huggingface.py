@@ -117,6 +117,8 @@ def test_bert_arrives(bert_saved):
         text_activation="identity",
         token_head=None,
         head_transform=None,
+        multi_vector=None,
+        answers=(),
     )
 
 
@@ -194,6 +196,8 @@ def test_llama_arrives(llama_saved):
         text_activation="identity",
         token_head=None,
         head_transform=None,
+        multi_vector=None,
+        answers=(),
     )
 
 

@@ -108,7 +108,7 @@ def test_what_is_refused_is_named(llama, file):
     "file, values, words",
     [
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task 'fill-mask'"),
-        ("sentence_roberta_config.json", {"query_expansion": {"length": 3}}, "query_expansion .*"),
+        ("sentence_roberta_config.json", {"processing_kwargs": {"text": {}}}, "processing_kwargs .*"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type 'SparseEncoder'"),
     ],
 )

@@ -29,6 +29,7 @@ _DRAWN = {
     *("normalize", "labels", "classifier", "token_types", "truncate_dim", "tail", "max_length", "bos_token_id"),
     *("eos_token_ids", "chat_template", "pad_token_id", "special_tokens", "generation", "truncation_side"),
     *("pair_activation", "text_activation", "prompts", "default_prompt", "strip", "token_head", "head_transform"),
+    "answers",  # what `rank` reads of logits
 }
 
 
