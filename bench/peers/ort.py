@@ -24,8 +24,8 @@ def modes() -> dict[str, bool]:
     return {"": False} | ({EXACT: True} if saturates() else {})
 
 
-def session(model, threads: int, exact: bool = False):
-    """A session on the CPU. model: an onnx.ModelProto, or the path of one."""
+def session(model, threads: int, exact: bool = False, without: tuple[str, ...] = (SLOW_FUSION,)):
+    """A session on the CPU. model: an onnx.ModelProto, or the path of one. without: optimizers that are left out."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -33,7 +33,7 @@ def session(model, threads: int, exact: bool = False):
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"], disabled_optimizers=[SLOW_FUSION])
+    return onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"], disabled_optimizers=list(without))
 
 
 def one_operator(

@@ -143,6 +143,11 @@ class QuantizedLinear:
         """The bias where it is int32 codes, which sums begin with."""
         return self._bias_i32
 
+    @property
+    def bias_floats(self) -> np.ndarray | None:
+        """The bias where it is not: float32, or what codes of 8 bits stand for."""
+        return self._bias
+
     def arrays(self) -> list[np.ndarray]:
         weight, form = self.weight, self.input_form
         columns = (

@@ -66,8 +66,8 @@ def attention(
 def _projected(graph: Graph, part: Attention, names: AttentionPart, x: Flow, late: bool) -> list[str]:
     """Queries, keys and values; those of a static model through their codes, unless they are coded `late`, and then
     queries have the scale of the scores too."""
-    joint, form = part._joined()
-    if isinstance(joint, QuantizedLinear) and isinstance(form, Smoothed) and not late:
+    joint, form = part.readers()[0], part.form
+    if len(part.readers()) == 1 and isinstance(joint, QuantizedLinear) and isinstance(form, Smoothed) and not late:
         return _projected_as_one(graph, part, names, x, joint, form)
     layers, found = (part.query, part.key, part.value), []
     forms = (None,) * 3 if part.forms is None or isinstance(part.forms, PerHead) else part.forms

@@ -10,7 +10,6 @@ from ...errors import UnsupportedError
 from ...model.deferred import Deferred, read
 from ...model.forms import Fixed, PerTensor, PerToken, Smoothed
 from ...model.linear import Linear, QuantizedLinear
-from ...qtensor import QTensor
 from .flow import Coded, Flow
 from .graph import Graph
 
@@ -86,12 +85,11 @@ def linear(
     """float32 (batch, length, outputs) of a layer. fold: of what it gives, of a layer without activation. table: the
     constant that holds its weight (outputs, inputs), float32 or in codes, where others read it too."""
     with graph.inside(name):
-        bias = layer.bias.dequantize() if isinstance(layer.bias, QTensor) else layer.bias
         if isinstance(layer, Linear):
-            y = _float(graph, layer, x.floats(), name, table)
+            y, bias = _float(graph, layer, x.floats(), name, table), layer.bias
             y = y if fold is None else graph.add("Mul", y, fold.factor.astype(np.float32))
         else:
-            codes = codes_of(graph, layer.weight, table or name, bool(table))
+            codes, bias = codes_of(graph, layer.weight, table or name, bool(table)), layer.bias_floats
             if isinstance(layer.input_form, (Fixed, Smoothed)) and layer.bias_codes is not None:
                 bias = layer.bias_codes * (float(layer.input_form.scale) * codes.scale.astype(np.float64))
             y = _product(graph, layer, x, codes if fold is None else codes.scaled(fold.factor))

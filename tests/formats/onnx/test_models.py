@@ -197,3 +197,11 @@ def test_batches_do_not_matter(random_model, exported, sequences):
     for left in (False, True):
         for row, ids in zip(graph.rows(tokens, left=left), tokens):
             np.testing.assert_allclose(row, graph.rows([ids])[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dynamic", "static", "static symmetric", "static textbook", "mix"])
+def test_wide_heads(tiny_encoder, exported, sequences, name):
+    """Whose queries, keys and values are one product."""
+    plain = cq.load(tiny_encoder)
+    tokens = sequences(plain)
+    check(exported, plain, quantized(plain, name, tokens), tokens)
