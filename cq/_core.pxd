@@ -14,7 +14,7 @@ cdef extern from "cq.h" nogil:
     ctypedef struct cq_codes:
         void *codes
         int64_t stride
-        int is_signed, symmetric, dynamic
+        int is_signed, symmetric, dynamic, stretched
         float scale
         int32_t zero_point
         const float *column_scales

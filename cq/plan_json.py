@@ -9,7 +9,7 @@ import numpy as np
 from . import affine
 from .errors import CqError
 from .model.config import Config
-from .model.forms import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
+from .model.forms import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, Stretched
 from .model.sites import Graph
 from .plan import LayerPlan, Plan, QkvForms, WeightCoding, WordPlan
 from .strategies import GRANULARITIES, Static, Strategy, from_dict, parts
@@ -27,6 +27,7 @@ _FIELDS = {
     "per_head": ("dtype", "symmetric", "group_size"),
     "fixed": ("dtype", "symmetric", "scale", "zero_point"),
     "smoothed": ("dtype", "symmetric", "scale", "zero_point"),
+    "stretched": ("dtype", "symmetric", "scale", "zero_point"),
 }
 # of a layer
 _READS: dict[str, tuple[type, ...]] = {
@@ -195,7 +196,7 @@ class _Reader:
             return None
         kind, columns = entry["kind"], None
         form: PerToken | PerTensor | Fixed
-        if kind == "smoothed" and features:
+        if kind in ("smoothed", "stretched") and features:
             columns = self._columns(entry["columns"], features)
             form = Fixed(*(entry[key] for key in _FIELDS["fixed"]))
         elif kind in _PLAIN:
@@ -207,9 +208,10 @@ class _Reader:
         if columns is None or not isinstance(form, Fixed):
             return form
         apart = np.abs(columns.zero_point.astype(np.int64) - affine.middle(form.dtype)).max()
-        if apart > (0 if form.symmetric else affine.FARTHEST):
+        if apart > (0 if form.symmetric or kind == "stretched" else affine.FARTHEST):
             raise CqError(f"{name}: zero points of {_brief(entry)} lie too far off")
-        return Smoothed(form.dtype, form.symmetric, form.scale, form.zero_point, columns)
+        own = Stretched if kind == "stretched" else Smoothed
+        return own(form.dtype, form.symmetric, form.scale, form.zero_point, columns)
 
     def _columns(self, name: str, features: int) -> Columns:
         if type(name) is not str:

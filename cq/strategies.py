@@ -3,7 +3,7 @@ arrays."""
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 
 from .errors import CqError
@@ -18,6 +18,8 @@ GRANULARITIES = {
 OBSERVERS = ("minmax", "moving_average", "percentile", "token_percentile", "histogram", "mse", "entropy")
 LOSSES = ("distillation", "next_token", "pairs")
 RANGES = ("moving_average", "learned")
+EFFORTS = (None, "fast", "best")
+_LATER = frozenset(("effort", "stretch"))  # fields that records of before lack, and those of now where they say nothing
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,24 @@ class _Strategy:
     scheme: Scheme = Scheme()
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+    effort: str | None = field(default=None, kw_only=True)
 
     name = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.scheme, Scheme):
             raise CqError(f"{type(self).__name__}: scheme must be a cq.Scheme, got {type(self.scheme).__name__}")
-        for field in ("include", "exclude"):
-            patterns = getattr(self, field)
+        if self.effort not in EFFORTS:
+            raise CqError(f"{type(self).__name__}: effort must be 'fast', 'best' or None, got {self.effort!r}")
+        for name in ("include", "exclude"):
+            patterns = getattr(self, name)
             several = isinstance(patterns, Iterable) and not isinstance(patterns, str)
             patterns = tuple(patterns) if several else (patterns,)
             if not all(isinstance(pattern, str) for pattern in patterns):
                 raise CqError(
-                    f"{type(self).__name__}: {field} must hold name patterns such as 'layers.*.ffn.*', got {patterns!r}"
+                    f"{type(self).__name__}: {name} must hold name patterns such as 'layers.*.ffn.*', got {patterns!r}"
                 )
-            object.__setattr__(self, field, patterns)
+            object.__setattr__(self, name, patterns)
         if self.scheme.group_size and not isinstance(self, WeightOnly):
             raise CqError(
                 f"{type(self).__name__}: integer products take one scale per output channel; "
@@ -101,7 +106,9 @@ class _Strategy:
             )
 
     def to_dict(self) -> dict:
-        return {"name": self.name} | asdict(self)
+        values = asdict(self)
+        silent = {one.name for one in fields(self) if one.name in _LATER and values[one.name] == one.default}
+        return {"name": self.name} | {name: value for name, value in values.items() if name not in silent}
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,11 @@ class WeightOnly(_Strategy):
     """Parameters stored in int8, dequantized on the fly; matmuls in float32.
 
     include, exclude: patterns of layer names (`*` matches anything); a layer is quantized where it matches an `include`
-    and no `exclude`. Names: "embed.word", "layers.0.attention.query", "layers.0.ffn.down", "head" ..."""
+    and no `exclude`. Names: "embed.word", "layers.0.attention.query", "layers.0.ffn.down", "head" ...
+    effort: "fast", the model's weights as they are; "best", prepared on samples first: a decoder's features are rotated
+    (cq.rotate), and the weights of all models rounded so that they compensate each other's errors (cq.compensate),
+    which takes minutes and costs nothing at inference; what `forward` gives of a decoder is then rotated too. None:
+    "best" where samples are given to a strategy that needs none itself, else "fast"."""
 
     name = "weight-only"
 
@@ -133,12 +144,16 @@ class Static(_Strategy):
     weights and biases that read them (SmoothQuant, Outlier Suppression+); a site where that would not lessen the error
     of the layers that read it stays as it is. correct_bias: biases take back each layer's mean error on calibration's
     tokens. Neither costs anything at inference. Both need symmetric weights with a scale per output channel, so
-    Scheme.textbook() goes without; QAT begins with both."""
+    Scheme.textbook() goes without; QAT begins with both.
+    stretch: where it lessens the error of the layers that read a site, a token that passes the site's range has all of
+    its scales times the power of two that holds it (cq/model/forms.py); for decoders, of whose tokens a few are larger
+    than all others by far. effort="best" does so too. Sites so coded are as fast as dynamic's."""
 
     observer: str = "mse"
     residual: str = "float32"
     smooth: bool = True
     correct_bias: bool = True
+    stretch: bool = False
 
     name = "static"
 
@@ -148,7 +163,7 @@ class Static(_Strategy):
             raise CqError(f"Static: observer must be one of {', '.join(OBSERVERS)}; got {self.observer!r}")
         if self.residual not in ("float32", "int8"):
             raise CqError(f"Static: residual must be 'float32' or 'int8'; got {self.residual!r}")
-        for name in ("smooth", "correct_bias"):
+        for name in ("smooth", "correct_bias", "stretch"):
             if type(getattr(self, name)) is not bool:
                 raise CqError(f"Static: {name} must be True or False, got {getattr(self, name)!r}")
 
@@ -269,6 +284,10 @@ class Mixed:
                     f"Mixed: {pattern!r}: include and exclude do not work in a mix, whose patterns say where a "
                     "strategy applies; leave them out"
                 )
+            if strategy is not None and strategy.effort == "best":
+                raise CqError(
+                    f"Mixed: {pattern!r}: a mix takes the model as it is; use cq.rotate and cq.compensate before"
+                )
             if isinstance(strategy, Static) and strategy.residual != "float32":
                 raise CqError(f"Mixed: {pattern!r}: a mix keeps the residual stream in float32; use residual='float32'")
         object.__setattr__(self, "choices", tuple(map(tuple, pairs)))
@@ -324,13 +343,13 @@ def _one_from_dict(values: dict) -> Single:
     """As from_dict, of a strategy that is no mix."""
     values = dict(values)
     kind = STRATEGIES.get(values.pop("name", None))
-    known = {field.name for field in fields(kind)} if kind else set()
+    known = {one.name for one in fields(kind)} if kind else set()
     scheme = values.get("scheme")
     if (
         kind is None
-        or set(values) != known
+        or not known - _LATER <= set(values) <= known
         or not isinstance(scheme, dict)
-        or set(scheme) - {field.name for field in fields(Scheme)}
+        or set(scheme) - {one.name for one in fields(Scheme)}
     ):
         raise CqError(f"strategy: not a record of one of {', '.join(STRATEGIES)}")
     values["scheme"] = Scheme(**scheme)

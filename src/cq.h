@@ -60,14 +60,17 @@ int cq_guard_fork(void);
 /* Where and how codes are written. `is_signed`: int8 instead of uint8. `symmetric` (with is_signed): codes -127..127,
  * zero point 0. Static: `scales`, `zero_points`, `group` and `dynamic` are unset and (scale, zero_point) apply to all,
  * or, of a row, column_scales[j] and column_zero_points[j] to column j, a zero point at most 207 from the middle of the
- * codes' range, and column_inverses[j] = 1 / column_scales[j], or all NaN where any scale is above 2^126. Dynamic: the
+ * codes' range, and column_inverses[j] = 1 / column_scales[j], or all NaN where any scale is above 2^126. Stretched, by
+ * columns whose zero points are the middle of the codes' range: a row that passes 127.5 steps from there is divided by
+ * the smallest power of two, at most 2^120, that keeps it within them, and scales[row] = scale * that power, of which a
+ * row that fits has 2^0. One that no such power holds counts as not finite. Dynamic: the
  * parameters of each row, or of each group of `group` columns of a row, are found from its exact values as ONNX
  * DynamicQuantizeLinear does; in scales[row * groups + g] and zero_points likewise. `row_sums` (optional): sum of each
  * row's codes. */
 typedef struct {
     void *codes;
     int64_t stride;
-    int is_signed, symmetric, dynamic;
+    int is_signed, symmetric, dynamic, stretched;
     float scale;
     int32_t zero_point;
     const float *column_scales;

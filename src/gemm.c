@@ -329,7 +329,7 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     const double work = (double)job->m * (double)job->n * (double)k;
     job->k4 = up(k, 4);
     job->column_tiles = (job->n + CQ_TILE - 1) / CQ_TILE;
-    job->whole_rows = e && (e->norm || e->gated || (e->codes && (e->codes->dynamic || e->out)));
+    job->whole_rows = e && (e->norm || e->gated || (e->codes && (e->codes->dynamic || e->codes->stretched || e->out)));
     atomic_init(&job->bad, INT64_MAX);
     const int by_blocks = job->whole_rows && (threads == 1 || job->m >= threads * ROWS_EACH);
     int64_t most = CQ_BLOCK_ROWS;

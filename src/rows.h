@@ -163,22 +163,46 @@ INLINE int quantize_groups(const float *x, int64_t n, const cq_codes *out, encod
     return finite;
 }
 
-/* Given parameters of every column. */
-INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, encoding *e, uint8_t *codes) {
+/* The power of two that brings a row within 127.5 steps of its columns' scales, 1 where it lies there; 0 for none. */
+INLINE float stretch_of(const float *x, int64_t n, const cq_codes *out) {
+    const int divide = out->column_inverses[0] != out->column_inverses[0];
+    f32x16 most = f32_set(0.0f);
+    EACH_16(i, n, width, {
+        const f32x16 v = load_some(x + i, width);
+        if (divide) {
+            f32x16 scale = load_some(out->column_scales + i, width);
+            scale = width == 16 ? scale : f32_fill_n(scale, width, 1.0f);
+            most = f32_max(f32_abs(f32_div(v, scale)), most);
+        } else {
+            most = f32_max(f32_abs(f32_mul(v, load_some(out->column_inverses + i, width))), most);
+        }
+    });
+    const float steps = f32_max_across(most);
+    float power = 1.0f;
+    while (steps > 127.5f * power && power < 0x1p120f) power *= 2.0f;
+    return steps <= 127.5f * power ? power : 0.0f;
+}
+
+/* Given parameters of every column, of x divided by `stretch`. */
+INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, float stretch, encoding *e,
+                             uint8_t *codes) {
+    const f32x16 shrink = f32_set(1.0f / stretch); /* a power of two: nothing is rounded */
     float zeros[64];
     int64_t at = 0;
     e->zeros = zeros;
     for (; at + 64 <= n; at += 64) {
         for (int p = 0; p < 64; p += 16) f32_store(zeros + p, f32_from_i32(i32_load(out->column_zero_points + at + p)));
         e->inverses = out->column_inverses + at, e->scales = out->column_scales + at;
-        encode_64(BY_COLUMN, 1, e, f32_load(x + at), f32_load(x + at + 16), f32_load(x + at + 32),
-                  f32_load(x + at + 48), codes + at);
+#define SHRUNK(p) f32_mul(f32_load(x + at + 16 * p), shrink)
+        encode_64(BY_COLUMN, 1, e, SHRUNK(0), SHRUNK(1), SHRUNK(2), SHRUNK(3), codes + at);
+#undef SHRUNK
     }
     EACH_16(i, n - at, width, {
         const int32_t *from = out->column_zero_points + at + i;
         const f32x16 zero = f32_from_i32(width == 16 ? i32_load(from) : i32_load_n(from, width));
         i32_store_8(codes + at + i,
-                    lanes_encode(load_some(x + at + i, width), load_some(out->column_inverses + at + i, width),
+                    lanes_encode(f32_mul(load_some(x + at + i, width), shrink),
+                                 load_some(out->column_inverses + at + i, width),
                                  load_some(out->column_scales + at + i, width), zero, f32_set(e->qmin),
                                  f32_set(e->qmax)),
                     width);
@@ -205,7 +229,14 @@ static int ISA(quantize)(const float *x, int64_t n, const cq_codes *out, int64_t
         float hi;
         finite = abs_max(x, n, &hi);
         e.inverses = &inverse, e.scales = &out->scale, e.zeros = &zero;
-        if (out->column_scales) quantize_columns(x, n, out, &e, codes);
+        float stretch = 1.0f;
+        if (finite && out->stretched) {
+            stretch = stretch_of(x, n, out);
+            finite = stretch != 0.0f;
+            stretch = finite ? stretch : 1.0f;
+            out->scales[row] = out->scale * stretch;
+        }
+        if (out->column_scales) quantize_columns(x, n, out, stretch, &e, codes);
         else encode_span(1, x, n, &e, codes);
     }
     if (out->row_sums) {

@@ -134,6 +134,7 @@ RECIPES |= {
 RECIPES |= {f"compensated {kind}": (kind, cq.Dynamic(), "compensate") for kind in ("encoder", "llama")}
 RECIPES |= {
     "rotated llama": ("llama", cq.Dynamic(), "rotate"),
+    "static best llama": ("llama", cq.Static(effort="best"), None),
     "dynamic classifier": ("classifier", cq.Dynamic(), None),
     "float32 encoder": ("encoder", None, None),
     "float32 llama": ("llama", None, None),

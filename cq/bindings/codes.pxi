@@ -5,7 +5,8 @@ cdef class Coded:
     """Activations in codes: codes (rows, columns) uint8 or int8, x = scale * (codes - zero_point). scale (float32)
     and zero_point (int32) are one number each; or one per row, (rows,); or one per group of a row's columns, (rows,
     groups); or one per column for all rows, (1, columns). decode: None, or (scale, zero_point), arrays (1, columns),
-    that say what the codes stand for where products see it through weights of other scales."""
+    that say what the codes stand for where products see it through weights of other scales; with one scale per row it
+    multiplies these."""
     cdef cq_coded c
     cdef readonly object codes, scale, zero_point, decode
     cdef readonly int64_t rows, columns
@@ -48,7 +49,8 @@ cdef class Coded:
         if self.decode is not None or not self.by_rows():
             scale, zero_point = (np.repeat(p, self.columns // p.shape[1], 1)
                                  for p in self.decode or (self.scale, self.zero_point))
-            return scale * (self.codes - zero_point).astype(np.float32)
+            x = scale * (self.codes - zero_point).astype(np.float32)
+            return x * self.scale[:, None] if self.decode is not None and self.c.scales != NULL else x
         cdef Step step = new_step(cq_dequantize, "dequantize", self.rows, [self])
         cdef cq_dequantize_args *a = &step.args.dequantize
         a.coded, a.columns = self.c, self.columns
@@ -69,7 +71,9 @@ cdef int read_form(cq_codes *to, form, int64_t columns) except -1:
         to.dynamic = 1
     elif kind == "per_head":
         to.dynamic, to.group = 1, form.group_size
-    elif kind == "smoothed":
+    elif kind == "smoothed" or kind == "stretched":
+        if kind == "stretched":
+            to.scale, to.stretched = form.scale, 1
         to.column_scales = floats(form.columns.scale, "scale", 1, columns)
         to.column_inverses = floats(form.columns.inverse, "inverse", 1, columns)
         to.column_zero_points = int32s(form.columns.zero_point, "zero_point", 1, columns)
@@ -88,6 +92,9 @@ cdef Coded new_codes(cq_codes *to, form, int64_t rows, int64_t columns):
         result = Coded(codes, new_floats(&to.scales, rows, groups), new_int32s(&to.zero_points, rows, groups))
     elif to.column_scales == NULL:
         result = Coded(codes, form.scale, form.zero_point)
+    elif to.stretched:
+        result = Coded(codes, new_floats(&to.scales, rows, FLAT), form.zero_point,
+                       (form.columns.scale / form.scale, form.columns.zero_point))
     else:
         result = Coded(codes, form.scale, form.zero_point, (form.columns.scale, form.columns.zero_point))
     to.codes = <void *>result.c.codes

@@ -11,7 +11,7 @@ from ..formats.files import write_whole
 from ..model import Transformer
 from ..prepare.rotate import rotate
 from ..report import samples
-from ..strategies import QAT
+from ..strategies import EFFORTS, QAT
 
 CALIBRATION_SAMPLES = 500  # evenly spread over the files given: more change little and take longer
 
@@ -20,6 +20,12 @@ rotated_option = click.option(
     "rotated",
     is_flag=True,
     help="Rotate the hidden features of a Llama-type model before quantization, which spreads outliers.",
+)
+effort_option = click.option(
+    "--effort",
+    type=click.Choice([effort for effort in EFFORTS if effort]),
+    help="best: prepare the model on the samples of --calibration first; a decoder's features are rotated, and weights "
+    "rounded so that they compensate each other's errors. Takes minutes, and nothing at inference.",
 )
 learning_rate_option = click.option(
     "--learning-rate", type=float, help=f"QAT: peak learning rate [default: {QAT.learning_rate:g}]."

@@ -24,6 +24,7 @@ from .options import (
     CALIBRATION_SAMPLES,
     calibration_of,
     check_target,
+    effort_option,
     learning_rate_option,
     opened,
     rotated_option,
@@ -102,6 +103,7 @@ _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that
     help="Round weights so that they compensate each other's errors on the samples of --calibration (GPTQ). For "
     "weight-only, dynamic and static.",
 )
+@effort_option
 @click.option(
     "--strict", is_flag=True, help="Fail if a layer that should be quantized cannot be, and say which and why."
 )
@@ -124,6 +126,7 @@ def quantize_command(
     exclude: tuple[str, ...],
     rotated: bool,
     compensated: bool,
+    effort: str | None,
     strict: bool,
     force: bool,
 ) -> None:
@@ -133,8 +136,12 @@ def quantize_command(
     float32."""
     _check_out(out, Path(model), force)
     _check_choices(strategy, data, metric, record, budget, compensated, calibration)
+    if effort == "best" and (compensated or rotated or strategy == "mixed" or not calibration):
+        raise click.UsageError(
+            "--effort best rotates and compensates by itself, needs --calibration, and is not for mixed"
+        )
     record = record or out.with_suffix(".mix.json")
-    options = _Options(target, _training(steps, learning_rate), textbook, include, exclude)
+    options = _Options(target, _training(steps, learning_rate), textbook, include, exclude, effort)
     seen = () if compensated and strategy != "static" else calibration
     chosen: Strategy | QAT | None = None if strategy == "mixed" else _strategy(strategy, options, seen, observer)
     parts = _parts(options, calibration, observer) if chosen is None else []
@@ -153,7 +160,7 @@ def quantize_command(
             chosen, given = found.strategy, given if needs_samples(found.strategy) else None
         assert chosen is not None, "mixed comes with a budget"
         ranges: Calibration | samples.Samples | None = given
-        if isinstance(chosen, Static) and given is not None:
+        if isinstance(chosen, Static) and given is not None and effort != "best":
             ranges = calibrate(float32, given, chosen.observer, lambda done, total: progress("calibrate", done, total))
         what = "train" if isinstance(chosen, QAT) else "quantize"
         quantized = quantize(float32, chosen, ranges, lambda done, total: progress(what, done, total), strict=strict)
@@ -214,6 +221,7 @@ class _Options(NamedTuple):
     textbook: bool
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+    effort: str | None
 
 
 def _training(steps: int | None, learning_rate: float | None) -> dict[str, Any]:
@@ -235,9 +243,11 @@ def _strategy(name: str, options: _Options, calibration: tuple[str, ...], observ
     if name != "qat" and (options.target or options.training):
         raise click.UsageError(f"--target, --learning-rate and --steps are for qat, not for {name}")
     becomes = (options.target or "static") if name == "qat" else name
-    if (observer and becomes != "static") or (calibration and name not in ("static", "qat")):
+    needed = name in ("static", "qat") or options.effort == "best"
+    if (observer and becomes != "static") or (calibration and not needed):
         raise click.UsageError(f"--calibration or --observer is for static; {becomes} needs no samples")
     choices: dict[str, Any] = {"include": options.include or ("*",), "exclude": options.exclude}
+    choices |= {"effort": options.effort} if options.effort else {}
     if options.textbook:
         choices["scheme"] = Scheme.textbook()
     if observer or (options.textbook and becomes == "static"):

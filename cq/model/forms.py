@@ -91,5 +91,15 @@ class Smoothed:
         return cls(forms[0].dtype, forms[0].symmetric, scale, zero_point, columns)
 
 
+@dataclass(frozen=True, slots=True)
+class Stretched(Smoothed):
+    """The same without shifts, where a token that passes the range takes a wider one: all of its features' scales times
+    the smallest power of two that holds it. Decoders have such tokens, the first of a text above all, thousands of
+    times as large as any other in few layers (Sun et al. 2024, arXiv:2402.17762); one range for all tokens would leave
+    the others few codes."""
+
+    kind: ClassVar[str] = "stretched"
+
+
 Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads
 ResultForm = PerToken | PerHead | Fixed | Smoothed | None  # of what the core makes in a product's own pass

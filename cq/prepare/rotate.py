@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _core, functions
 from ..errors import CqError, UnsupportedError
-from ..model import Transformer
+from ..model import Config, Transformer
 from ..model.deferred import Deferred, read
 
 _ROWS = 4096  # of a weight, turned at once
@@ -29,7 +29,7 @@ def rotate(model: Transformer) -> Transformer:
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); rotate the float32 model first")
     config = model.config
-    if config.norm != "rms" or not config.norm_first or not config.lm_head:
+    if not rotates(config):
         raise UnsupportedError(
             f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
             "RMS norms before each part and a language-model head, such as Llama's"
@@ -60,6 +60,11 @@ def rotate(model: Transformer) -> Transformer:
             bias = None if bias is None else turn(bias[None])[0]
         weights |= {f"{name}.weight": weight} | ({} if bias is None else {f"{name}.bias": bias})
     return Transformer(replace(config, tied=False), weights, model.tokenizer)
+
+
+def rotates(config: Config) -> bool:
+    """Whether models of this configuration go through a rotation unchanged."""
+    return config.norm == "rms" and config.norm_first and config.lm_head
 
 
 def _after_norm(turn: "_Rotation", norm: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from ..plan import Plan
 from ..strategies import QAT, Dynamic, Mixed, Single, Static, Strategy, WeightOnly, parts
 from . import qat
 from .dynamic import plan_dynamic
+from .effort import prepared
 from .mixed import plan_mixed
 from .static import calibrated, plan_static
 from .weight_only import plan_weight_only
@@ -29,7 +30,8 @@ def quantize(
     calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list
     of either (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the
     strategy's observer. For QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples
-    (text or ids, text or ids, score -1 … 1); the result is its target's, `strategy` included.
+    (text or ids, text or ids, score -1 … 1); the result is its target's, `strategy` included. For WeightOnly and
+    Dynamic, which need none, samples that the model is prepared on (their effort="best"); some thousand tokens or more.
     progress(done, total or None) is called as samples pass, or steps; for Static then as sites between layers are
     smoothed; and at last as layers are converted. Weights still in their file are read one at a time and not kept, but
     where calibration or training runs the float32 model.
@@ -37,6 +39,8 @@ def quantize(
     strict: whether a layer that was to be quantized and that int8 cannot hold is an error.
     Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
     _check(model, strategy, progress, strict)
+    if executor is None or isinstance(strategy, (Static, QAT)):  # else plan_of says what is wrong
+        model, strategy, calibration = prepared(model, strategy, calibration, progress)
     if isinstance(strategy, QAT):
         if executor is not None:
             raise CqError("executor: QAT trains in this process; leave it out")
@@ -59,7 +63,7 @@ def plan_of(
         name = "executor" if calibration is None else "calibration"
         if isinstance(strategy, Mixed):
             raise CqError(f"{name}: only Static uses samples, and this mix has none; leave it out")
-        raise CqError(f"{name}: only Static uses samples; leave it out for {type(strategy).__name__}")
+        raise CqError(f"{name}: only Static uses samples in a plan; leave it out for {type(strategy).__name__}")
     if len(static) > 1 and isinstance(calibration, Iterable) and not isinstance(calibration, str):
         calibration = list(calibration)  # gone over once for each
 

@@ -19,7 +19,7 @@ from ..calibrate import Calibration, Progress
 from ..coding import quantize_weight
 from ..errors import CalibrationError
 from ..model import Transformer
-from ..model.forms import Columns, Fixed, PerHead, Smoothed
+from ..model.forms import Columns, Fixed, PerHead, Smoothed, Stretched
 from ..model.linear import Linear
 from ..observers.tokens import Tokens
 from ..plan import Fold, Plan, scaled
@@ -29,6 +29,8 @@ from ..strategies import Static
 STRENGTHS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # a feature's half range is at least this share of the widest one's: what calibration saw at rest may move
 NARROWEST = 0.01
+OUTLIER = 64  # times the median output's squared size makes an outlier token
+FITTING = 1.0, 0.98, 0.9, 0.75, 0.5  # shares of the other tokens that codes fit as they are
 _OUTPUTS = 1024  # evenly spread over a site's layers: the error of these decides
 _ROWS = 1024  # of a weight, worked on at once
 
@@ -70,7 +72,7 @@ def smoothed(
         weights = [linears[name].weight for name in read]
         plain = layers[read[0]].input
         assert isinstance(plain, Fixed), "static codes, before they are smoothed"
-        search = _Search(_tokens(calibration, task.site), weights, plain)
+        search = _Search(_tokens(calibration, task.site), weights, plain, strategy.stretch)
         mixed = None if task.values is None else _values(model, _tokens(calibration, task.values))
         best = search.best(mixed) if strategy.smooth and task.smooths else search.plain()
         for name, weight in zip(read, weights):
@@ -150,11 +152,15 @@ class _Candidate(NamedTuple):
 class _Search:
     """One site: its kept tokens, and the weights (n, k) of the layers that read it."""
 
-    def __init__(self, tokens: Tokens, weights: list[np.ndarray], plain: Fixed):
-        self.x, (self.lo, self.hi), self.form = tokens.rows, _ends(tokens), plain
+    def __init__(self, tokens: Tokens, weights: list[np.ndarray], plain: Fixed, stretch: bool):
+        self.x, (self.lo, self.hi), self.form, self.stretch = tokens.rows, _ends(tokens), plain, stretch
         step = -(-sum(map(len, weights)) // _OUTPUTS)
         self.weight = np.concatenate([weight[::step] for weight in weights])
         self.y = _core.matmul(self.x, self.weight.T)
+        if stretch:  # outlier tokens must not decide for all others
+            size = np.square(self.y).sum(1)
+            usual = size <= OUTLIER * np.median(size)
+            self.x, self.y = self.x[usual], self.y[usual]
         reach = np.max([np.maximum(weight.max(0), -weight.min(0)) for weight in weights], 0).astype(np.float64)
         self.reach = np.maximum(reach, 1e-3 * reach.max() or 1.0)
 
@@ -164,13 +170,30 @@ class _Search:
     def best(self, values: _Values | None) -> _Candidate:
         """The candidate of least error, the plain one among them. values: what attention mixes into the site, where
         those are coded too."""
-        tried = (self._inputs(s) if values is None else self._context(s, values) for s in STRENGTHS)
+        tried = [self._inputs(s) if values is None else self._context(s, values) for s in STRENGTHS]
+        if self.stretch and values is None:
+            tried += [self._stretched(s, share) for s in (None, *STRENGTHS) for share in FITTING]
         return min((self.plain(), *tried), key=self.error)
 
     def _inputs(self, strength: float) -> _Candidate:
         scale, columns, shift = self._columns(self.lo, self.hi, self.reach, strength)
         form = Smoothed(self.form.dtype, self.form.symmetric, scale, affine.middle(self.form.dtype), columns)
         return _Candidate(form, columns.scale[0].astype(np.float64) / scale, shift)
+
+    def _stretched(self, strength: float | None, fitting: float) -> _Candidate:
+        """Features' scales at which this share of the tokens fits. strength None: one for all, so that weights stay as
+        they are."""
+        half = _half(np.abs(self.x).max(0).astype(np.float64))
+        share = np.ones_like(half)
+        if strength is not None:
+            share = functions.power(half, strength) * functions.power(self.reach, strength - 1)
+        largest = np.sort((np.abs(self.x) / share).max(1))
+        scale = np.float32(largest[round(fitting * (len(largest) - 1))] / 127)
+        own = np.maximum(share * np.float64(scale), affine.SMALLEST_SCALE).astype(np.float32)
+        middle = affine.middle(self.form.dtype)
+        columns = Columns(own[None], np.full((1, len(own)), middle, np.int32))
+        form = Stretched(self.form.dtype, self.form.symmetric, float(scale), middle, columns)
+        return _Candidate(form, own.astype(np.float64) / scale, np.zeros(len(own)))
 
     def _context(self, strength: float, values: _Values) -> _Candidate:
         """What attention mixes from values."""
@@ -224,6 +247,9 @@ class _Search:
     def _codes(self, candidate: _Candidate) -> np.ndarray:
         """What products see of the kept tokens, (tokens, k) float32."""
         form, x = candidate.form, self.x
+        if isinstance(form, Stretched):
+            coded = _core.quantize(x, form)
+            return np.asarray((coded.codes.astype(np.float32) - np.float32(form.zero_point)) * coded.scale[:, None])
         own = form.columns if isinstance(form, Smoothed) else form
         scale, zero_point = np.asarray(own.scale, np.float32), np.asarray(own.zero_point, np.float32)
         if candidate.factor is not None and not isinstance(form, Smoothed):

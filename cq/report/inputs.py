@@ -3,7 +3,7 @@ nothing."""
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CalibrationError, CqError
@@ -60,7 +60,7 @@ def _checked(strategy: object, original: Transformer | None) -> Chosen:
         raise CqError(
             f"strategies: {strategy} is a float32 model; give one that cq.quantize made of the model compared"
         )
-    if model.config != original.config:
+    if replace(model.config, tied=original.config.tied) != original.config:  # a rotated head is untied
         raise CqError(f"strategies: {strategy} was made of a model with another configuration than the one compared")
     return Ready(Path(strategy).name, model)
 
@@ -68,7 +68,8 @@ def _checked(strategy: object, original: Transformer | None) -> Chosen:
 def needs_samples(strategy: Chosen) -> bool:
     if isinstance(strategy, Ready):
         return False
-    return isinstance(strategy, QAT) or any(isinstance(part, Static) for part in parts(strategy))
+    used = isinstance(strategy, QAT) or any(isinstance(part, Static) for part in parts(strategy))
+    return used or (not isinstance(strategy, Mixed) and strategy.effort == "best")
 
 
 def calibration_for(

@@ -164,10 +164,12 @@ def test_a_sample_generator_that_fails_is_heard(lm):
         cq.quantize(lm, cq.Static(), samples())
 
 
-@pytest.mark.parametrize("strategy", [cq.WeightOnly(), cq.Dynamic()], ids=lambda s: s.name)
-def test_samples_for_a_strategy_that_takes_none(lm, strategy):
-    with pytest.raises(cq.CqError, match="only Static"):
-        cq.quantize(lm, strategy, TEXTS)
+def test_samples_for_a_strategy_that_takes_none(lm):
+    with pytest.raises(cq.CqError, match="effort='best' changes the model"):
+        cq.quantize(lm, cq.Dynamic(), calibrate(lm, TEXTS, "mse"))
+    for strategy in (cq.WeightOnly(effort="fast"), cq.Dynamic(effort="fast")):
+        with pytest.raises(cq.CqError, match="only Static"):
+            cq.quantize(lm, strategy, TEXTS)
 
 
 def test_calibration_made_before(lm):
@@ -182,9 +184,8 @@ def test_calibration_made_before(lm):
     del made.sites["head.input"]
     with pytest.raises(cq.CalibrationError, match="knows no site 'head.input'"):
         cq.quantize(lm, cq.Static(), made)
-    for arguments in ({"calibration": made}, {"executor": ThreadPoolExecutor(1)}):
-        with pytest.raises(cq.CqError, match="only Static"):
-            cq.quantize(lm, cq.Dynamic(), **arguments)
+    with pytest.raises(cq.CqError, match="only Static"):
+        cq.quantize(lm, cq.Dynamic(), executor=ThreadPoolExecutor(1))
 
 
 def test_static_takes_every_observer(lm):
