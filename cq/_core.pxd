@@ -1,5 +1,5 @@
 """What src/cq.h declares, which says what it means."""
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t
 
 
 cdef extern from "cq.h" nogil:
@@ -79,6 +79,8 @@ cdef extern from "cq.h" nogil:
         const float *x
         const float *residual
         int64_t columns
+        const cq_norm *inner
+        float factor
         cq_norm norm
         float *sum
         float *y
@@ -90,9 +92,13 @@ cdef extern from "cq.h" nogil:
         cq_activation activation
         float *y
         const cq_codes *codes
+    ctypedef struct cq_cap_args:
+        float *x
+        int64_t columns
+        float factor, most
     ctypedef struct cq_rope_args:
         float *x
-        int64_t stride, heads, dim, positions
+        int64_t stride, heads, dim, turned, positions
         const float *cosine
         const float *sine
         const int32_t *position
@@ -108,19 +114,21 @@ cdef extern from "cq.h" nogil:
         const int32_t *position
         const int32_t *type
         int64_t columns, words, positions, types
+        float scale
         float *y
     ctypedef struct cq_attention_args:
         const int32_t *offsets
-        int64_t heads, kv_heads, dim
-        int causal
-        float scale
+        int64_t heads, kv_heads, dim, before, after
+        float scale, cap
+        const float *bias
+        int64_t bias_head, bias_row, bias_reach
         const float *qkv
         cq_coded q, k, v
         int64_t scale_stride
         float *y
         const cq_codes *codes
     ctypedef struct cq_kept:
-        int64_t length, capacity
+        int64_t length, first, capacity
         void *keys
         void *values
         int32_t *start
@@ -128,8 +136,8 @@ cdef extern from "cq.h" nogil:
     ctypedef struct cq_kept_args:
         float *qkv
         const int32_t *offsets
-        int64_t heads, kv_heads, dim
-        float scale
+        int64_t heads, kv_heads, dim, before, turned
+        float scale, cap
         const float *cosine
         const float *sine
         int64_t angles
@@ -225,6 +233,7 @@ cdef extern from "cq.h" nogil:
         cq_linear_args linear
         cq_norm_args norm
         cq_gate_args gate
+        cq_cap_args cap
         cq_rope_args rope
         cq_embed_args embed
         cq_attention_args attention
@@ -241,7 +250,7 @@ cdef extern from "cq.h" nogil:
         cq_adamw_args adamw
         cq_elementary_args elementary
     ctypedef cq_status cq_call(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_call cq_quantize, cq_dequantize, cq_linear, cq_norm_rows, cq_gate, cq_rope, cq_embed, cq_attention
+    cq_call cq_quantize, cq_dequantize, cq_linear, cq_norm_rows, cq_gate, cq_cap, cq_rope, cq_embed, cq_attention
     cq_call cq_attention_kept, cq_dot_rows, cq_column_sums, cq_slope, cq_round, cq_exponents, cq_softmax_back
     cq_call cq_rescale, cq_norm_kept, cq_norm_back, cq_adamw_step, cq_elementary
 

@@ -215,15 +215,19 @@ def embed(
     position_table: np.ndarray | None = None,
     type: np.ndarray | None = None,
     type_table: np.ndarray | None = None,
+    scale: float = 1.0,
 ) -> np.ndarray: ...
 def norm(
     x: np.ndarray,
-    norm: _Norm,
+    norm: _Norm | None = None,
     residual: np.ndarray | None = None,
     form: ResultForm = None,
     keep_float: bool = True,
     keep_sum: bool = False,
+    inner: _Norm | None = None,
+    factor: float = 1.0,
 ) -> tuple[np.ndarray | None, Coded | None, np.ndarray | None]: ...
+def cap(x: np.ndarray, factor: float = 1.0, most: float = 0.0) -> np.ndarray: ...
 def gate(g: np.ndarray, u: np.ndarray, activation: str | None, form: ResultForm = None) -> np.ndarray | Coded: ...
 def rope(x: np.ndarray, heads: int, dim: int, cosine: np.ndarray, sine: np.ndarray, position: np.ndarray) -> None: ...
 def attention(
@@ -234,6 +238,9 @@ def attention(
     causal: bool,
     scale: float,
     form: Fixed | None = None,
+    bias: np.ndarray | None = None,
+    window: int | None = None,
+    cap: float = 0.0,
 ) -> np.ndarray | Coded: ...
 
 @final
@@ -256,6 +263,7 @@ class Kept:
         values: np.ndarray,
         start: np.ndarray | None = None,
         scales: np.ndarray | None = None,
+        first: int = 0,
     ) -> None: ...
     def move(self, sequence: int, length: int) -> None: ...
 
@@ -269,6 +277,8 @@ def attention_kept(
     sine: np.ndarray | None = None,
     coding: PerHead | Smoothed | None = None,
     form: Fixed | None = None,
+    window: int | None = None,
+    cap: float = 0.0,
 ) -> np.ndarray | Coded: ...
 
 # --- float32, for training and analysis ---

@@ -20,9 +20,13 @@ static place place_of(const cq_attention_args *a, int64_t task) {
     const int64_t s = task / a->heads, h = task % a->heads;
     return (place){a->offsets[s], a->offsets[s + 1] - a->offsets[s], h, h * a->kv_heads / a->heads};
 }
-/* Keys that the last query of a block sees. */
-static int64_t keys_for(const cq_attention_args *a, int64_t length, int64_t queries_end) {
-    return a->causal ? queries_end : length;
+/* Of the queries from i on of a sequence. */
+static sight sight_of(const cq_attention_args *a, int64_t i, int64_t length) {
+    return (sight){i, 1, a->before, a->after, length};
+}
+/* The bias of query `query` and key 0, or NULL. */
+static const float *bias_of(const cq_attention_args *a, const place *at, int64_t query) {
+    return a->bias ? a->bias + at->h * a->bias_head + query * a->bias_row : NULL;
 }
 
 /* --- float32 ------------------------------------------------------------------------------------------------------ */
@@ -55,17 +59,21 @@ static void attend_f32(const attention_job *job, int64_t task, const f32_scratch
         for (int64_t d = 0; d < dim; d++) w->keys[d * length16 + t] = k[t * stride + d];
     for (int64_t t = 0; t < at.length; t++) memcpy(w->values + t * dim16, v + t * stride, (size_t)dim * 4);
     for (int64_t i = 0; i < at.length; i += QUERIES) {
-        const int64_t rows = min(QUERIES, at.length - i), seen = keys_for(a, at.length, i + rows);
+        const int64_t rows = min(QUERIES, at.length - i);
+        const sight sight = sight_of(a, i, at.length);
+        const cq_span all = span_of_all(&sight, rows, CQ_PANEL);
+        const int64_t keys = all.end - all.first;
         const float *q = a->qkv + (at.first + i) * stride + at.h * dim;
         float sums[QUERIES];
-        multiply(q, stride, rows, w->keys, length16, up(seen, 16), dim, w->scores, length16);
+        multiply(q, stride, rows, w->keys + all.first, length16, up(keys, 16), dim, w->scores, length16);
         for (int64_t r = 0; r < rows; r++) {
-            const int64_t visible = a->causal ? i + r + 1 : at.length;
-            float *row = w->scores + r * length16;
-            sums[r] = cq_active->softmax_f32(row, visible, a->scale);
-            for (int64_t t = up(visible, 16); t < seen; t++) row[t] = 0.0f;
+            const float *bias = bias_of(a, &at, i + r);
+            float *row = w->scores + r * length16, scale = a->scale;
+            const cq_span seen = behind(span_of(&sight, r), all.first);
+            if (bias) cq_active->scale_add(scale, bias + all.first, seen.end, row), scale = 1.0f;
+            sums[r] = weigh_f32(row, seen, keys, scale, a->cap);
         }
-        multiply(w->scores, length16, rows, w->values, dim16, dim16, seen, w->context, dim16);
+        multiply(w->scores, length16, rows, w->values + all.first * dim16, dim16, dim16, keys, w->context, dim16);
         for (int64_t r = 0; r < rows; r++) {
             float *y = a->y + ((at.first + i + r) * a->heads + at.h) * dim;
             memcpy(y, w->context + r * dim16, (size_t)dim * 4);
@@ -154,19 +162,26 @@ static void attend_i8(const attention_job *job, int64_t task, const int8_scratch
     lay_keys(job, &at, q->zero_point + flip_of(q), s);
     lay_values(job, &at, s->values);
     if (q->scales) lay_scales(job, &at, s);
-    const attention_i8 all = {
-        .dim = a->dim, .scale = a->scale, .q = a->q, .k = a->k, .v = a->v, .y = a->y, .codes = a->codes};
+    const attention_i8 all = {.dim = a->dim,
+                              .scale = a->scale,
+                              .cap = a->cap,
+                              .q = a->q,
+                              .k = a->k,
+                              .v = a->v,
+                              .bias_row = a->bias_row,
+                              .y = a->y,
+                              .codes = a->codes};
     const laid_i8 laid = {s->keys, s->values, up(at.length, 4) * CQ_PANEL, s->start, s->scales};
     const int64_t y_stride = a->codes ? a->codes->stride : a->heads * a->dim;
     for (int64_t i = 0; i < at.length; i += CQ_TILE_ROWS) {
         const int64_t token = at.first + i;
         const query_rows rows = {.rows = (int)min(CQ_TILE_ROWS, at.length - i),
-                                 .visible = a->causal ? i + 1 : at.length,
-                                 .visible_step = a->causal,
+                                 .sight = sight_of(a, i, at.length),
                                  .q = (const uint8_t *)q->codes + token * q->stride + at.h * a->dim,
                                  .q_step = q->stride,
                                  .scales = q->scales ? q->scales + token * a->scale_stride + at.h : NULL,
                                  .scale_step = a->scale_stride,
+                                 .bias = bias_of(a, &at, i),
                                  .to = token * y_stride + at.h * a->dim,
                                  .to_step = y_stride};
         attend_rows(&all, &laid, &rows, &s->q, strip);
@@ -205,7 +220,11 @@ cq_status cq_attention(int threads, const cq_args *args, int64_t rows, int64_t s
             return CQ_OUT_OF_RANGE;
         }
         job.longest = length > job.longest ? length : job.longest;
-        work += 2.0 * (double)length * (double)length * (double)(a->heads * a->dim);
+        if (a->bias && length > a->bias_reach) {
+            *bad = s;
+            return CQ_NO_ROOM;
+        }
+        work += 2.0 * (double)length * (double)keys_for(a->before, a->after, length) * (double)(a->heads * a->dim);
     }
     const int64_t tasks = sequences * a->heads;
     return cq_run(threads, work, &job, &(cq_phase){a->qkv ? attention_f32_member : attention_i8_member, tasks, tasks},

@@ -65,19 +65,52 @@ typedef struct {
  * theirs. */
 typedef struct {
     int64_t dim;
-    float scale;
+    float scale, cap;
     cq_coded q, k, v;
+    int64_t bias_row; /* of query_rows.bias */
     float *y;
     const cq_codes *codes;
 } attention_i8;
+
+/* Which keys of `length` queries see, the first and those `step` behind one another; see cq_attention_args. */
+typedef struct {
+    int64_t at, step, before, after, length;
+} sight;
+static inline cq_span span_of(const sight *s, int64_t row) {
+    const int64_t at = s->at + row * s->step;
+    return (cq_span){at > s->before ? at - s->before : 0, s->length - at > s->after ? at + s->after + 1 : s->length};
+}
+/* The keys that any of `rows` sees, from a multiple of `to` on. */
+static inline cq_span span_of_all(const sight *s, int64_t rows, int64_t to) {
+    return (cq_span){span_of(s, 0).first / to * to, span_of(s, rows - 1).end};
+}
+static inline cq_span behind(cq_span s, int64_t first) { return (cq_span){s.first - first, s.end - first}; }
+
+/* At least as many as a query sees of `length` keys. */
+static inline int64_t keys_for(int64_t before, int64_t after, int64_t length) {
+    return before < length && after < length ? min(length, before + after + 1) : length;
+}
+
+/* A row of float32 scores to the weights of `keys` keys, zero where it does not see them; returns their sum. */
+static inline float weigh_f32(float *row, cq_span seen, int64_t keys, float scale, float cap) {
+    if (cap != 0.0f) {
+        const int64_t first = seen.first / 16 * 16;
+        cq_active->cap(row + first, seen.end - first, scale, cap), scale = 1.0f;
+    }
+    const float sum = cq_active->softmax_f32(row, seen, scale);
+    for (int64_t t = up(seen.end, 16); t < keys; t++) row[t] = 0.0f;
+    return sum;
+}
 
 /* Some queries (at most CQ_TILE_ROWS): the first one's, and how far it is to the next one's. */
 typedef struct {
     int rows;
     const uint8_t *q;
     const float *scales;
-    int64_t visible, to; /* the keys that it sees; the element of the result that it begins with */
-    int64_t q_step, scale_step, visible_step, to_step;
+    const float *bias; /* of the first one and each key; NULL: none */
+    sight sight;
+    int64_t to; /* the element of the result that it begins with */
+    int64_t q_step, scale_step, to_step;
 } query_rows;
 
 /* What a member of the team works in. length64: room for keys in whole vectors of codes. */
@@ -114,36 +147,61 @@ static inline void set_strip(const attention_i8 *a, int64_t d, cq_strip *s) {
     if (codes) cq_code_range(codes->is_signed, codes->symmetric, &s->qmin, &s->qmax);
 }
 
+/* Scores (rows, keys) so that their differences times what is returned are those of the capped ones in powers of 2. */
+static inline float cap_scores(const attention_i8 *a, const cq_span *seen, int rows, const float *factors,
+                               const float *keys, const query_scratch *s) {
+    const float most = a->cap * LOG2_E;
+    const int32_t q_zero = a->q.zero_point + flip_of(&a->q), k_zero = a->k.zero_point + flip_of(&a->k) - 128;
+    for (int r = 0; r < rows; r++) {
+        const int64_t first = seen[r].first / 16 * 16;
+        const int32_t sum = k_zero ? cq_active->sum_codes(s->queries + r * up(a->dim, 4), a->dim) : 0;
+        cq_active->cap_i8(s->scores + r * s->length64 + first, seen[r].end - first,
+                          -k_zero * (sum - (int32_t)a->dim * q_zero), factors[r] / most, keys ? keys + first : NULL);
+    }
+    return most / CQ_CAPPED;
+}
+
 static inline void attend_rows(const attention_i8 *a, const laid_i8 *at, const query_rows *rows, const query_scratch *s,
                                cq_strip *strip) {
-    const int64_t dim = a->dim, dim4 = up(dim, 4), seen = rows->visible + (rows->rows - 1) * rows->visible_step;
-    const int64_t panels = up(seen, 16) / 16;
     const int width = cq_active->panels, n = rows->rows, scaled = rows->scales != NULL;
-    const float base = a->scale * 1.44269504f;
+    const int64_t dim = a->dim, dim4 = up(dim, 4);
+    const cq_span all = span_of_all(&rows->sight, n, CQ_PANEL);
+    const int64_t first = all.first, keys = all.end - first, panels = up(keys, 16) / 16;
+    const float base = a->scale * LOG2_E, *bias = rows->bias ? rows->bias + first : NULL;
+    cq_key_scales scales = at->scales;
     int32_t sums[CQ_TILE_ROWS];
     float inverse[CQ_TILE_ROWS], factors[CQ_TILE_ROWS];
-    int64_t visible[CQ_TILE_ROWS];
+    cq_span seen[CQ_TILE_ROWS];
     for (int r = 0; r < n; r++) {
         const uint8_t *q = rows->q + r * rows->q_step;
         if (flip_of(&a->q)) cq_active->flip(q, dim, s->queries + r * dim4);
         else memcpy(s->queries + r * dim4, q, (size_t)dim);
     }
     for (int64_t p = 0; p < panels; p += width)
-        cq_active->tile_i8(s->queries, dim4, n, at->keys + p * dim4 * CQ_PANEL, dim4 * CQ_PANEL,
-                           (int)min(width, panels - p), dim4 / 4, at->start + p * CQ_PANEL, s->scores + p * CQ_PANEL,
-                           s->length64);
+        cq_active->tile_i8(s->queries, dim4, n, at->keys + (first + p * CQ_PANEL) * dim4, dim4 * CQ_PANEL,
+                           (int)min(width, panels - p), dim4 / 4, at->start + first + p * CQ_PANEL,
+                           s->scores + p * CQ_PANEL, s->length64);
     for (int r = 0; r < n; r++) {
-        visible[r] = rows->visible + r * rows->visible_step;
-        if (scaled) factors[r] = base * rows->scales[r * rows->scale_step];
+        seen[r] = behind(span_of(&rows->sight, r), first);
+        factors[r] = scaled ? base * rows->scales[r * rows->scale_step] : base * a->q.scale * a->k.scale;
     }
     if (scaled) {
         float totals[CQ_TILE_ROWS];
-        cq_active->softmax_scaled(s->scores, s->length64, n, visible, up(seen, 4), factors, &at->scales, s->weights,
-                                  totals);
+        scales.keys += first, scales.values_255 += first, scales.logs += first;
+        if (a->cap != 0.0f) {
+            const float factor = cap_scores(a, seen, n, factors, scales.keys, s);
+            for (int r = 0; r < n; r++) factors[r] = factor;
+            scales.keys = NULL;
+        }
+        cq_active->softmax_scaled(s->scores, s->length64, n, seen, up(keys, 4), factors, &scales, bias, a->bias_row,
+                                  s->weights, totals);
         for (int r = 0; r < n; r++) inverse[r] = 1.0f / (255.0f * totals[r]);
     } else {
-        cq_active->softmax_i8(s->scores, s->length64, n, visible, up(seen, 4), base * a->q.scale * a->k.scale,
-                              s->weights, sums);
+        if (a->cap != 0.0f) factors[0] = cap_scores(a, seen, n, factors, NULL, s);
+        if (bias)
+            cq_active->softmax_biased(s->scores, s->length64, n, seen, up(keys, 4), factors[0], bias, a->bias_row,
+                                      s->weights, sums);
+        else cq_active->softmax_i8(s->scores, s->length64, n, seen, up(keys, 4), factors[0], s->weights, sums);
         for (int r = 0; r < n; r++) inverse[r] = 1.0f / (float)sums[r];
     }
     _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
@@ -152,9 +210,10 @@ static inline void attend_rows(const attention_i8 *a, const laid_i8 *at, const q
     for (int64_t d = 0; d < dim; d += CQ_TILE) {
         if (dim > CQ_TILE || !strip->columns) set_strip(a, d, strip);
         for (int p = 0; p * CQ_PANEL < strip->columns; p += width)
-            cq_active->tile_i8(s->weights, s->length64, n, at->values + (d / CQ_PANEL + p) * at->value_stride,
-                               at->value_stride, (int)min(width, up(strip->columns, CQ_PANEL) / CQ_PANEL - p),
-                               up(seen, 4) / 4, nothing, acc + p * CQ_PANEL, CQ_TILE);
+            cq_active->tile_i8(s->weights, s->length64, n,
+                               at->values + first * CQ_PANEL + (d / CQ_PANEL + p) * at->value_stride, at->value_stride,
+                               (int)min(width, up(strip->columns, CQ_PANEL) / CQ_PANEL - p), up(keys, 4) / 4, nothing,
+                               acc + p * CQ_PANEL, CQ_TILE);
         if (a->codes) strip->codes = (uint8_t *)a->codes->codes + rows->to + d;
         else strip->out = a->y + rows->to + d;
         cq_active->store_i8(acc, CQ_TILE, n, strip, 0);

@@ -73,10 +73,11 @@ static void keep_member(void *context, cq_queue *queue) {
     for (int64_t t, end; cq_take(queue, &t, &end);)
         for (int64_t s = sequence_of(a, t); t < end; t++) {
             while (a->offsets[s + 1] <= t) s++;
-            const int64_t at = a->kept[s].length + t - a->offsets[s], angle = at * (a->dim / 2);
+            const int64_t place = a->kept[s].length + t - a->offsets[s], at = place - a->kept[s].first;
+            const int64_t angle = place * (a->turned / 2);
             float *x = a->qkv + t * job->width;
             for (int64_t h = 0; h < rotated; h++)
-                cq_active->rope(x + h * a->dim, a->dim, a->cosine + angle, a->sine + angle);
+                cq_active->rope(x + h * a->dim, a->turned, a->cosine + angle, a->sine + angle);
             if (!a->form) {
                 keep_f32(job, a->kept + s, at, x + a->heads * a->dim, x + (a->heads + a->kv_heads) * a->dim);
                 continue;
@@ -109,7 +110,8 @@ static share share_of(const cq_kept_args *a, int64_t task) {
 /* Some rows of a share: tokens of one head, or, where there is one token, heads of it, which read the same keys. */
 typedef struct {
     int rows;
-    int64_t token, head, visible, token_step, head_step;
+    int64_t token, head, token_step, head_step;
+    sight sight;
 } some_rows;
 
 /* Fills `rows` with the next ones from *at on; returns 0 behind the last. */
@@ -123,7 +125,9 @@ static int next_rows(const kept_job *job, const share *share, int64_t *at, some_
     rows->rows = (int)min(CQ_TILE_ROWS, left);
     rows->token = share->first + token, rows->head = first_head + head;
     rows->token_step = !one, rows->head_step = one;
-    rows->visible = a->kept[share->s].length + rows->token - a->offsets[share->s] + 1;
+    const cq_kept *kept = a->kept + share->s;
+    const int64_t length = kept->length - kept->first, more = a->offsets[share->s + 1] - a->offsets[share->s];
+    rows->sight = (sight){length + rows->token - a->offsets[share->s], rows->token_step, a->before, 0, length + more};
     *at += rows->rows;
     return 1;
 }
@@ -147,18 +151,17 @@ static void attend_f32(const kept_job *job, const share *share, float *scores) {
     some_rows rows;
     for (int64_t at = 0; next_rows(job, share, &at, &rows);) {
         const int n = rows.rows;
-        const int64_t seen = rows.visible + (n - 1) * rows.token_step;
+        const cq_span all = span_of_all(&rows.sight, n, 64);
+        const int64_t seen = all.end - all.first;
         const float *q = a->qkv + rows.token * job->width + rows.head * dim;
         float sums[CQ_TILE_ROWS];
-        multiply(q, rows.token_step * job->width + rows.head_step * dim, n, keys, 64, 64 * dim, up(seen, 16), dim,
-                 scores, length64);
-        for (int r = 0; r < n; r++) {
-            const int64_t visible = rows.visible + r * rows.token_step;
-            float *row = scores + r * length64;
-            sums[r] = cq_active->softmax_f32(row, visible, a->scale);
-            for (int64_t t = up(visible, 16); t < seen; t++) row[t] = 0.0f;
-        }
-        multiply(scores, length64, n, values, job->dim16, 64, job->dim16, seen, mixed, job->dim16);
+        multiply(q, rows.token_step * job->width + rows.head_step * dim, n, keys + all.first * dim, 64, 64 * dim,
+                 up(seen, 16), dim, scores, length64);
+        for (int r = 0; r < n; r++)
+            sums[r] =
+                weigh_f32(scores + r * length64, behind(span_of(&rows.sight, r), all.first), seen, a->scale, a->cap);
+        multiply(scores, length64, n, values + all.first * job->dim16, job->dim16, 64, job->dim16, seen, mixed,
+                 job->dim16);
         for (int r = 0; r < n; r++) {
             float *y =
                 a->y + (rows.token + r * rows.token_step) * a->heads * dim + (rows.head + r * rows.head_step) * dim;
@@ -199,8 +202,7 @@ static void attend_i8(const kept_job *job, const attention_i8 *all, const share 
     some_rows some;
     for (int64_t at = 0; next_rows(job, share, &at, &some);) {
         const query_rows rows = {.rows = some.rows,
-                                 .visible = some.visible,
-                                 .visible_step = some.token_step,
+                                 .sight = some.sight,
                                  .q = job->codes + some.token * job->width + some.head * dim,
                                  .q_step = some.token_step * job->width + some.head_step * dim,
                                  .scales = a->form->dynamic ? job->scales + some.token * parts + some.head : NULL,
@@ -222,7 +224,7 @@ static void attend_i8_member(void *context, cq_queue *queue) {
     }
     const query_scratch scratch = query_scratch_at(memory, job->dim4, length64);
     attention_i8 all = {
-        .dim = a->dim, .scale = a->scale, .y = a->y, .codes = a->codes, .q = a->q, .k = a->k, .v = a->v};
+        .dim = a->dim, .scale = a->scale, .cap = a->cap, .y = a->y, .codes = a->codes, .q = a->q, .k = a->k, .v = a->v};
     all.q.scales = job->scales;
     cq_strip strip = {0};
     for (int64_t task, end; cq_take(queue, &task, &end);)
@@ -240,11 +242,12 @@ static int64_t find_astray(const int32_t *offsets, int64_t rows, int64_t sequenc
     return sequences;
 }
 
-/* The first sequence that lacks room, angles or scales for its new tokens, or `sequences`. */
+/* The first sequence that lacks room, angles or scales for its new tokens, or what they see; or `sequences`. */
 static int64_t find_short(const cq_kept_args *a, int64_t sequences) {
     for (int64_t s = 0; s < sequences; s++) {
         const int64_t more = a->offsets[s + 1] - a->offsets[s], length = a->kept[s].length + more;
-        if (length > a->kept[s].capacity || (a->cosine && length > a->angles)) return s;
+        if (length - a->kept[s].first > a->kept[s].capacity || (a->cosine && length > a->angles)) return s;
+        if (a->kept[s].first > (a->kept[s].length > a->before ? a->kept[s].length - a->before : 0)) return s;
         if (more && a->form && a->form->dynamic && !a->kept[s].scales) return s;
     }
     return sequences;
@@ -267,9 +270,9 @@ cq_status cq_attention_kept(int threads, const cq_args *args, int64_t rows, int6
         return CQ_NO_ROOM;
     }
     for (int64_t s = 0; s < sequences; s++) {
-        const int64_t more = a->offsets[s + 1] - a->offsets[s], length = a->kept[s].length + more;
-        if (length > job.longest) job.longest = length;
-        work += 2.0 * (double)more * (double)length * (double)(a->heads * a->dim);
+        const int64_t more = a->offsets[s + 1] - a->offsets[s], kept = a->kept[s].length - a->kept[s].first + more;
+        if (kept > job.longest) job.longest = kept;
+        work += 2.0 * (double)more * (double)keys_for(a->before, 0, kept) * (double)(a->heads * a->dim);
         blocks += blocks_of(a, s) * a->kv_heads;
     }
     atomic_init(&job.bad, INT64_MAX);

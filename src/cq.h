@@ -213,16 +213,26 @@ cq_status cq_multiply_f64(int threads, const cq_product_f64 *p);
 
 /* --- the rest of a transformer ------------------------------------------------------------------------------------ */
 
-/* z = norm(x + residual) over each row, to y and codes; x + residual to `sum`. residual, sum, y and codes are optional.
- * */
+/* s = factor * inner(x) + residual, to `sum`; z = norm(s) over each row, to y and codes. inner, residual, sum, y and
+ * codes are optional; so is norm, whose weight is then NULL, and z = s. */
 typedef struct {
     const float *x, *residual;
     int64_t columns;
+    const cq_norm *inner;
+    float factor;
     cq_norm norm;
     float *sum, *y;
     const cq_codes *codes;
 } cq_norm_args;
 cq_call cq_norm_rows;
+
+/* x = most * tanh(factor * x / most) in place; most 0: factor * x. Inf becomes NaN. */
+typedef struct {
+    float *x;
+    int64_t columns;
+    float factor, most;
+} cq_cap_args;
+cq_call cq_cap;
 
 /* y = act(gate) * up, each (rows, columns); to y or codes. CQ_NOT_FINITE where y holds NaN or Inf. */
 typedef struct {
@@ -234,20 +244,20 @@ typedef struct {
 } cq_gate_args;
 cq_call cq_gate;
 
-/* Rotary positions (Su et al. 2021, halves convention): for each token and head of x (tokens, heads * dim) in place.
- * cosine, sine: (positions, dim / 2); position[t] selects the row. */
+/* Rotary positions (Su et al. 2021, halves convention): the first `turned` features of each token and head of x
+ * (tokens, heads * dim) in place. cosine, sine: (positions, turned / 2); position[t] selects the row. */
 typedef struct {
     float *x;
-    int64_t stride, heads, dim, positions;
+    int64_t stride, heads, dim, turned, positions;
     const float *cosine, *sine;
     const int32_t *position;
 } cq_rope_args;
 cq_call cq_rope;
 
-/* y[t] = word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional, type too: all 0. The
- * word table is float32 (vocabulary, columns), or in panels of 16 a packed weight (columns, vocabulary); or int8 in
- * panels of `panel` columns (panel 1: rows of ceil(columns/4)*4 codes; panel 16: a packed weight (columns, vocabulary))
- * with one scale and optional zero point per word. */
+/* y[t] = scale * word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional, type too: all
+ * 0. The word table is float32 (vocabulary, columns), or in panels of 16 a packed weight (columns, vocabulary); or int8
+ * in panels of `panel` columns (panel 1: rows of ceil(columns/4)*4 codes; panel 16: a packed weight (columns,
+ * vocabulary)) with one scale and optional zero point per word. */
 typedef struct {
     const float *word_f32;
     const int8_t *word_i8;
@@ -258,25 +268,33 @@ typedef struct {
     const int32_t *id, *position, *type;
     int64_t columns;
     int64_t words, positions, types; /* rows of the tables */
+    float scale;
     float *y;
 } cq_embed_args;
 cq_call cq_embed;
 
 /* Softmax attention over ragged sequences laid one after another: sequence s holds tokens offsets[s] .. offsets[s+1]-1.
  * q (tokens, heads * dim), k and v (tokens, kv_heads * dim), y (tokens, heads * dim); query head h reads kv head
-* h * kv_heads / heads. causal: a token sees itself and what comes before it in its sequence. The score matrix never
-* exists: blocks of queries run over all keys of a (sequence, head).
+* h * kv_heads / heads. A token sees itself, `before` tokens before it and `after` tokens after it in its sequence. The
+* score matrix never exists: blocks of queries run over the keys of a (sequence, head) that they see. cap: scores become
+* cap * tanh(score / cap) (Gemma 2); 0: they stay.
  *   float32: qkv (tokens, (heads + 2 kv_heads) * dim) has q, k and v side by side.
 *   int8 products: qkv NULL; scores from int32 sums; exp(score - max) in codes of 1/255, which take the values' scales
 *   along.
 * Either q, k and v have one scale each (static), and the codes' exact int32 sum normalizes; or all are int8 symmetric
 * with a scale per token and head, scales[token * scale_stride + head], and the exponentials' float32 sum does. y
-* float32, or static codes. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
+* float32, or static codes.
+*   bias (optional): a score is scale * q . k + bias[h * bias_head + i * bias_row + j] of head h and the i-th query and
+* j-th key of their sequence; it is there for all i, j < bias_reach. CQ_NO_ROOM and *bad = the sequence where one is
+* longer. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
 typedef struct {
     const int32_t *offsets;
     int64_t heads, kv_heads, dim;
-    int causal;
-    float scale; /* of q . k, usually 1 / sqrt(dim) */
+    int64_t before, after; /* at least 0; INT64_MAX: all */
+    float scale;           /* of q . k, usually 1 / sqrt(dim) */
+    float cap;             /* 0 where there is a bias */
+    const float *bias;
+    int64_t bias_head, bias_row, bias_reach;
     const float *qkv;
     cq_coded q, k, v;
     int64_t scale_stride;
@@ -288,35 +306,34 @@ cq_call cq_attention;
 /* --- generation --------------------------------------------------------------------------------------------------- */
 
 /* A sequence's kept keys and values in one layer, laid out as the tiles read them, so that attention copies nothing.
- * capacity: room in tokens, a multiple of 64; what lies behind `length` tokens is finite. Of every kv head, one after
- * another:
+ * capacity: room in tokens, a multiple of 64; the sequence has `length` tokens, of which those before `first`, a
+ * multiple of 64, are no longer kept; what lies behind the others is finite. Of every kv head, one after another:
  *   float32: keys (capacity / 64, dim, 64), values (capacity, dim16);
  *   int8:    keys in panels (capacity / 16, dim4 / 4, 16, 4), values in panels (dim16 / 16, capacity / 4, 16, 4),
 *            start (capacity): what scores start from, and, where tokens have their own scales, scales (3, capacity). */
 typedef struct {
-    int64_t length, capacity;
+    int64_t length, first, capacity;
     void *keys, *values;
     int32_t *start;
     float *scales;
 } cq_kept;
 
 /* One layer's attention of new tokens, laid one after another, to themselves and to what their sequences have kept.
-*   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with
-*   `cosine` and
-* `sine` (positions, dim / 2) queries and keys are rotated by their place in the sequence. Keys and values are then
-* written behind kept[s].length tokens, where there is room for them; the lengths stay as they are.
-*   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8
-*   symmetric
-* (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k and v,
-* whose codes are not read. The form's arrays for results are not used.
-* The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that
-* cq_attention gives for the whole sequences, causal. CQ_NO_ROOM and *bad = the sequence, before anything is written,
-* where one has no room, no angles or no scales for its new tokens. */
+ *   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with
+ * `cosine` and `sine` (positions, turned / 2) queries and keys are rotated by their place in the sequence. Keys and
+ * values are then written behind kept[s].length tokens, where there is room for them; the lengths stay as they are.
+ *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8
+ * symmetric (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k
+ * and v, whose codes are not read. The form's arrays for results are not used.
+ *   A token sees itself and `before` tokens before it, which must be kept; cap as in cq_attention.
+ *   The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that
+ * cq_attention gives for the whole sequences with after = 0. CQ_NO_ROOM and *bad = the sequence, before anything is
+ * written, where one has no room, no angles or no scales for its new tokens, or lacks what they see. */
 typedef struct {
     float *qkv;
     const int32_t *offsets; /* (sequences + 1): the new tokens of each */
-    int64_t heads, kv_heads, dim;
-    float scale;
+    int64_t heads, kv_heads, dim, before, turned;
+    float scale, cap;
     const float *cosine, *sine;
     int64_t angles;      /* rows of cosine and sine */
     const cq_kept *kept; /* (sequences) */
@@ -335,6 +352,7 @@ union cq_args {
     cq_linear_args linear;
     cq_norm_args norm;
     cq_gate_args gate;
+    cq_cap_args cap;
     cq_rope_args rope;
     cq_embed_args embed;
     cq_attention_args attention;

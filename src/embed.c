@@ -56,6 +56,7 @@ static void embed_tokens(void *context, cq_queue *queue) {
             if (a->position_table && !is_row(job, queue, position, a->positions, t)) continue;
             if (a->type_table && !is_row(job, queue, type, a->types, t)) continue;
             word_row(a, id, n, y);
+            if (a->scale != 1.0f) cq_active->scale(a->scale, n, y);
             if (a->position_table) cq_active->add(a->position_table + position * n, n, y);
             if (a->type_table) cq_active->add(a->type_table + type * n, n, y);
         }
@@ -71,10 +72,10 @@ static void rope_tokens(void *context, cq_queue *queue) {
     const cq_rope_args *a = &job->args->rope;
     for (int64_t t, end; cq_take(queue, &t, &end);)
         for (; t < end; t++) {
-            const int64_t position = a->position[t], at = position * (a->dim / 2);
+            const int64_t position = a->position[t], at = position * (a->turned / 2);
             if (!is_row(job, queue, position, a->positions, t)) continue;
             for (int64_t h = 0; h < a->heads; h++)
-                cq_active->rope(a->x + t * a->stride + h * a->dim, a->dim, a->cosine + at, a->sine + at);
+                cq_active->rope(a->x + t * a->stride + h * a->dim, a->turned, a->cosine + at, a->sine + at);
         }
 }
 

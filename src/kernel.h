@@ -65,6 +65,13 @@ typedef struct {
     int64_t room, *added, *subtracted; /* (rows): where each row's groups to add end, and those to subtract begin */
 } cq_clipped;
 
+/* What a query sees of a row of scores: first .. end - 1, at least one. */
+typedef struct {
+    int64_t first, end;
+} cq_span;
+#define LOG2_E 1.44269504f
+#define CQ_CAPPED 536870912.0f /* what a score that meets its cap becomes: two of them differ by 2^30 at most */
+
 /* Of every key, with room up to a whole vector: its scale, 255 times its value's, and at least log2 of its value's. */
 typedef struct {
     float *keys, *values_255, *logs;
@@ -129,16 +136,27 @@ typedef struct {
     void (*rope)(float *x, int64_t dim, const float *cosine, const float *sine);
     void (*add)(const float *x, int64_t n, float *y); /* y += x */
     void (*scale)(float factor, int64_t n, float *y); /* y *= factor */
-    /* x (n) -> exp(factor * (x - max)), zero up to the next multiple of 16; returns the sum. */
-    float (*softmax_f32)(float *x, int64_t n, float factor);
-    /* Of `rows` rows of scores (stride) the first visible[r], with room up to a whole vector -> codes rint(255 *
-     * 2^(factor * (score - max))), zero up to `padded`, and their sums. */
-    void (*softmax_i8)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded, float factor,
+    void (*scale_add)(float factor, const float *x, int64_t n,
+                      float *y); /* y = factor * y + x, by fused multiply-add */
+    /* x's span -> exp(factor * (x - max)), zero before it and up to the next multiple of 16; returns the sum. */
+    float (*softmax_f32)(float *x, cq_span seen, float factor);
+    /* Of `rows` rows of scores (stride) the span of each, with room up to a whole vector -> codes rint(255 *
+     * 2^(factor * (score - max))), zero before it and up to `padded`, and their sums. */
+    void (*softmax_i8)(int32_t *scores, int64_t stride, int rows, const cq_span *seen, int64_t padded, float factor,
                        uint8_t *codes, int32_t *sums);
-    /* The same where every key has a scale, and every value one that its code takes along; sums are the float32 ones of
-     * 2^(...). The room of scores is worked in. */
-    void (*softmax_scaled)(int32_t *scores, int64_t stride, int rows, const int64_t *visible, int64_t padded,
-                           const float *factors, const cq_key_scales *scales, uint8_t *codes, float *sums);
+    /* The same of logits factor * score + log2(e) * bias[r * bias_row + i]. The room of scores is worked in. */
+    void (*softmax_biased)(int32_t *scores, int64_t stride, int rows, const cq_span *seen, int64_t padded, float factor,
+                           const float *bias, int64_t bias_row, uint8_t *codes, int32_t *sums);
+    /* The same where every key has a scale (or none: all 1), and every value one that its code takes along; sums are
+     * the float32 ones of 2^(...). bias: optional. The room of scores is worked in. */
+    void (*softmax_scaled)(int32_t *scores, int64_t stride, int rows, const cq_span *seen, int64_t padded,
+                           const float *factors, const cq_key_scales *scales, const float *bias, int64_t bias_row,
+                           uint8_t *codes, float *sums);
+    /* x (n) -> most * tanh(factor * x / most), or factor * x where most is 0. */
+    void (*cap)(float *x, int64_t n, float factor, float most);
+    /* scores (n), with room up to a whole vector -> rint(CQ_CAPPED * tanh((score + start) * factor * keys[i])); keys
+     * NULL: all 1. */
+    void (*cap_i8)(int32_t *scores, int64_t n, int32_t start, float factor, const float *keys);
     /* Training: see the functions of cq.h that are named alike. `round` returns whether anything was clipped,
      * `exponents` the row's sum. */
     void (*slope)(const float *x, cq_activation activation, int64_t n, float *y, float *slope);

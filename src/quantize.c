@@ -58,22 +58,47 @@ cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi) {
     return finite ? CQ_OK : CQ_NOT_FINITE;
 }
 
+/* What is added to the residual, in `scratch` unless it is x itself. Returns 0 where it holds NaN or Inf. */
+static int prepared(const cq_norm_args *a, const float **x, float *scratch) {
+    int finite = 1;
+    if (a->inner) finite = cq_active->norm(a->inner, *x, NULL, a->columns, scratch, scratch);
+    else if (a->factor != 1.0f) memcpy(scratch, *x, (size_t)a->columns * 4);
+    else return 1;
+    if (a->factor != 1.0f) cq_active->scale(a->factor, a->columns, scratch);
+    *x = scratch;
+    return finite;
+}
+
+/* y = norm(x + residual), the sum to `sum`, which may be y; without a norm y is the sum. */
+static int norm_row(const cq_norm_args *a, const float *x, const float *residual, float *sum, float *y) {
+    const int64_t n = a->columns;
+    float lo, hi;
+    if (a->norm.weight) {
+        const int finite = cq_active->norm(&a->norm, x, residual, n, sum, y);
+        if (sum != y && !residual) memcpy(sum, x, (size_t)n * 4);
+        return finite;
+    }
+    memcpy(y, residual ? residual : x, (size_t)n * 4);
+    if (residual) cq_active->add(x, n, y);
+    if (sum != y) memcpy(sum, y, (size_t)n * 4);
+    return cq_active->min_max(y, n, &lo, &hi);
+}
+
 static void norm_rows(void *context, cq_queue *queue) {
     rows_job *job = context;
     const cq_norm_args *a = &job->a->norm;
     const int64_t n = a->columns;
-    float *scratch = NULL;
-    if (!a->y && !(scratch = cq_scratch(n * 4))) {
+    float *scratch = cq_scratch(2 * n * 4);
+    if (!scratch) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
     }
     for (int64_t row, end; cq_take(queue, &row, &end);)
         for (; row < end; row++) {
-            const float *x = a->x + row * n, *residual = a->residual ? a->residual + row * n : NULL;
+            const float *x = a->x + row * n;
             float *y = a->y ? a->y + row * n : scratch;
-            float *sum = a->sum ? a->sum + row * n : y;
-            int finite = cq_active->norm(&a->norm, x, residual, n, sum, y);
-            if (a->sum && !residual) memcpy(sum, x, (size_t)n * 4);
+            int finite = prepared(a, &x, scratch + n);
+            finite &= norm_row(a, x, a->residual ? a->residual + row * n : NULL, a->sum ? a->sum + row * n : y, y);
             if (a->codes) finite &= cq_active->quantize(y, n, a->codes, row);
             if (!finite) note_bad(job, queue, row);
         }
@@ -109,4 +134,16 @@ cq_status cq_gate(int threads, const cq_args *args, int64_t rows, int64_t sequen
     rows_job job = {.a = args, .columns = args->gate.columns};
     (void)sequences;
     return run_rows(threads, rows, 12, gate_rows, &job, bad);
+}
+
+static void cap_rows(void *context, cq_queue *queue) {
+    const cq_cap_args *a = &((const rows_job *)context)->a->cap;
+    for (int64_t row, end; cq_take(queue, &row, &end);)
+        for (; row < end; row++) cq_active->cap(a->x + row * a->columns, a->columns, a->factor, a->most);
+}
+
+cq_status cq_cap(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    rows_job job = {.a = args, .columns = args->cap.columns};
+    (void)sequences;
+    return run_rows(threads, rows, 12, cap_rows, &job, bad);
 }

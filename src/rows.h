@@ -380,3 +380,8 @@ static void ISA(add)(const float *x, int64_t n, float *y) {
 static void ISA(scale)(float factor, int64_t n, float *y) {
     EACH_16(i, n, width, { store_some(y + i, f32_mul(load_some(y + i, width), f32_set(factor)), width); });
 }
+
+static void ISA(scale_add)(float factor, const float *x, int64_t n, float *y) {
+    EACH_16(i, n, width,
+            { store_some(y + i, f32_fma(load_some(y + i, width), f32_set(factor), load_some(x + i, width)), width); });
+}

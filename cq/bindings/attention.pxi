@@ -1,23 +1,43 @@
 # Attention, of whole sequences and of new tokens to what their sequences have kept.
 
-def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float scale, form=None):
+def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float scale, form=None, bias=None,
+              window=None, float cap=0.0):
     """Attention over ragged sequences. qkv (tokens, (heads + 2 kv_heads) dim): queries, keys and values side by side,
     float32; or Coded, static with parameters per column that are equal within each of the three, or int8 symmetric
-    with a scale per head (groups of dim columns). offsets int32 (sequences + 1,) from 0 to tokens. → (tokens, heads *
-    dim) in `form`: None or, of codes, Fixed."""
+    with a scale per head (groups of dim columns). offsets int32 (sequences + 1,) from 0 to tokens. window: how far a
+    token sees, or None: causal ones that many with itself, others that many to either side. cap: scores become cap *
+    tanh(score / cap), or 0. bias float32 (heads, 2 n - 1), without a cap: [h, n - 1 + j - i] is added to the scaled
+    score of query i and key j in sequences of at most n tokens. → (tokens, heads * dim) in `form`: None or, of codes,
+    Fixed."""
     cdef int64_t tokens = qkv.shape[0], width = qkv.shape[1], parts = heads + 2 * kv_heads, dim = width // parts
-    cdef Step step = new_step(cq_attention, "attention", tokens, [qkv, offsets])
+    cdef Step step = new_step(cq_attention, "attention", tokens, [qkv, offsets, bias])
     cdef cq_attention_args *a = &step.args.attention
     if dim * parts != width:
         raise CqError(f"qkv: {width} columns are not {parts} heads")
     step.sequences, a.offsets = offsets.shape[0] - 1, int32s(offsets, "offsets", ANY)
-    a.heads, a.kv_heads, a.dim, a.causal, a.scale = heads, kv_heads, dim, causal, scale
+    a.heads, a.kv_heads, a.dim, a.scale, a.cap = heads, kv_heads, dim, scale, cap
+    a.before = reach_of(window, causal)
+    a.after = 0 if causal else a.before
+    if bias is not None and cap != 0:
+        raise CqError("bias: scores with a cap take none")
+    if bias is not None:
+        a.bias_reach, a.bias_head, a.bias_row = (bias.shape[1] + 1) // 2, bias.shape[1], -1
+        a.bias = floats(bias, "bias", heads, 2 * a.bias_reach - 1) + a.bias_reach - 1
     if isinstance(qkv, Coded):
         read_heads(a, qkv)
     else:
         a.qkv = floats(qkv, "qkv", tokens, width)
     check_context(form, isinstance(qkv, Coded))
     return step.first(new_result(step, form, tokens, heads * dim, &a.y, &a.codes))
+
+
+cdef int64_t reach_of(window, bint causal) except -1:
+    """How many tokens a token sees to one side, besides itself."""
+    if window is None:
+        return INT64_MAX
+    if window < causal:
+        raise CqError(f"window: need at least {int(causal)}, got {window}")
+    return window - causal
 
 
 cdef int check_context(form, bint in_codes) except -1:
@@ -75,13 +95,14 @@ cdef class Kept:
     def __dealloc__(self):
         free(self.kept)
 
-    def put(self, int64_t sequence, int64_t length, int64_t capacity, keys, values, start=None, scales=None):
-        """The arrays of a sequence of `length` tokens, flat: kv_heads * capacity times dim (keys; in int8 a multiple
-        of 4), dim as a multiple of 16 (values), and in int8 1 (start) and, where tokens have their own, 3
-        (scales)."""
-        if not 0 <= sequence < self.sequences or capacity < 64 or capacity % 64:
-            raise CqError(f"capacity: need a multiple of 64 for one of {self.sequences} sequences, "
-                          f"got {capacity} for {sequence}")
+    def put(self, int64_t sequence, int64_t length, int64_t capacity, keys, values, start=None, scales=None,
+            int64_t first=0):
+        """The arrays of a sequence of `length` tokens, of those from `first` on, a multiple of 64, flat: kv_heads *
+        capacity times dim (keys; in int8 a multiple of 4), dim as a multiple of 16 (values), and in int8 1 (start)
+        and, where tokens have their own, 3 (scales)."""
+        if not 0 <= sequence < self.sequences or capacity < 64 or capacity % 64 or first < 0 or first % 64:
+            raise CqError(f"capacity, first: need multiples of 64 for one of {self.sequences} sequences, "
+                          f"got {capacity} and {first} for {sequence}")
         cdef int64_t each = self.kv_heads * capacity, dim4 = (self.dim + 3) // 4 * 4, dim16 = (self.dim + 15) // 16 * 16
         cdef cq_kept *to = self.kept + sequence
         if self.dtype == "float32":
@@ -92,34 +113,37 @@ cdef class Kept:
             to.values = int8s(values, "values", each * dim16, FLAT, WRITE)
             to.start = int32s(start, "start", each, FLAT, WRITE)
             to.scales = NULL if scales is None else floats(scales, "scales", 3 * each, FLAT, WRITE)
-        to.capacity, self.arrays[sequence] = capacity, (keys, values, start, scales)
+        to.capacity, to.first, self.arrays[sequence] = capacity, first, (keys, values, start, scales)
         self.move(sequence, length)
 
     def move(self, int64_t sequence, int64_t length):
         """The sequence has `length` tokens from now on."""
-        if not 0 <= sequence < self.sequences or not 0 <= length <= self.kept[sequence].capacity:
+        if not 0 <= sequence < self.sequences or \
+                not 0 <= length - self.kept[sequence].first <= self.kept[sequence].capacity:
             raise CqError(f"length: no room for {length} tokens in sequence {sequence}")
         self.kept[sequence].length = length
 
 
 def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=None, sine=None, coding=None,
-                   form=None):
+                   form=None, window=None, float cap=0.0):
     """Causal attention of new tokens to themselves and to what their sequences have kept; see cq_kept_args. qkv
-    float32 (tokens, (heads + 2 kv_heads) dim), rotated in place by cosine and sine (positions, dim / 2) where given.
+    float32 (tokens, (heads + 2 kv_heads) dim), rotated in place by cosine and sine as in rope where given.
     coding: None where float32 is kept; else PerHead, or Smoothed of the three. offsets int32 (sequences + 1,) from 0
-    to tokens, one sequence for each that is kept. → (tokens, heads * dim) in `form`: None or, of codes, Fixed."""
+    to tokens, one sequence for each that is kept. window, cap: as in attention, causal. → (tokens, heads * dim) in
+    `form`: None or, of codes, Fixed."""
     cdef int64_t tokens = qkv.shape[0], width = (heads + 2 * kept.kv_heads) * kept.dim
     cdef Step step = new_step(cq_attention_kept, "attention", tokens, [qkv, offsets, kept, cosine, sine, coding])
     cdef cq_kept_args *a = &step.args.kept
     a.qkv, a.offsets = floats(qkv, "qkv", tokens, width, WRITE), int32s(offsets, "offsets", kept.sequences + 1)
     step.sequences, a.kept = kept.sequences, kept.kept
-    a.heads, a.kv_heads, a.dim, a.scale = heads, kept.kv_heads, kept.dim, scale
+    a.heads, a.kv_heads, a.dim, a.scale, a.cap = heads, kept.kv_heads, kept.dim, scale, cap
+    a.before = reach_of(window, True)
     if heads % kept.kv_heads or not 0 <= a.offsets[0] <= a.offsets[kept.sequences] == tokens:
         raise CqError(f"offsets, heads: {offsets} of {tokens} tokens, {heads} heads over {kept.kv_heads}")
     if cosine is not None:
-        a.angles = cosine.shape[0]
-        a.cosine = floats(cosine, "cosine", ANY, kept.dim // 2)
-        a.sine = floats(sine, "sine", a.angles, kept.dim // 2)
+        a.angles, a.turned = cosine.shape[0], turned_of(cosine, kept.dim)
+        a.cosine = floats(cosine, "cosine", ANY, a.turned // 2)
+        a.sine = floats(sine, "sine", a.angles, a.turned // 2)
     if (coding is None) != (kept.dtype == "float32"):
         raise CqError(f"coding: {coding}, where {kept.dtype} is kept")
     if coding is not None:

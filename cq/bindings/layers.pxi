@@ -1,7 +1,7 @@
 # What a transformer has beside products and attention.
 
-def embed(id, word, position=None, position_table=None, type=None, type_table=None):
-    """float32 (tokens, columns) = word[id] + position_table[position] + type_table[type or 0]. word: float32
+def embed(id, word, position=None, position_table=None, type=None, type_table=None, float scale=1.0):
+    """float32 (tokens, columns) = scale * word[id] + position_table[position] + type_table[type or 0]. word: float32
     (vocabulary, columns), or a Packed (columns, vocabulary). CqError where an index is out of range."""
     cdef int64_t tokens = id.shape[0], columns = (<Packed>word).k if isinstance(word, Packed) else word.shape[1]
     cdef Step step = new_step(cq_embed, "embed", tokens, [id, word, position, position_table, type, type_table])
@@ -23,25 +23,39 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
         a.types = type_table.shape[0]
     a.type_table = floats(type_table, "type_table", a.types, columns, MAYBE)
     a.type = int32s(type, "type", tokens, FLAT, MAYBE)
-    a.columns = columns
+    a.columns, a.scale = columns, scale
     return step.first(new_floats(&a.y, tokens, columns))
 
 
-def norm(x, norm, residual=None, form=None, bint keep_float=True, bint keep_sum=False):
-    """Layer or RMS norm of x + residual: (y float32 or None, y in codes or None, x + residual or None). norm: has
-    weight, bias, eps and rms, as model.Norm."""
+def norm(x, norm=None, residual=None, form=None, bint keep_float=True, bint keep_sum=False, inner=None,
+         float factor=1.0):
+    """(y float32 or None, y in codes or None, s or None): s = factor * inner(x) + residual, y = norm(s). norm, inner:
+    layer or RMS norms, with weight, bias, eps and rms, as model.Norm; or None: nothing is normed there."""
     cdef int64_t rows = x.shape[0], columns = x.shape[1]
     cdef Step step = new_step(cq_norm_rows, "norm", rows, [x, residual, form])
     cdef cq_norm_args *a = &step.args.norm
     a.x, a.residual = floats(x, "x", rows, columns), floats(residual, "residual", rows, columns, MAYBE)
-    a.columns = columns
-    read_norm(step, &a.norm, norm, columns)
+    a.columns, a.factor = columns, factor
+    if norm is not None:
+        read_norm(step, &a.norm, norm, columns)
+    if inner is not None:
+        read_norm(step, &step.norm, inner, columns)
+        a.inner = &step.norm
     y = new_floats(&a.y, rows, columns) if keep_float else None
     total = new_floats(&a.sum, rows, columns) if keep_sum else None
     codes = None
     if form is not None:
         codes, a.codes = new_codes(&step.codes, form, rows, columns), &step.codes
     return step.first((y, codes, total))
+
+
+def cap(x, float factor=1.0, float most=0.0):
+    """x float32 (rows, columns) to most * tanh(factor * x / most) in place, or to factor * x where most is 0. → x"""
+    cdef int64_t rows = x.shape[0], columns = x.shape[1]
+    cdef Step step = new_step(cq_cap, "cap", rows, [x])
+    cdef cq_cap_args *a = &step.args.cap
+    a.x, a.columns, a.factor, a.most = floats(x, "x", rows, columns, WRITE), columns, factor, most
+    return step.first(x)
 
 
 def gate(g, u, activation, form=None):
@@ -55,15 +69,24 @@ def gate(g, u, activation, form=None):
 
 
 def rope(x, int64_t heads, int64_t dim, cosine, sine, position):
-    """Rotates the first heads * dim columns of x float32 (tokens, columns) in place; cosine and sine (positions, dim
-    / 2); position int32 (tokens,)."""
+    """Rotates the first heads * dim columns of x float32 (tokens, columns) in place; cosine and sine (positions, n):
+    the first 2 n features of each head turn; position int32 (tokens,)."""
     cdef int64_t tokens = x.shape[0], width = x.shape[1]
     cdef Step step = new_step(cq_rope, "rope", tokens, [x, cosine, sine, position])
     cdef cq_rope_args *a = &step.args.rope
     if heads * dim > width:
         raise CqError(f"x: {heads} heads of {dim} columns need {heads * dim}, got {width}")
     a.x, a.stride, a.heads, a.dim = floats(x, "x", tokens, width, WRITE), width, heads, dim
-    a.positions = cosine.shape[0]
-    a.cosine, a.sine = floats(cosine, "cosine", a.positions, dim // 2), floats(sine, "sine", a.positions, dim // 2)
+    a.positions, a.turned = cosine.shape[0], turned_of(cosine, dim)
+    a.cosine = floats(cosine, "cosine", a.positions, a.turned // 2)
+    a.sine = floats(sine, "sine", a.positions, a.turned // 2)
     a.position = int32s(position, "position", tokens)
     step.first(None)
+
+
+cdef int64_t turned_of(cosine, int64_t dim) except -1:
+    """How many features of a head of `dim` turn by cosines (positions, half of them)."""
+    cdef int64_t turned = 2 * cosine.shape[1]
+    if turned > dim:
+        raise CqError(f"cosine: {turned} features turn, heads have {dim}")
+    return turned

@@ -51,13 +51,9 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike) -> None:
 
 def _float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
     """What stays float32 outside the linear layers, by canonical name."""
-    embedding = model.embedding
-    named: dict[str, np.ndarray | Deferred | None] = {
-        "embed.position": embedding.position,
-        "embed.type": embedding.type,
-    }
-    if not isinstance(embedding.source, _core.Weight):
-        named["embed.word"] = embedding.source
+    named: dict[str, np.ndarray | Deferred | None] = dict(model.tables())
+    if not isinstance(model.embedding.source, _core.Weight):
+        named["embed.word"] = model.embedding.source
     for name, norm in (*model.norms(), *model.tail.parts()):
         named |= {name + ".weight": norm.weight, name + ".bias": norm.bias}
     return {name: array for name, array in named.items() if array is not None}

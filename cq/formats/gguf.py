@@ -63,7 +63,7 @@ def read_gguf(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray | D
     arrays = {name: Deferred(tensor.shape, np.float32, partial(decoded, name)) for name, tensor in tensors.items()}
     config = read_entries(values, arrays, where)
     architecture = values["general.architecture"]
-    weights = canonical(arrays, architecture, where, GGUF)
+    weights = canonical(arrays, architecture, where, GGUF, config=config)
     _check_shapes(weights, config, where)
     if GGUF[architecture].paired:
         weights = {name: _halves(array, name, config) for name, array in weights.items()}

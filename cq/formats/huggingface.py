@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred, read
-from .families import read_config
+from .config_json import read_config
 from .files import write_whole
 from .generation import read_generation
 from .heads import architectures_of, as_weighted, without_words
@@ -72,7 +72,8 @@ def write_folder(
     folder, source = Path(path), Path(like)
     folder.mkdir(exist_ok=True)
     whole = {name: read(array) for name, array in weights.items()}
-    named = {name: array.astype(dtype) for name, array in foreign(whole, family).items()}
+    heads = read_settings(source).config.num_heads if FAMILIES[family].by_head else 1
+    named = {name: array.astype(dtype) for name, array in foreign(whole, family, heads).items()}
     for name in ("config.json", "tokenizer.json"):
         if (source / name).exists() and source.resolve() != folder.resolve():
             write_whole(folder / name, (source / name).read_bytes())

@@ -1,28 +1,10 @@
 """Names of weights by family, as Hugging Face and llama.cpp write them beside this library's own. Holds tables only."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class Family:
-    """How Hugging Face or llama.cpp names a family. A table's keys are modules, whose leaves are weight and bias, or
-    tensors."""
-
-    prefix: str  # stands before every name in checkpoints that carry a head
-    layer: str  # what stands before a layer's number
-    outside: dict[str, str]  # name outside the layers → canonical
-    inside: dict[str, str]  # name within a layer → canonical, within a layer
-    ignored: tuple[str, ...]  # beginnings of names, after prefix or layer, that no hidden state depends on
-    # canonical modules that always have a bias; None: the checkpoint's configuration says
-    biases: tuple[str, ...] | None
-    classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
-    words: dict[str, str] | None = None  # the same of a masked language model's
-    labels: str = "classifier"  # module of the head that gives every token's labels
-    fused: str | None = None  # canonical module that holds queries, keys and values
-    turned: bool = False  # matrices in layers are (in, out)
-    # rows of queries and keys: what turns together side by side, not half a head apart
-    paired: bool = False
-
+from .family import Family
+from .name_tables_decoders import DECODERS, QKV
+from .name_tables_encoders import ENCODERS
 
 _BERT = Family(
     prefix="bert.",
@@ -95,58 +77,11 @@ _DISTILBERT = Family(
     classifier={"pre_classifier": "classifier.dense", "classifier": "classifier.scores"},
     words={"vocab_transform": "transform.dense", "vocab_layer_norm": "transform.norm", "vocab_projector": "head"},
 )
-_LLAMA = Family(
-    prefix="model.",
-    layer="layers.",
-    outside={"embed_tokens.weight": "embed.word", "norm": "final_norm", "lm_head": "head"},
-    inside={
-        "self_attn.q_proj": "attention.query",
-        "self_attn.k_proj": "attention.key",
-        "self_attn.v_proj": "attention.value",
-        "self_attn.o_proj": "attention.output",
-        "self_attn.q_norm": "attention.query_norm",
-        "self_attn.k_norm": "attention.key_norm",
-        "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "mlp.gate_proj": "ffn.gate",
-        "mlp.up_proj": "ffn.up",
-        "mlp.down_proj": "ffn.down",
-    },
-    ignored=("rotary_emb.inv_freq", "self_attn.rotary_emb.inv_freq", "score."),
-    biases=None,
-    classifier={"score": "classifier.scores"},
-    labels="score",
+FAMILIES = (
+    {"bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "camembert": _ROBERTA, "distilbert": _DISTILBERT}
+    | ENCODERS
+    | DECODERS
 )
-_GPT2 = Family(
-    prefix="transformer.",
-    layer="h.",
-    outside={"wte.weight": "embed.word", "wpe.weight": "embed.position", "ln_f": "final_norm", "lm_head": "head"},
-    inside={
-        "ln_1": "attention_norm",
-        "attn.c_attn": "attention.qkv",
-        "attn.c_proj": "attention.output",
-        "ln_2": "ffn_norm",
-        "mlp.c_fc": "ffn.up",
-        "mlp.c_proj": "ffn.down",
-    },
-    ignored=("attn.bias", "attn.masked_bias", "score.", "classifier."),
-    classifier={"score": "classifier.scores"},
-    biases=("final_norm", "attention", "attention_norm", "ffn", "ffn_norm"),
-    fused="attention.qkv",
-    turned=True,
-)
-FAMILIES = {
-    "bert": _BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "distilbert": _DISTILBERT,
-    "llama": _LLAMA,
-    "mistral": replace(_LLAMA, biases=()),
-    "qwen2": replace(_LLAMA, biases=("attention.query", "attention.key", "attention.value")),
-    "qwen3": _LLAMA,
-    "gpt2": _GPT2,
-}
 _GGUF_LLAMA = Family(
     prefix="",
     layer="blk.",
@@ -178,7 +113,7 @@ _GGUF_GPT2 = replace(
         "ffn_up": "ffn.up",
         "ffn_down": "ffn.down",
     },
-    fused="attention.qkv",
+    fused=QKV,
 )
 _GGUF_BERT = replace(
     _GGUF_QWEN2,

@@ -2,7 +2,8 @@
 weights are there and sound. Must not know files or config.json."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from ..affine import first_not_finite
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred, read
-from .name_tables import FAMILIES, Family
+from .family import Family
+from .name_tables import FAMILIES
 from .untrusted import brief
 
 # Hugging Face's heads, which stand beside what has the prefix
-_BARE = ("lm_head.", "classifier.", "pre_classifier.", "score.", "qa_outputs.", "cls.", "vocab_")
+_BARE = ("lm_head.", "embed_out.", "classifier.", "pre_classifier.", "score.", "qa_outputs.", "cls.", "vocab_")
 # gamma, beta: norms of TensorFlow's time
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
@@ -27,10 +29,16 @@ def is_canonical(names: Iterable[str]) -> bool:
 
 
 def canonical(
-    tensors: dict, family: str, where: str, tables: dict[str, Family] = FAMILIES, head: Config | None = None
+    tensors: dict,
+    family: str,
+    where: str,
+    tables: dict[str, Family] = FAMILIES,
+    head: Config | None = None,
+    config: Config | None = None,
 ) -> dict:
     """Names of `tables`, with or without the family's prefix → canonical names; task heads and buffers are left out,
-    but for the head that the configuration `head` asks for.
+    but for the head that the configuration `head` asks for. config: says how wide the parts of fused weights are; None:
+    `head`, or all are alike.
     Raises UnsupportedError for a family without a table and for tensors that have no place in it, FormatError where two
     tensors claim the same place; messages start with `where`."""
     table = _family(family, where, tables)
@@ -52,15 +60,16 @@ def canonical(
             raise FormatError(f"{where}: {brief(source[new])} and {brief(name)} are both the weight {new}")
         result[new], source[new] = array, name
     _refuse(unknown, f"has no place in a {family} model", where)
-    return result if table.fused is None else _split(result, table, where)
+    return _split(result, table, config or head, where) if table.fused is not None or table.raised else result
 
 
-def foreign(weights: dict[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
-    """The inverse of `canonical`, with the family's prefix. Raises UnsupportedError for a family without a table."""
+def foreign(weights: dict[str, np.ndarray], family: str, heads: int = 1) -> dict[str, np.ndarray]:
+    """The inverse of `canonical`, with the family's prefix. heads: of families whose fused weights lie head by head.
+    Raises UnsupportedError for a family without a table."""
     table, result = _family(family, "weights"), {}
     outside = table.outside | (table.classifier or {}) | (table.words or {})
-    if table.fused is not None:
-        weights = _fuse(weights, table)
+    if table.fused is not None or table.raised:
+        weights = _fuse(weights, table, heads)
     for name, array in weights.items():
         layer = _LAYER.fullmatch(name)
         inside = {ours: theirs for theirs, ours in (table.inside if layer else outside).items()}
@@ -86,29 +95,54 @@ def _head_names(table: Family, config: Config | None, tensors: Iterable[str]) ->
     return {theirs: ours for theirs, ours in words.items() if not (own and ours == "head.bias")}
 
 
-_THREE = ("attention.query", "attention.key", "attention.value")
+def _widths(config: Config | None) -> dict[str, int]:
+    """Canonical module → outputs, of those that other families fuse."""
+    if config is None:
+        return {}
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = {"attention.query": q, "attention.key": kv, "attention.value": kv}
+    return attention | dict.fromkeys(("ffn.gate", "ffn.up"), config.intermediate_size)
 
 
-def _split(weights: dict[str, np.ndarray | Deferred], table: Family, where: str) -> dict[str, np.ndarray | Deferred]:
-    """Weights of layers as (out, in), and queries, keys and values apart."""
-    result, fused = {}, table.fused
-    assert fused is not None, "whoever calls has seen that projections are fused"
+def _split(
+    weights: dict[str, np.ndarray | Deferred], table: Family, config: Config | None, where: str
+) -> dict[str, np.ndarray | Deferred]:
+    """Weights of layers as (out, in), each module's apart, norms' weights as they multiply."""
+    result, widths = {}, _widths(config)
     for name, array in weights.items():
+        module = _module(name)
         turned = table.turned and _LAYER.fullmatch(name) is not None and array.ndim == 2
-        shape = array.shape[::-1] if turned else array.shape
-        if _module(name) != fused:
-            result[name] = _rows(array, shape, turned, 0)
-        elif not shape or shape[0] % 3:
-            raise FormatError(
-                f"{where}: weight {name}, as (out, in), has shape {shape}; wanted three times as many "
-                "outputs as hidden features"
+        shape, parts = array.shape[::-1] if turned else array.shape, (table.fused or {}).get(module)
+        if parts is None:
+            raised = table.raised and module.endswith("norm")
+            result[name] = (
+                _rows(array, shape, turned, 0) if not raised else _changed(array, lambda x: x + np.float32(1))
             )
-        else:
-            third = shape[0] // 3, *shape[1:]
-            result |= {
-                name.replace(fused, part): _rows(array, third, turned, i * third[0]) for i, part in enumerate(_THREE)
-            }
+            continue
+        sizes = [widths.get(part, shape[0] // len(parts) if shape else 0) for part in parts]
+        if not shape or shape[0] != sum(sizes):
+            raise FormatError(
+                f"{where}: weight {name}, as (out, in), has shape {shape}; wanted the outputs of {', '.join(parts)} "
+                "one after another"
+            )
+        if table.by_head:
+            assert config is not None, "its heads say how rows lie"
+            array = _changed(array, partial(_regrouped, heads=config.num_heads, parts=len(parts)))
+        begin = 0
+        for part, size in zip(parts, sizes):
+            result[name.replace(module, part)] = _rows(array, (size, *shape[1:]), turned, begin)
+            begin += size
     return result
+
+
+def _changed(array: np.ndarray | Deferred, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | Deferred:
+    return array.then(array.shape, change) if isinstance(array, Deferred) else change(array)
+
+
+def _regrouped(rows: np.ndarray, heads: int, parts: int) -> np.ndarray:
+    """Rows of (heads, parts, …) as those of (parts, heads, …)."""
+    split = rows.reshape(heads, parts, -1, *rows.shape[1:])
+    return np.ascontiguousarray(split.swapaxes(0, 1)).reshape(rows.shape)
 
 
 def _rows(array: np.ndarray | Deferred, shape: tuple[int, ...], turned: bool, begin: int) -> np.ndarray | Deferred:
@@ -126,18 +160,26 @@ def _rows(array: np.ndarray | Deferred, shape: tuple[int, ...], turned: bool, be
     return array.then(shape, taken) if isinstance(array, Deferred) else taken(array)
 
 
-def _fuse(weights: dict[str, np.ndarray], table: Family) -> dict[str, np.ndarray]:
+def _fuse(weights: dict[str, np.ndarray], table: Family, heads: int) -> dict[str, np.ndarray]:
     """The inverse of `_split`."""
-    result, fused = {}, table.fused
-    assert fused is not None, "whoever calls has seen that projections are fused"
+    fused = table.fused or {}
+    first, others = (
+        {parts[0]: whole for whole, parts in fused.items()},
+        {p for parts in fused.values() for p in parts[1:]},
+    )
+    result = {}
     for name, array in weights.items():
-        if _module(name) == _THREE[0]:
-            name, array = (
-                name.replace(_THREE[0], fused),
-                np.concatenate([weights[name.replace(_THREE[0], p)] for p in _THREE]),
-            )
-        if _module(name) not in _THREE:
-            result[name] = array.T if table.turned and _LAYER.fullmatch(name) and array.ndim == 2 else array
+        module = _module(name)
+        if module in others:
+            continue
+        if module in first:
+            parts = fused[first[module]]
+            array = np.concatenate([weights[name.replace(module, part)] for part in parts])
+            array = _regrouped(array, len(parts), heads) if table.by_head else array
+            name = name.replace(module, first[module])
+        if table.raised and module.endswith("norm"):
+            array = array - np.float32(1)
+        result[name] = array.T if table.turned and _LAYER.fullmatch(name) and array.ndim == 2 else array
     return result
 
 
@@ -147,14 +189,14 @@ def check_weights(
     """The weights that `config` asks for, checked: none missing, none too many, float32, of the right shape, finite;
     those that are Deferred are read one at a time, and not kept.
 
-    `biases`: canonical modules ("ffn", "attention.query") that have a bias, all others having none; None: those that
-    the family always has, or else those found, provided that every layer has the same. A `head.weight` equal to the
-    word embeddings it is tied to is left out. Raises FormatError or UnsupportedError naming the tensor, what came and
-    what was wanted; messages start with `where`."""
+    `biases`: canonical modules ("ffn", "attention.query") that have a bias beside those of the family's that always
+    have one, all others having none; None: these, or, where the family does not say, those found, provided that every
+    layer has the same. A `head.weight` equal to the word embeddings it is tied to is left out. Raises FormatError or
+    UnsupportedError naming the tensor, what came and what was wanted; messages start with `where`."""
     _check_layers(weights, config, where)
     shapes = config.shapes()
-    if biases is None:
-        biases = _family(config.family, where).biases
+    always = _family(config.family, where).biases
+    biases = always if biases is None else (*(always or ()), *biases)
     if biases is not None and (config.token_head is not None or config.masked_lm):
         always = config.token_head != "vectors" or "head.bias" in weights
         biases += (

@@ -15,9 +15,11 @@ MAX_TOKENIZER = 256 << 20  # bytes; the largest in the wild are near 40 MB
 _MAX_WORDS = 1 << 21  # lines of a vocab.txt
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
+_NORMALIZED = (*_BERT, "MPNetTokenizer")  # whose normalizer the settings make
 _END = "<|endoftext|>"
 _DEFAULTS = {  # class → its tokens where no file says them
     **{name: dict(zip(_NAMES[2:], ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"))) for name in _BERT},
+    "MPNetTokenizer": dict(zip(_NAMES, ("<s>", "</s>", "[UNK]", "</s>", "<pad>", "<s>", "<mask>"))),
     "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), _END),
     "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), _END),
@@ -197,7 +199,7 @@ def _apply(tokenizer: Tokenizer, settings: Settings, whole: bool, where: str) ->
     """whole: the tokenizer comes from a tokenizer.json, which counts where settings say nothing."""
     values = settings.values
     _add_tokens(tokenizer, settings, where)
-    if settings.kind in _BERT and (settings.said or not whole) and type(tokenizer.model).__name__ == "WordPiece":
+    if settings.kind in _NORMALIZED and (settings.said or not whole) and type(tokenizer.model).__name__ == "WordPiece":
         accents = values.get("strip_accents")
         tokenizer.normalizer = normalizers.BertNormalizer(
             clean_text=True,

@@ -1,6 +1,5 @@
 """Self-attention over ragged sequences: projections, rotary positions, softmax. Knows no strategy, only its forms."""
 
-import math
 from typing import TYPE_CHECKING, ClassVar, overload
 
 import numpy as np
@@ -14,6 +13,7 @@ from .forms import Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 from .overflow import INT32_MAX
+from .position_bias import PositionBias
 from .rope import frequencies, turning_point
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ class Rotary:
 
 
 class Attention:
-    """query, key, value, output: linear layers. forms: of q, k and v where scores are int8: three Fixed ones (static),
+    """query, key, value, output: linear layers. window: how many tokens a causal one's token sees, itself included, or
+    another's on either side; None: all. scale: of queries' products with keys; cap: scores become cap * tanh(score /
+    cap), or None. forms: of q, k and v where scores are int8: three Fixed ones (static),
     the last of which may be Smoothed, or PerHead; None: float32 scores."""
 
     _NOT_JOINED: ClassVar[tuple[None, None, None, None, _Joint]] = (None, None, None, None, (None, None))
@@ -66,16 +68,20 @@ class Attention:
         dim: int,
         causal: bool,
         rotary: Rotary | None,
+        window: int | None,
+        scale: float,
+        cap: float | None,
     ):
         self.query: Linear | QuantizedLinear = query
         self.key: Linear | QuantizedLinear = key
         self.value: Linear | QuantizedLinear = value
         self.output: Linear | QuantizedLinear = output
         self.heads, self.kv_heads, self.dim, self.causal, self.rotary = heads, kv_heads, dim, causal, rotary
-        self.scale = float(np.float32(1 / math.sqrt(dim)))
+        self.window, self.scale, self.cap = window, float(np.float32(scale)), float(np.float32(cap or 0.0))
         self.forms: tuple[Fixed, Fixed, Fixed | Smoothed] | PerHead | None = None
-        self.query_norm: Norm | None = None  # of each head's queries and keys, before they are rotated
+        self.query_norm: Norm | None = None  # of each head's queries and keys, or all heads', before they turn
         self.key_norm: Norm | None = None
+        self.bias: PositionBias | None = None  # of scores, by distance
         self._derived: tuple[object, object, object, object, _Joint] = self._NOT_JOINED
 
     def __getstate__(self) -> dict:
@@ -100,6 +106,12 @@ class Attention:
 
     def _widths(self) -> tuple[int, int, int]:
         return self.heads * self.dim, self.kv_heads * self.dim, self.kv_heads * self.dim
+
+    def pairs(self, tokens: int) -> int:
+        """How many pairs of query and key a sequence of so many tokens has."""
+        back = tokens - 1 if self.window is None else min(tokens - 1, self.window - self.causal)
+        before = (back + 1) * tokens - back * (back + 1) // 2  # itself, and up to `back` before it
+        return before if self.causal else 2 * before - tokens
 
     def readers(self) -> tuple[Linear | QuantizedLinear, ...]:
         """The layers that read this part's input."""
@@ -134,7 +146,9 @@ class Attention:
             qkv = _core.quantize(qkv, joint_form)
         reads = self.output.input_form
         form = reads if self.forms and isinstance(reads, Fixed) else None
-        context = _core.attention(qkv, batch.offsets, self.heads, self.kv_heads, self.causal, self.scale, form)
+        bias = None if self.bias is None else self.bias.table(batch.longest)
+        shown = bias, self.window, self.cap
+        context = _core.attention(qkv, batch.offsets, self.heads, self.kv_heads, self.causal, self.scale, form, *shown)
         batch.tap(site + "context", context)
         return self.output(Activation.of(context, form), None, then)
 
@@ -150,7 +164,17 @@ class Attention:
         reads = self.output.input_form
         form = reads if cache.form is not None and isinstance(reads, Fixed) else None
         context = _core.attention_kept(
-            qkv, batch.offsets, cache.kept, self.heads, self.scale, cosine, sine, cache.form, form
+            qkv,
+            batch.offsets,
+            cache.kept,
+            self.heads,
+            self.scale,
+            cosine,
+            sine,
+            cache.form,
+            form,
+            self.window,
+            self.cap,
         )
         return self.output(Activation.of(context, form), None, then)
 
@@ -174,8 +198,8 @@ class Attention:
         for norm, heads in ((self.query_norm, self.heads), (self.key_norm, self.kv_heads)):
             assert norm is not None, "queries and keys are normed alike"
             part = qkv[:, start : start + heads * self.dim]
-            heads_apart = np.ascontiguousarray(part.reshape(-1, self.dim))  # of one head it is a view of rows
-            part[...] = norm(heads_apart).floats().reshape(part.shape)
+            rows = np.ascontiguousarray(part).reshape(-1, len(norm.weight))  # of one head it is a view of rows
+            part[...] = norm(rows).floats().reshape(part.shape)
             start += heads * self.dim
 
     def _tap(self, batch: Batch, qkv: np.ndarray | _core.Coded, site: str) -> None:

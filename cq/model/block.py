@@ -60,11 +60,22 @@ class FeedForward:
 
 
 class Block:
-    """attention, its norm, ffn, its norm. name: "layers.3". streams: the Fixed forms in which the residual stream
-    leaves each of the two parts, or None each: float32."""
+    """attention, ffn, the norms before each part or after the sum (Config.norm_first), and those of what the parts
+    give; None where there is none. name: "layers.3". streams: the Fixed forms in which the residual stream leaves each
+    of the two parts, or None each: float32."""
 
-    def __init__(self, attention: Attention, attention_norm: Norm, ffn: FeedForward, ffn_norm: Norm, name: str):
+    def __init__(
+        self,
+        attention: Attention,
+        ffn: FeedForward,
+        attention_norm: Norm | None,
+        ffn_norm: Norm | None,
+        attention_output_norm: Norm | None,
+        ffn_output_norm: Norm | None,
+        name: str,
+    ):
         self.attention, self.attention_norm, self.ffn, self.ffn_norm = attention, attention_norm, ffn, ffn_norm
+        self.attention_output_norm, self.ffn_output_norm = attention_output_norm, ffn_output_norm
         self.name = name
         self.streams: tuple[Fixed | None, Fixed | None] = (None, None)
 
@@ -78,9 +89,11 @@ class Block:
             a.output,
             a.forms,
             self.attention_norm,
+            self.attention_output_norm,
             f.gate,
             f.up,
             f.down,
             self.ffn_norm,
+            self.ffn_output_norm,
             self.streams,
         )

@@ -12,6 +12,8 @@ from .deferred import Deferred, keep
 from .embedding import Embedding
 from .linear import Linear
 from .norm import Norm
+from .position_bias import PositionBias
+from .sites import BlockPart, Graph
 from .transform import Transform
 
 Weights = Mapping[str, np.ndarray | Deferred]
@@ -26,29 +28,61 @@ def norm(config: Config, weights: Weights, name: str) -> Norm:
 def embedding(config: Config, weights: Weights) -> Embedding:
     """The tables, and the norm after them where norms stand after what they norm."""
     position, type = (keep(weights[name]) if name in weights else None for name in ("embed.position", "embed.type"))
-    after = None if config.norm_first else norm(config, weights, "embed.norm")
-    return Embedding(weights["embed.word"], position, type, after, config.position_offset)
+    after = None if config.ends_normed else norm(config, weights, "embed.norm")
+    return Embedding(
+        weights["embed.word"], position, type, after, config.position_offset, float(np.float32(config.embedding_scale))
+    )
 
 
 def blocks(config: Config, weights: Weights) -> list[Block]:
-    """Every block, in the order of work; they share the tables of rotary positions."""
-    rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
-    return [_block(config, weights, f"layers.{i}", rotary) for i in range(config.num_layers)]
+    """Every block, in the order of work; they share the tables of biases by distance, and those that turn alike the
+    tables of rotary positions."""
+    rotaries: dict[tuple[float, bool], Rotary] = {}
+    made, bias = [], None
+    if config.position_bias is not None:
+        buckets = keep(weights["embed.buckets"]) if "embed.buckets" in weights else None
+        bias = PositionBias(config.position_bias, buckets, config.num_heads)
+    for i, names in enumerate(Graph(config).blocks):
+        layer, rotary = config.layer(i), None
+        if layer.rope_theta is not None:
+            own = Rotary(config.turned, layer.rope_theta, layer.rope_scaling)
+            rotary = rotaries.setdefault((layer.rope_theta, layer.rope_scaling is None), own)
+        made.append(_block(config, weights, names, layer.window, rotary))
+        made[-1].attention.bias = bias
+    return made
 
 
-def _block(config: Config, weights: Weights, name: str, rotary: Rotary | None) -> Block:
-    attention_norm, ffn_norm = (norm(config, weights, f"{name}.{part}_norm") for part in ("attention", "ffn"))
-    attention, ffn = (
-        _attention(config, weights, name + ".attention", rotary),
-        _feed_forward(config, weights, name + ".ffn"),
+def _block(config: Config, weights: Weights, names: BlockPart, window: int | None, rotary: Rotary | None) -> Block:
+    def named(name: str | None) -> Norm | None:
+        return None if name is None else norm(config, weights, name)
+
+    return Block(
+        _attention(config, weights, names.name + ".attention", window, rotary),
+        _feed_forward(config, weights, names.name + ".ffn"),
+        named(names.attention_norm),
+        named(names.ffn_norm),
+        named(names.attention_output_norm),
+        named(names.ffn_output_norm),
+        names.name,
     )
-    return Block(attention, attention_norm, ffn, ffn_norm, name)
 
 
-def _attention(config: Config, weights: Weights, name: str, rotary: Rotary | None) -> Attention:
+def _attention(config: Config, weights: Weights, name: str, window: int | None, rotary: Rotary | None) -> Attention:
     query, key, value, output = (_linear(weights, f"{name}.{part}") for part in ("query", "key", "value", "output"))
-    sizes = config.num_heads, config.num_kv_heads, config.head_dim
-    attention = Attention(query, key, value, output, *sizes, config.causal, rotary)
+    attention = Attention(
+        query,
+        key,
+        value,
+        output,
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_dim,
+        config.causal,
+        rotary,
+        window,
+        config.score_scale,
+        config.attention_cap,
+    )
     if config.qk_norm:
         attention.query_norm = norm(config, weights, name + ".query_norm")
         attention.key_norm = norm(config, weights, name + ".key_norm")

@@ -19,37 +19,59 @@ class LayerCache:
     def __init__(self, attention: Attention, form: PerHead | Smoothed | None, sequences: int):
         self.attention, self.form = attention, form
         self._arrays: list[tuple[np.ndarray, ...]] = [()] * sequences
+        self.firsts, self.capacities = [0] * sequences, [0] * sequences  # of what is kept, and room for
         self.kept = self._new(sequences)
 
     def _new(self, sequences: int) -> _core.Kept:
         kind = "float32" if self.form is None else "int8"
         return _core.Kept(sequences, self.attention.kv_heads, self.attention.dim, kind)
 
-    def grow(self, sequence: int, length: int, old: int, capacity: int) -> None:
-        """Room for `capacity` tokens instead of `old`, of which there are `length`."""
+    def _shapes(self, tokens: int) -> list[tuple]:
+        """As cq_kept says; tokens stand along one axis."""
         heads, dim = self.attention.kv_heads, self.attention.dim
         fours, sixteens = -(-dim // 4), -(-dim // 16)
+        if self.form is None:
+            return [(heads, tokens // BLOCK, dim * BLOCK), (heads, tokens, 16 * sixteens)]
+        found = [(heads, tokens // 16, 64 * fours), (heads * sixteens, tokens // 4, 64), (heads, tokens)]
+        return found + [(heads * 3, tokens)] if isinstance(self.form, PerHead) else found
 
-        def shapes(tokens: int) -> list[tuple]:
-            """As cq_kept says; tokens stand along one axis."""
-            if self.form is None:
-                return [(heads, tokens // BLOCK, dim * BLOCK), (heads, tokens, 16 * sixteens)]
-            found = [(heads, tokens // 16, 64 * fours), (heads * sixteens, tokens // 4, 64), (heads, tokens)]
-            return found + [(heads * 3, tokens)] if isinstance(self.form, PerHead) else found
+    def reserve(self, sequence: int, length: int, more: int, bound: int) -> None:
+        """Room behind a sequence's `length` tokens for so many more, of at most `bound`. With a window what no token to
+        come sees goes as room is made."""
+        first, old, window = self.firsts[sequence], self.capacities[sequence], self.attention.window
+        if length + more - first <= old:
+            return
+        if window is not None:
+            self.firsts[sequence] = max(0, length + 1 - window) // BLOCK * BLOCK
+        needed = length + more - self.firsts[sequence]
+        # twice the room, or, where that holds a window, as much again as makes moving it cheap
+        most = min(2 * old, bound - self.firsts[sequence])
+        most = most if window is None else min(most, window + max(more, window // 8) + BLOCK)
+        self.capacities[sequence] = -(-max(needed, most) // BLOCK) * BLOCK
+        self._grow(sequence, length, old, self.firsts[sequence] - first)
 
+    def _grow(self, sequence: int, length: int, old: int, gone: int) -> None:
+        """New arrays for the sequence, without the `gone` first ones of the `old` tokens that there was room for."""
         dtypes = (np.float32,) * 2 if self.form is None else (np.int8, np.int8, np.int32, np.float32)
-        arrays = [np.zeros(shape, dtype) for shape, dtype in zip(shapes(capacity), dtypes)]
+        arrays = [np.zeros(shape, dtype) for shape, dtype in zip(self._shapes(self.capacities[sequence]), dtypes)]
         if old:
-            for array, before, shape in zip(arrays, self._arrays[sequence], shapes(old)):
-                array[:, : shape[1]] = before.reshape(shape)
+            for array, before, shape in zip(arrays, self._arrays[sequence], self._shapes(old)):
+                left = before.reshape(shape)[:, gone * shape[1] // old :][:, : array.shape[1]]
+                array[:, : left.shape[1]] = left
         self._arrays[sequence] = tuple(array.reshape(-1) for array in arrays)
-        self.kept.put(sequence, length, capacity, *self._arrays[sequence])
+        self._put(sequence, length)
 
-    def keep(self, sequences: list[int], lengths: list[int], capacities: list[int]) -> None:
-        """Only these remain, in this order."""
+    def _put(self, sequence: int, length: int) -> None:
+        arrays = self._arrays[sequence]
+        named = dict(zip(("keys", "values", "start", "scales"), arrays))
+        self.kept.put(sequence, length, self.capacities[sequence], first=self.firsts[sequence], **named)
+
+    def keep(self, sequences: list[int], lengths: list[int]) -> None:
+        """Only these remain, in this order, each of so many tokens."""
         self._arrays, self.kept = [self._arrays[i] for i in sequences], self._new(len(sequences))
-        for i, (arrays, length, capacity) in enumerate(zip(self._arrays, lengths, capacities)):
-            self.kept.put(i, length, capacity, *arrays)
+        self.firsts, self.capacities = ([of[i] for i in sequences] for of in (self.firsts, self.capacities))
+        for i, length in enumerate(lengths):
+            self._put(i, length)
 
     @property
     def nbytes(self) -> int:
@@ -58,24 +80,21 @@ class LayerCache:
 
 class KVCache:
     """Keys and values of sequences in all layers. Room doubles as they grow, so that a token costs no copy but the one
-    into its place, in the mean, and never passes `bounds`, the tokens that each sequence may come to."""
+    into its place, in the mean, and never passes `bounds`, the tokens that each sequence may come to, nor much more
+    than its window in a layer that has one."""
 
     def __init__(self, attentions: dict[str, Attention], kind: str | None, bounds: list[int]):
         """attentions: site → the attention there. kind: "float32", "int8", or None: each as its attention computes."""
-        self.bounds, self.lengths, self.capacities = list(bounds), [0] * len(bounds), [0] * len(bounds)
+        self.bounds, self.lengths = list(bounds), [0] * len(bounds)
         self.layers = {
             site: LayerCache(attention, _form(attention, kind), len(bounds)) for site, attention in attentions.items()
         }
 
     def reserve(self, more: list[int]) -> None:
         """Room for so many more tokens of each sequence."""
-        for i, count in enumerate(more):
-            length, old = self.lengths[i], self.capacities[i]
-            if length + count > old:
-                capacity = -(-max(length + count, min(2 * old, self.bounds[i])) // BLOCK) * BLOCK
-                for layer in self.layers.values():
-                    layer.grow(i, length, old, capacity)
-                self.capacities[i] = capacity
+        for i, (length, count, bound) in enumerate(zip(self.lengths, more, self.bounds)):
+            for layer in self.layers.values():
+                layer.reserve(i, length, count, bound)
 
     def advance(self, more: list[int]) -> None:
         """So many new tokens of each sequence have passed all layers."""
@@ -87,11 +106,9 @@ class KVCache:
 
     def keep(self, sequences: list[int]) -> None:
         """Only these sequences go on, in this order."""
-        self.bounds, self.lengths, self.capacities = (
-            [values[i] for i in sequences] for values in (self.bounds, self.lengths, self.capacities)
-        )
+        self.bounds, self.lengths = ([values[i] for i in sequences] for values in (self.bounds, self.lengths))
         for layer in self.layers.values():
-            layer.keep(sequences, self.lengths, self.capacities)
+            layer.keep(sequences, self.lengths)
 
     @property
     def nbytes(self) -> int:

@@ -1,8 +1,10 @@
 """What a transformer is made of, in one record; the rest of the model reads it and nothing else. Knows no files and no
 names of any model hub."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from ..errors import CqError, FormatError
 from .deferred import Deferred
 from .multi_vector import check_multi_vector
 from .pooling import MODES, check_tail, tail_shapes, tail_width
+from .position_bias import bias_shapes, check_bias
 from .rope import check_scaling
 from .sampling import check_defaults
 
@@ -24,13 +27,35 @@ _CHOICES = {
     "pair_activation": ("identity", "sigmoid", "tanh"),
 }
 _MAY_BE_0 = ("type_vocab_size", "position_offset")
+_REALS = ("norm_eps", "embedding_scale", "residual_scale", "logits_scale")
+_OPTIONAL_REALS = ("rope_theta", "local_rope_theta", "attention_scale", "attention_cap", "logits_cap")
+
+
+class Layer(NamedTuple):
+    """What one layer has of its own. window: as Config's, or None: it sees everything; rope_theta, rope_scaling: of its
+    rotary positions; theta None: it has none."""
+
+    window: int | None
+    rope_theta: float | None
+    rope_scaling: dict | None
 
 
 @dataclass(frozen=True)
 class Config:
     """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions,
-    whose table has `position_offset` rows before the first token's. `rope_scaling` is as rope.check_scaling wants it.
-    `qk_norm`: each head's queries and keys are normed before they are rotated.
+    whose table has `position_offset` rows before the first token's, unless there is no `position_table`. `rope_scaling`
+    is as rope.check_scaling wants it; `position_bias`, what scores get by distance, as position_bias.check_bias.
+    `rotary_dim`: the features of a head that turn, its first; None: all. `qk_norm`: each head's queries and keys are
+    normed before they are rotated, or, `qk_norm_joint`, those of all heads together.
+
+    Where norms stand: `norm_first` before each part (attention and feed-forward), else after the sum of part and
+    residual stream; `norm_outputs`: after each part, before that sum, and with `norm_first` on both sides. `parallel`:
+    both parts read the same residual stream. Numbers that multiply: the embeddings, queries' products with keys (None:
+    1 / sqrt(head_dim)), what is added to the residual stream, logits. Caps: x becomes cap * tanh(x / cap).
+
+    Layers of their own kind: `window`, of the `local` layers (those of which it holds true; (): all), is how many
+    tokens a causal model's token sees, itself included, or how many on either side another's; `local_rope_theta`: of
+    local layers, whose positions are not scaled then. `rotated`: which layers have rotary positions; (): all.
 
     Of models that pool: `pooling`, one of pooling.MODES or several that are joined; `normalize`, at the end;
     `include_prompt`, whether a prompt's tokens are pooled; `prompts` by name and which of them is the default; how many
@@ -64,6 +89,8 @@ class Config:
     gated: bool = False
     rope_theta: float | None = None
     rope_scaling: dict | None = None
+    position_table: bool = True
+    position_bias: dict | None = None
     qk_norm: bool = False
     causal: bool = False
     lm_head: bool = False
@@ -93,6 +120,20 @@ class Config:
     strip: bool = False
     truncate_dim: int | None = None
     tail: tuple[dict, ...] = ()
+    window: int | None = None
+    local: tuple[bool, ...] = ()
+    local_rope_theta: float | None = None
+    rotated: tuple[bool, ...] = ()
+    rotary_dim: int | None = None
+    qk_norm_joint: bool = False
+    norm_outputs: bool = False
+    parallel: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
+    attention_scale: float | None = None
+    attention_cap: float | None = None
+    logits_cap: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -105,11 +146,15 @@ class Config:
                 raise FormatError(f"config: {field.name} must be true or false, got {value!r}")
             if field.name in _CHOICES and value not in _CHOICES[field.name]:
                 raise FormatError(f"config: {field.name} must be one of {_CHOICES[field.name]}, got {value!r}")
-        for name in ("norm_eps", "rope_theta"):
+        for name in _REALS + _OPTIONAL_REALS:
             value = getattr(self, name)
-            if (value, name) != (None, "rope_theta") and not (type(value) in (int, float) and 0 < value < 1e12):
+            if (value is not None or name in _REALS) and not (type(value) in (int, float) and 0 < value < 1e12):
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
-        check_scaling(self.rope_scaling, self.head_dim)
+        self._check_layers()
+        check_scaling(self.rope_scaling, self.turned)
+        check_bias(self.position_bias)
+        if self.position_bias is not None and (self.causal or self.lm_head or self.attention_cap):
+            raise FormatError("config: position_bias goes with encoders alone, not with causal, lm_head or a cap")
         self._check_pooling()
         self._check_text()
         self._check_labels()
@@ -117,14 +162,29 @@ class Config:
             raise FormatError(
                 f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
-        if self.rope_theta is not None and self.head_dim % 2:
-            raise FormatError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
+        if self.rope_theta is not None and self.turned % 2:
+            raise FormatError(f"config: rotary positions need an even number of features, got {self.turned}")
         if self.rope_theta is not None and self.position_offset:
             raise FormatError(
                 f"config: position_offset {self.position_offset} needs a table, which rotary positions have not"
             )
         if self.rope_scaling is not None and (self.rope_theta or 0) <= 1:
             raise FormatError(f"config: rope_scaling needs a rope_theta above 1, got {self.rope_theta!r}")
+
+    def _check_layers(self) -> None:
+        for name in ("local", "rotated"):
+            given = getattr(self, name)
+            if not isinstance(given, (tuple, list)) or not all(type(one) is bool for one in given):
+                raise FormatError(f"config: {name} must be a list of true and false, got {given!r:.200}")
+            if given and len(given) != self.num_layers:
+                raise FormatError(f"config: {name} must have an entry for each of {self.num_layers} layers")
+            object.__setattr__(self, name, tuple(given))  # JSON has lists only
+        for name, most in (("window", 2**31 - 1), ("rotary_dim", self.head_dim)):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and 1 <= value <= most):
+                raise FormatError(f"config: {name} must be a whole number from 1 to {most} or null, got {value!r}")
+        if self.parallel and not self.norm_first:
+            raise FormatError("config: parallel parts need norm_first")
 
     def _check_text(self) -> None:
         if not isinstance(self.eos_token_ids, (tuple, list)):
@@ -203,6 +263,31 @@ class Config:
         return {"labels": len(self.labels), "spans": 2, None: 0}[self.token_head]
 
     @property
+    def turned(self) -> int:
+        """The features of a head that rotary positions turn."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def ends_normed(self) -> bool:
+        """Whether the residual stream is a plain sum, which the last norm norms; else norms stand in the stream."""
+        return self.norm_first or self.norm_outputs
+
+    @property
+    def score_scale(self) -> float:
+        """What multiplies queries' products with keys."""
+        return 1 / math.sqrt(self.head_dim) if self.attention_scale is None else self.attention_scale
+
+    def layer(self, i: int) -> Layer:
+        """What layer i has of its own."""
+        local = self.window is not None and (not self.local or self.local[i])
+        theta, scaling = self.rope_theta, self.rope_scaling
+        if local and self.local_rope_theta is not None:
+            theta, scaling = self.local_rope_theta, None
+        if self.rotated and not self.rotated[i]:
+            theta = scaling = None
+        return Layer(self.window if local else None, theta, scaling)
+
+    @property
     def modes(self) -> tuple[str, ...]:
         """What is pooled, side by side."""
         if self.pooling is None:
@@ -235,10 +320,11 @@ class Config:
         h, f = self.hidden_size, self.intermediate_size
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {"embed.word": (self.vocab_size, h)}
-        if self.rope_theta is None:
+        if self.rope_theta is None and self.position_table:
             shapes["embed.position"] = (self.position_offset + self.max_positions, h)
         if self.type_vocab_size:
             shapes["embed.type"] = (self.type_vocab_size, h)
+        shapes |= bias_shapes(self.position_bias, self.num_heads)
         for i in range(self.num_layers):
             at = f"layers.{i}."
             shapes |= {
@@ -246,16 +332,18 @@ class Config:
                 at + "attention.key.weight": (kv, h),
                 at + "attention.value.weight": (kv, h),
                 at + "attention.output.weight": (h, q),
-                at + "attention_norm.weight": (h,),
-                at + "ffn_norm.weight": (h,),
-                at + "ffn.up.weight": (f, h),
-                at + "ffn.down.weight": (h, f),
             }
+            if self.norm_first or not self.norm_outputs:
+                shapes |= {at + f"{part}_norm.weight": (h,) for part in ("attention", "ffn")}
+            shapes |= {at + "ffn.up.weight": (f, h), at + "ffn.down.weight": (h, f)}
+            if self.norm_outputs:
+                shapes |= {at + f"{part}.output_norm.weight": (h,) for part in ("attention", "ffn")}
             if self.qk_norm:
-                shapes |= {at + f"attention.{part}_norm.weight": (self.head_dim,) for part in ("query", "key")}
+                widths = (q, kv) if self.qk_norm_joint else (self.head_dim,) * 2
+                shapes |= {at + f"attention.{part}_norm.weight": (n,) for part, n in zip(("query", "key"), widths)}
             if self.gated:
                 shapes[at + "ffn.gate.weight"] = (f, h)
-        shapes["final_norm.weight" if self.norm_first else "embed.norm.weight"] = (h,)
+        shapes["final_norm.weight" if self.ends_normed else "embed.norm.weight"] = (h,)
         if self.head_transform is not None:
             shapes |= {"transform.dense.weight": (h, h), "transform.norm.weight": (h,)}
         if self.head_size and not self.tied:

@@ -32,8 +32,8 @@ class Placement(NamedTuple):
 class Coverage:
     """Every part's Placement, in the order of work; iterates over them. tokens: the length of the one sequence whose
     multiply-adds are counted: linear layers, logits of every position, and attention's two products, of which a causal
-    model needs those up to the diagonal. nbytes: of the whole model; int8_nbytes: of weights in codes, with their
-    scales and sums. What two parts share counts once in both."""
+    model needs those up to the diagonal, and a layer with a window those within it. nbytes: of the whole model;
+    int8_nbytes: of weights in codes, with their scales and sums. What two parts share counts once in both."""
 
     rows: tuple[Placement, ...]
     tokens: int
@@ -83,17 +83,9 @@ def coverage_of(model: "Transformer", tokens: int) -> Coverage:
     word, quantized = model.embedding, model.strategy is not None
     coded = list(word.word_arrays()) if word.runs_in != "float32" else []
     rows = [Placement("embed.word", word.runs_in, word.shape, _nbytes(word.word_arrays()), word.reason)]
-    for name, table in (("embed.position", word.position), ("embed.type", word.type)):
-        if table is not None:
-            rows.append(
-                Placement(
-                    name,
-                    "float32",
-                    table.shape[::-1],
-                    table.nbytes,
-                    "looked up and added, never multiplied" * quantized,
-                )
-            )
+    for name, table in model.tables().items():
+        reason = "looked up and added, never multiplied" * quantized
+        rows.append(Placement(name, "float32", table.shape[::-1], table.nbytes, reason))
     for name, layer in model.linears():
         inputs, outputs = layer.shape
         times = 1 if name.startswith("classifier.") else tokens  # of the first token only
@@ -124,7 +116,7 @@ def coverage_of(model: "Transformer", tokens: int) -> Coverage:
 def _weightless(block: Block, tokens: int, quantized: bool) -> Iterator[Placement]:
     """Attention's products, and what passes through float32 between int8 layers."""
     attention, ffn = block.attention, block.ffn
-    pairs = tokens * (tokens + 1) // 2 if attention.causal else tokens * tokens
+    pairs = attention.pairs(tokens)
     kind, reason = "float32", "q, k and v are not all int8, or float32 was chosen" * quantized
     if attention.forms is not None:
         kind = "dynamic" if isinstance(attention.forms, PerHead) else "static"

@@ -12,7 +12,7 @@ from .norm import Norm
 
 class Embedding:
     """word: float32 (vocabulary, hidden), or an int8 packed weight (hidden, vocabulary), shared with a tied head.
-    offset: rows of `position` before the first token's."""
+    offset: rows of `position` before the first token's. scale: multiplies the word's row."""
 
     def __init__(
         self,
@@ -21,8 +21,10 @@ class Embedding:
         type: np.ndarray | None,
         norm: Norm | None,
         offset: int = 0,
+        scale: float = 1.0,
     ):
         self.source, self.position, self.type, self.norm, self.offset = word, position, type, norm, offset
+        self.scale = scale
         self.reason = ""
         self.stream: Fixed | None = None  # the form in which the residual stream begins; None: float32
 
@@ -42,10 +44,6 @@ class Embedding:
         if not isinstance(word, _core.Weight):
             return [word]
         return [a for a in (word.panels, word.column_sums, word.zero_points, word.scales) if a is not None]
-
-    def arrays(self) -> list[np.ndarray | Deferred]:
-        tables = [a for a in (self.position, self.type) if a is not None]
-        return self.word_arrays() + tables + (self.norm.arrays() if self.norm else [])
 
     def word(self, head: Linear | None = None) -> np.ndarray | _core.Weight | _core.FloatWeight:
         """The table as tokens read it. head: a float32 head that shares it, whose packed weight serves both."""
@@ -68,5 +66,5 @@ class Embedding:
         table = self.position
         if table is not None and self.offset:
             table = table[self.offset :]
-        x = _core.embed(ids, self.word(head), positions, table, types, self.type)
+        x = _core.embed(ids, self.word(head), positions, table, types, self.type, self.scale)
         return self.norm(x, readers, keep_float=self.stream is None) if self.norm else Activation(x)

@@ -3,9 +3,12 @@ reads with the fields. Forms are equal where class and fields are; they are keys
 means float32."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .linear import Linear, QuantizedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +106,11 @@ class Stretched(Smoothed):
 
 Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads
 ResultForm = PerToken | PerHead | Fixed | Smoothed | None  # of what the core makes in a product's own pass
+
+
+def common_form(readers: "tuple[Linear | QuantizedLinear, ...]") -> PerToken | Fixed | Smoothed | None:
+    """The form that all `readers` want alike, where it can be made in the pass before them."""
+    form = readers[0].input_form if readers else None
+    if isinstance(form, (PerToken, Fixed, Smoothed)) and all(reader.input_form == form for reader in readers[1:]):
+        return form
+    return None

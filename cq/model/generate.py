@@ -54,6 +54,7 @@ class Writer(Protocol):
     head: Linear | QuantizedLinear | None
 
     def hidden(self, batch: Batch, readers: tuple[Linear | QuantizedLinear, ...] = ()) -> Activation: ...
+    def scores_of(self, hidden: Activation) -> np.ndarray: ...
     def tokenize(self, text: str, special_tokens: bool = True) -> np.ndarray: ...
 
 
@@ -140,7 +141,7 @@ class Generator:
             for i, part in enumerate(parts):
                 done[i] += len(part)
                 hidden[i] = last[i] if len(part) and done[i] == len(self.tokens[i]) else hidden[i]
-        return self.head(Activation(np.stack(hidden))) if hidden else np.empty((0, 0), np.float32)
+        return self.model.scores_of(Activation(np.stack(hidden))) if hidden else np.empty((0, 0), np.float32)
 
 
 def _pass(model: Writer, cache: KVCache, parts: list[np.ndarray]) -> np.ndarray:
@@ -177,7 +178,7 @@ class Step:
         return self.scores
 
     def _run(self) -> np.ndarray:
-        return self.head(self.model.hidden(self.batch, (self.head,)))
+        return self.model.scores_of(self.model.hidden(self.batch, (self.head,)))
 
 
 def _check(scores: np.ndarray) -> None:

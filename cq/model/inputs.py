@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CqError
+from ..errors import CqError, UnsupportedError
 from .batch import Sequence, check_row, check_tokens
 from .config import Config
 
@@ -125,7 +125,10 @@ def _sequence(
         raise CqError(f"{name}: no token that attention_mask lets count; a sequence needs at least one")
     places = np.flatnonzero(keep)
     checked = check_row(ids[keep], "tokens[0]", config.vocab_size, config.max_positions)
-    first = 0 if config.rope_theta is None else places[0]  # rotary positions matter only by their distance
+    if config.position_bias is not None and places[-1] - places[0] >= len(places):
+        raise UnsupportedError(f"{name}: attention_mask leaves out tokens between others, which here count by distance")
+    learned = config.rope_theta is None and config.position_table
+    first = 0 if learned else places[0]  # others matter only by their distance
     holes = places[-1] - first >= len(places) and not config.position_offset  # RoBERTa's count what is no padding
     positions = (places - first).astype(np.int32) if holes else None
     if positions is not None and positions[-1] >= config.max_positions:

@@ -9,7 +9,7 @@ from .. import _core
 from ..qtensor import QTensor
 from .activation import Activation
 from .deferred import Deferred, read
-from .forms import Fixed, Form, PerToken, ResultForm, Smoothed
+from .forms import Fixed, Form, PerToken, ResultForm, Smoothed, common_form
 from .overflow import check_layer
 
 if TYPE_CHECKING:
@@ -257,22 +257,26 @@ def _parts(array: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 
 class Then:
-    """What follows a part's last layer, in the same pass: the residual is added, the sum normed and coded for its
-    readers. stream: what goes on beside them, as float32 or in this form: "sum", or "normed" (both float32), or a Fixed
-    form of either."""
+    """What follows a part's last layer: its result is normed by `inner`, where there is one, and multiplied by
+    `factor`, the residual is added, the sum normed and coded for its readers; in the layer's own pass where neither
+    stands before the residual. norm None: the readers read the sum. stream: what goes on beside them, as float32 or in
+    this form: "sum", or "normed" (both float32), or a Fixed form of either."""
 
-    __slots__ = ("residual", "norm", "form", "keep", "stream")
+    __slots__ = ("residual", "norm", "form", "keep", "stream", "inner", "factor")
 
     def __init__(
         self,
         residual: np.ndarray | _core.Coded,
-        norm: "Norm",
+        norm: "Norm | None",
         readers: tuple[Linear | QuantizedLinear, ...],
         keep: str,
         stream: Fixed | None,
+        inner: "Norm | None" = None,
+        factor: float = 1.0,
     ):
         self.residual, self.norm, self.keep, self.stream = residual, norm, keep, stream
-        self.form = norm.form_for(readers)
+        self.inner, self.factor = inner, factor
+        self.form = common_form(readers)
 
     def _kept(self) -> Literal["result", "both", "sum"]:
         """Which results the product gives: see _core.linear's `keep`."""
@@ -290,13 +294,15 @@ class Then:
         coding: PerToken | Fixed | None = None,
     ) -> tuple[Activation, np.ndarray | _core.Coded]:
         """The layer's product and what follows: the readers' activation, and the stream."""
+        layer = given, weight, bias, bias_i32, activation
+        if self.inner is not None or self.factor != 1:
+            return self._apart(_core.linear(*layer, coding=coding))
+        if self.norm is None:
+            stream = _core.linear(*layer, residual=self.residual, form=self.stream, coding=coding)
+            return Activation.of(stream, self.stream), stream
         kept = self._kept()
         result = _core.linear(
-            given,
-            weight,
-            bias,
-            bias_i32,
-            activation,
+            *layer,
             residual=self.residual,
             form=self.form,
             norm=self.norm,
@@ -314,3 +320,16 @@ class Then:
         if self.stream is not None and self.form != self.stream:
             stream = x.take(self.stream)  # the readers want something else, or do not agree
         return x, stream
+
+    def _apart(self, y: np.ndarray) -> tuple[Activation, np.ndarray | _core.Coded]:
+        """What follows the layer's product, in a pass of its own."""
+        residual = self.residual.dequantize() if isinstance(self.residual, _core.Coded) else self.residual
+        floats = self.form is None
+        normed, codes, stream = _core.norm(
+            y, self.norm, residual, self.form, floats, self.keep == "sum", self.inner, self.factor
+        )
+        x = Activation(normed, None if codes is None else {self.form: codes})
+        if self.keep != "sum":
+            return x, x.floats()
+        assert stream is not None, "the sum was asked for"
+        return x, stream if self.stream is None else _core.quantize(stream, self.stream)

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import _core
 from .activation import Activation
-from .forms import Fixed, PerToken, Smoothed
+from .forms import common_form
 
 if TYPE_CHECKING:
     from .linear import Linear, QuantizedLinear
@@ -22,18 +22,11 @@ class Norm:
     def arrays(self) -> list[np.ndarray]:
         return [a for a in (self.weight, self.bias) if a is not None]
 
-    def form_for(self, readers: "tuple[Linear | QuantizedLinear, ...]") -> PerToken | Fixed | Smoothed | None:
-        """The form that all `readers` (linear layers) want alike, where it can be made in the norm's own pass."""
-        form = readers[0].input_form if readers else None
-        if isinstance(form, (PerToken, Fixed, Smoothed)) and all(reader.input_form == form for reader in readers[1:]):
-            return form
-        return None
-
     def __call__(
         self, x: np.ndarray, readers: "tuple[Linear | QuantizedLinear, ...]" = (), keep_float: bool = False
     ) -> Activation:
         """x float32 (tokens, hidden). The codes that all readers want are made in the same pass, and float32 is left
         out where nobody reads it."""
-        form = self.form_for(readers)
+        form = common_form(readers)
         y, codes, _ = _core.norm(x, self, form=form, keep_float=keep_float or form is None)
         return Activation(y, None if codes is None else {form: codes})

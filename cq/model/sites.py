@@ -91,13 +91,16 @@ class FeedForwardPart:
 
 @dataclass(frozen=True)
 class BlockPart:
-    """A block's names. attention_norm, ffn_norm: before their parts, or after them (Config.norm_first)."""
+    """A block's names. attention_norm, ffn_norm: before their parts, or after the sum of part and residual stream
+    (Config.norm_first); attention_output_norm, ffn_output_norm: of what the parts give. None where there is none."""
 
     name: str
     attention: AttentionPart
     ffn: FeedForwardPart
-    attention_norm: str
-    ffn_norm: str
+    attention_norm: str | None
+    ffn_norm: str | None
+    attention_output_norm: str | None
+    ffn_output_norm: str | None
 
 
 class Graph:
@@ -107,7 +110,7 @@ class Graph:
 
     def __init__(self, config: Config):
         self.config = config
-        self.blocks = tuple(_block(f"layers.{i}", config.gated) for i in range(config.num_layers))
+        self.blocks = tuple(_block(f"layers.{i}", config) for i in range(config.num_layers))
         self.trunk, heads = tuple(self._trunk()), tuple(self._heads())
         self.sites = {site.name: site for site in self.trunk + heads}
         self.reads = {layer: site.name for site in self.sites.values() for layer in site.readers}
@@ -118,7 +121,8 @@ class Graph:
         return tuple(layer for block in self.blocks for layer in (block.attention.output, block.ffn.down))
 
     def _trunk(self) -> Iterator[Site]:
-        first, norm = self.config.norm_first, "embed.norm"
+        config, norm = self.config, None if self.config.ends_normed else "embed.norm"
+        first = config.norm_first
         for block in self.blocks:
             attention, ffn = block.attention, block.ffn
             yield Site(
@@ -138,8 +142,8 @@ class Graph:
             )
             yield Site(ffn.hidden, (ffn.down,), None, ffn.up if ffn.gate is not None else None, ffn.down)
             norm = block.ffn_norm
-        if self.config.lm_head and self.config.causal:
-            yield Site("head.input", ("head",), "final_norm" if first else norm, None, "head")
+        if config.lm_head and config.causal:
+            yield Site("head.input", ("head",), "final_norm" if config.ends_normed else norm, None, "head")
 
     def _heads(self) -> Iterator[Site]:
         """Those that read the trunk's result, which a norm gives."""
@@ -156,8 +160,17 @@ class Graph:
             yield Site("classifier.hidden", ("classifier.scores",), None, None, "classifier.scores")
 
 
-def _block(name: str, gated: bool) -> BlockPart:
+def _block(name: str, config: Config) -> BlockPart:
     attention = AttentionPart(**{part: f"{name}.attention.{part}" for part in AttentionPart.__dataclass_fields__})
     names = {part: f"{name}.ffn.{part}" for part in FeedForwardPart.__dataclass_fields__}
-    ffn = FeedForwardPart(**names if gated else names | {"gate": None})
-    return BlockPart(name, attention, ffn, f"{name}.attention_norm", f"{name}.ffn_norm")
+    ffn = FeedForwardPart(**names if config.gated else names | {"gate": None})
+    norms, outputs = config.norm_first or not config.norm_outputs, config.norm_outputs
+    return BlockPart(
+        name,
+        attention,
+        ffn,
+        f"{name}.attention_norm" if norms else None,
+        f"{name}.ffn_norm" if norms else None,
+        f"{name}.attention.output_norm" if outputs else None,
+        f"{name}.ffn.output_norm" if outputs else None,
+    )

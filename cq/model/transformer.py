@@ -50,7 +50,7 @@ class Transformer(Heads, Encoding, Ranking, Writing):
         self.plan: Plan | None = None  # of a quantized model, what convert made it by
         self.embedding = build.embedding(config, weights)
         self.blocks = build.blocks(config, weights)
-        self.final_norm = build.norm(config, weights, "final_norm") if config.norm_first else None
+        self.final_norm = build.norm(config, weights, "final_norm") if config.ends_normed else None
         self.transform: Transform | None = build.transform(config, weights)
         self.head: Linear | QuantizedLinear | None = build.head(config, weights)
         self.classifier: Classifier | None = build.classifier(config, weights)
@@ -124,13 +124,13 @@ class Transformer(Heads, Encoding, Ranking, Writing):
 
     def _scores(self, batch: Batch) -> np.ndarray:
         assert self.head is not None, "logits has seen one"
-        return self._checked(self.head(self._transformed(batch, (self.head,))))
+        return self._checked(self.scores_of(self._transformed(batch, (self.head,))))
 
     def head_scores(self, states: np.ndarray) -> np.ndarray:
         """What the head, of a model that has one, gives of final states: float32 (n, hidden) → (n, outputs)."""
         assert self.head is not None, "whoever calls has seen one"
         x = Activation(np.ascontiguousarray(states))
-        return self._checked(self.head(x if self.transform is None else self.transform(x, (self.head,))))
+        return self._checked(self.scores_of(x if self.transform is None else self.transform(x, (self.head,))))
 
     def _checked(self, scores: np.ndarray) -> np.ndarray:
         try:
@@ -139,39 +139,57 @@ class Transformer(Heads, Encoding, Ranking, Writing):
             raise CqError(f"logits: {error}") from None
         return scores
 
+    def scores_of(self, hidden: Activation) -> np.ndarray:
+        """What the head, of a model that has one, gives of what it reads (tokens, …): those of words are multiplied and
+        capped as the configuration says."""
+        assert self.head is not None, "whoever calls has seen one"
+        scores, scale, cap = self.head(hidden), self.config.logits_scale, self.config.logits_cap
+        if not self.config.lm_head or scale == 1 and cap is None:
+            return scores
+        return _core.cap(scores, scale, cap or 0.0)
+
     def hidden(self, batch: Batch, readers: tuple[Linear | QuantizedLinear, ...] = ()) -> Activation:
-        """Final states (tokens, hidden) for `readers`, or in float32. Norms stand before each part (Llama), where the
-        sum goes on beside them, or after it (BERT), where their result does."""
+        """Final states (tokens, hidden) for `readers`, or in float32. Norms stand before or after parts, and the sum
+        goes on beside them (Llama, OLMo 2, Gemma), or after the sum, and their result goes on (BERT)."""
         x, stream = self._begin(batch)
+        factor, keep = self.config.residual_scale, "sum" if self.config.ends_normed else "normed"
         for block, after in zip(self.blocks, [*self.blocks[1:], None]):
+            beside = self._beside(block, stream, batch)
             attention_norm, ffn_norm = self._following_norms(block, after)
-            keep = "sum" if self.config.norm_first else "normed"
-            then = Then(stream, attention_norm, block.ffn.readers(), keep, block.streams[0])
+            next_readers = block.ffn.readers() if beside is None else ()
+            output = block.attention_output_norm
+            then = Then(stream, attention_norm, next_readers, keep, block.streams[0], output, factor)
             x, stream = self._part(block.attention, x, batch, f"{block.name}.attention.", then)
-            if after is None:
-                then = Then(stream, ffn_norm, readers, "normed", block.streams[1])
-            else:
-                then = Then(stream, ffn_norm, after.attention.readers(), keep, block.streams[1])
-            x, stream = self._part(block.ffn, x, batch, f"{block.name}.ffn.", then)
+            kept, next_readers = ("normed", readers) if after is None else (keep, after.attention.readers())
+            then = Then(stream, ffn_norm, next_readers, kept, block.streams[1], block.ffn_output_norm, factor)
+            x, stream = self._part(block.ffn, beside or x, batch, f"{block.name}.ffn.", then)
         batch.tap("head.input" if self.transform is None else "transform.input", x.values)
         return x
 
     def _begin(self, batch: Batch) -> tuple[Activation, np.ndarray | _core.Coded]:
         """What the first block reads, and the residual stream that begins beside it."""
         readers = self.blocks[0].attention.readers()
-        if not self.config.norm_first:
+        if not self.config.ends_normed:
             x = self.embedding(batch.ids, batch.positions, readers, self._sharing_head(), batch.types)
             return x, x.take(self.embedding.stream)
         stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head(), batch.types).floats()
-        return self.blocks[0].attention_norm(stream, readers, keep_float=batch.observe is not None), stream
+        norm = self.blocks[0].attention_norm
+        return Activation(stream) if norm is None else norm(stream, readers, batch.observe is not None), stream
 
-    def _following_norms(self, block: Block, after: Block | None) -> tuple[Norm, Norm]:
-        """The norms that follow a block's two parts."""
-        if not self.config.norm_first:
+    def _beside(self, block: Block, stream: np.ndarray | _core.Coded, batch: Batch) -> Activation | None:
+        """What a block's feed-forward part reads where it runs beside attention; None: it follows it."""
+        if not self.config.parallel:
+            return None
+        assert block.ffn_norm is not None, "Config says so"
+        floats = stream.dequantize() if isinstance(stream, _core.Coded) else stream
+        return block.ffn_norm(floats, block.ffn.readers(), batch.observe is not None)
+
+    def _following_norms(self, block: Block, after: Block | None) -> tuple[Norm | None, Norm | None]:
+        """The norms of the sums that a block's two parts are added to."""
+        if not self.config.ends_normed:
             return block.attention_norm, block.ffn_norm
-        following = self.final_norm if after is None else after.attention_norm
-        assert following is not None, "where norms stand first, one is the last"
-        return block.ffn_norm, following
+        last = self.final_norm if after is None else after.attention_norm
+        return None if self.config.parallel else block.ffn_norm, last
 
     def _part(
         self, part: Attention | FeedForward, x: Activation, batch: Batch, site: str, then: Then
@@ -233,11 +251,7 @@ class Transformer(Heads, Encoding, Ranking, Writing):
         to."""
         embedding = self.embedding
         assert not isinstance(embedding.source, _core.Weight), "a float32 model's table is in float32"
-        named = {
-            "embed.word": read(embedding.source),
-            "embed.position": embedding.position,
-            "embed.type": embedding.type,
-        }
+        named = {"embed.word": read(embedding.source)} | self.tables()
         named |= {
             f"{name}.{leaf}": getattr(part, leaf)
             for name, part in (*self.norms(), *self.linears(), *self.tail.parts())
@@ -245,6 +259,16 @@ class Transformer(Heads, Encoding, Ranking, Writing):
             if not (leaf == "weight" and name == "head" and self.config.tied)
         }
         return {name: array for name, array in named.items() if array is not None}
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """The float32 tables beside the words', by canonical name: positions, token types, buckets of distances."""
+        bias = self.blocks[0].attention.bias
+        named = {
+            "embed.position": self.embedding.position,
+            "embed.type": self.embedding.type,
+            "embed.buckets": None if bias is None else bias.buckets,
+        }
+        return {name: table for name, table in named.items() if table is not None}
 
     def norms(self) -> Iterator[tuple[str, Norm]]:
         """Every norm by name."""
@@ -254,8 +278,14 @@ class Transformer(Heads, Encoding, Ranking, Writing):
             if block.attention.query_norm is not None and block.attention.key_norm is not None:
                 yield f"{block.name}.attention.query_norm", block.attention.query_norm
                 yield f"{block.name}.attention.key_norm", block.attention.key_norm
-            yield f"{block.name}.attention_norm", block.attention_norm
-            yield f"{block.name}.ffn_norm", block.ffn_norm
+            for part, norm in (
+                ("attention_norm", block.attention_norm),
+                ("attention.output_norm", block.attention_output_norm),
+                ("ffn_norm", block.ffn_norm),
+                ("ffn.output_norm", block.ffn_output_norm),
+            ):
+                if norm is not None:
+                    yield f"{block.name}.{part}", norm
         if self.final_norm is not None:
             yield "final_norm", self.final_norm
         if self.transform is not None:
@@ -264,7 +294,8 @@ class Transformer(Heads, Encoding, Ranking, Writing):
     @property
     def nbytes(self) -> int:
         """Resident bytes of all weights, scales and tables; what two layers share counts once."""
-        arrays = self.embedding.arrays() + [a for _, layer in self.linears() for a in layer.arrays()]
+        arrays = self.embedding.word_arrays() + list(self.tables().values())
+        arrays += [a for _, layer in self.linears() for a in layer.arrays()]
         arrays += [a for _, part in (*self.norms(), *self.tail.parts()) for a in part.arrays()]
         return sum({id(a): a.nbytes for a in arrays}.values())
 

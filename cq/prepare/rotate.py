@@ -32,7 +32,7 @@ def rotate(model: Transformer) -> Transformer:
     if not rotates(config):
         raise UnsupportedError(
             f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
-            "RMS norms before each part and a language-model head, such as Llama's"
+            "RMS norms before each part alone and a language-model head, such as Llama's"
         )
     turn, head_turn = _Rotation(config.hidden_size), _Rotation(config.head_dim)
     weights: dict[str, np.ndarray | Deferred] = {
@@ -42,8 +42,7 @@ def rotate(model: Transformer) -> Transformer:
     word = model.embedding.source
     assert not isinstance(word, _core.Weight), "the model is float32"
     weights["embed.word"] = _deferred(word, turn)
-    tables = {"embed.position": model.embedding.position, "embed.type": model.embedding.type}
-    weights |= {name: turn(table) for name, table in tables.items() if table is not None}
+    weights |= {name: turn(table) for name, table in model.tables().items()}
     norms, graph = dict(model.norms()), model.graph
     values, attended = ({getattr(block.attention, part) for block in graph.blocks} for part in ("value", "output"))
     for name, layer in model.float_linears():
@@ -64,7 +63,7 @@ def rotate(model: Transformer) -> Transformer:
 
 def rotates(config: Config) -> bool:
     """Whether models of this configuration go through a rotation unchanged."""
-    return config.norm == "rms" and config.norm_first and config.lm_head
+    return config.norm == "rms" and config.norm_first and not config.norm_outputs and config.lm_head
 
 
 def _after_norm(turn: "_Rotation", norm: np.ndarray, weight: np.ndarray) -> np.ndarray:

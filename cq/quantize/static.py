@@ -39,7 +39,7 @@ def plan_fixed(config: Config, strategy: Static, form_at: Callable[[str], Fixed]
 def _residual(config: Config, form_at: Callable[[str], Fixed]) -> tuple[Fixed | None, ...]:
     """The residual stream in int8: after a norm the very codes that the next layers read, before one the sum's."""
     parts = [part for block in Graph(config).blocks for part in (block.attention, block.ffn)]
-    if config.norm_first:
+    if config.ends_normed:
         return (None, *(form_at(part.sum) for part in parts[:-1]), None)
     return (*(form_at(part.input) for part in parts), None)
 

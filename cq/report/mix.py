@@ -359,7 +359,8 @@ def _subject(
 
 
 def _arrays(model: Transformer) -> Iterator[np.ndarray]:
-    yield from map(read_array, model.embedding.arrays())
+    yield from map(read_array, model.embedding.word_arrays())
+    yield from model.tables().values()
     for _, layer in (*model.linears(), *model.norms()):
         yield from map(read_array, layer.arrays())
 

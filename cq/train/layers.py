@@ -123,46 +123,57 @@ class Norm:
 
 
 class Rotary:
-    """Rotary positions (Su et al. 2021) over heads of `dim`: first half and second half of a head are the two
-    coordinates. Angles round to float32 and their cosines from float64, as the model's own do."""
+    """Rotary positions (Su et al. 2021) over the first `turned` features of heads of `dim`: first half and second half
+    of these are the two coordinates. Angles round to float32 and their cosines from float64, as the model's own do."""
 
-    def __init__(self, dim: int, theta: float, scaling: dict | None = None):
+    def __init__(self, dim: int, turned: int, theta: float, scaling: dict | None = None):
         if turning_point(scaling) is not None:
             raise UnsupportedError("train: rotary positions scaled by longrope are not implemented here")
-        self.frequency, self.factor = frequencies(dim, theta, scaling)
+        self.dim, (self.frequency, self.factor) = dim, frequencies(turned, theta, scaling)
+        self._last: tuple = (None, None, None)  # the tables that were asked for last, and by what
 
     def tables(self, positions: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines (tokens, 1, dim / 2) of positions (tokens,)."""
+        """Cosines and sines (tokens, 1, turned / 2) of positions (tokens,)."""
+        if self._last[0] is not positions or self._last[1] != dtype:
+            self._last = positions, dtype, self._tables(positions, dtype)
+        found: tuple[np.ndarray, np.ndarray] = self._last[2]
+        return found
+
+    def _tables(self, positions: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         angle = np.outer(positions.astype(np.float32), self.frequency).astype(np.float64)[:, None]
         turns = functions.cos(angle), functions.sin(angle)
         cosine, sine = ((turn * self.factor).astype(np.float32).astype(dtype) for turn in turns)
         return cosine, sine
 
-    @staticmethod
-    def turn(x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
+    def turn(self, x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
         """x (tokens, heads * dim) turned by the angles, a new array. The reverse turns back: give it -sine."""
         half = cosine.shape[2]
-        a, b = np.moveaxis(x.reshape(len(x), -1, 2, half), 2, 0)
-        y = np.empty((len(x), a.shape[1], 2, half), x.dtype)
-        np.multiply(a, cosine, out=y[:, :, 0])
-        y[:, :, 0] -= b * sine
-        np.multiply(b, cosine, out=y[:, :, 1])
-        y[:, :, 1] += a * sine
+        heads = x.reshape(len(x), -1, self.dim)
+        a, b = heads[:, :, :half], heads[:, :, half : 2 * half]
+        y = np.empty_like(heads)
+        y[:, :, 2 * half :] = heads[:, :, 2 * half :]
+        np.multiply(a, cosine, out=y[:, :, :half])
+        y[:, :, :half] -= b * sine
+        np.multiply(b, cosine, out=y[:, :, half : 2 * half])
+        y[:, :, half : 2 * half] += a * sine
         return y.reshape(x.shape)
 
 
 class Embedding:
     """Word, position and type rows, summed in this order; all tokens are of type 0. word: how the table becomes codes,
-    a Linear that shares it (a tied head), or None. offset: rows of the position table before the first token's."""
+    a Linear that shares it (a tied head), or None. offset: rows of the position table before the first token's. scale:
+    multiplies word rows."""
 
-    def __init__(self, parameters: Parameters, fake: WeightRange | Linear | None, offset: int = 0):
-        self.parameters, self.fake, self.offset = parameters, fake, offset
+    def __init__(self, parameters: Parameters, fake: WeightRange | Linear | None, offset: int = 0, scale: float = 1.0):
+        self.parameters, self.fake, self.offset, self.scale = parameters, fake, offset, scale
 
     def forward(self, batch: Packed) -> np.ndarray:
         """(tokens, hidden)."""
         self.batch = batch
         values = self.parameters.values
         x = self._words(values["embed.word"], batch.ids)
+        if self.scale != 1:
+            x *= np.asarray(self.scale, x.dtype)
         if "embed.position" in values:
             x += values["embed.position"][batch.positions + self.offset]
         if "embed.type" in values:
@@ -183,7 +194,8 @@ class Embedding:
         return np.asarray(rows)
 
     def backward(self, g: np.ndarray) -> None:
-        self.parameters.add_rows("embed.word", self.batch.ids, g)
+        words = g if self.scale == 1 else g * np.asarray(self.scale, g.dtype)
+        self.parameters.add_rows("embed.word", self.batch.ids, words)
         if "embed.position" in self.parameters.values:
             self.parameters.add_rows("embed.position", self.batch.positions + self.offset, g)
         if "embed.type" in self.parameters.values:

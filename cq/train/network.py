@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from .. import affine, observers
+from .. import affine, functions, observers
 from ..errors import CqError
 from ..model import Config
 from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from ..model.sites import AttentionPart, FeedForwardPart, Graph
 from ..plan import Plan, WeightCoding
-from .attention import Attention, CodedAttention, ScaledAttention
+from .attention import Attention, CodedAttention, PositionBias, ScaledAttention, Sight
 from .batch import Packed
 from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, WeightRange
 from .layers import Embedding, Linear, Norm, Rotary
@@ -51,11 +51,12 @@ class Network:
         self.linears = {name: self._linear(name) for name in self.trunk}
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
         self.norms = {name: Norm(self.parameters, name, config.norm_eps, config.norm == "rms") for name in norms}
-        self.attention = [self._attention(self.forms.get(block.attention.query)) for block in self.graph.blocks]
-        self.rotary = None
-        if config.rope_theta is not None:
-            self.rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
-        self.embedding = Embedding(self.parameters, self._word(), config.position_offset)
+        self.bias = None
+        if config.position_bias is not None:
+            self.bias = PositionBias(self.parameters, config.position_bias, config.num_heads)
+        self.attention = [self._attention(i, block.attention.query) for i, block in enumerate(self.graph.blocks)]
+        self.rotary = self._rotaries()
+        self.embedding = Embedding(self.parameters, self._word(), config.position_offset, config.embedding_scale)
         self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
         self.refresh()
 
@@ -104,11 +105,22 @@ class Network:
         name = f"{site}.scale"
         return Learned(site, form, self.parameters.values[name], partial(self.parameters.add, name))
 
-    def _attention(self, form: Form | PerHead) -> Attention:
-        c, kind = self.config, Attention
+    def _rotaries(self) -> list[Rotary | None]:
+        """Of every block; those that turn alike share one."""
+        c, made = self.config, {}
+        result: list[Rotary | None] = []
+        for layer in map(c.layer, range(c.num_layers)):
+            kind = layer.rope_theta, layer.rope_scaling is None
+            if layer.rope_theta is not None and kind not in made:
+                made[kind] = Rotary(c.head_dim, c.turned, layer.rope_theta, layer.rope_scaling)
+            result.append(made.get(kind))
+        return result
+
+    def _attention(self, i: int, query: str) -> Attention:
+        c, kind, form = self.config, Attention, self.forms.get(query)
         if form is not None:
             kind = ScaledAttention if isinstance(form, PerHead) else CodedAttention
-        return kind(c.num_heads, c.num_kv_heads, c.head_dim, c.causal)
+        return kind(c.num_heads, c.num_kv_heads, c.head_dim, Sight.of(c, i), self.bias)
 
     def _linear(self, name: str) -> Linear:
         layer = self.plan.layers[name]
@@ -207,54 +219,87 @@ class Network:
         """Final hidden states (tokens, hidden)."""
         self.batch = batch
         x = self.embedding.forward(batch)
-        if self.rotary is not None:
-            self.angles = self.rotary.tables(batch.positions, x.dtype)
-        if not self.config.norm_first:
+        if not self.config.ends_normed:
             x = self.norms["embed.norm"].forward(x)
         for i, block in enumerate(self.graph.blocks):
-            x = self._around(block.attention_norm, x, lambda y: self._attend(i, block.attention, y))
-            x = self._around(block.ffn_norm, x, lambda y: self._feed(i, block.ffn, y))
-        return self.norms["final_norm"].forward(x) if self.config.norm_first else x
+            attend, feed = partial(self._attend, i, block.attention), partial(self._feed, i, block.ffn)
+            if self.config.parallel:
+                y = self._branch(block.attention_norm, block.attention_output_norm, x, attend)
+                y += x
+                y += self._branch(block.ffn_norm, block.ffn_output_norm, x, feed)
+                x = y
+            else:
+                x = self._around(block.attention_norm, block.attention_output_norm, x, attend)
+                x = self._around(block.ffn_norm, block.ffn_output_norm, x, feed)
+        return self.norms["final_norm"].forward(x) if self.config.ends_normed else x
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """(tokens, hidden) → (tokens, vocab), after `forward`."""
-        return self._read("head.input", hidden)[0]
+        scores, cap = self._read("head.input", hidden)[0], self.config.logits_cap
+        if self.config.logits_scale != 1:
+            scores *= np.asarray(self.config.logits_scale, scores.dtype)
+        if cap is not None:
+            self.tanh = functions.tanh(scores / np.asarray(cap, scores.dtype))
+            scores = self.tanh * np.asarray(cap, scores.dtype)
+        return scores
+
+    def _logits_back(self, g: np.ndarray) -> np.ndarray:
+        if self.config.logits_cap is not None:
+            g = g * (1 - self.tanh * self.tanh)
+        if self.config.logits_scale != 1:
+            g = g * np.asarray(self.config.logits_scale, g.dtype)
+        return self._read_back("head.input", [g])
 
     def backward(self, hidden: np.ndarray | None = None, logits: np.ndarray | None = None) -> None:
         """From the gradients of what `forward` and `logits` gave, either or both, to those of the parameters. May write
         to `hidden`."""
         g = hidden
         if logits is not None:
-            g = self._read_back("head.input", [logits])
+            g = self._logits_back(logits)
             if hidden is not None:
                 g += hidden
         assert g is not None, "either gradient must be given"
-        if self.config.norm_first:
+        if self.config.ends_normed:
             g = self.norms["final_norm"].backward(g)
         for i, block in reversed(list(enumerate(self.graph.blocks))):
-            g = self._around_back(block.ffn_norm, g, lambda y: self._feed_back(i, block.ffn, y))
-            g = self._around_back(block.attention_norm, g, lambda y: self._attend_back(i, block.attention, y))
-        if not self.config.norm_first:
+            attend, feed = partial(self._attend_back, i, block.attention), partial(self._feed_back, i, block.ffn)
+            if self.config.parallel:
+                d = self._branch_back(block.ffn_norm, block.ffn_output_norm, g, feed)
+                d += self._branch_back(block.attention_norm, block.attention_output_norm, g, attend)
+                d += g
+                g = d
+            else:
+                g = self._around_back(block.ffn_norm, block.ffn_output_norm, g, feed)
+                g = self._around_back(block.attention_norm, block.attention_output_norm, g, attend)
+        if not self.config.ends_normed:
             g = self.norms["embed.norm"].backward(g)
         self.embedding.backward(g)
 
-    def _around(self, norm: str, x: np.ndarray, part: Pass) -> np.ndarray:
-        """A part with its norm and residual: x + part(norm(x)), or norm(x + part(x))."""
-        if self.config.norm_first:
-            y = part(self.norms[norm].forward(x))
-            y += x
-            return y
-        y = part(x)
-        y += x
-        return self.norms[norm].forward(y)
+    def _branch(self, norm: str | None, output: str | None, x: np.ndarray, part: Pass) -> np.ndarray:
+        """What a part adds to the residual stream x, a new array."""
+        y = part(x if norm is None or not self.config.norm_first else self.norms[norm].forward(x))
+        y = y if output is None else self.norms[output].forward(y)
+        if self.config.residual_scale != 1:
+            y *= np.asarray(self.config.residual_scale, y.dtype)
+        return y
 
-    def _around_back(self, norm: str, g: np.ndarray, part_back: Pass) -> np.ndarray:
-        if self.config.norm_first:
-            d = self.norms[norm].backward(part_back(g))
-            d += g
-            return d
-        g = self.norms[norm].backward(g)
-        d = part_back(g)
+    def _branch_back(self, norm: str | None, output: str | None, g: np.ndarray, part_back: Pass) -> np.ndarray:
+        """From the gradient of what the part added to that of x, a new array."""
+        if self.config.residual_scale != 1:
+            g = g * np.asarray(self.config.residual_scale, g.dtype)
+        d = part_back(g if output is None else self.norms[output].backward(g))
+        return d if norm is None or not self.config.norm_first else self.norms[norm].backward(d)
+
+    def _around(self, norm: str | None, output: str | None, x: np.ndarray, part: Pass) -> np.ndarray:
+        """The residual stream after a part, normed where norms stand in it."""
+        y = self._branch(norm, output, x, part)
+        y += x
+        return y if self.config.ends_normed or norm is None else self.norms[norm].forward(y)
+
+    def _around_back(self, norm: str | None, output: str | None, g: np.ndarray, part_back: Pass) -> np.ndarray:
+        if not self.config.ends_normed and norm is not None:
+            g = self.norms[norm].backward(g)
+        d = self._branch_back(norm, output, g, part_back)
         d += g
         return d
 
@@ -264,17 +309,20 @@ class Network:
             q, k = (
                 self._by_head(self.norms[f"{name}_norm"].forward, y) for name, y in ((names.query, q), (names.key, k))
             )
-        if self.rotary is not None:
-            q, k = (Rotary.turn(y, *self.angles) for y in (q, k))
+        rotary = self.rotary[i]
+        if rotary is not None:
+            angles = rotary.tables(self.batch.positions, q.dtype)
+            q, k = (rotary.turn(y, *angles) for y in (q, k))
         q_codes, k_codes, v_codes = (self._code(site, y) for site, y in zip(names.projections, (q, k, v)))
         return self._read(names.context, self.attention[i].forward(q_codes, k_codes, v_codes, self.batch))[0]
 
     def _attend_back(self, i: int, names: AttentionPart, g: np.ndarray) -> np.ndarray:
         parts = self.attention[i].backward(self._read_back(names.context, [g]))
         q, k, v = (self._code_back(site, d) for site, d in zip(names.projections, parts))
-        if self.rotary is not None:
-            cosine, sine = self.angles
-            q, k = (Rotary.turn(y, cosine, -sine) for y in (q, k))
+        rotary = self.rotary[i]
+        if rotary is not None:
+            cosine, sine = rotary.tables(self.batch.positions, q.dtype)
+            q, k = (rotary.turn(y, cosine, -sine) for y in (q, k))
         if self.config.qk_norm:
             q, k = (
                 self._by_head(self.norms[f"{name}_norm"].backward, y) for name, y in ((names.query, q), (names.key, k))
@@ -282,8 +330,9 @@ class Network:
         return self._read_back(names.input, [q, k, v])
 
     def _by_head(self, norm: Pass, x: np.ndarray) -> np.ndarray:
-        """x (tokens, heads * dim) through `norm`, of rows (tokens * heads, dim)."""
-        return norm(x.reshape(-1, self.config.head_dim)).reshape(x.shape)
+        """x (tokens, heads * dim) through `norm`, of rows (tokens * heads, dim), or of all heads together."""
+        width = x.shape[1] if self.config.qk_norm_joint else self.config.head_dim
+        return norm(x.reshape(-1, width)).reshape(x.shape)
 
     def _feed(self, i: int, names: FeedForwardPart, x: np.ndarray) -> np.ndarray:
         c, parts = self.config, self._read(names.input, x)

@@ -23,7 +23,8 @@ _FOUND = {
         "quantization_config rope_scaling rope_theta torch_dtype _name_or_path finetuning_task "
         "position_embedding_type sentence_transformers sbert_ce_default_activation_function num_labels "
         "gradient_checkpointing tokenizer_class task_specific_params n_ctx prefix pruned_heads auto_map "
-        "attn_implementation original_max_position_embeddings"
+        "attn_implementation original_max_position_embeddings sliding_window_pattern rope_local_base_freq rotary_pct "
+        "rotary_emb_base partial_rotary_factor cache_implementation embd_pdrop resid_pdrop max_window_layers"
     ),
     "tokenizer_config.json": (
         "tokenizer_class do_lower_case strip_accents tokenize_chinese_chars add_bos_token add_eos_token "
@@ -144,8 +145,8 @@ def test_damage_is_named(bert, file, values, words):
 def test_defaults_are_those_of_the_familys_class(family):
     """`sliding_window` of Qwen, which is null until it is used, and what is worked out of others are left to
     read_config."""
-    theirs = AutoConfig.for_model(family)
+    theirs, ours = AutoConfig.for_model(family), DEFAULTS[family]
     if family.startswith("qwen"):
-        theirs = type(theirs)(use_sliding_window=True)
-    for key, value in DEFAULTS[family].items():
+        theirs, ours = type(theirs)(use_sliding_window=True), ours | {"use_sliding_window": True}
+    for key, value in ours.items():
         assert getattr(theirs, key) == value, key

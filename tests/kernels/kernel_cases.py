@@ -378,6 +378,11 @@ def _attention_shapes() -> Iterator[tuple]:
         yield dim, causal, heads, kv, np.cumsum((0, *sizes)).astype(np.int32)
 
 
+def _bias(rng, offsets, heads) -> np.ndarray:
+    """Just as far as the longest sequence reaches."""
+    return floats(rng, heads, 2 * np.diff(offsets).max() - 1)
+
+
 def attention_f32(rng) -> Iterator[Call]:
     for dim, causal, heads, kv, offsets in _attention_shapes():
         qkv = floats(rng, offsets[-1], (heads + 2 * kv) * dim)
@@ -388,6 +393,11 @@ def attention_f32(rng) -> Iterator[Call]:
                 _core.attention,
                 (x, offsets, heads, kv, causal, dim**-0.5),
             )
+        yield Call(
+            f"{dim} {causal} {heads}/{kv} {offsets} biased",
+            _core.attention,
+            (qkv, offsets, heads, kv, causal, dim**-0.5, None, _bias(rng, offsets, heads)),
+        )
 
 
 def attention_static(rng) -> Iterator[Call]:
@@ -397,11 +407,12 @@ def attention_static(rng) -> Iterator[Call]:
         low, high = (0, 256) if dtype == "uint8" else (-128, 128)
         scale, zero_point = rng.uniform(0.01, 0.03, 3).astype(np.float32), rng.integers(low, high, 3).astype(np.int32)
         qkv = _core.Coded(x.codes, *(np.repeat(values, widths)[None] for values in (scale, zero_point)))
-        yield Call(
-            f"{dim} {causal} {heads}/{kv} {offsets} {dtype} {form}",
-            _core.attention,
-            (qkv, offsets, heads, kv, causal, dim**-0.5 / 8, form),
-        )
+        for label, bias in (("", None), (" biased", _bias(rng, offsets, heads))):
+            yield Call(
+                f"{dim} {causal} {heads}/{kv} {offsets} {dtype} {form}{label}",
+                _core.attention,
+                (qkv, offsets, heads, kv, causal, dim**-0.5 / 8, form, bias),
+            )
 
 
 def attention_dynamic(rng) -> Iterator[Call]:
@@ -412,19 +423,57 @@ def attention_dynamic(rng) -> Iterator[Call]:
         codes = rng.integers(-127, 128, (tokens, parts * dim)).astype(np.int8)
         scale = (np.exp(size * rng.standard_normal((tokens, parts))) / 64).clip(2e-38, 1e36).astype(np.float32)
         codes[::5, -dim:], scale[::5, -1] = 0, 1  # a token without values
+        qkv = _core.Coded(codes, scale, np.zeros_like(scale, np.int32))
+        for label, bias in (("", None), (" biased", _bias(rng, offsets, heads))):
+            yield Call(
+                f"{dim} {causal} {heads}/{kv} {offsets} {size} {form}{label}",
+                _core.attention,
+                (qkv, offsets, heads, kv, causal, dim**-0.5 / 8, form, bias),
+            )
+
+
+def attention_windows(rng) -> Iterator[Call]:
+    """Windows that begin within vectors, and caps, float32 and in codes."""
+    lengths = np.cumsum((0, 1, 40, 17, 100)).astype(np.int32)
+    windows = product((True, False), ((1, 0.0), (13, 0.0), (16, 0.7), (70, 20.0), (None, 2.0)))
+    for i, ((causal, (window, cap)), (dim, heads, kv)) in enumerate(
+        product(windows, ((8, 4, 2), (20, 3, 1), (80, 2, 2)))
+    ):
+        x, widths = floats(rng, lengths[-1], (heads + 2 * kv) * dim), (heads * dim, kv * dim, kv * dim)
+        own = [Fixed(("uint8", "int8")[i % 2], False, 0.03, int(rng.integers(-9, 9)) + 128 * (1 - i % 2))] * 3
+        for form in (None, PerHead("int8", True, dim), Smoothed.of(own, widths)):
+            qkv = x if form is None else _core.quantize(x, form)
+            yield Call(
+                f"{i} {form and form.kind} {dim} {heads}/{kv} {causal} {window} {cap}",
+                _core.attention,
+                (qkv, lengths, heads, kv, causal, dim**-0.5, form and FIXED[0], None, window, cap),
+            )
+
+
+def norm_inner(rng) -> Iterator[Call]:
+    """A norm before the residual, a factor, and none behind it."""
+    for columns, form, last in product(TAILS, (None, FIXED[0], DYNAMIC[0]), (False, True)):
+        x, residual = floats(rng, 5, columns), floats(rng, 5, columns)
+        norms = [Norm(floats(rng, columns), None, 1e-5, True) for _ in range(2)]
+        arguments = dict(residual=residual, form=form, keep_sum=True)
         yield Call(
-            f"{dim} {causal} {heads}/{kv} {offsets} {size} {form}",
-            _core.attention,
-            (
-                _core.Coded(codes, scale, np.zeros_like(scale, np.int32)),
-                offsets,
-                heads,
-                kv,
-                causal,
-                dim**-0.5 / 8,
-                form,
-            ),
+            f"{columns} {form} {last} inner",
+            _core.norm,
+            (x, norms[0] if last else None),
+            arguments | dict(inner=norms[1]),
         )
+        yield Call(
+            f"{columns} {form} {last} factor",
+            _core.norm,
+            (x, norms[0] if last else None),
+            arguments | dict(factor=0.22),
+        )
+
+
+def cap(rng) -> Iterator[Call]:
+    for columns, (factor, most) in product(TAILS, ((0.3, 0.0), (1.0, 30.0), (5.0, 0.5))):
+        x = floats(rng, 5, columns)
+        yield Call(f"{columns} {factor} {most}", _core.cap, (x, factor, most), {}, (x,))
 
 
 def linear_gated(rng) -> Iterator[Call]:
@@ -589,6 +638,9 @@ FAMILIES = (
     attention_f32,
     attention_static,
     attention_dynamic,
+    attention_windows,
+    norm_inner,
+    cap,
     linear_gated,
     attention_kept,
     slope,

@@ -35,17 +35,38 @@ def parts(qkv, heads, kv):
     return np.split(split, (heads, heads + kv), axis=-2)
 
 
-def each_head(offsets, heads, kv, causal):
+def each_head(offsets, heads, kv, causal, window=None):
     """(tokens of a sequence, query head, the head of keys and values, which keys a query sees)."""
     for (a, b), h in product(zip(offsets[:-1], offsets[1:]), range(heads)):
-        yield slice(a, b), h, h * kv // heads, np.tril(np.ones((b - a, b - a), bool)) | (not causal)
+        back = np.arange(b - a)[:, None] - np.arange(b - a)
+        seen = back >= 0 if causal else back == back
+        if window is not None:
+            seen &= back < window if causal else np.abs(back) <= window
+        yield slice(a, b), h, h * kv // heads, seen
 
 
-def exact(qkv, offsets, heads, kv, causal, scale):
+def capped(scores, cap):
+    return cap * np.tanh(scores / cap) if cap else scores
+
+
+def biased(rng, offsets, heads, dim):
+    """A bias (heads, 2 n - 1) by distance, for sequences of up to n tokens; some are as long."""
+    return rng.standard_normal((heads, 2 * (int(np.diff(offsets).max()) + dim % 7) - 1), np.float32)
+
+
+def bias_at(bias, h, n):
+    """(n, n): what is added to scores of head h."""
+    if bias is None:
+        return np.zeros((n, n))
+    return bias[h][bias.shape[1] // 2 + np.arange(n) - np.arange(n)[:, None]].astype(float)
+
+
+def exact(qkv, offsets, heads, kv, causal, scale, bias=None, window=None, cap=0):
     q, k, v = parts(qkv.astype(float), heads, kv)
     y = np.empty(q.shape)
-    for at, h, g, seen in each_head(offsets, heads, kv, causal):
-        y[at, h] = special.softmax(np.where(seen, scale * q[at, h] @ k[at, g].T, -np.inf), 1) @ v[at, g]
+    for at, h, g, seen in each_head(offsets, heads, kv, causal, window):
+        scores = capped(scale * q[at, h] @ k[at, g].T, cap) + bias_at(bias, h, len(seen))
+        y[at, h] = special.softmax(np.where(seen, scores, -np.inf), 1) @ v[at, g]
     return y.reshape(len(y), -1)
 
 
@@ -56,13 +77,13 @@ def test_float32(dim, heads, kv, causal, rng):
     for lengths, sharp in product(LENGTHS, (1, 30)):
         offsets, scale = offsets_of(lengths), sharp * dim**-0.5
         qkv = rng.standard_normal((offsets[-1], (heads + 2 * kv) * dim), np.float32)
-        got = _core.attention(qkv, offsets, heads, kv, causal, scale)
-        assert got.shape == (len(qkv), heads * dim) and got.dtype == np.float32
         # a score's rounding error, some 1e-7 of the sum of its terms' magnitudes, is the relative error of its exp
         size = scale * max(np.abs(qkv).max() ** 2 * dim**0.5, 1)
-        np.testing.assert_allclose(
-            got, exact(qkv, offsets, heads, kv, causal, scale), rtol=0, atol=1e-6 + 1e-7 * size * 4
-        )
+        for bias in (None, biased(rng, offsets, heads, dim)):
+            got = _core.attention(qkv, offsets, heads, kv, causal, scale, None, bias)
+            assert got.shape == (len(qkv), heads * dim) and got.dtype == np.float32
+            wanted = exact(qkv, offsets, heads, kv, causal, scale, bias)
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 + 1e-7 * size * 4)
 
 
 # --- codes ------------------------------------------------------------------------------------------------------------
@@ -74,17 +95,20 @@ def exp2(t):
     return np.exp2(whole) * np.polyval([0.0550090745, 0.242210984, 0.693282902, 1], t - whole)
 
 
-def emulate_static(qkv, offsets, heads, kv, causal, scale):
+def emulate_static(qkv, offsets, heads, kv, causal, scale, bias=None, window=None, cap=0):
     """exp in codes of 1/255, whose own exact sum normalizes; the step that one code off would make, and the
     relative error of a score in float32."""
     qs, ks, vs = (float(p[0, 0, 0]) for p in parts(qkv.scale, heads, kv))
     q, k, v = parts(qkv.codes.astype(np.int64) - qkv.zero_point, heads, kv)
     y, step, fuzzy = (np.empty(q.shape) for _ in range(3))
-    for at, h, g, seen in each_head(offsets, heads, kv, causal):
-        sums = np.where(seen, q[at, h] @ k[at, g].T, -(2**31))
-        weights = seen * np.rint(255 * exp2((sums - sums.max(1, keepdims=True)) * (scale * np.log2(np.e) * qs * ks)))
+    for at, h, g, seen in each_head(offsets, heads, kv, causal, window):
+        scores = np.log2(np.e) * capped(scale * qs * ks * (q[at, h] @ k[at, g].T), cap)
+        scores = np.where(seen, scores + np.log2(np.e) * bias_at(bias, h, len(seen)), -1e30)
+        weights = seen * np.rint(255 * exp2(np.maximum(scores - scores.max(1, keepdims=True), -125)))
         y[at, h] = weights @ v[at, g] * vs / weights.sum(1, keepdims=True)
-        step[at, h], fuzzy[at, h] = 2 * vs * np.abs(v[at, g]).max() / weights.sum(1, keepdims=True), 1e-6
+        step[at, h], fuzzy[at, h] = 2 * vs * np.abs(v[at, g]).max() / weights.sum(1, keepdims=True), 1e-6 + 1e-6 * cap
+        if bias is not None:  # scores round before their largest is taken off
+            fuzzy[at, h] += 2.0**-22 * np.abs(np.where(seen, scores, 0)).max(1, keepdims=True)
     return [x.reshape(len(x), -1) for x in (y, step, fuzzy)]
 
 
@@ -93,18 +117,19 @@ def log2_above(x):
     return np.ascontiguousarray(x).view(np.int32) * 2.0**-23 - 126.913
 
 
-def emulate_dynamic(qkv, offsets, heads, kv, causal, scale):
+def emulate_dynamic(qkv, offsets, heads, kv, causal, scale, bias=None, window=None, cap=0):
     """Weights take the values' scales along: codes rint(255 * value scale * 2^(score - top)), normalized by the sum."""
     (q, k, v), (qs, ks, vs) = (parts(x.astype(float), heads, kv) for x in (qkv.codes, qkv.scale))
     logs = log2_above(parts(qkv.scale, heads, kv)[2][..., 0])
     y, step, fuzzy = (np.empty(q.shape) for _ in range(3))
-    for at, h, g, seen in each_head(offsets, heads, kv, causal):
-        scores = np.where(seen, q[at, h] @ k[at, g].T * ks[at, g, 0] * qs[at, h] * (scale * np.log2(np.e)), -1e30)
+    for at, h, g, seen in each_head(offsets, heads, kv, causal, window):
+        scores = capped(q[at, h] @ k[at, g].T * ks[at, g, 0] * qs[at, h] * scale, cap) * np.log2(np.e)
+        scores = np.where(seen, scores + np.log2(np.e) * bias_at(bias, h, len(seen)), -1e30)
         weights = seen * exp2(np.maximum(scores - (scores + logs[at, g]).max(1, keepdims=True), -100))
         codes, whole = np.rint(255 * vs[at, g, 0] * weights), 255 * weights.sum(1, keepdims=True)
         assert codes.max() <= 255
         y[at, h], step[at, h] = codes @ v[at, g] / whole, 2 * 127 / whole
-        fuzzy[at, h] = 5e-6 + 2.0**-22 * np.abs(np.where(seen, scores, 0)).max(1, keepdims=True)
+        fuzzy[at, h] = 5e-6 + 1e-6 * cap + 2.0**-22 * np.abs(np.where(seen, scores, 0)).max(1, keepdims=True)
     return [x.reshape(len(x), -1) for x in (y, step, fuzzy)]
 
 
@@ -139,10 +164,11 @@ def test_static(dim, heads, kv, causal, rng):
         offsets = offsets_of(lengths)
         qkv = static_codes(rng, dtype, offsets[-1], heads, kv, dim)
         arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim**-0.5)
-        got = _core.attention(*arguments)
-        off, total = off + assert_emulated(got, *emulate_static(*arguments)), total + got.size
+        bias = biased(rng, offsets, heads, dim) if dtype == "int8" else None
+        got = _core.attention(*arguments, None, bias)
+        off, total = off + assert_emulated(got, *emulate_static(*arguments, bias)), total + got.size
         for form in (Fixed("uint8", False, 0.02, 99), Fixed("int8", True, 0.01, 0)):
-            codes = _core.attention(*arguments, form)
+            codes = _core.attention(*arguments, form, bias)
             np.testing.assert_array_equal(
                 codes.codes, affine.quantize(got, form.scale, form.zero_point, form.dtype, form.symmetric)
             )
@@ -157,10 +183,11 @@ def test_dynamic(dim, heads, kv, causal, rng):
         offsets = offsets_of(lengths)
         qkv = dynamic_codes(rng, offsets[-1], heads, kv, dim, spread)
         arguments = (qkv, offsets, heads, kv, causal, 0.5 * dim**-0.5)
-        got = _core.attention(*arguments)
-        off, total = off + assert_emulated(got, *emulate_dynamic(*arguments)), total + got.size
+        bias = biased(rng, offsets, heads, dim) if spread else None
+        got = _core.attention(*arguments, None, bias)
+        off, total = off + assert_emulated(got, *emulate_dynamic(*arguments, bias)), total + got.size
         form = Fixed("int8", False, 0.02, -9)
-        codes = _core.attention(*arguments, form)
+        codes = _core.attention(*arguments, form, bias)
         np.testing.assert_array_equal(
             codes.codes, affine.quantize(got, form.scale, form.zero_point, form.dtype, form.symmetric)
         )
@@ -192,6 +219,53 @@ def test_codes_are_near_the_formula(kind, causal, rng):
             assert (error[at, h] <= 1.1 * half_codes + 4e-4 * np.abs(v[at, g]).max()).all()
 
 
+# --- windows and caps -------------------------------------------------------------------------------------------------
+
+WINDOWS = pytest.mark.parametrize("window, cap", [(1, 0), (7, 0), (20, 3.0), (64, 0), (None, 3.0)])
+
+
+@WINDOWS
+@CAUSAL
+@pytest.mark.parametrize("kind", KINDS)
+def test_windows_and_caps(kind, causal, window, cap, rng):
+    """As without them, and where no window reaches beyond its sequence the same bits."""
+    off = total = 0
+    for (dim, heads, kv), lengths in product([(8, 4, 2), (20, 3, 1), (80, 4, 4)], ((1,), (5, 1, 17), (70, 9), (150,))):
+        offsets = offsets_of(lengths)
+        qkv = made(kind, rng, offsets[-1], heads, kv, dim)
+        arguments = (qkv, offsets, heads, kv, causal, (3 if kind == "float32" else 0.5) * dim**-0.5)
+        got = _core.attention(*arguments, None, None, window, cap)
+        if kind == "float32":
+            np.testing.assert_allclose(got, exact(*arguments, None, window, cap), rtol=0, atol=6e-6)
+        else:
+            emulate = emulate_static if kind == "static" else emulate_dynamic
+            off, total = off + assert_emulated(got, *emulate(*arguments, None, window, cap)), total + got.size
+        if window is not None and max(lengths) <= window:
+            assert got.tobytes() == _core.attention(*arguments, None, None, None, cap).tobytes()
+    assert off <= 0.02 * total
+
+
+@CAUSAL
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_no_window_shows_changes_nothing(kind, causal, rng):
+    """Tokens beyond its window are no part of a token's bits."""
+    window, at = 9, 70
+    qkv = made(kind, rng, 130, 4, 2, 20)
+    arguments = (np.int32([0, 130]), 4, 2, causal, 0.3, None, None, window)
+    before = _core.attention(qkv, *arguments)
+    x = qkv if kind == "float32" else qkv.codes
+    x[:50] = x[-50:]
+    x[at + window + 1 :] = 3
+    assert before[at].tobytes() == _core.attention(qkv, *arguments)[at].tobytes()
+
+
+def test_windows_of_nothing_are_refused(rng):
+    x = rng.standard_normal((6, 48), np.float32)
+    for causal, window in ((True, 0), (False, -1)):
+        with pytest.raises(cq.CqError, match="window: need at least"):
+            _core.attention(x, np.int32([0, 6]), 2, 2, causal, 0.3, None, None, window)
+
+
 # --- promises of all three --------------------------------------------------------------------------------------------
 
 
@@ -213,16 +287,18 @@ def rows(qkv, a, b):
 
 
 @CAUSAL
+@pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sequence_does_not_depend_on_its_neighbours(kind, causal, rng):
+def test_a_sequence_does_not_depend_on_its_neighbours(kind, biases, causal, rng):
     offsets = offsets_of((30, 2, 7, 55, 6))
     qkv = made(kind, rng, 100, 4, 2, 20)
-    together = _core.attention(qkv, offsets, 4, 2, causal, 0.3)
+    bias = biased(rng, offsets, 4, 20) if biases else None
+    together = _core.attention(qkv, offsets, 4, 2, causal, 0.3, None, bias)
     for a, b in zip(offsets[:-1], offsets[1:]):
-        alone = _core.attention(rows(qkv, a, b), np.int32([0, b - a]), 4, 2, causal, 0.3)
+        alone = _core.attention(rows(qkv, a, b), np.int32([0, b - a]), 4, 2, causal, 0.3, None, bias)
         assert alone.tobytes() == together[a:b].tobytes()
         if causal and b - a > 6:  # nor on its future
-            begun = _core.attention(rows(qkv, a, a + 5), np.int32([0, 5]), 4, 2, True, 0.3)
+            begun = _core.attention(rows(qkv, a, a + 5), np.int32([0, 5]), 4, 2, True, 0.3, None, bias)
             assert begun.tobytes() == alone[:5].tobytes()
 
 
@@ -334,6 +410,15 @@ def test_new_tokens_without_room_angles_or_scales_are_refused(rng):
         np.testing.assert_array_equal(given, x)
     with pytest.raises(cq.CqError, match="offsets, heads"):
         _core.attention_kept(x[:0].copy(), offsets, kept("float32", 0, False), 2, 0.3)
+
+
+def test_a_bias_that_does_not_fit_is_refused(rng):
+    x, offsets = rng.standard_normal((6, 48), np.float32), np.int32([0, 2, 6])
+    with pytest.raises(cq.CqError, match="attention: sequence 1 has .* longer than the bias reaches"):
+        _core.attention(x, offsets, 2, 2, False, 0.3, None, np.zeros((2, 5), np.float32))
+    for shape in ((3, 7), (2, 8)):
+        with pytest.raises(cq.CqError, match="bias: need a float32 array"):
+            _core.attention(x, offsets, 2, 2, False, 0.3, None, np.zeros(shape, np.float32))
 
 
 def test_codes_of_other_forms_are_refused(rng):

@@ -4,6 +4,7 @@ checked against. Fake quantization is written as its papers write it."""
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.models.t5.modeling_t5 import T5Attention
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "relu": F.relu}
 
@@ -74,28 +75,41 @@ class Model:
         bias = self.w.get(name + ".bias")
         return F.linear(x, self.code_weight(name, weight), None if bias is None else self.code_bias(name, bias))
 
-    def rotate(self, x):
+    def rotate(self, x, theta):
         """(length, heads, dim)."""
-        dim, t = self.c.head_dim, torch.arange(len(x))
-        angle = torch.outer(t.float(), 1 / (self.c.rope_theta ** (torch.arange(0, dim, 2) / dim))).double()[:, None]
-        a, b = x.chunk(2, -1)
-        return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+        dim, t = self.c.rotary_dim or self.c.head_dim, torch.arange(len(x))
+        angle = torch.outer(t.float(), 1 / (theta ** (torch.arange(0, dim, 2) / dim))).double()[:, None]
+        (a, b), rest = x[..., :dim].chunk(2, -1), x[..., dim:]
+        return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin(), rest], -1)
 
     def attention(self, at, x):
-        c, n = self.c, len(x)
+        c, n, i = self.c, len(x), int(at.split(".")[1])
+        window, theta, _ = c.layer(i)
         q, k, v = (
             self.linear(at + part, self.code(at + "input", x, at + part)).view(n, heads, c.head_dim)
             for part, heads in (("query", c.num_heads), ("key", c.num_kv_heads), ("value", c.num_kv_heads))
         )
         if c.qk_norm:
-            q, k = self.norm(at + "query_norm", q), self.norm(at + "key_norm", k)
-        if c.rope_theta is not None:
-            q, k = self.rotate(q), self.rotate(k)
+            flat = (lambda y: y.reshape(n, -1)) if c.qk_norm_joint else (lambda y: y)
+            q, k = (self.norm(at + name, flat(y)).view(y.shape) for name, y in (("query_norm", q), ("key_norm", k)))
+        if theta is not None:
+            q, k = self.rotate(q, theta), self.rotate(k, theta)
         q, k, v = (self.code(at + part, y) for part, y in (("query", q), ("key", k), ("value", v)))
         k, v = (y.repeat_interleave(c.num_heads // c.num_kv_heads, 1) for y in (k, v))
-        scores = torch.einsum("qhd,khd->hqk", q, k) * c.head_dim**-0.5
-        if c.causal:
-            scores = scores.masked_fill(torch.triu(torch.ones(n, n, dtype=torch.bool), 1), -torch.inf)
+        scores = torch.einsum("qhd,khd->hqk", q, k) * (c.attention_scale or c.head_dim**-0.5)
+        if c.attention_cap is not None:
+            scores = c.attention_cap * torch.tanh(scores / c.attention_cap)
+        if c.position_bias is not None:
+            buckets, far = c.position_bias["buckets"], c.position_bias["distance"]
+            bucket = T5Attention._relative_position_bucket(
+                torch.arange(n) - torch.arange(n)[:, None], True, buckets, far
+            )
+            scores = scores + self.w["embed.buckets"][bucket].permute(2, 0, 1)
+        back = torch.arange(n)[:, None] - torch.arange(n)
+        unseen = back < 0 if c.causal else back != back
+        if window is not None:
+            unseen = unseen | (back >= window if c.causal else back.abs() > window)
+        scores = scores.masked_fill(unseen, -torch.inf)
         return self.linear(at + "output", self.code(at + "context", self.attend(scores, v).reshape(n, -1)))
 
     def attend(self, scores, v):
@@ -127,21 +141,28 @@ class Model:
     def forward(self, ids):
         """ids (length,) → final hidden states (length, hidden)."""
         ids = torch.as_tensor(ids)
-        x = self.code_weight("embed.word", self.w["embed.word"])[ids]
+        c, x = self.c, self.code_weight("embed.word", self.w["embed.word"])[ids] * self.c.embedding_scale
         if "embed.position" in self.w:
-            x = x + self.w["embed.position"][: len(ids)]
+            x = x + self.w["embed.position"][self.c.position_offset :][: len(ids)]
         if "embed.type" in self.w:
             x = x + self.w["embed.type"][0]
-        if not self.c.norm_first:
+        ends = c.norm_first or c.norm_outputs
+        if not ends:
             x = self.norm("embed.norm", x)
-        for i in range(self.c.num_layers):
+        for i in range(c.num_layers):
+            begin = x
             for part, name in ((self.attention, "attention"), (self.ffn, "ffn")):
                 at, norm = f"layers.{i}.{name}.", f"layers.{i}.{name}_norm"
-                x = x + part(at, self.norm(norm, x)) if self.c.norm_first else self.norm(norm, x + part(at, x))
-        return self.norm("final_norm", x) if self.c.norm_first else x
+                read = begin if c.parallel else x
+                y = part(at, self.norm(norm, read) if c.norm_first else read)
+                y = self.norm(at + "output_norm", y) if c.norm_outputs else y
+                x = x + c.residual_scale * y
+                x = x if ends else self.norm(norm, x)
+        return self.norm("final_norm", x) if ends else x
 
     def logits(self, hidden):
-        return self.linear("head", self.code("head.input", hidden))
+        scores, cap = self.linear("head", self.code("head.input", hidden)) * self.c.logits_scale, self.c.logits_cap
+        return scores if cap is None else cap * torch.tanh(scores / cap)
 
 
 class _Softmax(torch.autograd.Function):

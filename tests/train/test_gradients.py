@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference
 
 TEXTBOOK = cq.Scheme.textbook()
-FAMILIES = pytest.mark.parametrize("family", ["bert", "llama", "normed", "mixed"])
+FAMILIES = pytest.mark.parametrize(
+    "family", ["bert", "biased", "llama", "normed", "mixed", "gemma", "after", "parallel"]
+)
 SETUPS = {
     "float32": (None, False),
     "weight-only": (cq.WeightOnly(), False),

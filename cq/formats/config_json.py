@@ -1,0 +1,35 @@
+"""config.json as entries of Config: what is read of every family, around its own reader. Must not know weights and
+their names."""
+
+from ..errors import UnsupportedError
+from . import decoders, encoders, families
+from .defaults import DEFAULTS
+from .generation import read_defaults, read_ids, read_padding
+from .heads import read_head
+from .keys import check_keys
+from .untrusted import brief, flag_of
+
+_ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.output")
+_BIASES = {"attention_bias": _ATTENTION, "mlp_bias": ("ffn",)}  # key → modules
+READERS = families.READERS | encoders.READERS | decoders.READERS
+NAMES = families.NAMES | encoders.NAMES | decoders.NAMES
+
+
+def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str, ...] | None]:
+    """Entries of Config from those of config.json, and which modules have biases (see names.check_weights). Raises
+    FormatError, UnsupportedError naming the entry; messages start with `where`."""
+    check_keys(values, "config.json", where)
+    if family not in decoders.WINDOWED and values.get("sliding_window") is not None:
+        raise UnsupportedError(f"{where}: sliding_window {brief(values['sliding_window'])} is not implemented")
+    usual = NAMES.get(family, {})
+    given = {own for name, own in usual.items() if name in values}
+    values = {key: value for key, value in DEFAULTS[family].items() if key not in given} | values
+    keys = [key for key in _BIASES if key in DEFAULTS[family]]
+    biases = tuple(module for key in keys if flag_of(values, key, where) for module in _BIASES[key]) if keys else None
+    entries = READERS[family](values, where)
+    entries |= read_head(values, entries, where)
+    vocab_size = entries["vocab_size"]
+    entries |= read_padding(values, vocab_size, where)
+    if entries.get("lm_head") and entries.get("causal"):
+        entries |= read_ids(values, vocab_size, where) | read_defaults(values, vocab_size, where)
+    return entries, biases

@@ -1,0 +1,27 @@
+"""What a table of weights' names is made of. Holds no table."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """How Hugging Face or llama.cpp names a family. A table's keys are modules, whose leaves are weight and bias, or
+    tensors."""
+
+    prefix: str  # stands before every name in checkpoints that carry a head
+    layer: str  # what stands before a layer's number
+    outside: dict[str, str]  # name outside the layers → canonical
+    inside: dict[str, str]  # name within a layer → canonical, within a layer
+    ignored: tuple[str, ...]  # beginnings of names, after prefix or layer, that no hidden state depends on
+    # canonical modules that always have a bias; None: the checkpoint's configuration says
+    biases: tuple[str, ...] | None
+    classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
+    words: dict[str, str] | None = None  # the same of a masked language model's
+    labels: str = "classifier"  # module of the head that gives every token's labels
+    # canonical module → those whose outputs it holds one after another, or, `by_head`, head by head
+    fused: dict[str, tuple[str, ...]] | None = None
+    by_head: bool = False
+    raised: bool = False  # 1 is added to weights of norms
+    turned: bool = False  # matrices in layers are (in, out)
+    # rows of queries and keys: what turns together side by side, not half a head apart
+    paired: bool = False
