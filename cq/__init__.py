@@ -3,6 +3,7 @@
 from . import interrupt  # noqa: F401, I001 (before anything that takes long)
 from . import core  # noqa: F401 (before anything that loads the core)
 from . import observers
+from .door import guard
 from .errors import CalibrationError, CqError, FormatError, UnsupportedError
 from .formats import export, load, save
 from .model import Config, Transformer
@@ -50,3 +51,8 @@ __all__ = [
     "set_num_threads",
     "train",
 ]
+
+guard((name for name in __all__ if name != "observers"), globals())
+for _room in (observers, observers.like_torch, observers.like_onnxruntime):
+    guard((name for name in getattr(_room, "__all__", dir(_room)) if not name.startswith("_")), vars(_room))
+del guard, _room

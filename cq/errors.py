@@ -1,9 +1,21 @@
 """The errors cq raises: one base, so that a caller can catch everything that is cq's. Knows nothing else."""
 
+LONGEST = 1000  # characters of a message
+_BREAKS = dict.fromkeys(map(ord, "\n\r\t\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
+
+
+def one_line(message: str) -> str:
+    """A message on one line of at most LONGEST characters: its middle is left out where it has more."""
+    message = message.translate(_BREAKS)
+    return message if len(message) <= LONGEST else f"{message[: LONGEST - 303]} … {message[-300:]}"
+
 
 class CqError(ValueError):
-    """An argument or a state that cq cannot work with; the message names it, what came, what was wanted and the way
-    out."""
+    """An argument or a state that cq cannot work with; the message, one line, names it, what came, what was wanted and
+    the way out."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class FormatError(CqError):

@@ -224,7 +224,9 @@ def _coded(x: QTensor, name: str) -> _core.Coded:
         )
     low, high = (-128, 127) if x.dtype == INT8 else (0, 255)  # a QTensor keeps arrays that others may have written to
     if x.axis is None:
-        zero_point = _zero_points(int(x.zero_point), f"{name}.zero_point", (), low, high)
+        zero_point = int(x.zero_point)
+        if not low <= zero_point <= high:
+            raise CqError(f"{name}.zero_point: need an integer from {low} to {high}, got {zero_point}")
         return _core.Coded(np.ascontiguousarray(x.data), float(x.scale), zero_point)
     zero_points = _zero_points(x.zero_point, f"{name}.zero_point", x.shape[:1], low, high)
     return _core.Coded(np.ascontiguousarray(x.data), np.array(x.scale), zero_points)

@@ -31,6 +31,7 @@ TOP = {
 MAY_IMPORT = {
     "interrupt": set(),
     "errors": set(),
+    "door": {"errors"},
     "_core": {"errors"},
     "core": {"_core"},
     "affine": {"errors"},
@@ -39,16 +40,16 @@ MAY_IMPORT = {
     "functions": {"_core"},
     "system": {"errors", "_core"},
     "observers": {"errors", "affine", "functions"},
-    "model": {"errors", "_core", "affine", "qtensor", "functions"},
+    "model": {"errors", "door", "_core", "affine", "qtensor", "functions"},
     "coding": {"errors", "_core", "affine", "qtensor", "model"},
     "ops": {"errors", "_core", "affine", "qtensor", "model", "coding"},
     "plan": {"strategies", "model"},
     "plan_json": {"errors", "affine", "strategies", "model", "plan"},
     "convert": {"errors", "_core", "affine", "qtensor", "model", "coding", "plan"},
-    "formats": {"errors", "_core", "affine", "strategies", "qtensor", "model", "plan", "plan_json", "convert"},
+    "formats": {"errors", "door", "_core", "affine", "strategies", "qtensor", "model", "plan", "plan_json", "convert"},
     "calibrate": {"errors", "observers", "model"},
     "prepare": {"errors", "_core", "affine", "functions", "observers", "model", "coding", "calibrate"},
-    "train": {"errors", "_core", "affine", "strategies", "functions", "observers", "model", "plan", "formats"},
+    "train": {"errors", "door", "_core", "affine", "strategies", "functions", "observers", "model", "plan", "formats"},
     "quantize": {
         "errors",
         "_core",
@@ -66,6 +67,7 @@ MAY_IMPORT = {
     },
     "report": {
         "errors",
+        "door",
         "_core",
         "strategies",
         "functions",
@@ -79,6 +81,7 @@ MAY_IMPORT = {
     "cli": {
         "interrupt",
         "errors",
+        "door",
         "strategies",
         "system",
         "model",

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import interrupt
-from ..errors import CqError
+from ..door import translated
+from ..errors import CqError, one_line
 from ..model import Coverage
 from ..report.samples import Progress
 
@@ -56,13 +57,15 @@ class Group(click.Group):
             code = fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         except (click.Abort, KeyboardInterrupt):
             code = fail("interrupted", 130)
+        except Exception as error:
+            code = fail(str(translated(error, f"unexpected {type(error).__name__}")))
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def fail(message: str, code: int = 1) -> int:
-    click.echo("cq: " + " ".join(message.split()), err=True)
+    click.echo("cq: " + one_line(" ".join(message.split())), err=True)
     return code
 
 

@@ -2,7 +2,9 @@
 how a model computes."""
 
 from os import PathLike
+from pathlib import Path
 
+from ..door import own_errors
 from ..errors import CqError, FormatError
 from ..model import Config, Transformer
 from .arrays import read_arrays
@@ -33,6 +35,11 @@ def load(
     the cache and the hub out of reach, PermissionError for gated models, FormatError (damaged, or not what it claims),
     UnsupportedError."""
     path = located(path, revision, token)
+    with own_errors(f"{path}: not a whole model", FormatError):
+        return _load(path, config)
+
+
+def _load(path: Path, config: Config | dict | str | PathLike | None) -> Transformer:
     if path.is_dir():
         if config is not None:
             raise CqError(f"config: {path} is a folder with its own config.json; leave this argument out")

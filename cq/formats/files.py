@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import CqError
+from ..errors import CqError, one_line
 
 _PREFIX, _SUFFIX = ".cq-", ".tmp"  # of a file on its way to its name: short, whatever that name's length
 _NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # of file systems that have no such files
@@ -29,7 +29,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         raise CqError(f"{path}: is there and is not a regular file, so it cannot be replaced")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder")
+        raise FileNotFoundError(one_line(f"{path.parent}: no such folder"))
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _sweep(folder)

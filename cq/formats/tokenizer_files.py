@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
+from ..door import own_errors
 from ..errors import FormatError
 from .keys import check_keys
-from .untrusted import as_file, brief, flag_of, read_json
+from .tokenizer_bounds import check_tokenizer
+from .untrusted import as_file, brief, flag_of, parse_json, read_json
 
-MAX_TOKENIZER = 256 << 20  # bytes; the largest in the wild are near 40 MB
+MAX_TOKENIZER = 64 << 20  # bytes; the largest in the wild are near 40 MB
 _MAX_WORDS = 1 << 21  # lines of a vocab.txt
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
@@ -133,15 +135,13 @@ def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
     message starting with `where`."""
     if len(data) > MAX_TOKENIZER:
         raise FormatError(f"{where}: at most {MAX_TOKENIZER} bytes are read, this has more")
-    try:
+    what = f"{where}: not a tokenizer that is read"
+    with own_errors(what, FormatError):
+        check_tokenizer(parse_json(data, what, dict), what)
         tokenizer = Tokenizer.from_str(data.decode("utf-8"))
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode("a")  # some contradictions show only here
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # a panic of the Rust library is no Exception
-        raise FormatError(f"{where}: not a tokenizer: {error}") from None
     return tokenizer
 
 

@@ -6,10 +6,11 @@ import reprlib
 from pathlib import Path
 from typing import NoReturn, TypeVar, overload
 
-from ..errors import CqError, FormatError
+from ..errors import CqError, FormatError, one_line
 
 Kind = TypeVar("Kind", dict, list)
 
+_MAX_NAME, _MAX_PATH = 255, 4095  # bytes that Linux takes
 MAX_JSON = 16 << 20  # bytes of one small JSON file; the largest config.json in the wild are a few hundred kilobytes
 
 
@@ -21,7 +22,13 @@ def as_name(path: str | os.PathLike) -> Path:
     except TypeError:
         raise CqError(f"path: wanted a str or os.PathLike, got {type(path).__name__}") from None
     if "\0" in str(name):
-        raise CqError(f"path: {str(name)!r} holds a zero byte, which no file's name can")
+        raise CqError(f"path: {brief(str(name))} holds a zero byte, which no file's name can")
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        raise CqError(f"path: {brief(str(name))} is no text that a file's name can be") from None
+    if len(encoded) > _MAX_PATH or any(len(part) > _MAX_NAME for part in encoded.split(b"/")):
+        raise CqError(f"path: {brief(str(name))} is longer than any file's name, {_MAX_NAME} bytes")
     return name
 
 
@@ -29,7 +36,7 @@ def as_path(path: str | os.PathLike) -> Path:
     """As `as_name`, of what exists. Raises FileNotFoundError too."""
     name = as_name(path)
     if not name.exists():
-        raise FileNotFoundError(f"{name}: no such file or folder")
+        raise FileNotFoundError(one_line(f"{name}: no such file or folder"))
     return name
 
 

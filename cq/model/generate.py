@@ -8,6 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from .. import _core
+from ..door import own_errors
 from ..errors import CqError, UnsupportedError
 from .activation import Activation
 from .batch import Batch, check_row
@@ -231,7 +232,8 @@ class Text:
         return after
 
     def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
+        with own_errors("generate: the tokenizer fails"):
+            return self.tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
 
     def _visible(self, end: int) -> str:
         return "".join(c for c, shown in zip(self.held[:end], self.shown) if shown == "1")

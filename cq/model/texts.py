@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from ..door import own_errors
 from ..errors import CqError, UnsupportedError
 from .batch import Sequence
 from .config import Config
@@ -185,7 +186,8 @@ class Texts:
         if self.config.strip:
             text, second = text.strip(), second and second.strip()
         tokenizer = self.tokenizer if whole or self.cutter is None else self.cutter
-        return tokenizer.encode(text, second, add_special_tokens=special_tokens)
+        with own_errors("text: the tokenizer fails"):
+            return tokenizer.encode(text, second, add_special_tokens=special_tokens)
 
 
 def check_batch_size(batch_size: object) -> None:

@@ -31,8 +31,10 @@ def opened(model: str | os.PathLike | Transformer, what: str) -> tuple[str, Tran
         path, model = Path(model), load(model)
         shipped = path.resolve() == shipped_model()
         name, calibration = (path.name, shipped_model() / "calibration.txt") if shipped else (str(path), None)
+    elif isinstance(model, Transformer):
+        name, calibration = model.config.family, None
     else:
-        name, calibration = getattr(model.config, "family", "model"), None
+        raise CqError(f"model: need a cq.Transformer or the path of one for {what}, got {type(model).__name__}")
     if model.strategy is not None:
         raise CqError(
             f"{what} needs a float32 model, got one already quantized ({model.strategy.name}): load its original"

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from ..errors import CqError, FormatError
+from ..door import own_errors
+from ..errors import CqError, FormatError, one_line
+from ..formats.untrusted import as_name
 from ..model import Transformer
 from ..model.inputs import as_items, check_samples
 
@@ -118,15 +120,15 @@ def listed(source: Iterable) -> list:
 def files(source: str | os.PathLike) -> list[Path]:
     """The files that a path, a glob or a folder stands for, sorted. A folder stands for the .tsv and .txt files right
     in it."""
-    path = Path(source)
+    path = as_name(source)
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in _READERS)
         if not found:
-            raise FileNotFoundError(f"{path}: no .tsv or .txt file in this folder")
+            raise FileNotFoundError(one_line(f"{path}: no .tsv or .txt file in this folder"))
         return found
     found = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
     if not found:
-        raise FileNotFoundError(f"{path}: no such file, and no file matches it as a pattern")
+        raise FileNotFoundError(one_line(f"{path}: no such file, and no file matches it as a pattern"))
     for p in found:
         if p.suffix not in _READERS:
             raise FormatError(f"{p}: wanted a .tsv file of sentence pairs or a .txt file of text, got '{p.suffix}'")
@@ -169,7 +171,8 @@ def _read_txt(path: Path, model: Transformer) -> tuple[list[np.ndarray], list[fl
     if not model.config.causal:
         return [_tokens(line, model, f"{path}:{number}") for number, line in _lines(path)], []
     size = min(WINDOW, model.config.max_positions)
-    stream = np.array(_whole(model.tokenizer).encode(_text(path), add_special_tokens=False).ids, np.int32)
+    with own_errors(f"{path}: the tokenizer fails"):
+        stream = np.array(_whole(model.tokenizer).encode(_text(path), add_special_tokens=False).ids, np.int32)
     if len(stream) < size:
         raise CqError(f"{path}: too short for one window: {len(stream)} tokens, the model's window is {size}")
     return list(stream[: len(stream) // size * size].reshape(-1, size)), []

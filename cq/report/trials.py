@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ..errors import CqError, FormatError
 from ..formats.files import write_whole
-from ..formats.untrusted import as_file, parse_json
+from ..formats.untrusted import as_file, as_name, parse_json
 from ..strategies import Mixed, from_dict
 from .record import METRICS, number
 
@@ -110,7 +110,7 @@ class Search:
 
     def __init__(self, path: str | os.PathLike | None, subject: dict, budget: float):
         subject = json.loads(json.dumps(subject))  # as it comes back from a file
-        self.path, self.subject, self.budget = None if path is None else Path(path), subject, budget
+        self.path, self.subject, self.budget = None if path is None else as_name(path), subject, budget
         self.values: dict[str, float] = {}
         self.trials: list[Trial] = []
         if self.path is None or not self.path.exists():
@@ -181,5 +181,5 @@ def _read(path: Path) -> _Record:
         }
     except FormatError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(f"{path}: not the record of a search for a mix ({type(error).__name__}: {error})") from None

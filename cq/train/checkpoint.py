@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CqError, FormatError
+from ..errors import CqError, FormatError, one_line
 from ..formats.tensors import read_tensors, write_safetensors
-from ..formats.untrusted import as_name
+from ..formats.untrusted import as_name, parse_json
 from ..model.deferred import Deferred
 from ..strategies import Training
 from .fake import Ranged
@@ -27,7 +27,7 @@ def checked(path: str | os.PathLike) -> Path:
     if name.suffix != ".safetensors":
         raise CqError(f"checkpoint: {name}: give it a name that ends in .safetensors")
     if not name.parent.is_dir():
-        raise FileNotFoundError(f"{name.parent}: no such folder")
+        raise FileNotFoundError(one_line(f"{name.parent}: no such folder"))
     return name
 
 
@@ -64,9 +64,9 @@ def restore(path: Path, network: Network, optimizer: AdamW, training: Training) 
         return
     tensors, metadata = read_tensors(path)
     try:
-        record = json.loads(metadata[KEY])
+        record = parse_json(metadata[KEY].encode("utf-8", "surrogatepass"), f"{path}: {KEY}", dict)
         step = record.pop("step")
-    except (KeyError, ValueError, AttributeError):
+    except KeyError:
         raise FormatError(f"{path}: not a checkpoint of a training") from None
     if record != _record(network, training):
         raise FormatError(

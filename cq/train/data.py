@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
+from ..door import own_errors
 from ..errors import CqError, FormatError
 
 
@@ -65,4 +66,5 @@ def encode_text(text: str, tokenizer: Tokenizer | None) -> np.ndarray:
     """One stream of ids, int64 (tokens,), without special tokens. Raises CqError where there is no tokenizer."""
     if tokenizer is None:
         raise CqError("tokenizer: none; put a tokenizer.json beside the config.json")
-    return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+    with own_errors("text: the tokenizer fails"):
+        return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)

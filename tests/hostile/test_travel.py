@@ -144,7 +144,7 @@ def _made(tiny_encoder, tiny_lm, random_model):
 
 
 # What never leaves its process: parts of calls, of files being read, of searches and of trainings.
-STAYS = ("cq.cli", "cq.train", "cq.formats", "cq._core", "cq.convert")
+STAYS = ("cq.cli", "cq.door", "cq.train", "cq.formats", "cq._core", "cq.convert")
 PARTS = {
     "cq.model.activation.Activation",
     "cq.model.batch.Batch",
@@ -153,6 +153,7 @@ PARTS = {
     "cq.model.generate.Generator",
     "cq.model.generate.Step",
     "cq.model.generate.Text",
+    "cq.model.generate.Writer",
     "cq.model.linear.Then",
     "cq.report.evaluate.Evaluation",
     "cq.report.trials.Search",
@@ -161,7 +162,8 @@ PARTS = {
 
 def rooms():
     """Every class of the rooms whose objects a user gets hold of, by its place."""
-    for module in pkgutil.walk_packages(cq.__path__, "cq."):
+    modules = pkgutil.walk_packages(cq.__path__, "cq.")
+    for module in (module for module in modules if module.name != "cq.__main__"):
         found = importlib.import_module(module.name)
         for name, kind in inspect.getmembers(found, inspect.isclass):
             if kind.__module__ == found.__name__ and not name.startswith("_"):
