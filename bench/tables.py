@@ -135,6 +135,26 @@ def speed(result: dict) -> str:
     return f"With {threads} threads; bold: the best.\n\n" + markdown(lines) + "\n\n" + machine(result)
 
 
+def onnx(result: dict) -> str:
+    """A line per graph that onnxruntime runs, and cq's own kernels: milliseconds, and decibels of the hidden states."""
+    rows = [row for row in contestants(result) if row["work"] in ("hidden states", "own kernels")]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    lines = [["all-MiniLM-L6-v2", *(f"{case}<br>ms" for case in cases), "SQNR dB"]]
+    for name, work in dict.fromkeys((row["name"], row["work"]) for row in rows):
+        here = [row for row in rows if row["name"] == name]
+        times = [joined((1e3 * row["seconds"] for row in here if row["case"] == case), "{:.2f}") for case in cases]
+        last = here[-1].get("sqnr_db")
+        shown = f"{name}, own kernels" if work == "own kernels" else name
+        lines.append([shown, *times, "" if last is None else f"{last:.1f}"])
+    return (
+        f"With {joined(result['cards'], '{}')} threads. onnxruntime runs what cq exported and what its own "
+        f"quantization made; the last line is cq itself. SQNR: of the hidden states, beside float32's, at {cases[-1]}.\n\n"
+        + markdown(lines)
+        + "\n\n"
+        + machine(result)
+    )
+
+
 def stream(result: dict) -> str:
     """A line per contestant: sentences per second in both orders, for each number of threads."""
     rows = [row for row in contestants(result) if row["case"] == STREAM]
@@ -356,6 +376,27 @@ def neighbour(result: dict) -> str:
     for name in dict.fromkeys(row["name"] for row in rows):
         lines.append([name, *(f"{1e3 * row['seconds']:.2f}" for row in rows if row["name"] == name)])
     return "Milliseconds.\n\n" + markdown(lines) + "\n\n" + machine(result)
+
+
+def exported(result: dict) -> str:
+    """A line per contestant: milliseconds for each batch and number of threads, and cosines of embeddings."""
+    rows = contestants(result)
+    timed = [row for row in rows if "seconds" in row]
+    judged = {row["name"]: row for row in rows if row["work"] == "accuracy"}
+    cases = list(dict.fromkeys(row["case"] for row in timed))
+    lines = [["all-MiniLM-L6-v2", *cases, "cosine to float32", "to cq's kernels"]]
+    for name in dict.fromkeys(row["name"] for row in timed):
+        own = [row for row in timed if row["name"] == name]
+        times = [
+            " / ".join(f"{1e3 * row['seconds']:.2f}" for row in own if row["case"] == case and "seconds" in row)
+            for case in cases
+        ]
+        found = judged.get(name, {})
+        lines.append([name, *times, *(f"{found[k]:.4f}" if k in found else "" for k in ("cosine", "cosine_to_own"))])
+    return (
+        f"Milliseconds with {joined(result['cards'], '{}')} threads, in onnxruntime, and for comparison in cq; "
+        f"embeddings of sentences of STS 2014.\n\n{markdown(lines)}\n\n{machine(result)}"
+    )
 
 
 def large(result: dict) -> str:
@@ -581,6 +622,7 @@ TABLES = {
     "speed": Table("", "model", speed),
     "stream": Table("all-MiniLM-L6-v2 on real sentences", "model", stream),
     "efficiency": Table("all-MiniLM-L6-v2, percent of the peak", "model", efficiency),
+    "onnx": Table("all-MiniLM-L6-v2 as an ONNX graph", "onnx", onnx),
     "profile": Table("all-MiniLM-L6-v2, part by part", "profile", profile),
     "scaling": Table("What grows with what", "scaling", scaling),
     "neighbour": Table("Beside a busy process", "neighbour", neighbour, NEIGHBOUR),
@@ -594,6 +636,7 @@ TABLES = {
     "lm_greedy": Table("SmolLM2-135M, greedy texts", "lm_accuracy", lm_greedy),
     "generate": Table("SmolLM2-135M, generation", "generate", generate),
     "large": Table("A model larger than memory allows in float32", "large", large),
+    "onnx": Table("all-MiniLM-L6-v2 exported to ONNX", "onnx", exported),
     "calibration": Table("Calibration", "calibration", calibration),
     "train": Table("A step of training", "train", train),
     "qat": Table("Quantization-aware training of all-MiniLM-L6-v2", "qat", qat),

@@ -200,12 +200,11 @@ INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, flo
     EACH_16(i, n - at, width, {
         const int32_t *from = out->column_zero_points + at + i;
         const f32x16 zero = f32_from_i32(width == 16 ? i32_load(from) : i32_load_n(from, width));
-        i32_store_8(codes + at + i,
-                    lanes_encode(f32_mul(load_some(x + at + i, width), shrink),
-                                 load_some(out->column_inverses + at + i, width),
-                                 load_some(out->column_scales + at + i, width), zero, f32_set(e->qmin),
-                                 f32_set(e->qmax)),
-                    width);
+        i32_store_8(
+            codes + at + i,
+            lanes_encode(f32_mul(load_some(x + at + i, width), shrink), load_some(out->column_inverses + at + i, width),
+                         load_some(out->column_scales + at + i, width), zero, f32_set(e->qmin), f32_set(e->qmax)),
+            width);
     });
 }
 

@@ -77,16 +77,22 @@ typedef struct {
     int64_t b_step; /* from a line's first vector to its second */
     int64_t groups;
     int32_t *acc;
+    const int8_t *next; /* the next panel: next_step bytes of it are a tile's share with every two groups */
+    int64_t next_step;
 } clipped_product;
 
-/* Rows row .. row + R - 1. The sums of a line's two vectors are c and d. fetch: there are no further rows, and the tile
- * waits for its weight. */
+/* What a tile brings into the second-level cache: its own weight, where it is the only one that reads it; its share of
+ * the next panel; or nothing, where so many tiles read a panel that they do not wait for it. */
+enum { FETCH_OWN, FETCH_NEXT, FETCH_NOTHING, NEXT_ROWS = 64 };
+
+/* Rows row .. row + R - 1. The sums of a line's two vectors are c and d. */
 INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o, int64_t row) {
     const int full = R >= FULL_FROM;
     const int64_t half = (o->groups + 1) / 2, a_stride = o->a_stride, step = o->b_step;
     const int8_t *a = o->a + row * a_stride, *a2 = a + 4 * half, *end = a + 4 * (o->groups - half);
     const int8_t *b = o->b, *b2 = b + 64 * half;
     int32_t *const acc = o->acc + row * CQ_TILE;
+    const int8_t *ahead = o->next + row / MOST_ROWS * (o->next_step * half);
 #define EIGHT_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define LET(r) line_part c##r = ONES, d##r = ONES;
 #define BEGIN(r) \
@@ -105,8 +111,14 @@ INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o,
     for (; a < end; a += 4, a2 += 4, b += 64, b2 += 64) {
         const line_part lo = raised(full, b), hi = raised(full, b + step);
         const line_part lo2 = raised(full, b2), hi2 = raised(full, b2 + step);
-        if (fetch) FETCH_AT(b), FETCH_AT(b2);
-        if (fetch && AT_ONCE > 1) FETCH_AT(b + step), FETCH_AT(b2 + step);
+        if (fetch == FETCH_OWN) {
+            FETCH_AT(b), FETCH_AT(b2);
+            if (AT_ONCE > 1) FETCH_AT(b + step), FETCH_AT(b2 + step);
+        } else if (fetch == FETCH_NEXT) {
+            __builtin_prefetch(ahead, 0, 2);
+            if (AT_ONCE > 1) __builtin_prefetch(ahead + step, 0, 2);
+            ahead += o->next_step;
+        }
 #define ADD_TWO_GROUPS(r) \
     if (R > r) { \
         const line_part x = four_codes(a + r * a_stride), y = four_codes(a2 + r * a_stride); \
@@ -144,16 +156,17 @@ INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o,
 
 #define TILES(fetch) \
     int64_t row = 0; \
-    if (MOST_ROWS == 8 && !fetch) \
-        for (; row + 8 <= rows; row += 8) tile_clipped(8, 0, o, row); \
+    if (MOST_ROWS == 8 && fetch != FETCH_OWN) \
+        for (; row + 8 <= rows; row += 8) tile_clipped(8, fetch, o, row); \
     for (; row + 4 <= rows; row += 4) tile_clipped(4, fetch, o, row); \
     switch (rows - row) { \
     case 1: tile_clipped(1, fetch, o, row); break; \
     case 2: tile_clipped(2, fetch, o, row); break; \
     case 3: tile_clipped(3, fetch, o, row); \
     }
-static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(1) }
-static void tiles_of_many(int64_t rows, const clipped_product *o) { TILES(0) }
+static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(FETCH_OWN) }
+static void tiles_of_some(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT) }
+static void tiles_of_many(int64_t rows, const clipped_product *o) { TILES(FETCH_NOTHING) }
 #undef TILES
 
 /* Groups of excess from `next` to before `end`, an even number, to add or to subtract. */
@@ -197,17 +210,23 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
     const int64_t piece = piece_of(groups);
     for (int64_t g = 0; g < groups; g += piece)
         for (int p = 0; p < panels; p += AT_ONCE) { /* where two go at once, the last of an odd number goes twice */
+            const int8_t *here = b + p * panel_stride + 64 * g;
             const clipped_product o = {.start = g ? NULL : s->start + p * CQ_PANEL,
                                        .sums = a->clipped_sums,
                                        .a = a->codes + 4 * g,
                                        .a_stride = a->stride,
-                                       .b = b + p * panel_stride + 64 * g,
+                                       .b = here,
                                        .b_step = AT_ONCE == 1     ? 32
                                                  : p + 1 < panels ? panel_stride
                                                                   : 0,
                                        .groups = groups - g < piece ? groups - g : piece,
-                                       .acc = acc + p * CQ_PANEL};
+                                       .acc = acc + p * CQ_PANEL,
+                                       .next = p + AT_ONCE < panels ? here + AT_ONCE * panel_stride
+                                               : g + piece < groups ? b + 64 * (g + piece)
+                                                                    : b + panels * panel_stride,
+                                       .next_step = 128 / ((s->rows + MOST_ROWS - 1) / MOST_ROWS)};
             if (s->rows <= FETCH_ROWS) tiles_of_few(s->rows, &o);
+            else if (s->rows <= NEXT_ROWS) tiles_of_some(s->rows, &o);
             else tiles_of_many(s->rows, &o);
         }
     for (int64_t r = 0; r < s->rows; r++) {
