@@ -135,26 +135,6 @@ def speed(result: dict) -> str:
     return f"With {threads} threads; bold: the best.\n\n" + markdown(lines) + "\n\n" + machine(result)
 
 
-def onnx(result: dict) -> str:
-    """A line per graph that onnxruntime runs, and cq's own kernels: milliseconds, and decibels of the hidden states."""
-    rows = [row for row in contestants(result) if row["work"] in ("hidden states", "own kernels")]
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    lines = [["all-MiniLM-L6-v2", *(f"{case}<br>ms" for case in cases), "SQNR dB"]]
-    for name, work in dict.fromkeys((row["name"], row["work"]) for row in rows):
-        here = [row for row in rows if row["name"] == name]
-        times = [joined((1e3 * row["seconds"] for row in here if row["case"] == case), "{:.2f}") for case in cases]
-        last = here[-1].get("sqnr_db")
-        shown = f"{name}, own kernels" if work == "own kernels" else name
-        lines.append([shown, *times, "" if last is None else f"{last:.1f}"])
-    return (
-        f"With {joined(result['cards'], '{}')} threads. onnxruntime runs what cq exported and what its own "
-        f"quantization made; the last line is cq itself. SQNR: of the hidden states, beside float32's, at {cases[-1]}.\n\n"
-        + markdown(lines)
-        + "\n\n"
-        + machine(result)
-    )
-
-
 def stream(result: dict) -> str:
     """A line per contestant: sentences per second in both orders, for each number of threads."""
     rows = [row for row in contestants(result) if row["case"] == STREAM]
@@ -622,7 +602,6 @@ TABLES = {
     "speed": Table("", "model", speed),
     "stream": Table("all-MiniLM-L6-v2 on real sentences", "model", stream),
     "efficiency": Table("all-MiniLM-L6-v2, percent of the peak", "model", efficiency),
-    "onnx": Table("all-MiniLM-L6-v2 as an ONNX graph", "onnx", onnx),
     "profile": Table("all-MiniLM-L6-v2, part by part", "profile", profile),
     "scaling": Table("What grows with what", "scaling", scaling),
     "neighbour": Table("Beside a busy process", "neighbour", neighbour, NEIGHBOUR),

@@ -53,6 +53,6 @@ __all__ = [
 ]
 
 guard((name for name in __all__ if name != "observers"), globals())
-for _room in (observers, observers.like_torch, observers.like_onnxruntime):
-    guard((name for name in getattr(_room, "__all__", dir(_room)) if not name.startswith("_")), vars(_room))
-del guard, _room
+guard((name for name in observers.__all__ if not name.startswith("like_")), vars(observers))
+guard(("MinMax", "MovingAverage", "Histogram"), vars(observers.like_torch))
+guard(("Percentile", "Entropy"), vars(observers.like_onnxruntime))

@@ -56,6 +56,11 @@ def read_defaults(values: dict, vocab_size: int, where: str) -> dict:
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         if isinstance(found.get(name), list):  # ids that no text can hold are suppressed anyway
             found[name] = [i for i in found[name] if type(i) is not int or 0 <= i < vocab_size]
+    if isinstance(words := found.get("bad_words_ids"), list):  # and so are words with such ids
+        inside = [
+            w for w in words if not isinstance(w, list) or all(type(i) is not int or 0 <= i < vocab_size for i in w)
+        ]
+        found["bad_words_ids"] = inside
     try:
         check_defaults(found, vocab_size)
     except FormatError as error:

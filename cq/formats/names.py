@@ -195,8 +195,8 @@ def check_weights(
     UnsupportedError naming the tensor, what came and what was wanted; messages start with `where`."""
     _check_layers(weights, config, where)
     shapes = config.shapes()
-    always = _family(config.family, where).biases
-    biases = always if biases is None else (*(always or ()), *biases)
+    usual = _family(config.family, where).biases
+    biases = usual if biases is None else (*(usual or ()), *biases)
     if biases is not None and (config.token_head is not None or config.masked_lm):
         always = config.token_head != "vectors" or "head.bias" in weights
         biases += (

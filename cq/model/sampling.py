@@ -22,6 +22,7 @@ DEFAULTS = {
     "no_repeat_ngram_size": int,
     "suppress_tokens": list,
     "begin_suppress_tokens": list,
+    "bad_words_ids": list,
     "min_new_tokens": int,
     "min_length": int,
     "max_new_tokens": int,
@@ -37,10 +38,11 @@ class Sampling:
     repetition_penalty: scores of tokens that prompt or result hold are divided by it where positive, else multiplied
     (Keskar et al. 2019); 1: off. no_repeat_ngram_size: no token that would make a run of so many tokens that was there
     before; 0: off. min_new_tokens, min_length: no token that ends a text before so many new ones, or so many in all.
-    suppress_tokens: ids that are never taken; begin_suppress_tokens: as the first. temperature: scores are divided by
-    it; 0: the best token is taken, the first of equals, and what follows is of no use. top_k: the k best stay, and
-    their equals; 0: off. top_p: of these, as probabilities, the fewest that make up p (Holtzman et al. 2019). min_p: of
-    these, those of at least p times the largest. One of what stays is drawn, by its probability; seed: of the draws,
+    suppress_tokens: ids that are never taken; begin_suppress_tokens: as the first. bad_words_ids: runs of ids that
+    never come, but for those that alone end a text. temperature: scores are divided by it; 0: the best token is taken,
+    the first of equals, and what follows is of no use. top_k: the k best stay, and their equals; 0: off. top_p: of
+    these, as probabilities, the fewest that make up p (Holtzman et al. 2019). min_p: of these, those of at least p
+    times the largest. One of what stays is drawn, by its probability; seed: of the draws,
     sequence i of a call drawing by (seed, i), or None: another each time. Raises CqError for values out of range."""
 
     temperature: float = 0.0
@@ -54,6 +56,7 @@ class Sampling:
     min_length: int = 0
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for name, good, wanted in (
@@ -70,10 +73,12 @@ class Sampling:
             ("no_repeat_ngram_size", _is_whole, "a whole number of at least 0; 0: off"),
             ("min_new_tokens", _is_whole, "a whole number of at least 0"),
             ("suppress_tokens", _are_ids, "a list of token ids"),
+            ("bad_words_ids", _are_words, "a list of lists of token ids, none of them empty"),
         ):
             if not good(getattr(self, name)):
                 raise CqError(f"{name}: need {wanted}; got {_brief(getattr(self, name))}")
         object.__setattr__(self, "suppress_tokens", tuple(self.suppress_tokens))
+        object.__setattr__(self, "bad_words_ids", tuple(map(tuple, self.bad_words_ids)))
         unused = [name for name in ("top_k", "top_p", "min_p", "seed") if getattr(self, name) is not None]
         if self.temperature == 0 and unused:
             raise CqError(
@@ -113,6 +118,9 @@ class Sampling:
             never += ends
         if self.no_repeat_ngram_size:
             never += _repeating(seen, self.no_repeat_ngram_size)
+        never += [
+            word[-1] for word in self.bad_words_ids if _would_end(seen, word) and word not in ((i,) for i in ends)
+        ]
         if never:
             scores = scores.copy()
             scores[[token for token in never if token < len(scores)]] = -np.inf
@@ -159,8 +167,11 @@ def check_defaults(defaults: dict, vocab_size: int) -> None:
             good = 0 <= value < 2**31
         if good and kind is list:
             wanted = str if name == "stop_strings" else int
-            good = all(type(one) is wanted for one in value) and (
-                wanted is str or all(0 <= i < vocab_size for i in value)
+            flat = value
+            if name == "bad_words_ids" and _are_words(value):
+                flat = [i for word in value for i in word]
+            good = all(type(one) is wanted for one in flat) and (
+                wanted is str or all(0 <= i < vocab_size for i in flat)
             )
         if not good:
             raise FormatError(f"config: generation: {_brief(name)} cannot be {_brief(value)}")
@@ -177,6 +188,13 @@ def _repeating(seen: np.ndarray, size: int) -> list[int]:
     runs = np.lib.stride_tricks.sliding_window_view(seen, size)
     tokens: list[int] = runs[(runs[:, :-1] == seen[len(seen) - size + 1 :]).all(1), -1].tolist()
     return tokens
+
+
+def _would_end(seen: np.ndarray, word: tuple[int, ...]) -> bool:
+    """Whether the last of the word's ids would make it whole, as transformers looks at it: of shorter texts it never
+    would."""
+    before = len(word) - 1
+    return not before or len(word) <= len(seen) and seen[len(seen) - before :].tolist() == list(word[:-1])
 
 
 def _nucleus(chances: np.ndarray, p: float) -> np.ndarray:
@@ -202,6 +220,10 @@ def _is_number(value: object) -> bool:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(_are_ids(word) and word for word in value)
 
 
 def _are_ids(value: object) -> bool:

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 def attend(attention: "Attention", qkv: np.ndarray, form: PerHead | Smoothed | None, batch: Batch) -> np.ndarray:
     """The context (tokens, heads · dim) float32. qkv float32: queries, keys and values side by side. form: in which the
     text's tokens meet; those that are not seen attend in float32."""
-    if attention.causal:
-        raise UnsupportedError("tokens that are seen by none are implemented for encoders only")
+    windowed = attention.window is not None and batch.longest > attention.window
+    if attention.causal or attention.bias is not None or attention.cap or windowed:
+        raise UnsupportedError(
+            "queries filled up with masks that no token sees are for encoders without biases, caps, or windows "
+            "shorter than the query"
+        )
     assert batch.unseen is not None, "whoever calls has seen some"
     heads, kv_heads, dim, seen = attention.heads, attention.kv_heads, attention.dim, ~batch.unseen
     counts = np.add.reduceat(seen, batch.offsets[:-1], dtype=np.int32)

@@ -67,7 +67,8 @@ class Writing:
 
         sampling: fields of cq.model.sampling.Sampling by name, which says what they do: temperature (0: the best token
         each time), top_k, top_p, min_p, repetition_penalty, seed, no_repeat_ngram_size, min_new_tokens,
-        suppress_tokens. What is not given or None is as generation_config.json says, as in transformers; else off.
+        suppress_tokens, bad_words_ids. What is not given or None is as generation_config.json says, as in transformers;
+        else off.
 
         Keys and values of all tokens are kept, and grow by doubling. cache: "float32", "int8" (symmetric, a scale for
         each token and head; a static model keeps its own codes), or None, what the model's attention computes in: then

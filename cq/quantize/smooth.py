@@ -249,6 +249,7 @@ class _Search:
         form, x = candidate.form, self.x
         if isinstance(form, Stretched):
             coded = _core.quantize(x, form)
+            assert isinstance(coded.scale, np.ndarray), "stretched codes have a scale for each token"
             return np.asarray((coded.codes.astype(np.float32) - np.float32(form.zero_point)) * coded.scale[:, None])
         own = form.columns if isinstance(form, Smoothed) else form
         scale, zero_point = np.asarray(own.scale, np.float32), np.asarray(own.zero_point, np.float32)

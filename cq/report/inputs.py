@@ -70,8 +70,9 @@ def _checked(strategy: object, original: Transformer | None) -> Chosen:
 def needs_samples(strategy: Chosen) -> bool:
     if isinstance(strategy, Ready):
         return False
-    used = isinstance(strategy, QAT) or any(isinstance(part, Static) for part in parts(strategy))
-    return used or (not isinstance(strategy, Mixed) and strategy.effort == "best")
+    if isinstance(strategy, QAT) or any(isinstance(part, Static) for part in parts(strategy)):
+        return True
+    return not isinstance(strategy, Mixed) and strategy.effort == "best"
 
 
 def calibration_for(

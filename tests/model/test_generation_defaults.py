@@ -67,6 +67,8 @@ def theirs(model, prompt=PROMPT, **arguments) -> list[int]:
         {"no_repeat_ngram_size": 3, "repetition_penalty": 0.8},
         {"suppress_tokens": [50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 999]},
         {"begin_suppress_tokens": list(range(40))},
+        {"bad_words_ids": [[n] for n in range(20, 50)] + [[2], [999]]},
+        {"bad_words_ids": [[a, b] for a in range(60) for b in range(0, 60, 2)] + [[5, 12, 8, 1]]},
         {"min_new_tokens": 30},
         {"min_length": 30},
         {"temperature": 0.5, "top_k": 3, "top_p": 0.5},  # without do_sample they count for nothing
@@ -159,6 +161,8 @@ def test_config_json_counts_where_there_is_no_file_of_its_own(saved, tmp_path):
         ({"top_p": "x"}, "'top_p' cannot be 'x'"),
         ({"do_sample": True, "temperature": -1}, "temperature: need a number of at least 0"),
         ({"suppress_tokens": [1.5]}, "'suppress_tokens' cannot be"),
+        ({"bad_words_ids": [[]]}, "'bad_words_ids' cannot be"),
+        ({"bad_words_ids": [3]}, "'bad_words_ids' cannot be"),
         ({"stop_strings": [3]}, "'stop_strings' cannot be"),
         ({"max_new_tokens": -3}, "'max_new_tokens' cannot be -3"),
         ({"repetition_penalty": 0}, "repetition_penalty: need a positive number"),

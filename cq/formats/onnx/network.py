@@ -8,7 +8,7 @@ from ... import _core
 from ...errors import UnsupportedError
 from ...model import Transformer
 from ...model.block import Block, FeedForward
-from ...model.forms import Fixed, PerTensor, PerToken, Smoothed
+from ...model.forms import Fixed, PerTensor, PerToken, Smoothed, common_form
 from ...model.linear import Linear, QuantizedLinear
 from ...model.norm import Norm
 from ...model.sites import BlockPart
@@ -122,15 +122,16 @@ class _Drawing:
             elif embed.type is not None:
                 x = graph.add("Add", x, embed.type[0])
         if embed.norm is None:
+            assert first.attention_norm is not None, "norms stand first"
             return self._normed(x, first.attention_norm, f"{first.name}.attention_norm", first.attention.readers()), x
         flow = self._flow(self._norm(x, embed.norm, "embed.norm"))
         return flow, flow.floats() if embed.stream is None else flow.fixed(embed.stream)
 
     def _after(
-        self, part: str, stream: str, norm: Norm | None, name: str, readers: tuple, form: Fixed | None
+        self, part: str, stream: str, norm: Norm | None, name: str | None, readers: tuple, form: Fixed | None
     ) -> tuple[Flow, str]:
         """The residual, the norm, and the stream that goes on, in `form`."""
-        assert norm is not None, "every part has a norm behind it"
+        assert norm is not None and name is not None, "every part has a norm behind it"
         with self.graph.inside(name):
             total = self.graph.add("Add", part, stream)
         if self.config.norm_first:
@@ -145,7 +146,7 @@ class _Drawing:
 
     def _normed(self, x: str, norm: Norm, name: str, readers: tuple) -> Flow:
         """A norm whose result is only read by `readers`: where features have scales of their own, these go into it."""
-        form = norm.form_for(readers)
+        form = common_form(readers)
         if not isinstance(form, Smoothed):
             return self._flow(self._norm(x, norm, name))
         return self._flow().add(form, quantized(self.graph, self._norm(x, norm, name, form), form))
