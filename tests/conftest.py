@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -271,6 +272,7 @@ def workplace(tmp_path_factory, minilm_folder, smollm_file, verses) -> Path:
     weights = {f"bert.{name}": array for name, array in weights.items()}
     save_file(weights | {k: v.astype(np.float32) for k, v in head.items()}, reranker / "model.safetensors")
     (folder / "texts.txt").write_text("\n".join(verses[:40]) + "\n")
+    pandas.DataFrame({"id": range(40), "text": verses[:40]}).to_csv(folder / "texts.csv", index=False)
     for name, lines in (("dev.tsv", verses[40:60]), ("pairs.tsv", verses[80:100]), ("other.tsv", verses[120:160])):
         rows = [f"{i % 6}\t{a}\t{b}" for i, (a, b) in enumerate(zip(lines[::2], lines[1::2]))]
         (folder / name).write_text("\n".join(rows) + "\n")
