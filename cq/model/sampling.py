@@ -118,9 +118,8 @@ class Sampling:
             never += ends
         if self.no_repeat_ngram_size:
             never += _repeating(seen, self.no_repeat_ngram_size)
-        never += [
-            word[-1] for word in self.bad_words_ids if _would_end(seen, word) and word not in ((i,) for i in ends)
-        ]
+        words = (word for word in self.bad_words_ids if len(word) > 1 or word[0] not in ends)
+        never += [word[-1] for word in words if _would_end(seen, word)]
         if never:
             scores = scores.copy()
             scores[[token for token in never if token < len(scores)]] = -np.inf

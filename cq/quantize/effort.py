@@ -36,12 +36,14 @@ def prepared(
     samples = list(as_items(samples))
     model = rotate(model) if rotates(model.config) else model
     best = replace(target, effort="best")
-    if isinstance(best, Static):
-        best = replace(best, stretch=wanted(best))
+    stretch = isinstance(best, Static) and wanted(replace(best, stretch=True))
+    best = replace(best, stretch=True) if stretch else best
     if isinstance(strategy, QAT):  # which finds its own rounding, and learns from the logits of float32
         return model, replace(strategy, target=best), samples
     if target.scheme.weight_symmetric and target.scheme.weight_granularity == "per_channel":
         model = compensate(model, samples, progress)
+        # scales of features' own would round the weights anew
+        best = replace(best, smooth=False) if isinstance(best, Static) else best
     return model, best, samples if isinstance(best, Static) else None
 
 

@@ -30,7 +30,7 @@ STRENGTHS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # a feature's half range is at least this share of the widest one's: what calibration saw at rest may move
 NARROWEST = 0.01
 OUTLIER = 64  # times the median output's squared size makes an outlier token
-FITTING = 1.0, 0.98, 0.9, 0.75, 0.5  # shares of the other tokens that codes fit as they are
+FITTING = 1.0, 0.9, 0.75, 0.5, 0.25, 0.1, 0.0  # shares of the other tokens that codes fit as they are
 _OUTPUTS = 1024  # evenly spread over a site's layers: the error of these decides
 _ROWS = 1024  # of a weight, worked on at once
 
@@ -39,7 +39,7 @@ def wanted(strategy: Static) -> bool:
     """Whether there is anything to fold. A weight's zero point, or a scale shared by all outputs, would undo what
     features of their own gain."""
     return (
-        (strategy.smooth or strategy.correct_bias)
+        (strategy.smooth or strategy.correct_bias or strategy.stretch)
         and strategy.scheme.weight_symmetric
         and strategy.scheme.weight_granularity == "per_channel"
     )
@@ -74,7 +74,7 @@ def smoothed(
         assert isinstance(plain, Fixed), "static codes, before they are smoothed"
         search = _Search(_tokens(calibration, task.site), weights, plain, strategy.stretch)
         mixed = None if task.values is None else _values(model, _tokens(calibration, task.values))
-        best = search.best(mixed) if strategy.smooth and task.smooths else search.plain()
+        best = search.best(mixed, strategy.smooth) if task.smooths else search.plain()
         for name, weight in zip(read, weights):
             fold = Fold(best.factor, search.offset(best, weight, strategy.correct_bias))
             layers[name] = replace(layers[name], input=best.form, fold=fold)
@@ -167,13 +167,14 @@ class _Search:
     def plain(self) -> _Candidate:
         return _Candidate(self.form, None, np.zeros(len(self.lo)))
 
-    def best(self, values: _Values | None) -> _Candidate:
+    def best(self, values: _Values | None, smooth: bool) -> _Candidate:
         """The candidate of least error, the plain one among them. values: what attention mixes into the site, where
-        those are coded too."""
-        tried = [self._inputs(s) if values is None else self._context(s, values) for s in STRENGTHS]
+        those are coded too. smooth: whether features may have scales of their own."""
+        strengths = STRENGTHS if smooth else ()
+        tried = [self._inputs(s) if values is None else self._context(s, values) for s in strengths]
         if self.stretch and values is None:
-            tried += [self._stretched(s, share) for s in (None, *STRENGTHS) for share in FITTING]
-        return min((self.plain(), *tried), key=self.error)
+            tried += [self._stretched(s, share) for s in (None, *strengths) for share in FITTING]
+        return min((self.plain(), *tried), key=self.error) if tried else self.plain()
 
     def _inputs(self, strength: float) -> _Candidate:
         scale, columns, shift = self._columns(self.lo, self.hi, self.reach, strength)

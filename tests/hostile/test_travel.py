@@ -17,7 +17,11 @@ import cq
 from cq import _core
 from cq.calibrate import calibrate
 from cq.model.batch import Sequence
+from cq.model.forms import Columns, Stretched
+from cq.model.linear import Linear
+from cq.model.norm import Norm
 from cq.model.sampling import Sampling
+from cq.model.transform import Transform
 from cq.observers import like_onnxruntime, like_torch, make
 from cq.plan import Fold, Plan
 from cq.plan_json import to_json
@@ -55,6 +59,10 @@ def outputs(x) -> object:
         return {name: outputs(site) for name, site in x.sites.items()}
     if isinstance(x, Ready):
         return outputs(x.model)
+    if isinstance(x, Transform):
+        return x.dense.weight.tobytes(), x.norm.weight.tobytes()
+    if isinstance(x, Stretched):
+        return x.dtype, x.scale, x.columns.scale.tobytes(), x.columns.zero_point.tobytes()
     if isinstance(x, Sequence):
         return x.ids.tolist(), x.types.tolist(), x.positions
     return repr(x)
@@ -132,6 +140,8 @@ def _made(tiny_encoder, tiny_lm, random_model):
             "qtensor": cq.quantize_tensor(x, group_size=4),
             "fold": Fold(None, np.ones(3)),
             "config": lm.config,
+            "stretched": Stretched("uint8", False, 0.5, 128, Columns(x[:1], np.full((1, 8), 128, np.int32))),
+            "transform": Transform(Linear(x), Norm(x[0], None, 1e-5, False)),
             "classifier": classifier,
             "classifier, textbook": cq.quantize(classifier, cq.Dynamic(cq.Scheme.textbook())),
             "compared": Ready("a file", models["lm, dynamic"]),
@@ -148,6 +158,7 @@ STAYS = ("cq.cli", "cq.door", "cq.train", "cq.formats", "cq._core", "cq.convert"
 PARTS = {
     "cq.model.activation.Activation",
     "cq.model.batch.Batch",
+    "cq.model.entities.Piece",
     "cq.model.cache.KVCache",
     "cq.model.cache.LayerCache",
     "cq.model.generate.Generator",

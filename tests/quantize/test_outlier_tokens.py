@@ -121,7 +121,7 @@ def test_best_is_rotated_and_compensated(planted):
         for a, b in zip(q.logits(samples[12:]), cq.quantize(prepared, strategy).logits(samples[12:])):
             np.testing.assert_array_equal(a, b)
     q = cq.quantize(model, cq.Static(effort="best"), samples[:12])
-    assert q.strategy == cq.Static(effort="best", stretch=True)
+    assert q.strategy == cq.Static(effort="best", smooth=False, stretch=True)
     assert not any(isinstance(layer.input, Fixed) and "down" in name for name, layer in q.plan.layers.items())
 
 

@@ -1,0 +1,77 @@
+"""Rotation, compensation and equalization on graphs of other kinds: the same function, or refused with the reason."""
+
+import numpy as np
+import pytest
+
+import cq
+from cq.model import Config, Transformer
+from cq.prepare.equalize import equalize_values
+
+_SIZES = dict(
+    vocab_size=61,
+    hidden_size=36,
+    num_layers=2,
+    num_heads=6,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=37,
+    max_positions=64,
+    causal=True,
+    lm_head=True,
+    rope_theta=1e4,
+)
+_LLAMA = dict(norm="rms", norm_eps=1e-5, norm_first=True, activation="silu", gated=True)
+GRAPHS = {
+    "granite": _LLAMA
+    | dict(embedding_scale=12.0, residual_scale=0.22, logits_scale=0.2, attention_scale=0.1, window=9, tied=True),
+    "smollm3": _LLAMA | dict(rotated=(True, False), rotary_dim=4),
+    "gemma2": _LLAMA | dict(norm_outputs=True, attention_cap=3.0, logits_cap=2.0, window=7, local=(True, False)),
+    "olmo2": _LLAMA | dict(norm_first=False, norm_outputs=True, qk_norm=True, qk_norm_joint=True),
+    "gpt_neox": dict(norm="layer", norm_first=True, parallel=True),
+}
+
+
+def made(name):
+    config, rng = Config(family=name, **_SIZES | GRAPHS[name]), np.random.default_rng(9)
+    weights = {
+        key: rng.normal(key.endswith("norm.weight"), 0.2, shape).astype(np.float32)
+        for key, shape in config.shapes().items()
+    }
+    return Transformer(config, weights), weights
+
+
+TOKENS = [np.random.default_rng(2).integers(0, 61, n) for n in (5, 30, 17)]
+
+
+def far(ours, theirs):
+    """The largest difference, in the deviation of what it is from."""
+    return max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True)) / np.std(np.concatenate(theirs))
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_rotation_keeps_logits_or_is_refused(name):
+    model, _ = made(name)
+    if name in ("gemma2", "olmo2", "gpt_neox"):
+        with pytest.raises(cq.UnsupportedError, match=f"rotate: {name} models"):
+            cq.rotate(model)
+    else:
+        assert far(cq.rotate(model).logits(TOKENS), model.logits(TOKENS)) < 1e-4
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_compensated_codes_are_nearer(name):
+    """Weights on int8's codes, and a function that is nearly the same."""
+    model, _ = made(name)
+    compensated = cq.compensate(model, TOKENS * 6)
+    exact = model.logits(TOKENS)
+    assert far(compensated.logits(TOKENS), exact) < 0.3
+    coded = cq.quantize(compensated, cq.WeightOnly()).logits(TOKENS)
+    assert far(coded, compensated.logits(TOKENS)) < 0.3
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_equalized_values_are_the_same_function(name):
+    model, weights = made(name)
+    for block in model.graph.blocks:
+        weights = weights | equalize_values(weights, block.attention, model.config)
+    assert far(Transformer(model.config, weights).logits(TOKENS), model.logits(TOKENS)) < 1e-4
