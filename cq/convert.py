@@ -12,6 +12,7 @@ from .coding import pack_weight, quantize_bias, quantize_weight
 from .errors import CqError, UnsupportedError
 from .model import Transformer
 from .model.attention import MAX_KEYS
+from .model.block import share
 from .model.deferred import Deferred, read
 from .model.linear import Linear, QuantizedLinear
 from .model.overflow import check_attention
@@ -77,12 +78,13 @@ def convert(
     progress(done, total) is called as layers are converted. Raises UnsupportedError for a layer that int8 cannot hold
     where it must, CqError for weights that are not finite."""
     made, result = codes or FloatCodes(), _copied(model)
+    shared: dict[tuple[int, LayerPlan], Linear | QuantizedLinear] = {}  # of a layer that several blocks share
     fell_back: dict[str, str] = {}  # name of the weight → why
     places = list(result.linear_places())
     for done, (owner, attribute, name) in enumerate(places, 1):
-        layer = getattr(owner, attribute)
+        layer, wanted = getattr(owner, attribute), plan.layers[name]
         try:
-            converted = _linear(name, layer, plan.layers[name], made)
+            converted = shared.get((id(layer), wanted)) or _linear(name, layer, wanted, made)
         except UnsupportedError as error:
             if codes is not None:
                 raise UnsupportedError(f"{name}: {error}") from None
@@ -91,6 +93,8 @@ def convert(
             fell_back[name] = str(error)
             converted = Linear(layer.source, layer.bias, layer.activation, str(error))
         setattr(owner, attribute, converted)
+        if wanted.fold is None and (wanted.weight is None or wanted.weight.learned is None):
+            shared[id(layer), wanted] = converted
         if progress is not None:
             progress(done, len(places))
     _join(result, plan)
@@ -136,6 +140,7 @@ def _join(model: Transformer, plan: Plan) -> None:
                 check_attention(attention.forms, attention.dim, min(model.config.max_positions, MAX_KEYS))
             except UnsupportedError as error:
                 raise UnsupportedError(f"{block.name}.attention: {error}") from None
+    share(model.blocks)
     if plan.residual:
         model.embedding.stream, *forms = plan.residual
         for block, after_attention, after_ffn in zip(model.blocks, forms[::2], forms[1::2]):

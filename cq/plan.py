@@ -117,7 +117,7 @@ class Plan:
         for site in graph.trunk:
             forms = [self.layers[name].input for name in site.readers if self.layers[name].input is not None]
             read |= {site.name: forms[0]} if forms else {}
-        found: dict[str, Form | PerHead] = {}
+        found: dict[str, Form | PerHead] = {name: read.pop(name) for name in ("embed.input",) if name in read}
         for block in graph.blocks:
             inside = self.attention.get(block.name)
             for name in (block.attention.input, block.attention.context, block.ffn.input, block.ffn.hidden):

@@ -31,7 +31,10 @@ TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 def save_checkpoint(model: Transformer, path: str | os.PathLike) -> None:
     """Writes `path` whole or not at all. Raises OSError."""
     tensors, plan, word = _float_tensors(model), None, model.embedding.source
+    owners: dict[int, str] = {}  # layer → the first of its names
     for name, layer in model.linears():
+        if owners.setdefault(id(layer), name) != name:
+            continue
         _put_linear(tensors, name, layer, shared=name == "head" and model.config.tied)
     if isinstance(word, _core.Weight) and (model.head is None or word is not getattr(model.head, "weight", None)):
         _put_weight(tensors, "embed.word", word)
@@ -46,6 +49,9 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike) -> None:
         "plan": plan,
         "tensors": sorted(tensors),  # so that a bias that got lost is missed
     }
+    shared = {name: owners[id(layer)] for name, layer in model.linears() if owners[id(layer)] != name}
+    if shared:
+        record["shared"] = shared
     write_safetensors(path, tensors, {KEY: json.dumps(record)})
 
 
@@ -122,7 +128,8 @@ class _Reader:
         if config.num_layers > len(self.tensors):
             raise FormatError(f"{self.where}: {config.num_layers} layers, but only {len(self.tensors)} tensors")
         plan = None if record["plan"] is None else from_json(record["plan"], config, self.taken)
-        model = Transformer(config, self._float_weights(config, plan), self._tokenizer())
+        shared = self._shared(record.get("shared", {}), config)
+        model = Transformer(config, self._float_weights(config, plan, shared), self._tokenizer())
         if plan is not None:
             model = convert(model, plan, self)
         if self.tensors:
@@ -159,13 +166,27 @@ class _Reader:
         data = self.taken(TOKENIZER, "uint8", (self.tensors[TOKENIZER].size,)).tobytes()
         return parse_tokenizer(data, f"{self.where}: {TOKENIZER}")
 
-    def _float_weights(self, config: Config, plan: Plan | None) -> dict[str, np.ndarray | Deferred]:
+    def _shared(self, shared: dict[str, str], config: Config) -> dict[str, str]:
+        """Layer → the layer before it, of the same shape, that it is."""
+        shapes = config.shapes()
+        for name, first in shared.items():
+            shape = shapes.get(f"{name}.weight")
+            if shape is None or shapes.get(f"{first}.weight") != shape or first in shared:
+                raise FormatError(f"{self.where}: {brief(name)} cannot be the layer {brief(first)}")
+        return shared
+
+    def _float_weights(
+        self, config: Config, plan: Plan | None, shared: dict[str, str]
+    ) -> dict[str, np.ndarray | Deferred]:
         """What the model's constructor wants: float32 where it is so, shapes without memory where codes will come."""
         coded = {} if plan is None else {f"{name}.weight": f"{name}.weight" for name in plan.layers if plan.coded(name)}
         if plan is not None and plan.word.coded:
             coded["embed.word"] = "head.weight" if plan.word.weight is None else "embed.word.weight"
         weights: dict[str, np.ndarray | Deferred] = {}
+        again = {f"{name}.weight": f"{first}.weight" for name, first in shared.items()}
         for name, shape in config.shapes().items():
+            if name in again:
+                continue
             there = name in coded
             weights[name] = self._stand_in(coded[name], shape) if there else self.take(name, "float32", shape)
         biases = [name for name, array in self.tensors.items() if name.endswith(".bias") and array.dtype == np.float32]
@@ -175,6 +196,10 @@ class _Reader:
                 weights[name] = self.take(name, "float32", (weights[module + ".weight"].shape[0],))
             elif module == "head" and config.tied:
                 weights[name] = self.take(name, "float32", (config.vocab_size,))
+        for name, first in shared.items():
+            for leaf in ("weight", "bias"):
+                if f"{first}.{leaf}" in weights:
+                    weights[f"{name}.{leaf}"] = weights[f"{first}.{leaf}"]
         return weights
 
     def _stand_in(self, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -10,7 +10,14 @@ from .keys import check_keys
 from .untrusted import brief, flag_of
 
 _ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.output")
-_BIASES = {"attention_bias": _ATTENTION, "mlp_bias": ("ffn",)}  # key → modules
+_BIASES = {  # key → modules
+    "attention_bias": _ATTENTION,
+    "mlp_bias": ("ffn",),
+    "norm_bias": ("embed.norm", "attention_norm", "ffn_norm", "final_norm"),
+    "qkv_proj_bias": ("attention",),
+    "mlp_fc1_bias": ("ffn.gate", "ffn.up"),
+    "mlp_fc2_bias": ("ffn.down",),
+}
 READERS = families.READERS | encoders.READERS | decoders.READERS
 NAMES = families.NAMES | encoders.NAMES | decoders.NAMES
 
@@ -24,11 +31,18 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
     usual = NAMES.get(family, {})
     given = {own for name, own in usual.items() if name in values}
     values = {key: value for key, value in DEFAULTS[family].items() if key not in given} | values
-    keys = [key for key in _BIASES if key in DEFAULTS[family]]
+    kind, only = values.get("position_embedding_type"), encoders.POSITIONS.get(family, "absolute")
+    if kind is not None and kind != only:
+        raise UnsupportedError(f"{where}: position_embedding_type {brief(kind)} is not implemented, only {only!r}")
+    if flag_of(values, "is_encoder_decoder", where) and not family.startswith("t5"):
+        raise UnsupportedError(
+            f"{where}: is_encoder_decoder true is not implemented, only of T5, whose encoder is read"
+        )
+    keys = [key for key in _BIASES if key in DEFAULTS[family] or key in encoders.BIASES.get(family, ())]
     biases = tuple(module for key in keys if flag_of(values, key, where) for module in _BIASES[key]) if keys else None
     entries = READERS[family](values, where)
+    entries["family"], vocab_size = family, entries["vocab_size"]
     entries |= read_head(values, entries, where)
-    vocab_size = entries["vocab_size"]
     entries |= read_padding(values, vocab_size, where)
     if entries.get("lm_head") and entries.get("causal"):
         entries |= read_ids(values, vocab_size, where) | read_defaults(values, vocab_size, where)

@@ -99,7 +99,7 @@ def _rotated(values: dict, layers: int, where: str) -> dict:
     given = values.get("no_rope_layers")
     if given is None:
         interval = size_of(values, "no_rope_layer_interval", where)
-        return {"rotated": tuple((i + 1) % interval != 0 for i in range(_count(layers, where)))}
+        return {"rotated": tuple((i + 1) % interval != 0 for i in range(count_of(layers, where)))}
     if not isinstance(given, list) or len(given) != layers or not all(one in (0, 1) for one in given):
         raise FormatError(f"{where}: no_rope_layers must hold 0 or 1 for each of {layers} layers, got {brief(given)}")
     return {"rotated": tuple(map(bool, given))}
@@ -112,18 +112,24 @@ def _windows(row: _Row, values: dict, layers: int, where: str) -> dict:
         return {}
     if gated and not flag_of(values, "use_sliding_window", where):
         return {}
-    window, types = size_of(values, "sliding_window", where), values.get("layer_types") if row.typed else None
-    if types is None:
-        local = tuple(row.windows(i, values) for i in range(_count(layers, where)))
-    elif not isinstance(types, list) or len(types) != layers or not all(isinstance(one, str) for one in types):
-        raise FormatError(f"{where}: layer_types must name each of {layers} layers, got {brief(types)}")
-    elif not all(one in _TYPES for one in types):
-        raise UnsupportedError(f"{where}: layer_types {brief(types)}: only {' and '.join(_TYPES)} are implemented")
-    else:
-        local = tuple(_TYPES[one] for one in types)
+    window, local = size_of(values, "sliding_window", where), layer_types(values, layers, where) if row.typed else None
+    if local is None:
+        local = tuple(row.windows(i, values) for i in range(count_of(layers, where)))
     if not any(local):
         return {}
     return {"window": window, "local": () if all(local) else local}
+
+
+def layer_types(values: dict, layers: int, where: str) -> tuple[bool, ...] | None:
+    """Which layers see a window alone, or None where layer_types does not say."""
+    types = values.get("layer_types")
+    if types is None:
+        return None
+    if not isinstance(types, list) or len(types) != layers or not all(isinstance(one, str) for one in types):
+        raise FormatError(f"{where}: layer_types must name each of {layers} layers, got {brief(types)}")
+    if not all(one in _TYPES for one in types):
+        raise UnsupportedError(f"{where}: layer_types {brief(types)}: only {' and '.join(_TYPES)} are implemented")
+    return tuple(_TYPES[one] for one in types)
 
 
 def _local_theta(values: dict, positions: int, where: str) -> float:
@@ -148,7 +154,7 @@ def _sides(values: dict, entries: dict, where: str) -> dict:
     )
 
 
-def _count(layers: int, where: str) -> int:
+def count_of(layers: int, where: str) -> int:
     if layers > MOST_LAYERS:
         raise FormatError(f"{where}: num_hidden_layers {layers}; at most {MOST_LAYERS} are read")
     return layers

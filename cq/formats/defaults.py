@@ -39,6 +39,19 @@ _QWEN2 = _LLAMA | {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+_T5 = {
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": "relu",
+    "pad_token_id": 0,
+}
 _GEMMA = _LLAMA | {
     "hidden_size": 2304,
     "intermediate_size": 9216,
@@ -73,6 +86,37 @@ DEFAULTS: dict[str, dict] = {
     "camembert": _ROBERTA,
     "mpnet": {key: value for key, value in _BERT.items() if key != "type_vocab_size"}
     | {"vocab_size": 30527, "pad_token_id": 1, "relative_attention_num_buckets": 32},
+    "electra": _BERT | {"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
+    "albert": _BERT
+    | {
+        "vocab_size": 30000,
+        "embedding_size": 128,
+        "hidden_size": 4096,
+        "num_attention_heads": 64,
+        "intermediate_size": 16384,
+        "hidden_act": "gelu_new",
+    },
+    "nomic_bert": _BERT | {"vocab_size": 30528, "hidden_act": "silu", "max_position_embeddings": 2048},
+    "gte": _BERT | {"vocab_size": 250048, "max_position_embeddings": 8192, "type_vocab_size": 1, "pad_token_id": 1},
+    "new": _BERT | {"vocab_size": 30528, "max_position_embeddings": 2048, "type_vocab_size": 1},
+    "jina-bert": _BERT,
+    "modernbert": {
+        "vocab_size": 50368,
+        "hidden_size": 768,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "hidden_activation": "gelu",
+        "max_position_embeddings": 8192,
+        "norm_eps": 1e-5,
+        "norm_bias": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "local_attention": 128,
+        "pad_token_id": 50283,
+    },
+    "t5": _T5,
+    "t5-gated": _T5,
     "distilbert": {
         "vocab_size": 30522,
         "dim": 768,

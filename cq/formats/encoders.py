@@ -1,10 +1,38 @@
 """config.json of the younger encoders' families as entries of Config. Must not know weights and their names."""
 
 from ..errors import FormatError, UnsupportedError
-from .families import bert
-from .untrusted import size_of
+from .decoders import count_of, layer_types
+from .families import activation_of, basics, bert, renamed
+from .heads import read_classifier
+from .rotary import rope_of
+from .untrusted import brief, real_of, size_of
 
-NAMES: dict[str, dict[str, str]] = {}  # as families.NAMES
+_T5_POSITIONS = 1 << 15  # of which no file says anything: distances have no end
+_T5 = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+    "intermediate_size": "d_ff",
+    "head_dim": "d_kv",
+}
+NAMES: dict[str, dict[str, str]] = {  # as families.NAMES
+    "nomic_bert": {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+        "intermediate_size": "n_inner",
+        "hidden_act": "activation_function",
+        "layer_norm_eps": "layer_norm_epsilon",
+        "rope_theta": "rotary_emb_base",
+    },
+    "t5": _T5,
+    "t5-gated": _T5,
+}
+# of config.json: keys that say which modules have biases, of families whose class has them not
+BIASES = {"nomic_bert": ("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias")}
+# position_embedding_type of families whose is not "absolute"
+POSITIONS = {"gte": "rope", "new": "rope", "jina-bert": "alibi"}
 
 
 def _mpnet(values: dict, where: str) -> dict:
@@ -25,4 +53,148 @@ def _mpnet(values: dict, where: str) -> dict:
     }
 
 
-READERS = {"mpnet": _mpnet}
+def _electra(values: dict, where: str) -> dict:
+    width = size_of(values, "embedding_size", where, 128)
+    factorized = {} if width == values["hidden_size"] else {"embedding_width": width}
+    return bert(values, where) | factorized | read_classifier(values, "gelu", where)
+
+
+def _albert(values: dict, where: str) -> dict:
+    width = size_of(values, "embedding_size", where, 128)
+    return bert(values, where) | {"embedding_width": width}  # projected even where it is the hidden size
+
+
+def _rotary(values: dict, theta: float, where: str) -> dict:
+    """As a BERT with rotary positions and a gated feed-forward part."""
+    entries = basics(values, where)
+    rope = rope_of(values, entries["max_positions"], where, theta)
+    types = values.get("type_vocab_size")
+    return (
+        entries
+        | {
+            "type_vocab_size": 0 if types == 0 and type(types) is int else size_of(values, "type_vocab_size", where, 2),
+            "norm": "layer",
+            "norm_eps": real_of(values, "layer_norm_eps", where, 1e-12),
+            "activation": activation_of(values, "gelu", where),
+            "gated": True,
+            "rope_theta": rope.theta,
+            "rope_scaling": rope.scaling,
+            "pooling": "mean",
+        }
+        | read_classifier(values, "tanh", where)
+    )
+
+
+def _nomic(values: dict, where: str) -> dict:
+    gates = {"swiglu": "silu", "geglu": "gelu"}
+    values = renamed(values, NAMES["nomic_bert"])
+    if isinstance(values["hidden_act"], str):
+        values["hidden_act"] = gates.get(values["hidden_act"], values["hidden_act"])
+    if "activation_function" in values and values["activation_function"] not in gates:
+        raise UnsupportedError(
+            f"{where}: activation_function {brief(values['activation_function'])} is not implemented; these are: "
+            + ", ".join(gates)
+        )
+    if values.get("rotary_scaling_factor") is not None:  # stretched from there on, by each text's own length
+        trained = size_of(values, "max_trained_positions", where, 2048)
+        values["max_position_embeddings"] = min(size_of(values, "max_position_embeddings", where), trained)
+    multiple = size_of(values, "pad_vocab_size_multiple", where, 1)
+    values["vocab_size"] = -(-size_of(values, "vocab_size", where) // multiple) * multiple
+    return _rotary(values, 1000.0, where)
+
+
+def _gte(values: dict, where: str) -> dict:
+    return _rotary(values, 10000.0 if values["model_type"] == "new" else 160000.0, where)
+
+
+def _jina(values: dict, where: str) -> dict:
+    """As a BERT whose positions are a bias of scores by distance, with a gated feed-forward part."""
+    gates, kind = {"geglu": "gelu", "reglu": "relu"}, values.get("feed_forward_type", "original")
+    if not isinstance(kind, str) or kind not in gates:
+        raise UnsupportedError(
+            f"{where}: feed_forward_type {brief(kind)} is not implemented; these are: {', '.join(gates)}"
+        )
+    return bert(values, where) | {
+        "activation": gates[kind],
+        "gated": True,
+        "position_table": False,
+        "position_bias": {"kind": "alibi"},
+    }
+
+
+def _t5(values: dict, where: str) -> dict:
+    """T5's encoder alone, which knows positions only as buckets of distances and scales no scores."""
+    values = renamed(values, NAMES["t5"]) | {"max_position_embeddings": _T5_POSITIONS}
+    kind = values.get("feed_forward_proj", "relu")
+    activation = kind.removeprefix("gated-") if isinstance(kind, str) else kind
+    values["hidden_act"] = "gelu_new" if kind == "gated-gelu" else activation
+    buckets = size_of(values, "relative_attention_num_buckets", where, 32)
+    return basics(values, where) | {
+        "norm": "rms",
+        "norm_eps": real_of(values, "layer_norm_epsilon", where, 1e-6),
+        "norm_first": True,
+        "activation": activation_of(values, "relu", where),
+        "gated": activation != kind,
+        "attention_scale": 1.0,
+        "position_table": False,
+        "position_bias": {
+            "kind": "buckets",
+            "buckets": buckets,
+            "distance": size_of(values, "relative_attention_max_distance", where, 128),
+        },
+        "pooling": "mean",
+    }
+
+
+def _modernbert(values: dict, where: str) -> dict:
+    """Norms before each part, a gated feed-forward part, rotary positions that turn faster in layers that see a window
+    alone."""
+    values = {"rope_theta": values.get("global_rope_theta")} | values
+    entries = basics(values, where)
+    positions, layers = entries["max_positions"], entries["num_layers"]
+    rope = rope_of(values, positions, where, 160000.0, None, "full_attention")
+    near = {"rope_theta": values.get("local_rope_theta"), "rope_parameters": values.get("rope_parameters")}
+    local = rope_of(near, positions, where, 10000.0, None, "sliding_attention")
+    if local.scaling is not None:
+        raise UnsupportedError(f"{where}: rope_parameters: scaled positions of sliding_attention are not implemented")
+    every = size_of(values, "global_attn_every_n_layers", where, 3)
+    windowed = layer_types(values, layers, where) or tuple(i % every != 0 for i in range(count_of(layers, where)))
+    found = entries | {
+        "norm": "layer",
+        "norm_eps": real_of(values, "norm_eps", where, 1e-5),
+        "norm_first": True,
+        "embedding_norm": True,
+        "activation": activation_of({"hidden_act": values.get("hidden_activation", "gelu")}, "gelu", where),
+        "gated": True,
+        "rope_theta": rope.theta,
+        "rope_scaling": rope.scaling,
+        "pooling": "mean",
+    }
+    if any(windowed):
+        window = size_of(values, "local_attention", where, 128) // 2
+        found |= {"window": max(window, 1), "local": windowed, "local_rope_theta": local.theta}
+    return found
+
+
+def family_of(values: dict) -> object:
+    """model_type, or the family that has another name here, since tensors are named otherwise."""
+    kind = values.get("model_type")
+    if kind == "bert" and values.get("position_embedding_type") == "alibi":
+        return "jina-bert"
+    if kind == "t5" and str(values.get("feed_forward_proj", "")).startswith("gated-"):
+        return "t5-gated"
+    return kind
+
+
+READERS = {
+    "mpnet": _mpnet,
+    "electra": _electra,
+    "albert": _albert,
+    "nomic_bert": _nomic,
+    "gte": _gte,
+    "new": _gte,
+    "jina-bert": _jina,
+    "t5": _t5,
+    "t5-gated": _t5,
+    "modernbert": _modernbert,
+}

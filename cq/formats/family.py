@@ -16,12 +16,14 @@ class Family:
     # canonical modules that always have a bias; None: the checkpoint's configuration says
     biases: tuple[str, ...] | None
     classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
+    other_prefixes: tuple[str, ...] = ()  # as earlier classes wrote them; read in its place
     words: dict[str, str] | None = None  # the same of a masked language model's
     labels: str = "classifier"  # module of the head that gives every token's labels
     # canonical module → those whose outputs it holds one after another, or, `by_head`, head by head
     fused: dict[str, tuple[str, ...]] | None = None
     by_head: bool = False
     raised: bool = False  # 1 is added to weights of norms
+    shared: bool = False  # a layer's number is that of a group of layers, which share its weights
     turned: bool = False  # matrices in layers are (in, out)
     # rows of queries and keys: what turns together side by side, not half a head apart
     paired: bool = False

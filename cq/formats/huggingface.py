@@ -14,6 +14,7 @@ from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred, read
 from .config_json import read_config
+from .encoders import family_of
 from .files import write_whole
 from .generation import read_generation
 from .heads import architectures_of, as_weighted, without_words
@@ -181,7 +182,7 @@ def parse_config(values: dict, where: str) -> tuple[Config, tuple[str, ...] | No
     """A configuration from JSON in the form of `Config.to_dict` or of Hugging Face's config.json, and which modules
     have biases (see names.check_weights). Raises FormatError, UnsupportedError naming the entry; messages start with
     `where`."""
-    family = values.get("family", values.get("model_type"))
+    family = values.get("family", family_of(values))
     if family is None:
         raise FormatError(f"{where}: no model_type, so nothing says which family of models this is")
     if not isinstance(family, str) or family not in FAMILIES:

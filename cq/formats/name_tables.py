@@ -54,6 +54,23 @@ _ROBERTA = replace(
         "lm_head.bias": "head.bias",
     },
 )
+_ELECTRA = replace(
+    _BERT,
+    prefix="electra.",
+    words=None,
+    outside=_BERT.outside | {"embeddings_project": "embed.project"},
+    ignored=(
+        "embeddings.position_ids",
+        "embeddings.token_type_ids",
+        "discriminator_predictions.",
+        "generator_predictions.",
+        "generator_lm_head.",
+        "classifier.",
+        "qa_outputs.",
+    ),
+    biases=("embed.norm", "embed.project", "attention", "attention_norm", "ffn", "ffn_norm", "classifier"),
+    classifier=_ROBERTA.classifier,
+)
 _DISTILBERT = Family(
     prefix="distilbert.",
     layer="transformer.layer.",
@@ -78,7 +95,14 @@ _DISTILBERT = Family(
     words={"vocab_transform": "transform.dense", "vocab_layer_norm": "transform.norm", "vocab_projector": "head"},
 )
 FAMILIES = (
-    {"bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "camembert": _ROBERTA, "distilbert": _DISTILBERT}
+    {
+        "bert": _BERT,
+        "roberta": _ROBERTA,
+        "xlm-roberta": _ROBERTA,
+        "camembert": _ROBERTA,
+        "distilbert": _DISTILBERT,
+        "electra": _ELECTRA,
+    }
     | ENCODERS
     | DECODERS
 )

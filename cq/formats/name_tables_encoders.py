@@ -1,7 +1,10 @@
 """Names of weights of the encoders that are not named like BERT's, as Hugging Face writes them. Holds tables only."""
 
+from dataclasses import replace
+
 from .family import Family
 
+_BIASES = ("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier")  # as BERT's
 _MPNET = Family(
     prefix="mpnet.",
     layer="encoder.layer.",
@@ -22,7 +25,160 @@ _MPNET = Family(
         "output.LayerNorm": "ffn_norm",
     },
     ignored=("embeddings.position_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs."),
-    biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier"),
+    biases=_BIASES,
     classifier={"classifier.dense": "classifier.dense", "classifier.out_proj": "classifier.scores"},
 )
-ENCODERS = {"mpnet": _MPNET}
+_ALBERT = Family(
+    prefix="albert.",
+    layer="encoder.albert_layer_groups.",
+    outside={
+        "embeddings.word_embeddings.weight": "embed.word",
+        "embeddings.position_embeddings.weight": "embed.position",
+        "embeddings.token_type_embeddings.weight": "embed.type",
+        "embeddings.LayerNorm": "embed.norm",
+        "encoder.embedding_hidden_mapping_in": "embed.project",
+    },
+    inside={
+        "albert_layers.0.attention.query": "attention.query",
+        "albert_layers.0.attention.key": "attention.key",
+        "albert_layers.0.attention.value": "attention.value",
+        "albert_layers.0.attention.dense": "attention.output",
+        "albert_layers.0.attention.LayerNorm": "attention_norm",
+        "albert_layers.0.ffn": "ffn.up",
+        "albert_layers.0.ffn_output": "ffn.down",
+        "albert_layers.0.full_layer_layer_norm": "ffn_norm",
+    },
+    ignored=(
+        "embeddings.position_ids",
+        "embeddings.token_type_ids",
+        "pooler.",
+        "predictions.",
+        "sop_classifier.",
+        "classifier.",
+        "qa_outputs.",
+    ),
+    biases=(*_BIASES, "embed.project"),
+    classifier={"pooler": "classifier.dense", "classifier": "classifier.scores"},
+    shared=True,
+)
+_THREE = ("attention.query", "attention.key", "attention.value")
+_NOMIC = Family(
+    prefix="nomic_bert.",
+    other_prefixes=("bert.",),
+    layer="encoder.layers.",
+    outside={
+        "embeddings.word_embeddings.weight": "embed.word",
+        "embeddings.token_type_embeddings.weight": "embed.type",
+        "emb_ln": "embed.norm",
+    },
+    inside={
+        "attn.Wqkv": "attention.qkv",
+        "attn.out_proj": "attention.output",
+        "norm1": "attention_norm",
+        "mlp.fc11": "ffn.up",
+        "mlp.fc12": "ffn.gate",
+        "mlp.fc2": "ffn.down",
+        "norm2": "ffn_norm",
+    },
+    ignored=("pooler.", "cls.", "classifier.", "attn.rotary_emb."),
+    biases=("embed.norm", "attention_norm", "ffn_norm", "classifier"),
+    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
+    fused={"attention.qkv": _THREE},
+)
+_GTE = Family(
+    prefix="new.",
+    layer="encoder.layer.",
+    outside={
+        "embeddings.word_embeddings.weight": "embed.word",
+        "embeddings.token_type_embeddings.weight": "embed.type",
+        "embeddings.LayerNorm": "embed.norm",
+    },
+    inside={
+        "attention.qkv_proj": "attention.qkv",
+        "attention.o_proj": "attention.output",
+        "attn_ln": "attention_norm",
+        "mlp.up_gate_proj": "ffn.both",
+        "mlp.down_proj": "ffn.down",
+        "mlp_ln": "ffn_norm",
+    },
+    ignored=("embeddings.position_ids", "embeddings.rotary_emb.", "pooler.", "lm_head.", "classifier."),
+    biases=("embed.norm", "attention", "attention_norm", "ffn.down", "ffn_norm", "classifier"),
+    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
+    fused={"attention.qkv": _THREE, "ffn.both": ("ffn.up", "ffn.gate")},
+)
+_JINA = Family(
+    prefix="bert.",
+    layer="encoder.layer.",
+    outside={
+        "embeddings.word_embeddings.weight": "embed.word",
+        "embeddings.token_type_embeddings.weight": "embed.type",
+        "embeddings.LayerNorm": "embed.norm",
+    },
+    inside={
+        "attention.self.query": "attention.query",
+        "attention.self.key": "attention.key",
+        "attention.self.value": "attention.value",
+        "attention.output.dense": "attention.output",
+        "attention.output.LayerNorm": "attention_norm",
+        "mlp.gated_layers": "ffn.both",
+        "mlp.wo": "ffn.down",
+        "mlp.layernorm": "ffn_norm",
+    },
+    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "encoder.alibi"),
+    biases=_GTE.biases,
+    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
+    fused={"ffn.both": ("ffn.gate", "ffn.up")},
+)
+_T5 = Family(
+    prefix="",
+    layer="encoder.block.",
+    outside={
+        "shared.weight": "embed.word",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "embed.buckets",
+        "encoder.final_layer_norm": "final_norm",
+    },
+    inside={
+        "layer.0.SelfAttention.q": "attention.query",
+        "layer.0.SelfAttention.k": "attention.key",
+        "layer.0.SelfAttention.v": "attention.value",
+        "layer.0.SelfAttention.o": "attention.output",
+        "layer.0.layer_norm": "attention_norm",
+        "layer.1.DenseReluDense.wi": "ffn.up",
+        "layer.1.DenseReluDense.wo": "ffn.down",
+        "layer.1.layer_norm": "ffn_norm",
+    },
+    ignored=("encoder.embed_tokens.", "decoder.", "lm_head.", "classification_head."),
+    biases=(),
+)
+_MODERNBERT = Family(
+    prefix="model.",
+    layer="layers.",
+    outside={
+        "embeddings.tok_embeddings.weight": "embed.word",
+        "embeddings.norm": "embed.norm",
+        "final_norm": "final_norm",
+    },
+    inside={
+        "attn_norm": "attention_norm",
+        "attn.Wqkv": "attention.qkv",
+        "attn.Wo": "attention.output",
+        "mlp_norm": "ffn_norm",
+        "mlp.Wi": "ffn.both",
+        "mlp.Wo": "ffn.down",
+    },
+    ignored=("head.", "decoder.", "classifier."),
+    biases=(),
+    fused={"attention.qkv": _THREE, "ffn.both": ("ffn.gate", "ffn.up")},
+)
+_GATED = {"layer.1.DenseReluDense.wi_0": "ffn.gate", "layer.1.DenseReluDense.wi_1": "ffn.up"}
+ENCODERS = {
+    "mpnet": _MPNET,
+    "albert": _ALBERT,
+    "nomic_bert": _NOMIC,
+    "gte": replace(_GTE, prefix="gte.", other_prefixes=("new.",)),
+    "new": _GTE,
+    "jina-bert": _JINA,
+    "modernbert": _MODERNBERT,
+    "t5": _T5,
+    "t5-gated": replace(_T5, inside={name: ours for name, ours in _T5.inside.items() if ours != "ffn.up"} | _GATED),
+}

@@ -20,6 +20,7 @@ from .untrusted import brief
 _BARE = ("lm_head.", "embed_out.", "classifier.", "pre_classifier.", "score.", "qa_outputs.", "cls.", "vocab_")
 # gamma, beta: norms of TensorFlow's time
 _LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+_MAX_SPREAD = 4096  # layers that share weights
 _LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
@@ -47,8 +48,11 @@ def canonical(
     source: dict[str, str] = {}
     unknown: list[str] = []
     for name, array in tensors.items():
-        short = name.removeprefix(table.prefix)
+        short = name
+        for prefix in (table.prefix, *table.other_prefixes):
+            short = short.removeprefix(prefix) if short == name else short
         layer = re.fullmatch(re.escape(table.layer) + r"(0|[1-9][0-9]{0,8})\.(.+)", short)
+        layer = None if short in outside else layer
         new = _translate(layer.group(2), table.inside) if layer else _translate(short, outside)
         if new is None and (layer.group(2) if layer else short).startswith(table.ignored):
             continue
@@ -60,7 +64,44 @@ def canonical(
             raise FormatError(f"{where}: {brief(source[new])} and {brief(name)} are both the weight {new}")
         result[new], source[new] = array, name
     _refuse(unknown, f"has no place in a {family} model", where)
-    return _split(result, table, config or head, where) if table.fused is not None or table.raised else result
+    if table.fused is not None or table.raised:
+        result = _split(result, table, config or head, where)
+    if table.shared:
+        whole = config or head
+        assert whole is not None, "its layers say how often a group comes"
+        result = _spread(result, whole.num_layers, where)
+    return result
+
+
+def _spread(weights: dict, layers: int, where: str) -> dict:
+    """Weights of groups of layers → of every layer, those of a group the same arrays. Raises FormatError."""
+    groups = 1 + max((int(match.group(1)) for match in map(_LAYER.fullmatch, weights) if match), default=-1)
+    if not 0 < groups <= layers <= _MAX_SPREAD:
+        raise FormatError(f"{where}: {groups} groups of weights cannot be shared by {layers} layers")
+    result = {name: array for name, array in weights.items() if not _LAYER.fullmatch(name)}
+    inside: dict[int, dict] = {}
+    for name, array in weights.items():
+        if match := _LAYER.fullmatch(name):
+            inside.setdefault(int(match.group(1)), {})[match.group(2)] = array
+    for i in range(layers):
+        result |= {f"layers.{i}.{part}": array for part, array in inside.get(int(i / (layers / groups)), {}).items()}
+    return result
+
+
+def _gathered(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `_spread`: neighbours whose weights are all equal are one group."""
+    result, group, before = {}, -1, None
+    layers: dict[int, dict[str, np.ndarray]] = {}
+    for name, array in weights.items():
+        if match := _LAYER.fullmatch(name):
+            layers.setdefault(int(match.group(1)), {})[match.group(2)] = array
+        else:
+            result[name] = array
+    for _, layer in sorted(layers.items()):
+        if before is None or not all(np.array_equal(array, before[part]) for part, array in layer.items()):
+            group, before = group + 1, layer
+            result |= {f"layers.{group}.{part}": array for part, array in layer.items()}
+    return result
 
 
 def foreign(weights: dict[str, np.ndarray], family: str, heads: int = 1) -> dict[str, np.ndarray]:
@@ -68,6 +109,8 @@ def foreign(weights: dict[str, np.ndarray], family: str, heads: int = 1) -> dict
     Raises UnsupportedError for a family without a table."""
     table, result = _family(family, "weights"), {}
     outside = table.outside | (table.classifier or {}) | (table.words or {})
+    if table.shared:
+        weights = _gathered(weights)
     if table.fused is not None or table.raised:
         weights = _fuse(weights, table, heads)
     for name, array in weights.items():

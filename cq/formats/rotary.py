@@ -9,6 +9,7 @@ from .untrusted import brief, real_of, size_of
 # kind of scaling → each of its numbers and what counts where it is absent; None: it must be there
 _ROPE: dict[str, dict[str, float | None]] = {
     "linear": {"factor": None},
+    "ntk": {"factor": None},
     "llama3": {"factor": None, "low_freq_factor": None, "high_freq_factor": None},
     "yarn": {"factor": None, "beta_fast": 32.0, "beta_slow": 1.0},
     "longrope": {},
@@ -80,7 +81,9 @@ def _scaling(rope: dict, kind: str, positions: int, at: str) -> dict | None:
             raise FormatError(f"{at}: {name} must be a positive number, and is missing")
     numbers = {name: real_of(rope, name, at, default) for name, default in _ROPE[kind].items()}
     scaling: dict[str, object] = {"kind": kind, **numbers}
-    if kind != "linear":
+    if kind == "ntk" and rope.get("mixed_b") is not None:
+        raise UnsupportedError(f"{at} {brief(rope)} is not implemented, only without mixed_b")
+    if kind not in ("linear", "ntk"):
         scaling["original_positions"] = size_of(rope, "original_max_position_embeddings", at, positions)
     if kind == "yarn":
         if rope.get("truncate", True) is not True:

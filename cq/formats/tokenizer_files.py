@@ -62,7 +62,9 @@ def read_tokenizer_settings(folder: Path, family: str = "", kind: str | None = N
     kind = values.get("tokenizer_class") or kind
     if not isinstance(kind, str | None):
         raise FormatError(f"{where}: tokenizer_class must be a string, got {brief(kind)}")
-    kind = (kind or "").removesuffix("Fast") or ("BertTokenizer" if family in ("bert", "distilbert") else None)
+    kind = (kind or "").removesuffix("Fast") or (
+        "BertTokenizer" if family in ("bert", "distilbert", "electra") else None
+    )
     named = _named(said, kind, where) if file.exists() or said else None
     tokens = None if named is None else {name: text for name, (text, _) in named.items()}
     for text, more in [*(named or {}).values(), *_extra(said, where)]:

@@ -1,6 +1,7 @@
 """One layer of the transformer: attention and feed-forward. Knows no strategy, and not where norms stand:
 transformer.py does."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ from .. import _core
 from .activation import Activation
 from .attention import Attention
 from .batch import Batch
-from .forms import Fixed, PerToken, Smoothed
+from .forms import Fixed, PerHead, PerToken, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 
@@ -97,3 +98,23 @@ class Block:
             self.ffn_output_norm,
             self.streams,
         )
+
+
+def share(blocks: list[Block]) -> None:
+    """Attention and feed-forward parts that are made of the same arrays in the same way become one, so that what they
+    pack and join is in memory once."""
+    kept: dict[tuple, Attention | FeedForward] = {}
+    for block in blocks:
+        for name in ("attention", "ffn"):
+            part = getattr(block, name)
+            setattr(block, name, kept.setdefault((name, *_made_of(part)), part))
+
+
+def _made_of(part: Attention | FeedForward) -> Iterator:
+    for value in [value for name, value in sorted(vars(part).items()) if name != "_derived"]:
+        if isinstance(value, Linear):
+            yield id(value.source), id(value.bias), value.activation, value.reason
+        elif isinstance(value, Norm):
+            yield id(value.weight), id(value.bias)
+        else:
+            yield value if isinstance(value, str | int | float | tuple | PerHead | None) else id(value)

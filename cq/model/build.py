@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .attention import Attention, Rotary
-from .block import Block, FeedForward
+from .block import Block, FeedForward, share
 from .classifier import Classifier
 from .config import Config
 from .deferred import Deferred, keep
@@ -28,15 +28,20 @@ def norm(config: Config, weights: Weights, name: str) -> Norm:
 def embedding(config: Config, weights: Weights) -> Embedding:
     """The tables, and the norm after them where norms stand after what they norm."""
     position, type = (keep(weights[name]) if name in weights else None for name in ("embed.position", "embed.type"))
-    after = None if config.ends_normed else norm(config, weights, "embed.norm")
+    after = norm(config, weights, "embed.norm") if config.starts_normed else None
     return Embedding(
         weights["embed.word"], position, type, after, config.position_offset, float(np.float32(config.embedding_scale))
     )
 
 
+def projection(config: Config, weights: Weights) -> Linear | None:
+    """From the tables' width to the model's, where they differ."""
+    return None if config.embedding_width is None else _linear(weights, "embed.project")
+
+
 def blocks(config: Config, weights: Weights) -> list[Block]:
-    """Every block, in the order of work; they share the tables of biases by distance, and those that turn alike the
-    tables of rotary positions."""
+    """Every block, in the order of work; they share the tables of biases by distance, those that turn alike the tables
+    of rotary positions, and those of the same arrays their parts."""
     rotaries: dict[tuple[float, bool], Rotary] = {}
     made, bias = [], None
     if config.position_bias is not None:
@@ -49,6 +54,7 @@ def blocks(config: Config, weights: Weights) -> list[Block]:
             rotary = rotaries.setdefault((layer.rope_theta, layer.rope_scaling is None), own)
         made.append(_block(config, weights, names, layer.window, rotary))
         made[-1].attention.bias = bias
+    share(made)
     return made
 
 
@@ -122,5 +128,7 @@ def classifier(config: Config, weights: Weights) -> Classifier | None:
     """The head of a sequence classifier."""
     if config.classifier is None:
         return None
-    dense = None if config.classifier == "linear" else _linear(weights, "classifier.dense")
+    dense = None
+    if config.classifier != "linear":
+        dense = _linear(weights, "classifier.dense", "gelu" if config.classifier == "gelu" else None)
     return Classifier(dense, _linear(weights, "classifier.scores"), config.classifier)

@@ -10,8 +10,8 @@ from .linear import Linear, QuantizedLinear
 
 
 class Classifier:
-    """scores(act(dense(x))), or scores(x) where dense is None. activation: "tanh" (Devlin et al. 2019) or "relu" (Sanh
-    et al. 2019)."""
+    """scores(act(dense(x))), or scores(x) where dense is None. activation: "tanh" (Devlin et al. 2019), "relu" (Sanh
+    et al. 2019) or "gelu" (Clark et al. 2020), which `dense` has in its own pass."""
 
     def __init__(self, dense: Linear | None, scores: Linear, activation: str):
         self.dense: Linear | QuantizedLinear | None = dense
@@ -26,7 +26,7 @@ class Classifier:
         hidden = self.dense(Activation(x))
         if self.activation == "relu":
             hidden = np.maximum(hidden, np.float32(0))
-        else:
+        elif self.activation == "tanh":
             hidden = functions.tanh(hidden)
         batch.tap("classifier.hidden", hidden)
         return self.scores(Activation(hidden))

@@ -19,7 +19,7 @@ from .sampling import check_defaults
 _CHOICES = {
     "norm": ("layer", "rms"),
     "activation": ("gelu", "gelu_tanh", "silu", "relu"),
-    "classifier": ("tanh", "relu", "linear", None),
+    "classifier": ("tanh", "relu", "gelu", "linear", None),
     "token_head": ("labels", "spans", "vectors", None),
     "head_transform": ("gelu", "gelu_tanh", "silu", "relu", None),
     "text_activation": ("identity", "sigmoid"),
@@ -45,11 +45,13 @@ class Config:
     """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions,
     whose table has `position_offset` rows before the first token's, unless there is no `position_table`. `rope_scaling`
     is as rope.check_scaling wants it; `position_bias`, what scores get by distance, as position_bias.check_bias.
+    `embedding_width`: features of the tables' rows, where a layer projects them to hidden_size after their norm.
     `rotary_dim`: the features of a head that turn, its first; None: all. `qk_norm`: each head's queries and keys are
     normed before they are rotated, or, `qk_norm_joint`, those of all heads together.
 
     Where norms stand: `norm_first` before each part (attention and feed-forward), else after the sum of part and
-    residual stream; `norm_outputs`: after each part, before that sum, and with `norm_first` on both sides. `parallel`:
+    residual stream; `embedding_norm`: with `norm_first`, where the stream begins, instead of before the first layer's
+    attention; `norm_outputs`: after each part, before that sum, and with `norm_first` on both sides. `parallel`:
     both parts read the same residual stream. Numbers that multiply: the embeddings, queries' products with keys (None:
     1 / sqrt(head_dim)), what is added to the residual stream, logits. Caps: x becomes cap * tanh(x / cap).
 
@@ -89,8 +91,6 @@ class Config:
     gated: bool = False
     rope_theta: float | None = None
     rope_scaling: dict | None = None
-    position_table: bool = True
-    position_bias: dict | None = None
     qk_norm: bool = False
     causal: bool = False
     lm_head: bool = False
@@ -109,17 +109,21 @@ class Config:
     token_types: bool = True
     truncation_side: str = "right"
     pair_activation: str = "identity"
-    text_activation: str = "identity"
-    token_head: str | None = None
-    head_transform: str | None = None
-    multi_vector: dict | None = None
-    answers: tuple[int, ...] = ()
     include_prompt: bool = True
     prompts: dict[str, str] | None = None
     default_prompt: str | None = None
     strip: bool = False
     truncate_dim: int | None = None
     tail: tuple[dict, ...] = ()
+    text_activation: str = "identity"
+    token_head: str | None = None
+    head_transform: str | None = None
+    multi_vector: dict | None = None
+    answers: tuple[int, ...] = ()
+    position_table: bool = True
+    position_bias: dict | None = None
+    embedding_width: int | None = None
+    embedding_norm: bool = False
     window: int | None = None
     local: tuple[bool, ...] = ()
     local_rope_theta: float | None = None
@@ -151,10 +155,10 @@ class Config:
             if (value is not None or name in _REALS) and not (type(value) in (int, float) and 0 < value < 1e12):
                 raise FormatError(f"config: {name} must be a positive number, got {value!r}")
         self._check_layers()
-        check_scaling(self.rope_scaling, self.turned)
-        check_bias(self.position_bias)
-        if self.position_bias is not None and (self.causal or self.lm_head or self.attention_cap):
-            raise FormatError("config: position_bias goes with encoders alone, not with causal, lm_head or a cap")
+        self._check_positions()
+        width = self.embedding_width
+        if width is not None and not (type(width) is int and 0 < width < 2**31 and not self.ends_normed):
+            raise FormatError(f"config: embedding_width must be null or a size before an embed.norm, got {width!r}")
         self._check_pooling()
         self._check_text()
         self._check_labels()
@@ -162,12 +166,16 @@ class Config:
             raise FormatError(
                 f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
+
+    def _check_positions(self) -> None:
+        check_scaling(self.rope_scaling, self.turned)
+        check_bias(self.position_bias)
+        if self.position_bias is not None and (self.causal or self.attention_cap):
+            raise FormatError("config: position_bias goes with encoders alone, not with causal or a cap")
         if self.rope_theta is not None and self.turned % 2:
             raise FormatError(f"config: rotary positions need an even number of features, got {self.turned}")
-        if self.rope_theta is not None and self.position_offset:
-            raise FormatError(
-                f"config: position_offset {self.position_offset} needs a table, which rotary positions have not"
-            )
+        if self.position_offset and not (self.rope_theta is None and self.position_table):
+            raise FormatError(f"config: position_offset {self.position_offset} needs a table, which there is not")
         if self.rope_scaling is not None and (self.rope_theta or 0) <= 1:
             raise FormatError(f"config: rope_scaling needs a rope_theta above 1, got {self.rope_theta!r}")
 
@@ -185,6 +193,8 @@ class Config:
                 raise FormatError(f"config: {name} must be a whole number from 1 to {most} or null, got {value!r}")
         if self.parallel and not self.norm_first:
             raise FormatError("config: parallel parts need norm_first")
+        if self.embedding_norm and (not self.norm_first or self.parallel):
+            raise FormatError("config: embedding_norm needs norm_first, and parts one after another")
 
     def _check_text(self) -> None:
         if not isinstance(self.eos_token_ids, (tuple, list)):
@@ -268,6 +278,11 @@ class Config:
         return self.head_dim if self.rotary_dim is None else self.rotary_dim
 
     @property
+    def starts_normed(self) -> bool:
+        """Whether the sum of the tables is normed, and the first layer's attention reads what comes of it."""
+        return self.embedding_norm or not self.ends_normed
+
+    @property
     def ends_normed(self) -> bool:
         """Whether the residual stream is a plain sum, which the last norm norms; else norms stand in the stream."""
         return self.norm_first or self.norm_outputs
@@ -301,7 +316,12 @@ class Config:
         return width if self.truncate_dim is None else min(width, self.truncate_dim)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """As JSON has it; entries that came after `tail` only where they are not the default, so that versions before
+        them read it."""
+        names = [field.name for field in fields(self)]
+        later = fields(self)[names.index("tail") + 1 :]
+        usual = {field.name for field in later if getattr(self, field.name) == field.default}
+        return {name: value for name, value in asdict(self).items() if name not in usual}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Config":
@@ -319,11 +339,14 @@ class Config:
         """Canonical name → shape of every float weight that this configuration requires, without biases."""
         h, f = self.hidden_size, self.intermediate_size
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        shapes: dict[str, tuple[int, ...]] = {"embed.word": (self.vocab_size, h)}
+        width = h if self.embedding_width is None else self.embedding_width
+        shapes: dict[str, tuple[int, ...]] = {"embed.word": (self.vocab_size, width)}
         if self.rope_theta is None and self.position_table:
-            shapes["embed.position"] = (self.position_offset + self.max_positions, h)
+            shapes["embed.position"] = (self.position_offset + self.max_positions, width)
         if self.type_vocab_size:
-            shapes["embed.type"] = (self.type_vocab_size, h)
+            shapes["embed.type"] = (self.type_vocab_size, width)
+        if self.embedding_width is not None:
+            shapes["embed.project.weight"] = (h, width)
         shapes |= bias_shapes(self.position_bias, self.num_heads)
         for i in range(self.num_layers):
             at = f"layers.{i}."
@@ -334,7 +357,8 @@ class Config:
                 at + "attention.output.weight": (h, q),
             }
             if self.norm_first or not self.norm_outputs:
-                shapes |= {at + f"{part}_norm.weight": (h,) for part in ("attention", "ffn")}
+                normed = ("ffn",) if self.embedding_norm and i == 0 else ("attention", "ffn")
+                shapes |= {at + f"{part}_norm.weight": (h,) for part in normed}
             shapes |= {at + "ffn.up.weight": (f, h), at + "ffn.down.weight": (h, f)}
             if self.norm_outputs:
                 shapes |= {at + f"{part}.output_norm.weight": (h,) for part in ("attention", "ffn")}
@@ -343,7 +367,8 @@ class Config:
                 shapes |= {at + f"attention.{part}_norm.weight": (n,) for part, n in zip(("query", "key"), widths)}
             if self.gated:
                 shapes[at + "ffn.gate.weight"] = (f, h)
-        shapes["final_norm.weight" if self.ends_normed else "embed.norm.weight"] = (h,)
+        shapes |= {"final_norm.weight": (h,)} if self.ends_normed else {}
+        shapes |= {"embed.norm.weight": (width,)} if self.starts_normed else {}
         if self.head_transform is not None:
             shapes |= {"transform.dense.weight": (h, h), "transform.norm.weight": (h,)}
         if self.head_size and not self.tied:

@@ -1,8 +1,6 @@
 """Biases of attention's scores by the distance from query to key: buckets of distances (Raffel et al. 2020) and lines
 (Press et al. 2022). Knows no attention."""
 
-import math
-
 import numpy as np
 
 from .. import functions
@@ -44,7 +42,7 @@ def bucket_of(distance: np.ndarray, buckets: int, most: int) -> np.ndarray:
     half = buckets // 2
     single, far = half // 2, np.abs(distance)
     ratio = functions.log(np.maximum(far, 1).astype(np.float32).astype(np.float64) / single).astype(np.float32)
-    growth = ratio / np.float32(math.log(most / single)) * np.float32(half - single)
+    growth = ratio / np.float32(functions.log(most / single)) * np.float32(half - single)
     ranged = np.minimum(single + growth.astype(np.int64), half - 1)
     return np.asarray(np.where(distance > 0, half, 0) + np.where(far < single, far, ranged))
 

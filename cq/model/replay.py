@@ -59,7 +59,11 @@ class Replay:
         try:
             parts = [*others, *(part for block in blocks for part in block.parts())]
             if len(parts) != len(self._parts) or not all(map(operator.is_, parts, self._parts)):
-                self._parts, self._recording, self._possible = parts, None, recordable(blocks)
+                self._parts, self._recording, self._possible = (
+                    parts,
+                    None,
+                    recordable(blocks, *(part for part in others if isinstance(part, (Linear, QuantizedLinear)))),
+                )
             if self._recording is not None:
                 return self._recording(batch)
             return self._record(batch, hidden) if self._possible else hidden(batch)

@@ -10,6 +10,7 @@ from ..errors import FormatError
 
 SCALINGS = {  # kind → the numbers that it takes
     "linear": ("factor",),
+    "ntk": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_positions"),
     "yarn": ("factor", "original_positions", "beta_fast", "beta_slow", "attention_factor"),
     "factors": ("factors",),
@@ -52,7 +53,8 @@ def turning_point(scaling: dict | None) -> int | None:
 def frequencies(dim: int, theta: float, scaling: dict | None = None, long: bool = False) -> tuple[np.ndarray, float]:
     """(radians by which each of dim / 2 pairs turns per position, float32; a factor of cosines and sines).
 
-    Su et al. 2021. scaling (see check_scaling): "linear" divides all by `factor` (Chen et al. 2023); "llama3" only
+    Su et al. 2021. scaling (see check_scaling): "linear" divides all by `factor` (Chen et al. 2023); "ntk" by
+    factor^((2 i + 2) / dim) of pair i, so that the first turn nearly as fast as before; "llama3" only
     those that turn less than low_freq_factor times in original_positions, leaves those above high_freq_factor, and goes
     from one to the other in between (Llama 3.1's model card); "yarn" likewise, along a ramp over the pairs from
     beta_fast to beta_slow turns, with cosines and sines times attention_factor (Peng et al. 2023); "factors" divides
@@ -61,6 +63,9 @@ def frequencies(dim: int, theta: float, scaling: dict | None = None, long: bool 
 
     Each step rounds to float32, as in common implementations. Powers are rounded from float64."""
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    if scaling is not None and scaling["kind"] == "ntk":
+        turns = np.float32(1) / functions.power(theta * scaling["factor"], exponent).astype(np.float32)
+        return turns / np.float32(functions.power(scaling["factor"], 2 / dim)), 1.0
     plain = np.float32(1) / functions.power(theta, exponent).astype(np.float32)
     if scaling is None:
         return plain, 1.0

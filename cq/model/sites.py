@@ -17,6 +17,8 @@ _UP, _DOWN = "feed-forward's up, activation", "feed-forward's down, residual, no
 # pass.
 WORK = {
     ("start", "attention.input"): "embedding",
+    ("start", "embed.input"): "embedding",
+    ("embed.input", "attention.input"): "projection of embeddings",
     ("attention.input", "attention.query"): _PROJECTIONS,
     ("attention.query", "attention.key"): _PROJECTIONS,
     ("attention.key", "attention.value"): _PROJECTIONS,
@@ -121,14 +123,17 @@ class Graph:
         return tuple(layer for block in self.blocks for layer in (block.attention.output, block.ffn.down))
 
     def _trunk(self) -> Iterator[Site]:
-        config, norm = self.config, None if self.config.ends_normed else "embed.norm"
-        first = config.norm_first
+        config = self.config
+        first, norm = config.norm_first, "embed.norm" if config.starts_normed else None
+        if config.embedding_width is not None:
+            yield Site("embed.input", ("embed.project",), norm, None, "embed.project")
+            norm = None
         for block in self.blocks:
             attention, ffn = block.attention, block.ffn
             yield Site(
                 attention.input,
                 attention.projections,
-                block.attention_norm if first else norm,
+                block.attention_norm if first and block.attention_norm is not None else norm,
                 None,
                 f"{block.name}.attention.[qkv]*",
             )
@@ -169,7 +174,7 @@ def _block(name: str, config: Config) -> BlockPart:
         name,
         attention,
         ffn,
-        f"{name}.attention_norm" if norms else None,
+        f"{name}.attention_norm" if norms and not (config.embedding_norm and name == "layers.0") else None,
         f"{name}.ffn_norm" if norms else None,
         f"{name}.attention.output_norm" if outputs else None,
         f"{name}.ffn.output_norm" if outputs else None,

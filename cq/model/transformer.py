@@ -49,6 +49,7 @@ class Transformer(Heads, Encoding, Ranking, Writing):
         self.config, self.graph = config, Graph(config)
         self.plan: Plan | None = None  # of a quantized model, what convert made it by
         self.embedding = build.embedding(config, weights)
+        self.projection: Linear | QuantizedLinear | None = build.projection(config, weights)
         self.blocks = build.blocks(config, weights)
         self.final_norm = build.norm(config, weights, "final_norm") if config.ends_normed else None
         self.transform: Transform | None = build.transform(config, weights)
@@ -94,7 +95,7 @@ class Transformer(Heads, Encoding, Ranking, Writing):
         """Final states (tokens, hidden) float32."""
         if turning_point(self.config.rope_scaling) is not None:
             return self.hidden(batch).floats()  # a tape is recorded with the tables of one length
-        others = self.embedding.word(self._sharing_head()), self.embedding.stream, self.final_norm
+        others = self.embedding.word(self._sharing_head()), self.embedding.stream, self.projection, self.final_norm
         return self._replay(batch, lambda given: self.hidden(given).floats(), self.blocks, *others)
 
     def _classes(self, batch: Batch) -> np.ndarray:
@@ -169,8 +170,12 @@ class Transformer(Heads, Encoding, Ranking, Writing):
     def _begin(self, batch: Batch) -> tuple[Activation, np.ndarray | _core.Coded]:
         """What the first block reads, and the residual stream that begins beside it."""
         readers = self.blocks[0].attention.readers()
-        if not self.config.ends_normed:
-            x = self.embedding(batch.ids, batch.positions, readers, self._sharing_head(), batch.types)
+        if self.config.starts_normed:
+            first = readers if self.projection is None else (self.projection,)
+            x = self.embedding(batch.ids, batch.positions, first, self._sharing_head(), batch.types)
+            if self.projection is not None:
+                batch.tap("embed.input", x.values)
+                x = Activation(self.projection(x))
             return x, x.take(self.embedding.stream)
         stream = self.embedding(batch.ids, batch.positions, (), self._sharing_head(), batch.types).floats()
         norm = self.blocks[0].attention_norm
@@ -232,6 +237,8 @@ class Transformer(Heads, Encoding, Ranking, Writing):
 
     def linear_places(self) -> Iterator[tuple[object, str, str]]:
         """(owner, attribute, name) of every linear layer, so that it can be swapped."""
+        if self.projection is not None:
+            yield self, "projection", "embed.project"
         for block in self.blocks:
             for part in ("query", "key", "value", "output"):
                 yield block.attention, part, f"{block.name}.attention.{part}"

@@ -36,8 +36,8 @@ def prepared(
     samples = list(as_items(samples))
     model = rotate(model) if rotates(model.config) else model
     best = replace(target, effort="best")
-    stretch = isinstance(best, Static) and wanted(replace(best, stretch=True))
-    best = replace(best, stretch=True) if stretch else best
+    if isinstance(best, Static) and wanted(stretched := replace(best, stretch=True)):
+        best = stretched
     if isinstance(strategy, QAT):  # which finds its own rounding, and learns from the logits of float32
         return model, replace(strategy, target=best), samples
     if target.scheme.weight_symmetric and target.scheme.weight_granularity == "per_channel":

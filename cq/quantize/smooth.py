@@ -90,6 +90,8 @@ def _tasks(model: Transformer, plan: Plan, strategy: Static) -> Iterator[_Task]:
     linears = dict(model.float_linears())
     # a norm's codes are the residual stream's too
     streamed = strategy.residual == "int8" and not model.config.ends_normed
+    if model.projection is not None:
+        yield _Task("embed.input")
     for block in model.graph.blocks:
         part = block.attention
         in_codes = block.name in plan.attention and all(_fits(plan, n, linears[n]) for n in part.projections)

@@ -47,6 +47,12 @@ class PositionBias:
     def __init__(self, parameters: Parameters, kind: dict, heads: int):
         self.parameters, self.kind, self.heads = parameters, kind, heads
 
+    @classmethod
+    def of(cls, parameters: Parameters, config: Config) -> "PositionBias | None":
+        """What the configuration has of it."""
+        kind = config.position_bias
+        return None if kind is None else cls(parameters, kind, config.num_heads)
+
     def rows(self, length: int) -> np.ndarray:
         """(heads, queries, keys), a view."""
         buckets = self.parameters.values.get("embed.buckets")

@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from .. import affine, functions, observers
+from .. import functions
 from ..errors import CqError
 from ..model import Config
 from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
 from ..model.sites import AttentionPart, FeedForwardPart, Graph
-from ..plan import Plan, WeightCoding
+from ..plan import Plan
 from .attention import Attention, CodedAttention, PositionBias, ScaledAttention, Sight
 from .batch import Packed
-from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, WeightRange
+from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, WeightRange, first_scale
 from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters
 from .passes import activate
@@ -51,9 +51,7 @@ class Network:
         self.linears = {name: self._linear(name) for name in self.trunk}
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
         self.norms = {name: Norm(self.parameters, name, config.norm_eps, config.norm == "rms") for name in norms}
-        self.bias = None
-        if config.position_bias is not None:
-            self.bias = PositionBias(self.parameters, config.position_bias, config.num_heads)
+        self.bias = PositionBias.of(self.parameters, config)
         self.attention = [self._attention(i, block.attention.query) for i, block in enumerate(self.graph.blocks)]
         self.rotary = self._rotaries()
         self.embedding = Embedding(self.parameters, self._word(), config.position_offset, config.embedding_scale)
@@ -82,7 +80,7 @@ class Network:
             w = weights[self._weight_name(name)]
             rates[name] = faster / max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6)
             if self._learns(name):
-                scale, self._zero_points[name] = _first_scale(w, self.plan.layers[name].coding)
+                scale, self._zero_points[name] = first_scale(w, self.plan.layers[name].coding)
                 scales[f"{name}.weight.scale"] = scale, rates[name]
         for site, form in self.forms.items():
             if isinstance(form, Fixed):
@@ -180,8 +178,7 @@ class Network:
 
     def learned_ranges(self) -> Iterator[tuple[Learned | LearnedWeight, Callable[[], None]]]:
         """What has a learned range, block by block, and what to call when that was changed."""
-        for i in (*range(self.config.num_layers), None):
-            block = "head" if i is None else f"layers.{i}."
+        for block in ("embed.", *(f"layers.{i}." for i in range(self.config.num_layers)), "head"):
             yield from (
                 (site, lambda: None)
                 for name, site in self.sites.items()
@@ -219,8 +216,10 @@ class Network:
         """Final hidden states (tokens, hidden)."""
         self.batch = batch
         x = self.embedding.forward(batch)
-        if not self.config.ends_normed:
+        if self.config.starts_normed:
             x = self.norms["embed.norm"].forward(x)
+        if self.config.embedding_width is not None:
+            (x,) = self._read("embed.input", x)
         for i, block in enumerate(self.graph.blocks):
             attend, feed = partial(self._attend, i, block.attention), partial(self._feed, i, block.ffn)
             if self.config.parallel:
@@ -271,7 +270,9 @@ class Network:
             else:
                 g = self._around_back(block.ffn_norm, block.ffn_output_norm, g, feed)
                 g = self._around_back(block.attention_norm, block.attention_output_norm, g, attend)
-        if not self.config.ends_normed:
+        if self.config.embedding_width is not None:
+            g = self._read_back("embed.input", [g])
+        if self.config.starts_normed:
             g = self.norms["embed.norm"].backward(g)
         self.embedding.backward(g)
 
@@ -384,15 +385,3 @@ class Network:
             return through if past is None else np.add(through, past, out=through)
         assert past is not None, f"something reads {site}"
         return past
-
-
-def _first_scale(weight: np.ndarray, coding: WeightCoding) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and zero point that a weight's learning begins with."""
-    if coding.granularity == "per_channel":
-        scale, zero_point = affine.qparams(weight.min(axis=1), weight.max(axis=1), "int8", coding.symmetric)
-    else:
-        # one range for all is wide for a few: MiniLM's textbook weights alone keep 0.987 of cosine, 0.995 by error
-        observer = observers.MSE()
-        observer.update(weight)
-        scale, zero_point = observer.qparams("int8", coding.symmetric)
-    return np.asarray(scale), np.asarray(zero_point)

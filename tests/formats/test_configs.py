@@ -10,6 +10,51 @@ from cq.formats.keys import rule_of
 
 FILES = sorted(Path(__file__).with_name("configs").glob("*.json"))
 WANTED = {  # some entries of what comes of each
+    "embeddinggemma-300m": dict(
+        family="gemma3_text",
+        causal=False,
+        lm_head=False,
+        window=256,
+        local=tuple((i + 1) % 6 != 0 for i in range(24)),
+        rope_theta=1e6,
+        local_rope_theta=1e4,
+        norm_outputs=True,
+        qk_norm=True,
+        pooling="mean",
+    ),
+    "ModernBERT-base": dict(
+        family="modernbert",
+        window=64,
+        local=tuple(i % 3 != 0 for i in range(22)),
+        rope_theta=160000.0,
+        local_rope_theta=10000.0,
+        embedding_norm=True,
+        gated=True,
+    ),
+    "jina-embeddings-v2-base-en": dict(
+        family="jina-bert", position_table=False, position_bias={"kind": "alibi"}, gated=True, max_positions=8192
+    ),
+    "sentence-t5-base": dict(
+        family="t5",
+        norm="rms",
+        norm_first=True,
+        gated=False,
+        activation="relu",
+        attention_scale=1.0,
+        head_dim=64,
+        position_bias={"kind": "buckets", "buckets": 32, "distance": 128},
+    ),
+    "t5-v1_1-base": dict(family="t5-gated", gated=True, activation="gelu_tanh", intermediate_size=2048),
+    "nomic-embed-text-v1.5": dict(
+        family="nomic_bert", max_positions=8192, rope_theta=1000.0, activation="silu", gated=True, type_vocab_size=2
+    ),
+    "nomic-bert-2048": dict(max_positions=2048, rope_scaling=None),
+    "gte-base-en-v1.5": dict(
+        family="new", type_vocab_size=0, rope_theta=5e5, rope_scaling={"kind": "ntk", "factor": 2.0}, gated=True
+    ),
+    "electra-base-discriminator": dict(family="electra", embedding_width=None, type_vocab_size=2, norm_eps=1e-12),
+    "electra-small-discriminator": dict(embedding_width=128, hidden_size=256, head_dim=64),
+    "albert-base-v2": dict(family="albert", embedding_width=128, num_layers=12, activation="gelu_tanh"),
     "all-mpnet-base-v2": dict(
         family="mpnet",
         max_positions=512,

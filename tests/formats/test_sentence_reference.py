@@ -2,6 +2,7 @@
 lengths."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, Gemma3TextConfig, Gemma3TextModel, PreTrainedTokenizerFast
 
 import cq
 
@@ -48,6 +49,40 @@ def saved(plain, folder, *after, pooling="mean", include_prompt=True, **argument
     model.eval()
     model.save(str(folder))
     return folder, model
+
+
+def test_embeddinggemma_with_its_modules(plain, tmp_path):
+    """Gemma 3 that sees both sides, with windows, two Dense modules without bias, and all strategies' vectors near."""
+    shutil.copytree(plain, tmp_path / "gemma")
+    sizes = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    config = Gemma3TextConfig(
+        **sizes,
+        vocab_size=10,
+        intermediate_size=24,
+        sliding_window=6,
+        sliding_window_pattern=3,
+        query_pre_attn_scalar=8,
+        max_position_embeddings=64,
+        use_bidirectional_attention=True,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    torch.manual_seed(1)
+    transformer = Gemma3TextModel(config)
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    transformer.save_pretrained(tmp_path / "gemma")
+    wide = [lambda: Dense(16, 24, bias=False, activation_function=torch.nn.Identity())]
+    narrow = [lambda: Dense(24, 16, bias=False, activation_function=torch.nn.Identity()), Normalize]
+    folder, reference = saved(tmp_path / "gemma", tmp_path / "folder", *wide, *narrow)
+    model = cq.load(folder)
+    assert not model.config.causal and model.config.window == 3
+    wanted = reference.encode(TEXTS)
+    assert_close(model.embed(TEXTS), wanted)
+    for strategy in (cq.WeightOnly(), cq.Dynamic(), cq.Static()):
+        quantized = cq.quantize(model, strategy, TEXTS if isinstance(strategy, cq.Static) else None)
+        assert (quantized.embed(TEXTS) * wanted).sum(1).min() > 0.97
 
 
 def assert_close(found, wanted) -> None:

@@ -38,6 +38,7 @@ _ODD = {
         max_positions=14,
         position_offset=2,
         position_bias={"kind": "buckets", "buckets": 8, "distance": 7},
+        embedding_width=7,
     ),
     "llama": dict(
         family="llama",

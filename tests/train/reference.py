@@ -149,6 +149,8 @@ class Model:
         ends = c.norm_first or c.norm_outputs
         if not ends:
             x = self.norm("embed.norm", x)
+        if c.embedding_width is not None:
+            x = self.linear("embed.project", self.code("embed.input", x, "embed.project"))
         for i in range(c.num_layers):
             begin = x
             for part, name in ((self.attention, "attention"), (self.ffn, "ffn")):

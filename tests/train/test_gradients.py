@@ -62,7 +62,7 @@ def smoothed_forms(config, ranges) -> dict[str, Smoothed]:
         "value": config.num_kv_heads * config.head_dim,
     }
     for site, (scale, zero_point) in ranges.items():
-        n = widths.get(site.rpartition(".")[2])
+        n = config.embedding_width if site == "embed.input" else widths.get(site.rpartition(".")[2])
         if n:
             own = (scale * rng.uniform(0.5, 2, (1, n))).astype(np.float32)
             found[site] = Smoothed(
