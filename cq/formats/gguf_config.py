@@ -9,6 +9,7 @@ from ..model.config import Config
 from ..model.deferred import Deferred
 from ..model.generate import TURN_ENDS
 from ..model.rope import yarn_attention
+from .decoders import MOST_LAYERS
 from .keys import check_keys
 from .untrusted import brief, real_of, size_of
 
@@ -20,8 +21,22 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral3": _LLAMA | {"family": "mistral"},
     "qwen2": _LLAMA | {"family": "qwen2"},
     "qwen3": _LLAMA | {"family": "qwen3", "qk_norm": True},
+    "granite": _LLAMA | {"family": "granite"},
+    "olmo2": _LLAMA
+    | {"family": "olmo2", "norm_first": False, "norm_outputs": True, "qk_norm": True, "qk_norm_joint": True},
+    "gemma2": _LLAMA
+    | {"family": "gemma2", "norm_outputs": True, "activation": "gelu_tanh", "attention_cap": 50.0, "logits_cap": 30.0},
     "gpt2": _DECODER | {"family": "gpt2", "norm": "layer", "norm_eps": 1e-5, "activation": "gelu_tanh"},
     "bert": {"family": "bert", "norm": "layer", "norm_eps": 1e-12, "activation": "gelu", "causal": False},
+}
+# keys of numbers → the entry of Config, whether it is the key's inverse, and the architectures that have it
+_NUMBERS = {
+    "embedding_scale": ("embedding_scale", False, ("granite",)),
+    "residual_scale": ("residual_scale", False, ("granite",)),
+    "logit_scale": ("logits_scale", True, ("granite",)),
+    "attention.scale": ("attention_scale", False, ("granite",)),
+    "attn_logit_softcapping": ("attention_cap", False, ("gemma2",)),
+    "final_logit_softcapping": ("logits_cap", False, ("gemma2",)),
 }
 _EPSILON = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
 _SPECIAL = (3, 4)  # of tokenizer.ggml.token_type: control tokens, and those that a user defined
@@ -63,7 +78,12 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
                 f"{at}.{key} {brief(own[key])} is not implemented, only that of the head, {head_dim}"
             )
     positions = size_of(own, "context_length", at)
-    if own.get("attention.sliding_window") and size_of(own, "attention.sliding_window", at) < positions:
+    windowed = architecture == "gemma2"
+    if (
+        not windowed
+        and own.get("attention.sliding_window")
+        and size_of(own, "attention.sliding_window", at) < positions
+    ):
         raise UnsupportedError(f"{at}.attention.sliding_window {own['attention.sliding_window']} is not implemented")
     if "token_embd.weight" not in tensors:
         raise FormatError(f"{where}: no tensor token_embd.weight")
@@ -79,6 +99,9 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
         "max_length": positions,
         "norm_eps": real_of(own, _EPSILON[known["norm"]], at, known["norm_eps"]),
     }
+    entries |= _numbers(own, architecture, at)
+    if windowed:
+        entries |= _gemma2(own, entries, at)
     padding = values.get("tokenizer.ggml.padding_token_id")
     if type(padding) is int and 0 <= padding < entries["vocab_size"]:
         entries["pad_token_id"] = padding
@@ -101,6 +124,33 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
         return Config(**entries)
     except FormatError as error:
         raise FormatError(f"{where}: {str(error).removeprefix('config: ')}") from None
+
+
+def _numbers(own: dict, architecture: str, at: str) -> dict:
+    """Multipliers and caps; 0 says none."""
+    found = {}
+    for key, (entry, inverse, architectures) in _NUMBERS.items():
+        if not own.get(key) or own[key] == 1 and architecture not in architectures:
+            continue
+        if architecture not in architectures:
+            raise UnsupportedError(f"{at}.{key} {brief(own[key])} is not implemented for this architecture")
+        value = real_of(own, key, at, None)
+        found[entry] = 1 / value if inverse else value
+    return found
+
+
+def _gemma2(own: dict, entries: dict, at: str) -> dict:
+    """Every other layer has a window; the scale of scores of the model of 46 layers is that of its width, as llama.cpp
+    has them."""
+    layers, width = entries["num_layers"], entries["hidden_size"]
+    if layers > MOST_LAYERS:
+        raise FormatError(f"{at}.block_count {layers}; at most {MOST_LAYERS} are read")
+    return {
+        "embedding_scale": width**0.5,
+        "attention_scale": (width / entries["num_heads"]) ** -0.5 if layers == 46 else None,
+        "window": size_of(own, "attention.sliding_window", at, 4096),
+        "local": tuple(i % 2 == 0 for i in range(layers)),
+    }
 
 
 def _rows(tensors: dict[str, Deferred], name: str) -> int:

@@ -158,6 +158,20 @@ _GGUF_BERT = replace(
         "layer_output_norm": "ffn_norm",
     },
 )
+_GGUF_OLMO2 = replace(
+    _GGUF_QWEN2,
+    inside={name: part for name, part in _GGUF_QWEN2.inside.items() if name not in ("attn_norm", "ffn_norm")}
+    | {
+        "attn_q_norm": "attention.query_norm",
+        "attn_k_norm": "attention.key_norm",
+        "post_attention_norm": "attention.output_norm",
+        "post_ffw_norm": "ffn.output_norm",
+    },
+)
+_GGUF_GEMMA2 = replace(
+    _GGUF_QWEN2,
+    inside=_GGUF_QWEN2.inside | {"post_attention_norm": "attention.output_norm", "post_ffw_norm": "ffn.output_norm"},
+)
 GGUF = {  # llama.cpp's names, by general.architecture
     "llama": _GGUF_LLAMA,
     "mistral3": _GGUF_LLAMA,
@@ -167,5 +181,8 @@ GGUF = {  # llama.cpp's names, by general.architecture
         inside=_GGUF_QWEN2.inside | {"attn_q_norm": "attention.query_norm", "attn_k_norm": "attention.key_norm"},
     ),
     "gpt2": _GGUF_GPT2,
+    "granite": _GGUF_LLAMA,
+    "olmo2": _GGUF_OLMO2,
+    "gemma2": _GGUF_GEMMA2,
     "bert": _GGUF_BERT,
 }

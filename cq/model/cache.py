@@ -111,6 +111,11 @@ class KVCache:
             layer.keep(sequences, self.lengths)
 
     @property
+    def capacities(self) -> list[int]:
+        """Room for so many tokens of each sequence, in the layer that keeps most."""
+        return [max(rooms) for rooms in zip(*(layer.capacities for layer in self.layers.values()))]
+
+    @property
     def nbytes(self) -> int:
         return sum(layer.nbytes for layer in self.layers.values())
 

@@ -329,7 +329,7 @@ class Config:
         names = {field.name for field in fields(cls)}
         unknown = set(values) - names
         if unknown:
-            raise FormatError(f"config: unknown entries {sorted(unknown)}; known: {sorted(names)}")
+            raise FormatError(f"config: unknown entries {sorted(map(str, unknown))!r:.200}; cq.Config documents the known")
         try:
             return cls(**values)
         except TypeError as error:

@@ -91,6 +91,7 @@ def write_gguf():
         _add_sizes(writer, c)
         if hasattr(c, "rope_parameters"):
             _add_rotary(writer, reference)
+        _add_numbers(writer, c)
         more(writer)
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
         names = gguf.get_tensor_name_map(arch, c.num_hidden_layers)
@@ -105,8 +106,10 @@ def write_gguf():
             weight = torch.from_numpy(gguf.dequantize(codes, code).copy())
             parameter.data.copy_(weight.T if turned else weight)
             for key, heads in (("q_proj", c.num_attention_heads), ("k_proj", getattr(c, "num_key_value_heads", None))):
-                if key in name and architecture in ("llama", "mistral3"):
+                if key in name and architecture in ("llama", "mistral3", "granite"):
                     codes = _interleaved(codes, heads)
+            if c.model_type == "gemma2" and name.endswith("norm.weight"):
+                codes = codes + np.float32(1)
             writer.add_tensor(names.get_name(name, (".weight", ".bias")), codes, raw_dtype=code)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -133,6 +136,18 @@ def _add_sizes(writer: gguf.GGUFWriter, c) -> None:
         writer.add_feed_forward_length(c.intermediate_size)
         writer.add_head_count_kv(c.num_key_value_heads)
         writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+
+
+def _add_numbers(writer: gguf.GGUFWriter, c) -> None:
+    if c.model_type == "granite":
+        writer.add_attention_scale(c.attention_multiplier)
+        writer.add_embedding_scale(c.embedding_multiplier)
+        writer.add_residual_scale(c.residual_multiplier)
+        writer.add_logit_scale(c.logits_scaling)
+    if c.model_type == "gemma2":
+        writer.add_attn_logit_softcapping(c.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(c.final_logit_softcapping)
+        writer.add_sliding_window(c.sliding_window)
 
 
 def _add_rotary(writer: gguf.GGUFWriter, reference) -> None:

@@ -126,9 +126,10 @@ def no_room(monkeypatch):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def failing(name, error):
+def failing(error, *names):
     def start(monkeypatch):
-        monkeypatch.setattr(tensor_files.os, name, lambda *arguments: (_ for _ in ()).throw(error))
+        for name in names:
+            monkeypatch.setattr(tensor_files.os, name, lambda *arguments, **more: (_ for _ in ()).throw(error))
         return monkeypatch.undo
 
     return start
@@ -138,9 +139,9 @@ def failing(name, error):
     "fault",
     [
         no_room,
-        failing("fsync", OSError(errno.EIO, "Input/output error")),
-        failing("fsync", KeyboardInterrupt()),
-        failing("replace", PermissionError(errno.EACCES, "Permission denied")),
+        failing(OSError(errno.EIO, "Input/output error"), "fsync"),
+        failing(KeyboardInterrupt(), "fsync"),
+        failing(PermissionError(errno.EACCES, "Permission denied"), "replace", "link"),
     ],
     ids=["room", "disk", "interrupt", "permission"],
 )

@@ -490,7 +490,7 @@ FILES = [
     ("modules garbage", file("modules.json", b"garbage"), FormatError, "modules.json: not valid JSON"),
     ("modules a dict", file("modules.json", b"{}"), FormatError, "wanted a JSON array"),
     ("modules of numbers", file("modules.json", b"[1, 2]"), FormatError, "each module must have a type and a path"),
-    ("modules unknown", modules(("Transformer", ""), ("Dense", "2_Dense")), UnsupportedError, "Dense"),
+    ("modules unknown", modules(("Transformer", ""), ("WordWeights", "2_Words")), UnsupportedError, "WordWeights"),
     ("modules path upwards", modules(("Transformer", "../../etc")), FormatError, "inside the model's folder"),
     ("modules path absolute", modules(("Transformer", "/etc")), FormatError, "inside the model's folder"),
     ("modules path of a zero byte", modules(("Transformer", "a\0b")), FormatError, "inside the model's folder"),

@@ -237,13 +237,13 @@ FILES = [
         "fused weights of another width",
         gpt2(tensors={"blk.0.attn_qkv.weight": ((23, 8), None, None, 736)}),
         FormatError,
-        "attention.qkv.weight.*three times",
+        "attention.qkv.weight.*wanted the outputs of attention.query",
     ),
     (
         "fused weights of too many",
         gpt2(tensors={"blk.0.attn_qkv.weight": ((48, 8), None, None, 1536)}),
         FormatError,
-        "asks for",
+        "wanted the outputs of",
     ),
     ("a bias of a matrix", gpt2(tensors={"blk.0.attn_qkv.bias": ((24, 8), None, None, 768)}), FormatError, "asks for"),
     (

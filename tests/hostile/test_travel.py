@@ -147,6 +147,8 @@ def _made(tiny_encoder, tiny_lm, random_model):
             "compared": Ready("a file", models["lm, dynamic"]),
             "sequence": Sequence(TOKENS[0], np.zeros(8, np.int32)),
             "sampling": Sampling(temperature=1.0),
+            "distances": random_model("bert", position_bias={"kind": "alibi"})[0],
+            "layer": lm.config.layer(0),
             "errors": [kind("words") for kind in ERRORS],
             "training": cq.Training(steps=3),
         }

@@ -166,7 +166,7 @@ def test_no_texts_give_no_rows(odd):
 
 
 def test_what_an_encoder_cannot_do(odd):
-    with pytest.raises(cq.UnsupportedError, match="no language-model head"):
+    with pytest.raises(cq.UnsupportedError, match="no head that reads every token"):
         odd[1].logits(ragged())
     with pytest.raises(cq.UnsupportedError, match="pooling"):
         with_config(odd[1], pooling=None).embed(ragged())
