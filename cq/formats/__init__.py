@@ -9,9 +9,11 @@ from ..errors import CqError, FormatError
 from ..model import Config, Transformer
 from .arrays import read_arrays
 from .checkpoint import KEY, load_checkpoint, save_checkpoint
+from .compressed import load_folder
+from .compressed_config import METHOD
+from .compressed_write import export_compressed
 from .gguf import read_gguf
 from .hub import located
-from .huggingface import read_folder
 from .onnx import export_onnx
 from .tensors import read_tensors
 from .untrusted import as_name
@@ -24,7 +26,8 @@ def load(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> Transformer:
-    """The model at `path`: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), a `.safetensors` or
+    """The model at `path`: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), in float32 or in
+    int8 codes of compressed-tensors, as llm-compressor writes and vLLM runs them, a `.safetensors` or
     `.npz` of NumPy arrays, a `.gguf` (with the package gguf; its codes become float32), a cq checkpoint, or
     "owner/name" of a model on the Hugging Face hub: from its cache, or downloaded through huggingface_hub (the extra
     `hub`), only the files that are read. A path that exists counts first.
@@ -43,7 +46,7 @@ def _load(path: Path, config: Config | dict | str | PathLike | None) -> Transfor
     if path.is_dir():
         if config is not None:
             raise CqError(f"config: {path} is a folder with its own config.json; leave this argument out")
-        return Transformer(*read_folder(path))
+        return load_folder(path)
     if path.suffix == ".gguf":
         if config is not None:
             raise CqError(f"config: {path} brings its own configuration; leave this argument out")
@@ -66,24 +69,34 @@ def save(model: Transformer, path: str | PathLike) -> None:
     save_checkpoint(model, target)
 
 
-def export(model: Transformer, path: str | PathLike) -> None:
-    """Writes the model, float32 or quantized, for another runtime, whole or not at all. The suffix says the format:
+def export(model: Transformer, path: str | PathLike, format: str | None = None) -> None:
+    """Writes the model for another runtime, whole or not at all.
 
-    - `.onnx`: standard operators of ONNX (opset 21; needs the package onnx), which onnxruntime and OpenVINO compute in
-      int8: static as QuantizeLinear and DequantizeLinear, with smoothing folded into weights, norms and biases; dynamic
-      as MatMulInteger with codes found in the graph; weight-only as DequantizeLinear. Attention multiplies in float32,
-      static models' queries, keys and values having gone through their codes. Batch and length are free. Inputs:
-      input_ids, attention_mask (int64; 1 where a token counts, padding on either side) and, where the model tells
-      segments apart, token_type_ids; of language models past_key_values.N.key and .value (batch, kv heads, past, head
-      dim), of past 0 at first, and a mask over past and new tokens. Outputs: a language model's logits and
-      present.N.key and .value, a classifier's logits, or last_hidden_state and, of models that pool,
+    format: "onnx", of a path that ends in `.onnx`, or "compressed-tensors", a folder; None: as the suffix says.
+
+    - onnx: the model, float32 or quantized, in standard operators (opset 21; needs the package onnx), which onnxruntime
+      and OpenVINO compute in int8: static as QuantizeLinear and DequantizeLinear, with smoothing folded into weights,
+      norms and biases; dynamic as MatMulInteger with codes found in the graph; weight-only as DequantizeLinear.
+      Attention multiplies in float32, static models' queries, keys and values having gone through their codes. Batch
+      and length are free. Inputs: input_ids, attention_mask (int64; 1 where a token counts, padding on either side)
+      and, where the model tells segments apart, token_type_ids; of language models past_key_values.N.key and .value
+      (batch, kv heads, past, head dim), of past 0 at first, and a mask over past and new tokens. Outputs: a language
+      model's logits and present.N.key and .value, a classifier's logits, or last_hidden_state and, of models that pool,
       sentence_embedding. Above 2 GB weights go to a second file, with ".data" behind the name.
+    - compressed-tensors: a quantized model as a Hugging Face folder with its codes and scales, as llm-compressor writes
+      it, which vLLM, transformers with the package compressed-tensors and cq.load read. WeightOnly of every scheme;
+      Dynamic and Static with attention='float32' and without smooth; a tied head in codes gets a table of its own.
 
-    Raises CqError for another suffix, UnsupportedError where the package is missing or the format cannot express the
-    model, OSError."""
+    Raises CqError for another suffix or format, UnsupportedError where the package is missing or the format cannot
+    express the model, OSError."""
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer, got {type(model).__name__}")
     target = as_name(path)
-    if target.suffix != ".onnx":
-        raise FormatError(f"{target}: export writes ONNX; give it a name that ends in .onnx")
-    export_onnx(model, target)
+    if format not in (None, "onnx", METHOD):
+        raise CqError(f"format: wanted 'onnx' or {METHOD!r}, got {format!r}")
+    if format == METHOD:
+        export_compressed(model, target)
+    elif target.suffix == ".onnx":
+        export_onnx(model, target)
+    else:
+        raise FormatError(f"{target}: wanted a name that ends in .onnx; for a folder, format={METHOD!r}")

@@ -30,7 +30,7 @@ TOKENIZER = "tokenizer.json"  # the name of the tensor of bytes that holds it
 
 def save_checkpoint(model: Transformer, path: str | os.PathLike) -> None:
     """Writes `path` whole or not at all. Raises OSError."""
-    tensors, plan, word = _float_tensors(model), None, model.embedding.source
+    tensors, plan, word = float_tensors(model), None, model.embedding.source
     owners: dict[int, str] = {}  # layer → the first of its names
     for name, layer in model.linears():
         if owners.setdefault(id(layer), name) != name:
@@ -55,7 +55,7 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike) -> None:
     write_safetensors(path, tensors, {KEY: json.dumps(record)})
 
 
-def _float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
+def float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
     """What stays float32 outside the linear layers, by canonical name."""
     named: dict[str, np.ndarray | Deferred | None] = dict(model.tables())
     if not isinstance(model.embedding.source, _core.Weight):

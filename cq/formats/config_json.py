@@ -26,6 +26,11 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
     """Entries of Config from those of config.json, and which modules have biases (see names.check_weights). Raises
     FormatError, UnsupportedError naming the entry; messages start with `where`."""
     check_keys(values, "config.json", where)
+    if values.get("quantization_config") is not None:
+        raise UnsupportedError(
+            f"{where}: quantization_config {brief(values['quantization_config'])} is not implemented here: weights in "
+            "codes are read by cq.load of their folder"
+        )
     if family not in decoders.WINDOWED and values.get("sliding_window") is not None:
         raise UnsupportedError(f"{where}: sliding_window {brief(values['sliding_window'])} is not implemented")
     usual = NAMES.get(family, {})

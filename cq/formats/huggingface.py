@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from ..model.deferred import Deferred, read
+from .compressed_config import Quantization, read_quantization
 from .config_json import read_config
 from .encoders import family_of
 from .files import write_whole
@@ -38,6 +39,7 @@ class Settings(NamedTuple):
     tokenizer: TokenizerSettings
     tail: list[tuple[int, str, Path]]  # place, kind and folder of the modules after pooling that have weights
     late: MultiVector | None = None  # of late interaction
+    quantization: Quantization | None = None  # which layers are in which codes
 
 
 def read_folder(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
@@ -51,7 +53,13 @@ def read_folder(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray |
     if not root.is_dir():
         raise FormatError(f"{root}: not a folder")
     settings = read_settings(root)
-    tensors, where = _read_weights(settings.folder)
+    return assembled(settings, *read_weights(settings.folder))
+
+
+def assembled(
+    settings: Settings, tensors: dict[str, np.ndarray | Deferred], where: str
+) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
+    """As read_folder, of a folder's settings and of its tensors by their names in `where`."""
     weights = canonical(tensors, settings.config.family, where, head=settings.config)
     settings = settings._replace(config=as_weighted(settings.config, weights))
     weights |= read_tail_weights(settings)
@@ -85,13 +93,23 @@ def read_settings(root: Path) -> Settings:
     """config.json of the folder `root` and the sentence-transformers files around it: pooling, what follows it, prompts
     and max_length; and those of a language model that say how texts begin and end.
     Without those an encoder pools by mean without normalizing, a decoder does not pool, and max_length is all
-    positions, or what the tokenizer says."""
+    positions, or what the tokenizer says. Raises FormatError, UnsupportedError, also for weights in codes."""
+    settings = read_coded_settings(root)
+    if settings.quantization is not None:
+        raise UnsupportedError(f"{settings.quantization.where}: weights in codes are read by cq.load of their folder")
+    return settings
+
+
+def read_coded_settings(root: Path) -> Settings:
+    """As read_settings, of a folder whose weights may be in codes."""
     modules, is_module = read_modules(root), (root / "modules.json").exists()
     folder = modules[0][1]
     file = folder / "config.json"
     if not file.exists():
         raise FormatError(f"{folder}: no config.json, so not the folder of a Hugging Face model")
     values = read_json(file)
+    coded = values.pop("quantization_config", None)
+    quantization = None if coded is None else read_quantization(coded, str(file))
     config, biases = parse_config(values, str(file))
     limit, lowercase = read_limits(folder)
     if limit is not None:
@@ -119,7 +137,7 @@ def read_settings(root: Path) -> Settings:
         config = replace(config, **read_generation(folder, config.vocab_size))
     tokenizer = read_tokenizer_settings(folder, config.family, values.get("tokenizer_class"))
     config = replace(config, **_of_tokenizer(tokenizer, config))
-    return Settings(config, biases, folder, lowercase, tokenizer, weighted, late)
+    return Settings(config, biases, folder, lowercase, tokenizer, weighted, late, quantization)
 
 
 def _pooled(config: Config, modules: list[tuple[str, Path]]) -> tuple[Config, list[tuple[int, str, Path]]]:
@@ -167,7 +185,7 @@ def read_tail_weights(settings: Settings) -> dict[str, np.ndarray | Deferred]:
         found |= read_projection(settings.late.projection)
     for i, kind, folder in settings.tail:
         module = {"Dense": "linear", "LayerNorm": "norm"}[kind]
-        tensors, where = _read_weights(folder)
+        tensors, where = read_weights(folder)
         wanted = {f"{module}.weight": f"tail.{i}.weight", f"{module}.bias": f"tail.{i}.bias"}
         file = folder / "config.json"
         if kind == "Dense" and not flag_of(read_json(file), "bias", str(file), True):
@@ -196,7 +214,7 @@ def parse_config(values: dict, where: str) -> tuple[Config, tuple[str, ...] | No
         raise FormatError(f"{where}: {str(error).removeprefix('config: ')}") from None
 
 
-def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray | Deferred], str]:
+def read_weights(folder: Path) -> tuple[dict[str, np.ndarray | Deferred], str]:
     """All tensors of the folder, and what to call where they came from."""
     file, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if file.exists():

@@ -1,6 +1,7 @@
 """Tables of keys by file: verdict → key, or pattern with * → a note, or (note, value that is taken, …). Holds tables
 only; keys.py reads them."""
 
+from .key_tables_compressed import COMPRESSED_KEYS, COMPRESSED_TITLES
 from .key_tables_generation import HONOURED, IRRELEVANT, REFUSED
 from .key_tables_gguf import GGUF_KEYS
 from .key_tables_sentence import SENTENCE_KEYS
@@ -72,6 +73,7 @@ _CONFIG: dict[str, dict] = {
         "bos_token_id": "of language models, unless generation_config.json says another",
         "eos_token_id": "one or several that end a text, unless generation_config.json says others",
         "tie_word_embeddings": "of language models, causal and masked",
+        "quantization_config": "in a folder, of the method compressed-tensors: see below; others are refused",
         "rope_theta": "",
         "rope_scaling": "linear, ntk, llama3, yarn, longrope; dynamic, which changes nothing within the positions",
         "rope_parameters": "both of these, as transformers 5 writes them",
@@ -111,7 +113,7 @@ _CONFIG: dict[str, dict] = {
     "refused": {
         "is_decoder": ("an encoder that looks only back", False),
         "add_cross_attention": ("encoder-decoder models", False),
-        "quantization_config": "weights in others' codes",
+        "compression_config": "weights in others' codes, as written in 2024",
         "pruned_heads": ("heads left out", {}),
         "rotary_emb_fraction": ("heads that turn in part", 1),
         "rotary_emb_interleaved": ("neighbours that turn together", False),
@@ -300,6 +302,7 @@ _SPECIAL = {
 
 TABLES: dict[str, dict[str, dict]] = {
     "config.json": _CONFIG,
+    **COMPRESSED_KEYS,
     "generation_config.json": _GENERATION,
     "tokenizer_config.json": _TOKENIZER,
     "special_tokens_map.json": _SPECIAL,
@@ -325,6 +328,7 @@ TABLES: dict[str, dict[str, dict]] = {
 }
 TITLES = {
     "config.json": "Of all families together; each reads its own.",
+    **COMPRESSED_TITLES,
     "generation_config.json": "Defaults of `generate` and `stream`; an argument of a call counts more.",
     "tokenizer_config.json": "",
     "special_tokens_map.json": "Counts more than tokenizer_config.json where that has no added_tokens_decoder.",

@@ -104,11 +104,15 @@ def _gathered(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return result
 
 
-def foreign(weights: dict[str, np.ndarray], family: str, heads: int = 1) -> dict[str, np.ndarray]:
+def foreign(
+    weights: dict[str, np.ndarray], family: str, heads: int = 1, head: Config | None = None
+) -> dict[str, np.ndarray]:
     """The inverse of `canonical`, with the family's prefix. heads: of families whose fused weights lie head by head.
-    Raises UnsupportedError for a family without a table."""
-    table, result = _family(family, "weights"), {}
-    outside = table.outside | (table.classifier or {}) | (table.words or {})
+    head: the configuration whose head has its names; None: any. Raises UnsupportedError for a family without a
+    table."""
+    table, result = _family(family, "weights"), dict[str, np.ndarray]()
+    others = (table.classifier or {}) | (table.words or {}) if head is None else _head_names(table, head, ())
+    outside = table.outside | others
     if table.shared:
         weights = _gathered(weights)
     if table.fused is not None or table.raised:
@@ -122,6 +126,14 @@ def foreign(weights: dict[str, np.ndarray], family: str, heads: int = 1) -> dict
         prefix = "" if new.startswith(_BARE) else table.prefix
         result[f"{prefix}{table.layer}{layer.group(1)}.{new}" if layer else prefix + new] = array
     return result
+
+
+def foreign_name(name: str, config: Config) -> str:
+    """What Hugging Face calls the weight of a canonical name in a model of this configuration: with the family's prefix
+    where there is a head."""
+    (theirs,) = foreign({name: np.zeros((1, 1), np.float32)}, config.family, head=config)
+    bare = not (config.head_size or config.labels)
+    return theirs.removeprefix(FAMILIES[config.family].prefix if bare else "")
 
 
 def _head_names(table: Family, config: Config | None, tensors: Iterable[str]) -> dict[str, str]:

@@ -2,14 +2,10 @@
 names of any model hub."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
-import numpy as np
-
-from ..errors import CqError, FormatError
-from .deferred import Deferred
+from ..errors import FormatError
 from .multi_vector import check_multi_vector
 from .pooling import MODES, check_tail, tail_shapes, tail_width
 from .position_bias import bias_shapes, check_bias
@@ -329,7 +325,9 @@ class Config:
         names = {field.name for field in fields(cls)}
         unknown = set(values) - names
         if unknown:
-            raise FormatError(f"config: unknown entries {sorted(map(str, unknown))!r:.200}; cq.Config documents the known")
+            raise FormatError(
+                f"config: unknown entries {sorted(map(str, unknown))!r:.200}; cq.Config documents the known"
+            )
         try:
             return cls(**values)
         except TypeError as error:
@@ -377,26 +375,3 @@ class Config:
             shapes |= {} if self.classifier == "linear" else {"classifier.dense.weight": (h, h)}
             shapes["classifier.scores.weight"] = len(self.labels), h
         return shapes | tail_shapes(self.tail, len(self.modes) * h)
-
-
-def check_weights(config: Config, weights: Mapping[str, np.ndarray | Deferred]) -> None:
-    """Raises CqError unless these are the float32 weights and biases of the configuration, by canonical name."""
-    shapes = config.shapes()
-    missing = [name for name in shapes if name not in weights]
-    if missing:
-        raise CqError(f"weights: no {missing[0]!r} of shape {shapes[missing[0]]}")
-    shapes |= {
-        name.removesuffix("weight") + "bias": shape[:1] for name, shape in shapes.items() if name.endswith(".weight")
-    }
-    if config.lm_head:
-        shapes["head.bias"] = (config.vocab_size,)  # of a tied head too
-    for name, array in weights.items():
-        if name not in shapes:
-            raise CqError(f"weights: {name!r} has no place in this configuration; Config.shapes() names what has")
-        if not isinstance(array, np.ndarray | Deferred) or array.dtype != np.float32 or array.shape != shapes[name]:
-            got = (
-                f"{array.dtype} of shape {array.shape}"
-                if isinstance(array, np.ndarray | Deferred)
-                else type(array).__name__
-            )
-            raise CqError(f"weights: {name!r}: need a float32 array of shape {shapes[name]}, got {got}")

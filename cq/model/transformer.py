@@ -15,7 +15,7 @@ from .attention import Attention
 from .batch import Batch, Observe, batches
 from .block import Block, FeedForward
 from .classifier import Classifier
-from .config import Config, check_weights
+from .config import Config
 from .coverage import Coverage, coverage_of, headroom_of
 from .deferred import Deferred, read
 from .encoding import Encoding
@@ -29,6 +29,7 @@ from .replay import Replay
 from .rope import turning_point
 from .sites import Graph
 from .transform import Transform
+from .weights import check_weights
 from .writing import Writing
 
 if TYPE_CHECKING:

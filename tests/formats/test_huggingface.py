@@ -18,6 +18,7 @@ from transformers import (
 
 from cq.errors import FormatError, UnsupportedError
 from cq.formats.huggingface import read_folder
+from cq.model import Config
 
 
 def linear(name: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:

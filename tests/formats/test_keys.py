@@ -1,6 +1,7 @@
 """Every key that transformers, sentence-transformers or a GGUF file may have is honoured, irrelevant or refused; the
 page says the same as the tables; what is refused is named."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -21,10 +22,20 @@ from cq.formats.name_tables import FAMILIES
 _FOUND = {
     "config.json": (
         "quantization_config rope_scaling rope_theta torch_dtype _name_or_path finetuning_task "
-        "position_embedding_type sentence_transformers sbert_ce_default_activation_function num_labels "
+        "compression_config position_embedding_type sentence_transformers "
+        "sbert_ce_default_activation_function num_labels "
         "gradient_checkpointing tokenizer_class task_specific_params n_ctx prefix pruned_heads auto_map "
         "attn_implementation original_max_position_embeddings sliding_window_pattern rope_local_base_freq rotary_pct "
         "rotary_emb_base partial_rotary_factor cache_implementation embd_pdrop resid_pdrop max_window_layers"
+    ),
+    "quantization_config": (
+        "quant_method format config_groups ignore quantization_status kv_cache_scheme sparsity_config transform_config "
+        "global_compression_ratio version run_compressed"
+    ),
+    "config_groups": "targets weights input_activations output_activations format",
+    "weights and input_activations": (
+        "num_bits type symmetric strategy group_size block_structure dynamic actorder observer observer_kwargs "
+        "scale_dtype zp_dtype"
     ),
     "tokenizer_config.json": (
         "tokenizer_class do_lower_case strip_accents tokenize_chinese_chars add_bos_token add_eos_token "
@@ -67,6 +78,14 @@ def _gguf_keys(group) -> set[str]:
 
 
 _KEYS["GGUF"] = _gguf_keys(gguf.Keys)
+if importlib.util.find_spec("compressed_tensors"):  # beside what the table of _FOUND has
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
+
+    _KEYS |= {
+        "quantization_config": set(QuantizationConfig.model_fields),
+        "config_groups": set(QuantizationScheme.model_fields),
+        "weights and input_activations": set(QuantizationArgs.model_fields),
+    }
 _EVERY = [(file, key) for file in TABLES for key in sorted(_KEYS.get(file, set()) | set(_FOUND.get(file, "").split()))]
 
 
