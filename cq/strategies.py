@@ -24,17 +24,23 @@ _LATER = frozenset(("effort", "stretch"))  # fields that records of before lack,
 
 @dataclass(frozen=True)
 class Scheme:
-    """How numbers become codes. The default is the production form: int8 symmetric weights with a scale per output
-    channel, uint8 affine activations with parameters per token (dynamic) or per tensor (static), int32 bias at x_scale
-    * w_scale.
+    """How numbers become codes. The default is the production form.
 
-    weight_granularity: "per_tensor", "per_channel", or "per_group" with `group_size` (a multiple of 4; weight-only).
-    activation_granularity: "per_token" or "per_tensor", for dynamic; static is always per tensor. Dynamic per tensor
-    takes one range for all tokens of a call, so that there alone a result depends on what else is in the batch.
-    bias: "int32" where the activation's scale is known beforehand (static) and float32 elsewhere; "int8" with its own
-    affine parameters; or "float32".
-    attention: "int8": scores and their products with values too, where queries, keys and values are all dynamic (int8
-    symmetric, a scale per token and head) or all static; or "float32". Raises CqError for anything else.
+    Args:
+        weight_symmetric: Whether weights are symmetric (zero point 0, codes -127 to 127) or affine.
+        weight_granularity: "per_channel", a scale for each output channel; "per_tensor"; or "per_group", a scale for
+            each `group_size` neighbouring inputs of an output channel, for `WeightOnly`.
+        group_size: A multiple of 4, with "per_group" and only then.
+        activation_dtype: "uint8" or "int8".
+        activation_symmetric: Whether activations are symmetric; needs "int8".
+        activation_granularity: For `Dynamic`: "per_token", or "per_tensor", one range for all tokens of a call, so that
+            there a result depends on what else is in the batch. `Static` is always per tensor.
+        bias: "int32" at the scale of the sums where the activations' scale is known beforehand (static) and float32
+            elsewhere; "int8" with parameters of its own; or "float32".
+        attention: "int8", where queries, keys and values are all dynamic or all static; or "float32".
+
+    Raises:
+        CqError: A choice is none of these, or two do not go together.
     """
 
     weight_symmetric: bool = True
@@ -66,7 +72,7 @@ class Scheme:
 
     @classmethod
     def textbook(cls) -> "Scheme":
-        """The form that the literature teaches first: int8 affine per-tensor for weights, bias and activations."""
+        """The form that the literature teaches first: int8, affine and per tensor for weights, bias and activations."""
         return cls(
             weight_symmetric=False,
             weight_granularity="per_tensor",
@@ -113,41 +119,57 @@ class _Strategy:
 
 @dataclass(frozen=True)
 class WeightOnly(_Strategy):
-    """Parameters stored in int8, dequantized on the fly; matmuls in float32.
+    """Weights are stored in int8 and dequantized on the fly; matmuls run in float32.
 
-    include, exclude: patterns of layer names (`*` matches anything); a layer is quantized where it matches an `include`
-    and no `exclude`. Names: "embed.word", "layers.0.attention.query", "layers.0.ffn.down", "head" ...
-    effort: "fast", the model's weights as they are; "best", prepared on samples first: a decoder's features are rotated
-    (cq.rotate), and the weights of all models rounded so that they compensate each other's errors (cq.compensate),
-    which takes minutes and costs nothing at inference; what `forward` gives of a decoder is then rotated too. None:
-    "best" where samples are given to a strategy that needs none itself, else "fast"."""
+    Args:
+        scheme: How numbers become codes.
+        include: Patterns of layer names, in which `*` matches anything. A layer is quantized if it matches one of these
+            and none of `exclude`. Names are "embed.word", "layers.0.attention.query", "layers.0.ffn.down", "head" and
+            so on.
+        exclude: Patterns of layers that stay in float32.
+        effort: "fast" takes the model's weights as they are. "best" prepares the model on the samples first: a decoder
+            is rotated (`cq.rotate`), and weights are rounded so that they compensate each other's errors
+            (`cq.compensate`). That takes minutes and costs nothing at inference; what `forward` gives of a decoder is
+            then rotated too. None: "best" where samples are given to a strategy that needs none itself, else "fast".
+
+    Raises:
+        CqError: A choice is none of these.
+    """
 
     name = "weight-only"
 
 
 @dataclass(frozen=True)
 class Dynamic(_Strategy):
-    """Activations quantized on the fly from their exact values; matmuls in int8. Arguments as WeightOnly."""
+    """Activations are quantized on the fly from their exact values; matmuls run in int8. Arguments: `WeightOnly`'s."""
 
     name = "dynamic"
 
 
 @dataclass(frozen=True)
 class Static(_Strategy):
-    """Activation scales fixed beforehand by calibration; layers hand int8 to each other. Arguments as WeightOnly, and
+    """Activation scales are fixed beforehand by calibration; layers hand int8 codes to each other.
 
-    observer: how a range is found from samples, in the words of cq.observers.make: "minmax", "moving_average",
-    "percentile" (of elements), "token_percentile", "histogram" (least error in a norm that spares outliers), "mse"
-    (least squared error) or "entropy"; with a setting as in "percentile:99.9".
-    residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
-    smooth: codes take a scale and a shift for each feature, of a strength searched for each site, which fold into the
-    weights and biases that read them (SmoothQuant, Outlier Suppression+); a site where that would not lessen the error
-    of the layers that read it stays as it is. correct_bias: biases take back each layer's mean error on calibration's
-    tokens. Neither costs anything at inference. Both need symmetric weights with a scale per output channel, so
-    Scheme.textbook() goes without; QAT begins with both.
-    stretch: where it lessens the error of the layers that read a site, a token that passes the site's range has all of
-    its scales times the power of two that holds it (cq/model/forms.py); for decoders, of whose tokens a few are larger
-    than all others by far. effort="best" does so too. Sites so coded are as fast as dynamic's."""
+    Arguments as for `WeightOnly`, whose effort="best" turns on `stretch` as well, and these.
+
+    Args:
+        observer: How a range is found from the samples, by the names of `cq.observers.make`: "minmax",
+            "moving_average", "percentile", "token_percentile", "histogram", "mse" or "entropy", with a setting as in
+            "percentile:99.9".
+        residual: "float32", or "int8": the residual stream in codes too, so that nothing between layers is float32.
+        smooth: Whether the features of a site get scales and shifts of their own, which fold into the weights and
+            biases that read them (SmoothQuant, arXiv:2211.10438; Outlier Suppression+, arXiv:2304.09145). The strength
+            is searched for each site; a site where it does not lessen the error stays as it is. Costs nothing at
+            inference. Needs symmetric weights per channel.
+        correct_bias: Whether each bias takes back its layer's mean error on the samples. Costs nothing at inference.
+            Needs symmetric weights per channel.
+        stretch: Whether a token that passes a site's range has its scales multiplied by the power of two that holds it,
+            where that lessens the error. For decoders, in which a few tokens are far larger than all others. Such sites
+            are as fast as dynamic's.
+
+    Raises:
+        CqError: A choice is none of these.
+    """
 
     observer: str = "mse"
     residual: str = "float32"
@@ -170,15 +192,25 @@ class Static(_Strategy):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a float32 model is trained: AdamW (Loshchilov, Hutter 2019) with a linear warm-up and half a cosine down to
-    0.
+    """How a float32 model is trained: AdamW (arXiv:1711.05101) with a linear warm-up and a cosine decay to 0.
 
-    steps: of the optimizer. batch_size: samples of one pass; accumulate: passes of one step, whose gradients are
-    averaged. learning_rate: the peak, reached after `warmup` steps. weight_decay: of matrices and tables. betas:
-    Adam's. clip_norm: the largest norm of the gradient. seed: of the order of samples.
-    loss: "next_token", cross-entropy; "distillation", from the float32 model's own outputs, without labels: logits
-    where there is a language-model head, else final states and, where the model pools, embeddings; "pairs", the cosine
-    of two texts' embeddings against a score, -1 … 1. Raises CqError for anything else."""
+    Args:
+        steps: Number of optimizer steps.
+        batch_size: Number of samples in a pass.
+        accumulate: Number of passes in a step; their gradients are averaged.
+        learning_rate: Peak learning rate, reached after `warmup` steps.
+        warmup: Number of steps of the warm-up.
+        weight_decay: Of matrices and tables.
+        betas: Adam's two decay rates, each from 0 to below 1.
+        clip_norm: Largest norm of the gradient.
+        loss: "next_token", cross-entropy of the next token; "distillation" from the float32 model's own outputs,
+            without labels: logits where there is a language-model head, else final states and, where the model pools,
+            embeddings; or "pairs", the cosine of two texts' embeddings against a score from -1 to 1.
+        seed: Random seed of the order of samples.
+
+    Raises:
+        CqError: A choice is none of these.
+    """
 
     steps: int = 1000
     batch_size: int = 16
@@ -212,19 +244,24 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class QAT(Training):
-    """Quantization-aware training (Jacob et al. 2018): float32 weights learn behind quantize/dequantize pairs, at the
-    sites where `target` has int8, and are then converted to it. Arguments as Training, and
+    """Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877).
 
-    target: WeightOnly(), Dynamic() or Static(), with its scheme and its choice of layers.
-    ranges: of static activations: "learned", together with the weights' scales, from where calibration by the target's
-    observer and the weights' extremes put them (LSQ, Esser et al. 2020), and with one scale for each weight from where
-    the loss on the first batch is least, which takes a hundred steps' time for a small model (LAPQ, Nahshan et al.
-    2019); or "moving_average" of each batch's extremes, at rest from step `freeze` on (None: half of the steps). Where
-    the target smooths, features' own scales and shifts come from calibration on the first 500 samples and rest; where
-    its scheme has one scale for each weight, channels are made alike first: values with what reads them, and outliers
-    in feed-forward layers are split between hidden units of which some are given up (cq/channels.py); with learned
-    scales norms and biases then move 100 times as far as weights. A residual stream in int8 cannot be trained:
-    Static(residual="int8") is refused. Batches of 64 sentences served MiniLM better than more steps of fewer."""
+    float32 weights learn behind quantize/dequantize pairs at the sites where `target` has int8, and are then converted
+    to it.
+
+    Where the target smooths, features' own scales come from calibration on the first 500 samples and rest. Where its
+    scheme has one scale for each weight, channels are equalized first (Nagel et al. 2019, arXiv:1906.04721).
+
+    Args:
+        target: `WeightOnly()`, `Dynamic()` or `Static()`, with its scheme and its choice of layers.
+        ranges: For static activations: "learned", together with the weights' scales (LSQ, arXiv:1902.08153), from where
+            calibration puts them; or "moving_average" of each batch's extremes.
+        freeze: With "moving_average": the step from which on ranges rest. None: half of the steps.
+        steps: As for `Training`, and so for the other arguments of `Training`.
+
+    Raises:
+        CqError: A choice is none of these, or the target is `Static(residual="int8")`, which cannot be trained.
+    """
 
     target: WeightOnly | Dynamic | Static = Static()
     ranges: str = "learned"
@@ -255,11 +292,16 @@ class QAT(Training):
 
 @dataclass(frozen=True)
 class Mixed:
-    """A strategy for each layer (mixed precision). choices: (pattern, strategy) pairs of which the first whose pattern
-    matches a layer's name decides; strategy: WeightOnly(), Dynamic() or Static(), or None, which like no match at all
-    is float32. Patterns and names as WeightOnly's include; a word table tied to the head goes with it. A strategy in a
-    mix has no include or exclude of its own, and a residual stream in float32. `cq.mix` finds one by measuring. Raises
-    CqError for anything else."""
+    """A strategy for each layer (mixed precision). `cq.mix` finds one by measuring.
+
+    Args:
+        choices: (pattern, strategy) pairs; the first whose pattern matches a layer's name decides. A strategy is
+            `WeightOnly()`, `Dynamic()` or `Static()` without include, exclude and int8 residual, or None for float32. A
+            layer that no pattern matches stays in float32.
+
+    Raises:
+        CqError: The choices are no such pairs.
+    """
 
     choices: tuple[tuple[str, WeightOnly | Dynamic | Static | None], ...]
 

@@ -26,17 +26,26 @@ def load(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> Transformer:
-    """The model at `path`: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), in float32 or in
-    int8 codes of compressed-tensors, as llm-compressor writes and vLLM runs them, a `.safetensors` or
-    `.npz` of NumPy arrays, a `.gguf` (with the package gguf; its codes become float32), a cq checkpoint, or
-    "owner/name" of a model on the Hugging Face hub: from its cache, or downloaded through huggingface_hub (the extra
-    `hub`), only the files that are read. A path that exists counts first.
+    """Loads a model.
 
-    config: for a file of arrays that brings none: a cq.Config, a dict in its form or in that of config.json, or the
-    path of such JSON. revision: of a model on the hub, a branch, tag or commit; None: main. token: for private models,
-    as huggingface_hub takes it; None: of whoever is logged in. Raises FileNotFoundError, also where a name is not in
-    the cache and the hub out of reach, PermissionError for gated models, FormatError (damaged, or not what it claims),
-    UnsupportedError."""
+    Args:
+        path: A Hugging Face folder, in float32 or in int8 codes of compressed-tensors; a .safetensors or .npz file; a
+            .gguf file (extra `gguf`), whose codes become float32; a checkpoint that `save` wrote; or "owner/name" of a
+            model on the Hugging Face Hub, from its cache or downloaded (extra `hub`). A path that exists counts first.
+        config: For a file of arrays without a configuration: a `Config`, a dict in its form or in that of config.json,
+            or the path of such JSON.
+        revision: For a model on the Hub: a branch, tag or commit. None: main.
+        token: For a private model on the Hub, as huggingface_hub takes it. None: that of whoever is logged in.
+
+    Returns:
+        A `Transformer`, in float32, or quantized where the file is.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the name is not in the cache and the Hub cannot be reached.
+        PermissionError: The model is gated.
+        FormatError: The file is damaged, or not what it claims to be.
+        UnsupportedError: The file asks for something that cq does not compute; the message names file, key and value.
+    """
     path = located(path, revision, token)
     with own_errors(f"{path}: not a whole model", FormatError):
         return _load(path, config)
@@ -59,8 +68,16 @@ def _load(path: Path, config: Config | dict | str | PathLike | None) -> Transfor
 
 
 def save(model: Transformer, path: str | PathLike) -> None:
-    """Writes the model, float32 or quantized, as one cq checkpoint (safetensors), whole or not at all; load gives back
-    the same bits. `path` must end in .safetensors. Raises CqError, OSError."""
+    """Saves a model, float32 or quantized, as one checkpoint, as a whole or not at all.
+
+    Args:
+        model: The model. Its plan, tensors, configuration and tokenizer are saved.
+        path: A name that ends in .safetensors. An existing file is replaced and keeps its mode.
+
+    Raises:
+        FormatError: The name ends otherwise.
+        OSError: The file cannot be written.
+    """
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer, got {type(model).__name__}")
     target = as_name(path)
@@ -70,25 +87,28 @@ def save(model: Transformer, path: str | PathLike) -> None:
 
 
 def export(model: Transformer, path: str | PathLike, format: str | None = None) -> None:
-    """Writes the model for another runtime, whole or not at all.
+    """Writes a model for another runtime, as a whole or not at all.
 
-    format: "onnx", of a path that ends in `.onnx`, or "compressed-tensors", a folder; None: as the suffix says.
+    An ONNX graph uses standard operators of opset 21 with dynamic batch and length: static as QuantizeLinear and
+    DequantizeLinear, dynamic as MatMulInteger with codes found in the graph, weight-only as DequantizeLinear. Its
+    inputs are input_ids, attention_mask and, where the model has segments, token_type_ids; decoders also take
+    past_key_values.N.key and .value. Its outputs are logits (and present.N.key and .value), or last_hidden_state and
+    sentence_embedding. Above 2 GB the weights are in a second file with ".data" after the name.
 
-    - onnx: the model, float32 or quantized, in standard operators (opset 21; needs the package onnx), which onnxruntime
-      and OpenVINO compute in int8: static as QuantizeLinear and DequantizeLinear, with smoothing folded into weights,
-      norms and biases; dynamic as MatMulInteger with codes found in the graph; weight-only as DequantizeLinear.
-      Attention multiplies in float32, static models' queries, keys and values having gone through their codes. Batch
-      and length are free. Inputs: input_ids, attention_mask (int64; 1 where a token counts, padding on either side)
-      and, where the model tells segments apart, token_type_ids; of language models past_key_values.N.key and .value
-      (batch, kv heads, past, head dim), of past 0 at first, and a mask over past and new tokens. Outputs: a language
-      model's logits and present.N.key and .value, a classifier's logits, or last_hidden_state and, of models that pool,
-      sentence_embedding. Above 2 GB weights go to a second file, with ".data" behind the name.
-    - compressed-tensors: a quantized model as a Hugging Face folder with its codes and scales, as llm-compressor writes
-      it, which vLLM, transformers with the package compressed-tensors and cq.load read. WeightOnly of every scheme;
-      Dynamic and Static with attention='float32' and without smooth; a tied head in codes gets a table of its own.
+    A compressed-tensors folder holds the model's codes and scales as llm-compressor writes them; vLLM, transformers
+    with the package compressed-tensors, and `load` read it. It takes every scheme of `WeightOnly`, and `Dynamic` and
+    `Static` with attention="float32" and without smoothing.
 
-    Raises CqError for another suffix or format, UnsupportedError where the package is missing or the format cannot
-    express the model, OSError."""
+    Args:
+        model: The model.
+        path: A file that ends in .onnx, or a new folder for compressed-tensors.
+        format: "onnx" (extra `onnx`) or "compressed-tensors". None: by the suffix.
+
+    Raises:
+        CqError: The suffix or the format is none of these.
+        UnsupportedError: The package is missing, or the format cannot express the model.
+        OSError: The file cannot be written.
+    """
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer, got {type(model).__name__}")
     target = as_name(path)

@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 
 
 class Transformer(Heads, Encoding, Ranking, Writing):
-    """A BERT-type encoder or Llama-type decoder. plan: what cq.convert made its layers by; None: they are float32."""
+    """A transformer: an encoder or a decoder, in float32 or quantized. `cq.load` and `cq.quantize` make them.
+
+    Attributes:
+        config: The `Config`.
+        tokenizer: The tokenizer, or None.
+        plan: What the layers were converted by. None: they are float32.
+    """
 
     def __init__(
         self, config: Config, weights: Mapping[str, np.ndarray | Deferred], tokenizer: Tokenizer | None = None

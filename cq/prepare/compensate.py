@@ -45,24 +45,29 @@ class _Place(NamedTuple):
 
 
 def compensate(model: Transformer, calibration: Iterable, progress: Progress | None = None) -> Transformer:
-    """A float32 model to be quantized in the place of `model`: its int8 codes make smaller errors, at no cost at
-    inference.
+    """Rounds a model's weights so that they compensate each other's errors, at no cost at inference.
 
-    First the inputs of attention's output and, where a feed-forward is gated, of its down projection are divided by a
-    scale for each channel, which the layers on either side take in, so that no channel takes a token's codes for itself
-    (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438; the strength is searched for each place). Logits stay, up to float
-    rounding. Then every linear layer's weight is rounded to symmetric int8 with a scale per output channel, input by
-    input, and the inputs that follow take back what is left of the outputs' error (GPTQ, Frantar et al. 2023,
-    arXiv:2210.17323). The weights that come back stand for those codes: cq.quantize finds them again, but where a
-    scheme's weights are others than the default's, or smoothing changes them once more. The word table, a head tied to
-    it (cq.rotate unties one) and a sequence classifier's head stay as they are.
+    First the channels between layers are equalized: the inputs of attention's output and, where a feed-forward part is
+    gated, of its down projection are divided by a scale for each channel, which the layers on either side take in
+    (SmoothQuant, arXiv:2211.10438). Logits stay the same up to float rounding. Then the weight of every linear layer is
+    rounded to symmetric int8 per output channel, input by input, and the inputs that follow take back what is left of
+    the outputs' error (GPTQ, arXiv:2210.17323). The word table, a head tied to it and a sequence classifier's head stay
+    as they are. Memory: the float32 model twice, and for each site that layers read a float32 matrix of its width
+    squared.
 
-    calibration: an iterable of samples, gone over once: texts, 1-D int arrays of token ids, or lists of either
-    (batches); some thousand tokens or more of the kind that the model is for. progress(done, total or None) is called
-    as samples pass, and after them as places are done. Memory: the float32 model twice and, for each place that layers
-    read, a float32 matrix of its width squared.
-    Raises CalibrationError where there are no samples; CqError for what is no float32 model, and for samples that it
-    cannot take."""
+    Args:
+        model: A float32 model.
+        calibration: Any iterable of samples, as for `quantize`: some thousand tokens or more of the kind that the model
+            is for.
+        progress: Called with (done, total or None) as samples pass, and then as sites are done.
+
+    Returns:
+        A new float32 model whose weights stand for those codes. `quantize` finds them again with the default scheme.
+
+    Raises:
+        CalibrationError: There are no samples.
+        CqError: The model is not float32, or cannot take a sample.
+    """
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if model.strategy is not None:

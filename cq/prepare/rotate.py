@@ -16,14 +16,23 @@ _ROWS = 4096  # of a weight, turned at once
 
 
 def rotate(model: Transformer) -> Transformer:
-    """A float32 model whose logits are those of `model` up to float rounding, to be quantized in its place: one
-    rotation of the residual stream and one of each head's values, which its weights take in, so that neither costs
-    anything at inference (QuaRot, Ashkboos et al. 2024, arXiv:2404.00456; R1 and R2 of SpinQuant, Liu et al. 2024,
-    arXiv:2405.16406).
+    """Rotates the hidden features of a decoder, which spreads outliers, so that it quantizes better.
 
-    What `forward` gives is turned as well. A head that was tied to the word table gets a weight of its own, since the
-    last norm's goes into it. Weights are turned when they are read. Raises UnsupportedError for models other than
-    decoders with RMS norms before each part and a language-model head, CqError for what is no float32 model."""
+    One rotation of the residual stream and one of each head's values fold into the weights, so nothing costs more at
+    inference (QuaRot, arXiv:2404.00456; R1 and R2 of SpinQuant, arXiv:2405.16406). Logits stay the same up to float
+    rounding; what `forward` gives is rotated. A head that was tied to the word table gets a weight of its own. Weights
+    are rotated when they are read.
+
+    Args:
+        model: A float32 decoder with RMS norms before each part alone and a language-model head, such as Llama.
+
+    Returns:
+        A new float32 model, to be quantized in the place of `model`.
+
+    Raises:
+        UnsupportedError: The model does not go through a rotation unchanged.
+        CqError: The model is not float32.
+    """
     if not isinstance(model, Transformer):
         raise CqError(f"model: need a cq.Transformer (cq.load gives one), got {type(model).__name__}")
     if model.strategy is not None:

@@ -25,19 +25,29 @@ def quantize(
     executor: Executor | None = None,
     strict: bool = False,
 ) -> Transformer:
-    """A new model under `strategy`; `model` (float32) is not changed, and float32 parts are shared with it.
+    """Quantizes a model.
 
-    calibration: for Static, alone or in a mix, any iterable of samples: a text, a 1-D int array of token ids, or a list
-    of either (a batch); 100-500 typical ones; or what cq.calibrate.calibrate made of them with this model and the
-    strategy's observer. For QAT, the samples to train on, thousands where there are, and for its loss "pairs" tuples
-    (text or ids, text or ids, score -1 … 1); the result is its target's, `strategy` included. For WeightOnly and
-    Dynamic, which need none, samples that the model is prepared on (their effort="best"); some thousand tokens or more.
-    progress(done, total or None) is called as samples pass, or steps; for Static then as sites between layers are
-    smoothed; and at last as layers are converted. Weights still in their file are read one at a time and not kept, but
-    where calibration or training runs the float32 model.
-    executor: for Static, any concurrent.futures.Executor; it runs the samples, and the result has the same bits.
-    strict: whether a layer that was to be quantized and that int8 cannot hold is an error.
-    Raises CalibrationError (Static without samples), UnsupportedError (a layer that int8 cannot hold), CqError."""
+    Args:
+        model: A float32 `Transformer`. It is not changed; float32 parts are shared with the result. Weights that are
+            still in their file are read one at a time.
+        strategy: `WeightOnly()`, `Dynamic()`, `Static()`, `Mixed(...)` or `QAT()`.
+        calibration: Any iterable of samples, each a text, a 1-D int array of token ids, or a list of either (a batch).
+            `Static` needs 100 to 500 typical ones, or a `Calibration` made with this model and observer. `QAT` trains
+            on them: thousands where there are, for its loss "pairs" tuples (text or ids, text or ids, score).
+            `WeightOnly` and `Dynamic` need none; with some thousand tokens of samples the model is prepared on them
+            (effort="best").
+        progress: Called with (done, total or None) as work proceeds.
+        executor: For `Static`: any `concurrent.futures.Executor`, which runs the samples. The result has the same bits.
+        strict: Whether a layer that should be quantized and that int8 cannot hold is an error.
+
+    Returns:
+        A new `Transformer`, which says with `coverage()` what runs in int8.
+
+    Raises:
+        CalibrationError: Samples are missing.
+        UnsupportedError: With `strict`, a layer cannot be quantized.
+        CqError: An argument is wrong.
+    """
     _check(model, strategy, progress, strict)
     if executor is None or isinstance(strategy, (Static, QAT)):  # else plan_of says what is wrong
         model, strategy, calibration = prepared(model, strategy, calibration, progress)
