@@ -10,6 +10,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +18,14 @@ import products
 import targets
 from render import by_threads, cell, contestants, is_cq, joined, machine, machine_slug, markdown
 
+from cq.report.plot import plot
 from cq.report.record import Report, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES, RESULTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ROOT / "bench" / "results"
 # <!-- table:NAME MACHINE -->, a table of one suite, or <!-- machines -->, all tables of all machines
 MARKED = re.compile(r"(<!-- (?:table:(\S+) (\S+)|(machines)) -->\n)(.*?)(<!-- /(?:table|machines) -->)", re.S)
+PICTURE = "intel-6-167-avx512vnni/compare_minilm.json"
 STREAM, SORTED = "stream of sentences", ", sorted by length"
 NEIGHBOUR = "One process keeps one of two cores busy, and the model runs on one thread or on two."
 MINILM = "Calibrated on STS 2012, judged on STS 2014; the mix was found on STS 2013."
@@ -33,6 +36,7 @@ def main() -> int:
     try:
         for page in PAGES:
             page.write_text(filled(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+        draw(RESULTS / PICTURE, ROOT / "docs" / "compare.svg")
     except (OSError, ValueError) as error:
         print(f"tables: {error}", file=sys.stderr)
         return 1
@@ -569,11 +573,19 @@ def profile(result: dict) -> str:
 
 def comparison(result: dict) -> str:
     """The report as `cq compare --markdown` writes it, without its title."""
+    return _report(result).to_markdown().split("\n\n", 1)[1].rstrip("\n")
+
+
+def _report(result: dict) -> Report:
     report = dict(result["report"])
     rows = [row | {"sqnr_db": math.inf} if row["sqnr_db"] is None else row for row in report["rows"]]
     report |= {"rows": tuple(Row(**row) for row in rows), "metrics": tuple(report["metrics"])}
-    text = Report(**report).to_markdown()
-    return text.split("\n\n", 1)[1].rstrip("\n")
+    return Report(**report)
+
+
+def draw(results: Path, path: Path) -> None:
+    """The README's picture: a comparison by the cosine with float32's embeddings."""
+    plot(replace(_report(_result(results)), metrics=("cosine",)), path)
 
 
 def _decibels(rows: list[dict], case: str, name: str) -> str:

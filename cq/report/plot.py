@@ -70,8 +70,9 @@ def plot(report: Report, path: str | os.PathLike) -> None:
     if report.layers is not None:
         _draw_layers(figure.add_subplot(grid[1, :]), report.layers)
     figure.suptitle(report.model)
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(path)
+    svg = Path(path).suffix == ".svg"
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cq"}):  # the same report, the same bytes
+        figure.savefig(path, metadata={"Date": None} if svg else None)
 
 
 def _accuracy(report: Report) -> tuple[str, list[float]]:
