@@ -11,7 +11,7 @@ from cq.report.samples import Samples
 from . import greedy, smollm
 from .measure import sqnr_db
 
-WINDOWS = 24
+WINDOWS = 48
 # dynamic's and static's attention computes with what an int8 cache keeps
 CACHED = "cq float32", "cq weight-only", "cq weight-only, compensated"
 GROUP = 32  # weights that share a scale, in the finest weight-only

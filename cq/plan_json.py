@@ -177,7 +177,13 @@ class _Reader:
         widths = 0, 0, self.config.num_kv_heads * self.config.head_dim  # values may be smoothed
         query, key, value = (self._form(entry[part], f"{name}.attention", width) for part, width in zip(_PARTS, widths))
         if len(entry) == len(_PARTS) and kinds == {"static"}:
-            if isinstance(query, Fixed) and isinstance(key, Fixed) and isinstance(value, (Fixed, Smoothed)):
+            stretched = isinstance(value, Stretched)  # attention mixes tokens, which have one scale
+            if (
+                isinstance(query, Fixed)
+                and isinstance(key, Fixed)
+                and isinstance(value, (Fixed, Smoothed))
+                and not stretched
+            ):
                 return query, key, value
         raise CqError(f"{name}.attention: {_brief(entry)} is not what int8 layers hand on")
 

@@ -49,6 +49,11 @@ _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that
 @click.option("--steps", type=click.IntRange(min=1), help=f"QAT: number of optimizer steps [default: {QAT.steps}].")
 @learning_rate_option
 @click.option(
+    "--checkpoint",
+    metavar="FILE",
+    help="For qat: a .safetensors file that is saved every 100 steps, and from which an interrupted training goes on.",
+)
+@click.option(
     "--textbook",
     is_flag=True,
     help="Use the textbook scheme: int8, affine and per tensor for weights, bias and activations, with min-max ranges.",
@@ -115,6 +120,7 @@ def quantize_command(
     target: str | None,
     steps: int | None,
     learning_rate: float | None,
+    checkpoint: str | None,
     textbook: bool,
     calibration: tuple[str, ...],
     data: tuple[str, ...],
@@ -145,6 +151,8 @@ def quantize_command(
     seen = () if compensated and strategy != "static" else calibration
     chosen: Strategy | QAT | None = None if strategy == "mixed" else _strategy(strategy, options, seen, observer)
     parts = _parts(options, calibration, observer) if chosen is None else []
+    if checkpoint and strategy != "qat":
+        raise click.UsageError(f"--checkpoint is for qat, not for {strategy}")
     check_target(record)
     source, found = located(model), None
     before = size_of(source)
@@ -163,7 +171,14 @@ def quantize_command(
         if isinstance(chosen, Static) and given is not None and effort != "best":
             ranges = calibrate(float32, given, chosen.observer, lambda done, total: progress("calibrate", done, total))
         what = "train" if isinstance(chosen, QAT) else "quantize"
-        quantized = quantize(float32, chosen, ranges, lambda done, total: progress(what, done, total), strict=strict)
+        quantized = quantize(
+            float32,
+            chosen,
+            ranges,
+            lambda done, total: progress(what, done, total),
+            strict=strict,
+            checkpoint=checkpoint,
+        )
     save(quantized, out)
     _show(quantized, found, record, ranges)
     terminal.console().print(f"{out}: {before / 1e6:.2f} MB → {size_of(out) / 1e6:.2f} MB")

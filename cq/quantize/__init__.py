@@ -1,5 +1,6 @@
 """quantize(model, strategy): a strategy's module makes a plan, convert makes the model of it."""
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import Executor
 
@@ -24,6 +25,7 @@ def quantize(
     progress: Progress | None = None,
     executor: Executor | None = None,
     strict: bool = False,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Transformer:
     """Quantizes a model.
 
@@ -39,6 +41,8 @@ def quantize(
         progress: Called with (done, total or None) as work proceeds.
         executor: For `Static`: any `concurrent.futures.Executor`, which runs the samples. The result has the same bits.
         strict: Whether a layer that should be quantized and that int8 cannot hold is an error.
+        checkpoint: For `QAT`: a .safetensors file that is saved every 100 steps and at the end. If it exists, the
+            training continues from it, to the same bits as without the break.
 
     Returns:
         A new `Transformer`, which says with `coverage()` what runs in int8.
@@ -54,8 +58,10 @@ def quantize(
     if isinstance(strategy, QAT):
         if executor is not None:
             raise CqError("executor: QAT trains in this process; leave it out")
-        trained, plan = qat.trained(model, strategy, calibration, progress)
+        trained, plan = qat.trained(model, strategy, calibration, progress, checkpoint)
         return convert(trained, plan, strict=strict)
+    if checkpoint is not None:
+        raise CqError(f"checkpoint: QAT alone trains; leave it out for {type(strategy).__name__}")
     plan = plan_of(model, strategy, calibration, progress, executor)
     return convert(model, plan, progress=progress, strict=strict)
 

@@ -1,6 +1,7 @@
 """Quantization-aware training: a plan by calibration, a network trained behind it, and the plan with what it
 learned."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -24,10 +25,15 @@ _FIRST_RANGES = 500  # samples that ranges to be learned begin from
 
 
 def trained(
-    model: Transformer, strategy: QAT, samples: Iterable | Calibration | None, progress: Progress | None
+    model: Transformer,
+    strategy: QAT,
+    samples: Iterable | Calibration | None,
+    progress: Progress | None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> tuple[Transformer, Plan]:
     """The model trained in float32 behind fake quantization, and the plan to convert it by, with the ranges and scales
-    that it was trained with. Raises CalibrationError where there are no samples, CqError where they are none."""
+    that it was trained with. checkpoint: as for cq.train. Raises CalibrationError where there are no samples, CqError
+    where they are none."""
     given, texts = _checked(samples, strategy)
     target = strategy.target
     coarse = target.scheme.weight_granularity == "per_tensor"
@@ -41,7 +47,7 @@ def trained(
     plan, weights = _folded(_first_plan(model, target, found), model.weights())
     if coarse and found is not None:
         weights = _split(weights, model, plan, found)
-    network = fit(model, given, strategy, plan, weights, progress=_without_loss(progress))
+    network = fit(model, given, strategy, plan, weights, checkpoint, _without_loss(progress))
     result, plan = Transformer(model.config, network.weights(), model.tokenizer), network.trained_plan()
     if isinstance(target, Static) and len(model.graph.sites) > len(model.graph.trunk):
         found = calibrate(result, texts, target.observer, tokens=0)

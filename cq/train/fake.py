@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from .. import _core, affine, observers
 from ..errors import CqError
-from ..model.forms import Fixed, PerTensor, PerToken, Smoothed
+from ..model.forms import Fixed, PerTensor, PerToken, Smoothed, Stretched
 from ..plan import WeightCoding
 from .passes import dot, dot_rows, to_codes
 
@@ -230,6 +230,30 @@ class Resting(Clipping):
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         super().backward(g)
+        g *= (self.form.scale / self.form.columns.scale).astype(g.dtype)
+        return g
+
+
+class Stretching:
+    """The same of codes that a token may stretch: without shifts, and nothing is clipped, so gradients pass
+    unchanged but for the scales."""
+
+    def __init__(self, name: str, form: Stretched):
+        self.name, self.form = name, form
+
+    def __call__(self, x: np.ndarray) -> Codes:
+        extremes(x, self.name)
+        form, columns = self.form, self.form.columns
+        steps = np.abs(x * columns.inverse).max(axis=1, keepdims=True).astype(np.float64)
+        mantissa, exponent = np.frexp(steps / 127.5)
+        power = np.ldexp(1.0, np.maximum(exponent - (mantissa == 0.5), 0)).astype(x.dtype)
+        qmin, qmax = affine.code_range(form.dtype, form.symmetric)
+        low, high = qmin - form.zero_point, qmax - form.zero_point
+        codes, stored, _ = to_codes(x / power, columns.scale.astype(x.dtype), low, high)
+        scale = power * x.dtype.type(form.scale)
+        return Codes(codes, scale, in_bytes(stored, scale, low))
+
+    def backward(self, g: np.ndarray) -> np.ndarray:
         g *= (self.form.scale / self.form.columns.scale).astype(g.dtype)
         return g
 

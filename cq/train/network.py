@@ -11,12 +11,23 @@ import numpy as np
 from .. import functions
 from ..errors import CqError
 from ..model import Config
-from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed
+from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, Stretched
 from ..model.sites import AttentionPart, FeedForwardPart, Graph
 from ..plan import Plan
 from .attention import Attention, CodedAttention, PositionBias, ScaledAttention, Sight
 from .batch import Packed
-from .fake import Codes, Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, WeightRange, first_scale
+from .fake import (
+    Codes,
+    Exact,
+    ExactHeads,
+    Learned,
+    LearnedWeight,
+    Ranged,
+    Resting,
+    Stretching,
+    WeightRange,
+    first_scale,
+)
 from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters
 from .passes import activate
@@ -90,9 +101,11 @@ class Network:
                 scales[f"{site}.scale"] = np.array([form.scale]), min(rates[name] for name in readers)
         return scales
 
-    def _site(self, site: str, form: Form | PerHead) -> Exact | Ranged | Learned | Resting:
+    def _site(self, site: str, form: Form | PerHead) -> Exact | Ranged | Learned | Resting | Stretching:
         if isinstance(form, PerHead):
             return ExactHeads(site, form.group_size)
+        if isinstance(form, Stretched):
+            return Stretching(site, form)
         if isinstance(form, Smoothed):
             return Resting(site, form)
         if isinstance(form, (PerToken, PerTensor)):
@@ -128,7 +141,7 @@ class Network:
             fake = LearnedWeight(name, layer.coding, scale, self._zero_points[name])
         elif self.plan.coded(name):
             fake = WeightRange(name, layer.coding)
-        fixed = isinstance(layer.input, (Fixed, Smoothed))
+        fixed = isinstance(layer.input, (Fixed, Smoothed)) and not isinstance(layer.input, Stretched)
         return Linear(self.parameters, self._weight_name(name), f"{name}.bias", fake, layer.bias, fixed)
 
     def _word(self) -> "Linear | WeightRange | None":

@@ -113,7 +113,9 @@ def test_large_samples_go_through_in_parts(lm, monkeypatch):
     monkeypatch.setattr("cq.model.batch.MAX_TOKENS", 20)
     hidden = cq.Transformer.hidden
     monkeypatch.setattr(
-        cq.Transformer, "hidden", lambda self, batch: largest.append(len(batch.ids)) or hidden(self, batch)
+        cq.Transformer,
+        "hidden",
+        lambda self, batch, *readers: largest.append(len(batch.ids)) or hidden(self, batch, *readers),
     )
     parts = calibrate(lm, [TEXTS], "minmax").sites
     assert len(largest) > 2 and all(n <= 20 or n == len(TEXTS[3]) for n in largest)

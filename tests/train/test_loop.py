@@ -260,3 +260,25 @@ def test_a_training_that_explodes_says_so(small, ragged):
             ragged(config.vocab_size),
             cq.Training(steps=30, learning_rate=1e30, warmup=0),
         )
+
+
+def test_quantize_goes_on_from_its_checkpoint(small, ragged, tmp_path, monkeypatch):
+    from cq.train import loop
+
+    monkeypatch.setattr(loop, "SAVE_EVERY", 2)
+    config, weights = small("llama")
+    model, data = cq.Transformer(config, weights), ragged(config.vocab_size)
+    choices = cq.QAT(target=cq.Static(stretch=True), steps=4, batch_size=2)
+    whole, file = cq.quantize(model, choices, data), tmp_path / "training.safetensors"
+
+    def stop(done, total):
+        if total == 4 and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cq.quantize(model, choices, data, stop, checkpoint=file)
+    resumed = cq.quantize(model, choices, data, checkpoint=file)
+    for a, b in zip(whole.forward(data), resumed.forward(data)):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(cq.CqError, match="QAT alone trains"):
+        cq.quantize(model, cq.Dynamic(), checkpoint=file)

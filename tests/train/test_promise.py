@@ -19,6 +19,7 @@ TEXTBOOK = cq.Scheme.textbook()
 TARGETS = {
     "static": cq.Static(),
     "static textbook": cq.Static(TEXTBOOK),
+    "static stretched": cq.Static(stretch=True),
     "dynamic": cq.Dynamic(),
     "dynamic textbook": cq.Dynamic(TEXTBOOK),
     "weight-only": cq.WeightOnly(),
