@@ -1,6 +1,7 @@
 """config.json of decoders as entries of Config: a row for each family of what its code says alone, and the keys that it
 reads, which are those that it has defaults for. Must not know weights and their names."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +30,7 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], float]]] = {  # key → the ent
     "residual_multiplier": ("residual_scale", float),
     "logits_scaling": ("logits_scale", lambda value: 1 / value),
     "attention_multiplier": ("attention_scale", float),
-    "query_pre_attn_scalar": ("attention_scale", lambda value: value**-0.5),
+    "query_pre_attn_scalar": ("attention_scale", lambda value: 1 / math.sqrt(value)),
     "attn_logit_softcapping": ("attention_cap", float),
     "final_logit_softcapping": ("logits_cap", float),
 }
@@ -81,7 +82,7 @@ def _decoder(row: _Row, values: dict, where: str) -> dict:
     if row.share is not None:
         entries["rotary_dim"] = int(entries["head_dim"] * rope.share)
     if row.scaled:
-        entries["embedding_scale"] = entries["hidden_size"] ** 0.5
+        entries["embedding_scale"] = math.sqrt(entries["hidden_size"])
     for key, (entry, change) in _NUMBERS.items():
         if key in DEFAULTS[family] and values.get(key) is not None:
             entries[entry] = change(real_of(values, key, where, None))

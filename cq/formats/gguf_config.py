@@ -1,5 +1,6 @@
 """What a GGUF file's entries say of a model, as Config. Must not know where weights lie."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -146,8 +147,8 @@ def _gemma2(own: dict, entries: dict, at: str) -> dict:
     if layers > MOST_LAYERS:
         raise FormatError(f"{at}.block_count {layers}; at most {MOST_LAYERS} are read")
     return {
-        "embedding_scale": width**0.5,
-        "attention_scale": (width / entries["num_heads"]) ** -0.5 if layers == 46 else None,
+        "embedding_scale": math.sqrt(width),
+        "attention_scale": 1 / math.sqrt(width / entries["num_heads"]) if layers == 46 else None,
         "window": size_of(own, "attention.sliding_window", at, 4096),
         "local": tuple(i % 2 == 0 for i in range(layers)),
     }

@@ -131,7 +131,7 @@ def test_biases_are_those_found(saved, tmp_path):
         ("none.json", FileNotFoundError, "none.json"),
         ({}, FormatError, "config: no model_type"),
         ({"family": "bert"}, FormatError, "missing"),
-        ({"family": "t5"}, UnsupportedError, "'t5'"),
+        ({"family": "mamba"}, UnsupportedError, "'mamba'"),
         ({"model_type": "bert"}, FormatError, "layers"),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_body_without_a_head(tmp_path):
             [reference(torch.tensor(ids)[None]).last_hidden_state[0].numpy() for ids in ragged()],
         )
     assert model.head is None
-    with pytest.raises(cq.UnsupportedError, match="no language-model head"):
+    with pytest.raises(cq.UnsupportedError, match="no head that reads every token"):
         model.logits(ragged())
 
 

@@ -52,8 +52,9 @@ def run(model):
 
 
 def floats(model) -> dict[str, bytes]:
-    parts = [*model.linears(), *model.norms(), ("embed", model.embedding)]
-    return {f"{name}.{i}": np.asarray(array).tobytes() for name, part in parts for i, array in enumerate(part.arrays())}
+    parts = {name: part.arrays() for name, part in (*model.linears(), *model.norms())}
+    parts["embed"] = [*model.embedding.word_arrays(), *model.tables().values()]
+    return {f"{name}.{i}": np.asarray(array).tobytes() for name, part in parts.items() for i, array in enumerate(part)}
 
 
 class Spy:

@@ -151,6 +151,7 @@ _ODD = {
         residual_scale=0.7,
         rope_theta=1e4,
         rotary_dim=4,
+        causal=True,
         lm_head=True,
         tied=False,
     ),
