@@ -120,7 +120,7 @@ class Plan:
         found: dict[str, Form | PerHead] = {name: read.pop(name) for name in ("embed.input",) if name in read}
         for block in graph.blocks:
             inside = self.attention.get(block.name)
-            for name in (block.attention.input, block.attention.context, block.ffn.input, block.ffn.hidden):
+            for name in block.sites:
                 found |= {name: read.pop(name)} if name in read else {}
             if inside is not None:
                 found |= dict(

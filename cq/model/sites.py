@@ -104,6 +104,11 @@ class BlockPart:
     attention_output_norm: str | None
     ffn_output_norm: str | None
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """What its layers read, in the order of work."""
+        return self.attention.input, self.attention.context, self.ffn.input, self.ffn.hidden
+
 
 class Graph:
     """blocks: in the order of work. sites: name → Site, of all sites that layers read, in the order of work; trunk:

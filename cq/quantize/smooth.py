@@ -93,12 +93,12 @@ def _tasks(model: Transformer, plan: Plan, strategy: Static) -> Iterator[_Task]:
     if model.projection is not None:
         yield _Task("embed.input")
     for block in model.graph.blocks:
-        part = block.attention
+        part, feed_forward = block.attention, block.ffn
         in_codes = block.name in plan.attention and all(_fits(plan, n, linears[n]) for n in part.projections)
         yield _Task(part.input, not streamed)
         yield _Task(part.context, values=part.value if in_codes else None, block=block.name)
-        yield _Task(block.ffn.input, not streamed)
-        yield _Task(block.ffn.hidden)
+        yield _Task(feed_forward.input, not streamed)
+        yield _Task(feed_forward.hidden)
     if "head" in model.graph.trunk[-1].readers:
         yield _Task("head.input", not model.config.tied)  # the word table shares the tied head's codes
 
