@@ -34,7 +34,7 @@ SUITES = {
     "encoder_accuracy": 6,
     "train": 3,
     "lm": 4,
-    "lm_accuracy": 20,
+    "lm_accuracy": 45,
     "generate": 4,
     "onnx": 2,
     "large": 6,
