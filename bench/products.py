@@ -120,3 +120,63 @@ def speedup(result: dict) -> str:
         here = {work: ratio for (each, work, _), ratio in found.items() if each == case}
         lines.append([case, *(joined([here.get(work)], "{:.2f}") for work in works)])
     return "How many times faster two threads are than one.\n\n" + markdown(lines) + "\n\n" + machine(result)
+
+
+def avx2(result: dict) -> str:
+    """A line per shape: how many times faster than float32 BLAS; then the strategies over the float32 model."""
+    rows = contestants(result)
+    threads = joined(result["cards"], "{}")
+    lines = [
+        [
+            "M×K×N",
+            "BLAS float32<br>GFLOPS",
+            "cq codes → int32<br>GOPS",
+            "over BLAS",
+            "cq float32, int8 inside<br>over BLAS",
+        ]
+    ]
+    for case in dict.fromkeys(row["case"] for row in rows if row["work"] == "product"):
+        here = {
+            name: [row for row in rows if row["case"] == case and row["name"] == name]
+            for name in ("NumPy float32", "cq matmul_integer", "cq dynamic layer")
+        }
+        blas, product, inside = here.values()
+        lines.append(
+            [
+                case,
+                joined(row["gops"] for row in blas),
+                joined(row["gops"] for row in product),
+                *(joined((row["ahead_of"]["NumPy float32"] for row in each), "{:.2f}×") for each in (product, inside)),
+            ]
+        )
+    spread = [["codes' standard deviation", "GOPS", "percent of peak"]]
+    for case in dict.fromkeys(row["case"] for row in rows if row["work"] == "spread"):
+        here = [row for row in rows if row["case"] == case]
+        spread.append(
+            [
+                str(here[0]["deviation"] or "even"),
+                joined(row["gops"] for row in here),
+                joined(row["percent_of_peak"] for row in here),
+            ]
+        )
+    whole = [row for row in rows if row["work"] not in ("product", "spread")]
+    passes = [["all-MiniLM-L6-v2 8×128", "ms", "over float32"]]
+    for name in dict.fromkeys(row["name"] for row in whole):
+        here = [row for row in whole if row["name"] == name]
+        passes.append(
+            [
+                name,
+                joined((1e3 * row["seconds"] for row in here), "{:.1f}"),
+                joined((row["ahead_of"].get("cq float32", 1.0) for row in here), "{:.2f}×"),
+            ]
+        )
+    return (
+        f"With {threads} threads, cq and BLAS both held to AVX2.\n\n"
+        + markdown(lines)
+        + "\n\n"
+        + markdown(passes)
+        + "\n\nExact products of codes of different spread, 32×768×3072:\n\n"
+        + markdown(spread)
+        + "\n\n"
+        + machine(result)
+    )

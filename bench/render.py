@@ -2,6 +2,7 @@
 nothing."""
 
 import statistics
+from collections.abc import Callable
 
 BUSY = 0.5  # load average above the number of cores, which the suite that ran before may have kept busy
 
@@ -91,3 +92,16 @@ def markdown(lines: list[list[str]], align: str = "---:") -> str:
     header, *rows = lines
     lines = [header, ["---"] + [align] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def by_case(
+    result: dict, title: str, shown: Callable[[list[dict], str], str], label: Callable[[str], str] = str
+) -> str:
+    """A line per case, a column per contestant: shown(the case's rows, name)."""
+    rows = contestants(result)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    lines = [[title, *names]]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        here = [row for row in rows if row["case"] == case]
+        lines.append([label(case), *(shown(here, name) for name in names)])
+    return markdown(lines) + "\n\n" + machine(result)

@@ -4,7 +4,6 @@ Writes no Markdown.
     python bench/run.py --missing            what this machine has not measured yet, and how long that takes
     python bench/run.py --only gemm model    these suites
     python bench/run.py --isa avx2 …         with cq, BLAS and the peers held to an instruction set
-    python bench/run.py --match 8x128 …      only these cases (pytest's -k), in the place of those that the file has
 
 Each number of threads gets its own process, because BLAS reads its own only at start. Needs the extras of
 cquant[bench] and the data for models, and cores that have nothing else to do. Then `python bench/tables.py`.
@@ -27,6 +26,7 @@ from render import machine_slug
 SUITES = {
     "gemm": 12,
     "float32": 8,
+    "avx2": 6,
     "model": 12,
     "scaling": 2,
     "calibration": 2,
@@ -41,10 +41,10 @@ SUITES = {
     "qat": 40,
 }
 REPORTS = {"compare": 8, "profile": 1}
-# instruction set → suites for it alone
-FOR_ONE_ISA = {"avx2": {"avx2": 6}}
+FILES = {"compare": ("compare_shakespeare", "compare_minilm")}  # of what has not one of its own name
+ONE_ISA = {"avx2": "avx2"}  # suites of one instruction set
 # suites whose figures depend on the instruction set
-HELD = ("gemm", "float32", "model", "lm", "scaling")
+HELD = ("gemm", "float32", "avx2", "model", "lm", "scaling")
 # what holds cq, OpenBLAS, oneDNN (in torch and OpenVINO), CTranslate2, MKL and torch's own kernels to an instruction
 # set; peers that choose for themselves stay away (peers/__init__.py)
 LIMITS = {
@@ -74,33 +74,27 @@ LOW_PEAK = 0.9  # of the best one of a run
 
 
 def main() -> int:
-    every = SUITES | REPORTS | FOR_ONE_ISA["avx2"]
+    every = SUITES | REPORTS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="[default: 1 2]")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="[default: bench/results]")
     parser.add_argument("--isa", choices=tuple(LIMITS), help="[default: the best that cq has here]")
-    parser.add_argument("--match", metavar="EXPRESSION", help="[default: every case]")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--only", nargs="+", choices=tuple(every))
     which.add_argument("--missing", action="store_true")
     options = parser.parse_args()
     os.chdir(ROOT)
-    os.environ.update(LIMITS.get(options.isa, {}))
+    isa = options.isa or card(options.threads[0])["isa"]
+    os.environ.update(LIMITS.get(isa, {}))
     out = options.out.resolve() / machine_slug(card(options.threads[0]))
-    wanted = missing(out, options.isa) if options.missing else options.only
+    wanted = missing(out, isa, HELD if options.isa else tuple(every)) if options.missing else options.only
     print(f"{', '.join(wanted) or 'nothing'}: some {sum(every[name] for name in wanted)} minutes", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
-    if options.match:  # the parts of a suite are the suite
-        command = shlex.join(["python", "bench/run.py", *(["--isa", options.isa] if options.isa else []), "--only"])
     for suite in wanted:
         if suite not in REPORTS:
             threads = [max(options.threads)] if suite in ONCE else options.threads
-            file, found = out / f"{suite}.json", {"command": command} | run_suite(suite, threads, options.match)
-            if options.match:
-                found["command"] += f" {suite}"
-                found = merged(json.loads(file.read_text()), found) if file.exists() else found
-            save(file, found)
+            save(out / f"{suite}.json", {"command": command} | run_suite(suite, threads))
     calibration = ["--calibration", minilm.CALIBRATION]
     if "compare" in wanted:
         report = run_cq(["compare"], options.threads[0], "shakespeare")
@@ -118,11 +112,14 @@ def main() -> int:
     return 0
 
 
-def missing(out: Path, isa: str | None) -> list[str]:
-    """Suites without a file in the machine's folder; for an instruction set that was asked for, those that depend on
-    it."""
-    names = [*SUITES, *REPORTS] if isa is None else [*HELD, *FOR_ONE_ISA.get(isa, ())]
-    return [name for name in names if not any(out.glob(f"{name}*.json"))]
+def missing(out: Path, isa: str, suites: tuple[str, ...]) -> list[str]:
+    """Those of the suites that the machine's folder has no file of, but for those of another instruction set."""
+    return [
+        suite
+        for suite in suites
+        if ONE_ISA.get(suite, isa) == isa
+        and not all((out / f"{name}.json").exists() for name in FILES.get(suite, (suite,)))
+    ]
 
 
 def card(threads: int) -> dict:
@@ -133,16 +130,7 @@ def card(threads: int) -> dict:
     return json.loads(found.stdout)
 
 
-def merged(before: dict, some: dict) -> dict:
-    """A suite's result with some cases measured again, or for the first time."""
-    new = {(row["threads"], row["case"]) for row in some["rows"]}
-    kept = [row for row in before["rows"] if (row["threads"], row["case"]) not in new]
-    cases = list(dict.fromkeys(row["case"] for row in [*before["rows"], *some["rows"]]))
-    rows = sorted([*kept, *some["rows"]], key=lambda row: (row["threads"], cases.index(row["case"])))
-    return some | {"cards": dict(sorted((before["cards"] | some["cards"]).items())), "rows": rows}
-
-
-def run_suite(suite: str, thread_counts: list[int], match: str | None) -> dict:
+def run_suite(suite: str, thread_counts: list[int]) -> dict:
     """Cards by number of threads, and all rows."""
     cards, rows = {}, []
     for threads in thread_counts:
@@ -160,7 +148,6 @@ def run_suite(suite: str, thread_counts: list[int], match: str | None) -> dict:
                     "--benchmark-json",
                     str(file),
                     "--benchmark-columns=median,rounds",
-                    *(["-k", match] if match else []),
                 ],
                 env=environment(threads),
                 check=True,
@@ -203,11 +190,7 @@ def mixed(folder: Path, calibration: list[str], threads: int) -> Path:
         "--record",
         record,
     ]
-    subprocess.run(
-        [sys.executable, "-c", "from cq.cli import main; main()", *map(str, arguments)],
-        env=environment(threads),
-        check=True,
-    )
+    subprocess.run([sys.executable, "-m", "cq", *map(str, arguments)], env=environment(threads), check=True)
     return record
 
 
@@ -215,7 +198,7 @@ def run_cq(arguments: list, threads: int, model: str = "all-MiniLM-L6-v2") -> di
     """The report of a command of cq, under the name of its model."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "report.json"
-        cq = [sys.executable, "-c", "from cq.cli import main; main()", *map(str, arguments)]
+        cq = [sys.executable, "-m", "cq", *map(str, arguments)]
         subprocess.run([*cq, "--json", str(found)], env=environment(threads), check=True)
         report = json.loads(found.read_text())
     report["model"] = model

@@ -200,8 +200,8 @@ def test_yardsticks_and_tables_of_a_language_models_accuracy(tables):
         ({"2": "0.30"}, "**missed**"),
         ({"2": "1"}, "**missed**"),
     ]
-    assert "| cq weight-only | 20.020 | +0.10 ± 0.05 |" in tables.lm_accuracy(given)
-    assert "| cq weight-only | 1 | –, 5, 0 | 0.500 |" in tables.lm_greedy(given)
+    assert "| cq weight-only | 20.020 | +0.10 ± 0.05 |" in tables.tables_lm.lm_accuracy(given)
+    assert "| cq weight-only | 1 | –, 5, 0 | 0.500 |" in tables.tables_lm.lm_greedy(given)
 
 
 def test_greedy_texts_are_compared_up_to_the_first_other_token():
@@ -286,25 +286,18 @@ def test_minilm_beats_float32_and_torch(name, threads):
     assert torch and min(torch) > 1
 
 
-def test_cases_measured_again_take_the_place_of_those_before():
+def test_missing_suites_are_those_without_a_file(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "bench")
         run = importlib.import_module("run")
-
-    def rows(*cases: tuple[str, int, float]) -> list[dict]:
-        return [{"case": case, "threads": threads, "seconds": seconds} for case, threads, seconds in cases]
-
-    before = {
-        "command": "old",
-        "cards": {"1": {"date": 1}, "2": {"date": 1}},
-        "rows": rows(("a", 1, 1.0), ("b", 1, 1.0), ("a", 2, 1.0)),
-    }
-    some = {"command": "new", "cards": {"1": {"date": 2}}, "rows": rows(("c", 1, 2.0), ("a", 1, 2.0))}
-    assert run.merged(before, some) == {
-        "command": "new",
-        "cards": {"1": {"date": 2}, "2": {"date": 1}},
-        "rows": rows(("a", 1, 2.0), ("b", 1, 1.0), ("c", 1, 2.0), ("a", 2, 1.0)),
-    }
+    suites = ("gemm", "avx2", "lm", "lm_accuracy", "compare")
+    assert run.missing(tmp_path, "avx2", suites) == list(suites)
+    assert run.missing(tmp_path, "avx512vnni", suites) == ["gemm", "lm", "lm_accuracy", "compare"]
+    for name in ("lm_accuracy", "compare_minilm"):  # neither is lm's, nor all of compare's
+        (tmp_path / f"{name}.json").touch()
+    assert run.missing(tmp_path, "avx512vnni", suites) == ["gemm", "lm", "compare"]
+    (tmp_path / "compare_shakespeare.json").touch()
+    assert run.missing(tmp_path, "avx512vnni", suites) == ["gemm", "lm"]
 
 
 def test_wrong_results_of_peers_are_shown(tables):

@@ -3,6 +3,7 @@ the command line itself, in a folder that holds the files which they name."""
 
 import contextlib
 import io
+import re
 import shlex
 from pathlib import Path
 
@@ -57,3 +58,25 @@ def test_what_docstrings_show_is_true(module, workplace, names, monkeypatch):
 
 def test_something_is_shown():
     assert len(SHOWN) >= 5
+
+
+MARKDOWN = [
+    *ROOT.glob("*.md"),
+    *(page for room in ("docs", "src", "bench", "examples") for page in (ROOT / room).glob("*.md")),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not link.startswith(("http://", "https://")):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
