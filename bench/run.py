@@ -86,8 +86,12 @@ def main() -> int:
     os.chdir(ROOT)
     isa = options.isa or card(options.threads[0])["isa"]
     os.environ.update(LIMITS.get(isa, {}))
-    out = options.out.resolve() / machine_slug(card(options.threads[0]))
+    machine = card(options.threads[0])
+    out = options.out.resolve() / machine_slug(machine)
     wanted = missing(out, isa, HELD if options.isa else tuple(every)) if options.missing else options.only
+    for file in (out / f"{name}.json" for suite in wanted for name in FILES.get(suite, (suite,))):
+        if gone := peers_gone(file, machine):
+            parser.error(f"{file.name} was measured beside {', '.join(gone)}, which would be lost: install them first")
     print(f"{', '.join(wanted) or 'nothing'}: some {sum(every[name] for name in wanted)} minutes", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "bench/run.py", *sys.argv[1:]])
@@ -120,6 +124,12 @@ def missing(out: Path, isa: str, suites: tuple[str, ...]) -> list[str]:
         if ONE_ISA.get(suite, isa) == isa
         and not all((out / f"{name}.json").exists() for name in FILES.get(suite, (suite,)))
     ]
+
+
+def peers_gone(file: Path, machine: dict) -> list[str]:
+    """Packages that a result was measured beside, where there is one, and that are not installed now."""
+    cards = json.loads(file.read_text())["cards"].values() if file.exists() else ()
+    return sorted({name for card in cards for name in card["versions"]} - set(machine["versions"]))
 
 
 def card(threads: int) -> dict:

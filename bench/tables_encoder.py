@@ -14,6 +14,7 @@ BEST_FORMS = (
     "OpenVINO static int8",
     "CTranslate2 int8",
     "torch dynamic int8 (x86)",
+    "torch dynamic int8 (onednn)",
 )
 
 

@@ -204,6 +204,13 @@ def test_yardsticks_and_tables_of_a_language_models_accuracy(tables):
     assert "| cq weight-only | 1 | –, 5, 0 | 0.500 |" in tables.tables_lm.lm_greedy(given)
 
 
+def test_the_table_says_what_static_was_calibrated_on(tables):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)
+        smollm = importlib.import_module("bench.smollm")
+    assert f"on {smollm.CALIBRATED_ON} windows" in tables.tables_lm.lm_accuracy(result("lm_accuracy"))
+
+
 def test_greedy_texts_are_compared_up_to_the_first_other_token():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)
@@ -286,10 +293,22 @@ def test_minilm_beats_float32_and_torch(name, threads):
     assert torch and min(torch) > 1
 
 
-def test_missing_suites_are_those_without_a_file(tmp_path):
+@pytest.fixture(scope="module")
+def run():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "bench")
-        run = importlib.import_module("run")
+        yield importlib.import_module("run")
+
+
+def test_a_result_is_not_replaced_by_one_beside_fewer_peers(run, tmp_path):
+    file, cards = tmp_path / "lm.json", {"1": {"versions": {"numpy": "2", "ctranslate2": "4"}}}
+    assert run.peers_gone(file, {"versions": {}}) == []
+    file.write_text(json.dumps({"cards": cards}))
+    assert run.peers_gone(file, {"versions": {"numpy": "3", "torch": "2"}}) == ["ctranslate2"]
+    assert run.peers_gone(file, {"versions": {"numpy": "3", "ctranslate2": "5"}}) == []
+
+
+def test_missing_suites_are_those_without_a_file(run, tmp_path):
     suites = ("gemm", "avx2", "lm", "lm_accuracy", "compare")
     assert run.missing(tmp_path, "avx2", suites) == list(suites)
     assert run.missing(tmp_path, "avx512vnni", suites) == ["gemm", "lm", "lm_accuracy", "compare"]
