@@ -66,6 +66,14 @@ LIMITS = {
     },
 }
 LIMITS["avxvnni"] = LIMITS["avx2"] | {"CQ_ISA": "avxvnni", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}
+# how the names of a peer's rows begin → its package
+PACKAGES = {
+    "onnxruntime": "onnxruntime",
+    "OpenVINO": "openvino",
+    "CTranslate2": "ctranslate2",
+    "torch": "torch",
+    "llama.cpp": "llama-cpp-python",
+}
 # suites of one run, with the most threads
 ONCE = ("calibration", "neighbour", "encoder_accuracy", "lm_accuracy", "large", "qat")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
@@ -127,9 +135,13 @@ def missing(out: Path, isa: str, suites: tuple[str, ...]) -> list[str]:
 
 
 def peers_gone(file: Path, machine: dict) -> list[str]:
-    """Packages that a result was measured beside, where there is one, and that are not installed now."""
-    cards = json.loads(file.read_text())["cards"].values() if file.exists() else ()
-    return sorted({name for card in cards for name in card["versions"]} - set(machine["versions"]))
+    """Packages of peers that a result has rows of, where there is a result, and that are not installed now."""
+    rows = json.loads(file.read_text()).get("rows", ()) if file.exists() else ()
+    return sorted(
+        package
+        for peer, package in PACKAGES.items()
+        if package not in machine["versions"] and any(row["name"].startswith(peer) for row in rows)
+    )
 
 
 def card(threads: int) -> dict:

@@ -301,11 +301,11 @@ def run():
 
 
 def test_a_result_is_not_replaced_by_one_beside_fewer_peers(run, tmp_path):
-    file, cards = tmp_path / "lm.json", {"1": {"versions": {"numpy": "2", "ctranslate2": "4"}}}
+    file, rows = tmp_path / "lm.json", [{"name": "cq static"}, {"name": "CTranslate2 int8"}, {"name": "llama.cpp Q8_0"}]
     assert run.peers_gone(file, {"versions": {}}) == []
-    file.write_text(json.dumps({"cards": cards}))
-    assert run.peers_gone(file, {"versions": {"numpy": "3", "torch": "2"}}) == ["ctranslate2"]
-    assert run.peers_gone(file, {"versions": {"numpy": "3", "ctranslate2": "5"}}) == []
+    file.write_text(json.dumps({"rows": rows}))
+    assert run.peers_gone(file, {"versions": {"ctranslate2": "5", "torch": "2"}}) == ["llama-cpp-python"]
+    assert run.peers_gone(file, {"versions": {"ctranslate2": "5", "llama-cpp-python": "1"}}) == []
 
 
 def test_missing_suites_are_those_without_a_file(run, tmp_path):
