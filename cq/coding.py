@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _core, affine
 from .errors import UnsupportedError
-from .model.forms import Fixed, Form, Smoothed, Stretched
+from .model.forms import Form, has_one_scale
 from .model.overflow import INT32_MAX
 from .qtensor import QTensor, quantize_tensor
 
@@ -60,7 +60,7 @@ def quantize_bias(
         return None
     if kind == "int8":
         return quantize_tensor(bias, "int8")
-    if kind == "float32" or isinstance(input_form, Stretched) or not isinstance(input_form, (Fixed, Smoothed)):
+    if kind == "float32" or not has_one_scale(input_form):
         return bias
     assert weight.scales is not None, "integer products have scales"
     codes = np.rint(bias.astype(np.float64) / (input_form.scale * weight.scales[0].astype(np.float64)))

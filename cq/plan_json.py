@@ -9,7 +9,7 @@ import numpy as np
 from . import affine
 from .errors import CqError
 from .model.config import Config
-from .model.forms import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, Stretched
+from .model.forms import Columns, Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, Stretched, has_one_scale
 from .model.sites import Graph
 from .plan import LayerPlan, Plan, QkvForms, WeightCoding, WordPlan
 from .strategies import GRANULARITIES, Static, Strategy, from_dict, parts
@@ -177,13 +177,7 @@ class _Reader:
         widths = 0, 0, self.config.num_kv_heads * self.config.head_dim  # values may be smoothed
         query, key, value = (self._form(entry[part], f"{name}.attention", width) for part, width in zip(_PARTS, widths))
         if len(entry) == len(_PARTS) and kinds == {"static"}:
-            stretched = isinstance(value, Stretched)  # attention mixes tokens, which have one scale
-            if (
-                isinstance(query, Fixed)
-                and isinstance(key, Fixed)
-                and isinstance(value, (Fixed, Smoothed))
-                and not stretched
-            ):
+            if isinstance(query, Fixed) and isinstance(key, Fixed) and has_one_scale(value):
                 return query, key, value
         raise CqError(f"{name}.attention: {_brief(entry)} is not what int8 layers hand on")
 

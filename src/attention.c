@@ -211,14 +211,15 @@ static void attention_i8_member(void *context, cq_queue *queue) {
 
 cq_status cq_attention(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
     const cq_attention_args *a = &args->attention;
+    const int64_t astray = find_astray(a->offsets, rows, sequences);
     attention_job job = {.a = a};
     double work = 0;
+    if (astray < sequences) {
+        *bad = astray;
+        return CQ_OUT_OF_RANGE;
+    }
     for (int64_t s = 0; s < sequences; s++) {
         const int64_t length = a->offsets[s + 1] - a->offsets[s];
-        if (a->offsets[s] < 0 || length < 0 || a->offsets[s + 1] > rows) {
-            *bad = s;
-            return CQ_OUT_OF_RANGE;
-        }
         job.longest = length > job.longest ? length : job.longest;
         if (a->bias && length > a->bias_reach) {
             *bad = s;

@@ -72,6 +72,13 @@ typedef struct {
     const cq_codes *codes;
 } attention_i8;
 
+/* The first sequence whose offsets do not ascend within the rows, or `sequences`. */
+static inline int64_t find_astray(const int32_t *offsets, int64_t rows, int64_t sequences) {
+    for (int64_t s = 0; s < sequences; s++)
+        if (offsets[s] < 0 || offsets[s + 1] < offsets[s] || offsets[s + 1] > rows) return s;
+    return sequences;
+}
+
 /* Which keys of `length` queries see, the first and those `step` behind one another; see cq_attention_args. */
 typedef struct {
     int64_t at, step, before, after, length;

@@ -235,13 +235,6 @@ static void attend_i8_member(void *context, cq_queue *queue) {
     free(memory);
 }
 
-/* The first sequence whose offsets do not ascend within the rows, or `sequences`. */
-static int64_t find_astray(const int32_t *offsets, int64_t rows, int64_t sequences) {
-    for (int64_t s = 0; s < sequences; s++)
-        if (offsets[s] < 0 || offsets[s + 1] < offsets[s] || offsets[s + 1] > rows) return s;
-    return sequences;
-}
-
 /* The first sequence that lacks room, angles or scales for its new tokens, or what they see; or `sequences`. */
 static int64_t find_short(const cq_kept_args *a, int64_t sequences) {
     for (int64_t s = 0; s < sequences; s++) {

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,27 @@ def test_every_module_says_what_it_is_for():
         assert ast.get_docstring(ast.parse(path.read_text())), path
     for path in (ROOT / "src").glob("*.[ch]"):
         assert path.read_text().startswith("/*"), path
+
+
+def test_comments_name_files_that_there_are():
+    """Comments and docstrings send readers to files by name, or by a pattern."""
+    sources = [*(ROOT / "src").glob("*.[ch]")]
+    there = {"/" + name for name in tracked()}
+    there |= {"/" + name for path in sources for name in re.findall(r"#include <(.*)>", path.read_text())}
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "src" / "README.md"]
+    for path in [*MODULES, *CORE, *sources, *pages]:
+        for word in re.findall(r"(?<![^\s(\"'`])[\w*/-]+\.(?:py|pyx|pxd|pxi|c|h|md)\b", said_in(path)):
+            assert any(fnmatchcase(name, f"*/{word}") for name in there), f"{path}: {word}"
+
+
+def said_in(path: Path) -> str:
+    """The comments and docstrings of a source, or all of a page."""
+    text = path.read_text()
+    if path.suffix == ".md":
+        return text
+    if path.suffix in (".c", ".h"):
+        return "\n".join(re.findall(r"/\*.*?\*/", text, re.S))
+    return "\n".join(re.findall(r'"""(?:.|\n)*?"""|# .*', text))
 
 
 def test_c_doors():

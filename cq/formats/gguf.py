@@ -44,8 +44,8 @@ def read_gguf(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray | D
 
     Codes are dequantized as the gguf package does; rows of queries and keys that llama.cpp interleaves for its rotary
     positions are put back in halves. Every count and size is checked against the file before anything is allocated.
-    Layout: ggml's docs/gguf.md. Raises FileNotFoundError, FormatError, UnsupportedError (also where the gguf package is
-    missing)."""
+    Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Raises FileNotFoundError, FormatError,
+    UnsupportedError (also where the gguf package is missing)."""
     name = as_file(path)
     where, ggml, size = str(name), _package(), name.stat().st_size
     if size < 24:

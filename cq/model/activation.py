@@ -3,6 +3,7 @@
 import numpy as np
 
 from .. import _core, affine
+from ..errors import CqError
 from .forms import Fixed, Form, PerTensor, PerToken, Smoothed
 
 
@@ -49,3 +50,12 @@ def encode(x: np.ndarray, form: PerToken | PerTensor | Fixed | Smoothed) -> _cor
         scale, zero_point = affine.dynamic_qparams(lo, hi, form.dtype, form.symmetric)
         form = Fixed(form.dtype, form.symmetric, float(scale), int(zero_point))
     return _core.quantize(x, form)
+
+
+def finite(scores: np.ndarray, name: str) -> np.ndarray:
+    """The scores. Raises CqError, which begins with `name`, where there are NaN or Inf among them."""
+    try:
+        _core.min_max(scores)
+    except CqError as error:
+        raise CqError(f"{name}: {error}") from None
+    return scores

@@ -141,7 +141,9 @@ class Attention:
         if batch.observe is not None:
             self._tap(batch, qkv, site)
         if batch.unseen is not None and isinstance(qkv, np.ndarray):
-            return self.output(Activation(unseen.attend(self, qkv, joint_form, batch)), None, then)
+            among = unseen.attend(self, qkv, joint_form, batch)
+            batch.tap(site + "context", among)
+            return self.output(Activation(among), None, then)
         if joint_form is not None and not isinstance(qkv, _core.Coded):
             qkv = _core.quantize(qkv, joint_form)
         reads = self.output.input_form

@@ -31,6 +31,11 @@ class Sequence:
         return len(self.ids)
 
 
+def ids_of(sequence: np.ndarray | Sequence) -> np.ndarray:
+    """The ids of a sequence, which say all of it where it is a plain array."""
+    return sequence.ids if isinstance(sequence, Sequence) else sequence
+
+
 class Batch:
     """ids, positions int32 (tokens,); types int32 (tokens,), or None where all are 0; unseen: bool (tokens,), those
     that no token sees, or None where there are none; offsets int32 (sequences + 1,); longest sequence in tokens; span:
@@ -54,8 +59,7 @@ class Batch:
         self.unseen: np.ndarray | None = None
         if any(isinstance(sequence, Sequence) for sequence in sequences):
             self._mark(sequences)
-        ids = [s.ids if isinstance(s, Sequence) else s for s in sequences]
-        self.ids = np.concatenate(ids).astype(np.int32)
+        self.ids = np.concatenate([ids_of(sequence) for sequence in sequences]).astype(np.int32)
         self.observe, self.cache = observe, cache
 
     def _mark(self, sequences: list[np.ndarray] | list[np.ndarray | Sequence]) -> None:

@@ -6,25 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 from ..errors import FormatError
-from .multi_vector import check_multi_vector
-from .pooling import MODES, check_tail, tail_shapes, tail_width
-from .position_bias import bias_shapes, check_bias
-from .rope import check_scaling
-from .sampling import check_defaults
-
-_CHOICES = {
-    "norm": ("layer", "rms"),
-    "activation": ("gelu", "gelu_tanh", "silu", "relu"),
-    "classifier": ("tanh", "relu", "gelu", "linear", None),
-    "token_head": ("labels", "spans", "vectors", None),
-    "head_transform": ("gelu", "gelu_tanh", "silu", "relu", None),
-    "text_activation": ("identity", "sigmoid"),
-    "truncation_side": ("right", "left"),
-    "pair_activation": ("identity", "sigmoid", "tanh"),
-}
-_MAY_BE_0 = ("type_vocab_size", "position_offset")
-_REALS = ("norm_eps", "embedding_scale", "residual_scale", "logits_scale")
-_OPTIONAL_REALS = ("rope_theta", "local_rope_theta", "attention_scale", "attention_cap", "logits_cap")
+from .config_checks import check_config
+from .pooling import tail_shapes, tail_width
+from .position_bias import bias_shapes
 
 
 class Layer(NamedTuple):
@@ -38,36 +22,88 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a transformer. Sizes are in elements, lengths in tokens; `rope_theta=None` means learned positions,
-    whose table has `position_offset` rows before the first token's, unless there is no `position_table`. `rope_scaling`
-    is as rope.check_scaling wants it; `position_bias`, what scores get by distance, as position_bias.check_bias.
-    `embedding_width`: features of the tables' rows, where a layer projects them to hidden_size after their norm.
-    `rotary_dim`: the features of a head that turn, its first; None: all. `qk_norm`: each head's queries and keys are
-    normed before they are rotated, or, `qk_norm_joint`, those of all heads together.
+    """What a transformer is made of, and what its checkpoint says of its use.
 
-    Where norms stand: `norm_first` before each part (attention and feed-forward), else after the sum of part and
-    residual stream; `embedding_norm`: with `norm_first`, where the stream begins, instead of before the first layer's
-    attention; `norm_outputs`: after each part, before that sum, and with `norm_first` on both sides. `parallel`:
-    both parts read the same residual stream. Numbers that multiply: the embeddings, queries' products with keys (None:
-    1 / sqrt(head_dim)), what is added to the residual stream, logits. Caps: x becomes cap * tanh(x / cap).
+    Sizes are in elements, lengths in tokens. `cq.load` makes it of a checkpoint's files.
 
-    Layers of their own kind: `window`, of the `local` layers (those of which it holds true; (): all), is how many
-    tokens a causal model's token sees, itself included, or how many on either side another's; `local_rope_theta`: of
-    local layers, whose positions are not scaled then. `rotated`: which layers have rotary positions; (): all.
+    Args:
+        family: Name of the architecture.
+        vocab_size: Rows of the word table.
+        hidden_size: Features of a token between layers.
+        num_layers: Number of blocks.
+        num_heads: Heads of queries; a multiple of `num_kv_heads`.
+        num_kv_heads: Heads of keys and values.
+        head_dim: Features of a head.
+        intermediate_size: Hidden features of a feed-forward part.
+        max_positions: Length of the longest sequence.
+        type_vocab_size: Rows of the table of token types; 0: there is none.
+        position_offset: Rows of the table of learned positions before the first token's.
+        norm: "layer" or "rms".
+        norm_eps: What norms add to the variance.
+        norm_first: Whether norms stand before each part (attention and feed-forward), instead of after the sum of part
+            and residual stream.
+        activation: "gelu", "gelu_tanh", "silu" or "relu", of feed-forward parts.
+        gated: Whether a gate multiplies the hidden features.
+        rope_theta: Base of rotary positions. None: positions are learned.
+        rope_scaling: How rotary positions are scaled, see `cq.model.rope.check_scaling`; None: not.
+        qk_norm: Whether queries and keys are normed before they are rotated, each head by itself.
+        causal: Whether a token sees nothing after itself.
+        lm_head: Whether a head gives scores of all words.
+        tied: Whether that head shares the word table.
+        pooling: One of "mean", "cls", "max", "mean_sqrt_len", "last" and "weightedmean", or several, whose results are
+            joined; None: the model does not pool.
+        normalize: Whether embeddings are divided by their length.
+        max_length: Tokens to which texts are cut.
+        labels: Names of the labels of a classifier, of sequences or of tokens.
+        classifier: What stands between the two layers of a sequence classifier's head: "tanh", "relu" or "gelu";
+            "linear": it has one layer; None: there is no such head.
+        bos_token_id: Id that begins a text, or None.
+        eos_token_ids: Ids that end a text.
+        chat_template: Jinja template that makes a prompt of a conversation, or several by name.
+        pad_token_id: Id that fills a batch, or None.
+        special_tokens: Texts of special tokens by name.
+        generation: What holds in generation where a call says nothing, see `cq.model.sampling.DEFAULTS`.
+        token_types: Whether the token types that the tokenizer gives reach the model.
+        truncation_side: "right" or "left", the end at which long texts are cut.
+        pair_activation: What scores of pairs of texts go through: "identity", "sigmoid" or "tanh".
+        include_prompt: Whether the tokens of a prompt are pooled.
+        prompts: Prompts by name.
+        default_prompt: The name of the prompt that is used where a call names none.
+        strip: Whether white space around texts is left out.
+        truncate_dim: Number of features of an embedding that are kept; None: all.
+        tail: Modules between pooling and normalization, see `cq.model.pooling.check_tail`.
+        text_activation: What scores of single texts go through: "identity" or "sigmoid".
+        token_head: What a head gives of every token: "labels", scores of `labels`; "spans", scores of the begin and the
+            end of an answer; "vectors", those of late interaction; None: there is no such head.
+        head_transform: Activation of the layer before a masked language model's head; None: there is no such layer.
+        multi_vector: How the vectors of late interaction are made, see `cq.model.multi_vector.check_multi_vector`.
+        answers: Of a language model that judges pairs, the id of yes and, where it counts, that of no.
+        position_table: Whether there is a table of learned positions where `rope_theta` is None.
+        position_bias: What is added to scores by distance, see `cq.model.position_bias.check_bias`; None: nothing.
+        embedding_width: Features of the tables' rows, which a layer projects to `hidden_size`; None: `hidden_size`.
+        embedding_norm: With `norm_first`: whether the first norm stands where the residual stream begins, instead of
+            before the first layer's attention.
+        window: How many tokens a causal model's token sees, itself included, or how many on either side that of another
+            model; None: all.
+        local: Which layers have the window; (): all.
+        local_rope_theta: Base of rotary positions in layers with the window, where they are not scaled; None:
+            `rope_theta`, scaled as elsewhere.
+        rotated: Which layers have rotary positions; (): all.
+        rotary_dim: How many features of a head, its first, are rotated; None: all.
+        qk_norm_joint: Whether `qk_norm` norms all heads together.
+        norm_outputs: Whether norms stand after each part, before its sum with the residual stream; with `norm_first`
+            on both sides of a part.
+        parallel: Whether attention and feed-forward read the same residual stream.
+        embedding_scale: Factor of the words' rows.
+        residual_scale: Factor of what is added to the residual stream.
+        logits_scale: Factor of the scores of words.
+        attention_scale: Factor of queries' products with keys; None: 1 / sqrt(head_dim).
+        attention_cap: Attention's scores x become cap * tanh(x / cap); None: they stay.
+        logits_cap: The same of the scores of words.
 
-    Of models that pool: `pooling`, one of pooling.MODES or several that are joined; `normalize`, at the end;
-    `include_prompt`, whether a prompt's tokens are pooled; `prompts` by name and which of them is the default; how many
-    features are kept; `strip`, whether white space around texts is left out; `tail`, modules between pooling and
-    `normalize`, as pooling.check_tail wants them. Of sequence classifiers, the labels' names, what stands between the
-    head's two layers ("linear": there is but one), and what scores go through, of pairs and of single texts.
-    `token_head`: what a linear layer gives of every token: a score for each of the labels, or for the begin and the end
-    of an answer, or the vectors of late interaction. `multi_vector`: how those vectors are made, as
-    multi_vector.check_multi_vector wants it. `head_transform`: the activation between a masked language model's
-    trunk and its head. `token_types`: whether the tokenizer's types of tokens reach
-    the model; `truncation_side`: which end of long texts is cut. Of language models, where their files say so: the ids
-    that begin a text, end one and fill a batch, the Jinja template that makes a prompt of a conversation, the special
-    tokens that it sees by name, and what counts in generation where a call says nothing (sampling.DEFAULTS);
-    `answers`: of one that judges pairs of texts, the id of yes, and that of no where it counts."""
+    Raises:
+        FormatError: A value is of another type or out of range, or two do not go together.
+    """
 
     family: str
     vocab_size: int
@@ -136,123 +172,7 @@ class Config:
     logits_cap: float | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and (
-                type(value) is not int or value < (field.name not in _MAY_BE_0) or value > 2**31 - 1
-            ):
-                raise FormatError(f"config: {field.name} must be a positive integer below 2**31, got {value!r}")
-            if field.type is bool and type(value) is not bool:
-                raise FormatError(f"config: {field.name} must be true or false, got {value!r}")
-            if field.name in _CHOICES and value not in _CHOICES[field.name]:
-                raise FormatError(f"config: {field.name} must be one of {_CHOICES[field.name]}, got {value!r}")
-        for name in _REALS + _OPTIONAL_REALS:
-            value = getattr(self, name)
-            if (value is not None or name in _REALS) and not (type(value) in (int, float) and 0 < value < 1e12):
-                raise FormatError(f"config: {name} must be a positive number, got {value!r}")
-        self._check_layers()
-        self._check_positions()
-        width = self.embedding_width
-        if width is not None and not (type(width) is int and 0 < width < 2**31 and not self.ends_normed):
-            raise FormatError(f"config: embedding_width must be null or a size before an embed.norm, got {width!r}")
-        self._check_pooling()
-        self._check_text()
-        self._check_labels()
-        if self.num_heads % self.num_kv_heads:
-            raise FormatError(
-                f"config: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
-            )
-
-    def _check_positions(self) -> None:
-        check_scaling(self.rope_scaling, self.turned)
-        check_bias(self.position_bias)
-        if self.position_bias is not None and (self.causal or self.attention_cap):
-            raise FormatError("config: position_bias goes with encoders alone, not with causal or a cap")
-        if self.rope_theta is not None and self.turned % 2:
-            raise FormatError(f"config: rotary positions need an even number of features, got {self.turned}")
-        if self.position_offset and not (self.rope_theta is None and self.position_table):
-            raise FormatError(f"config: position_offset {self.position_offset} needs a table, which there is not")
-        if self.rope_scaling is not None and (self.rope_theta or 0) <= 1:
-            raise FormatError(f"config: rope_scaling needs a rope_theta above 1, got {self.rope_theta!r}")
-
-    def _check_layers(self) -> None:
-        for name in ("local", "rotated"):
-            given = getattr(self, name)
-            if not isinstance(given, (tuple, list)) or not all(type(one) is bool for one in given):
-                raise FormatError(f"config: {name} must be a list of true and false, got {given!r:.200}")
-            if given and len(given) != self.num_layers:
-                raise FormatError(f"config: {name} must have an entry for each of {self.num_layers} layers")
-            object.__setattr__(self, name, tuple(given))  # JSON has lists only
-        for name, most in (("window", 2**31 - 1), ("rotary_dim", self.head_dim)):
-            value = getattr(self, name)
-            if value is not None and not (type(value) is int and 1 <= value <= most):
-                raise FormatError(f"config: {name} must be a whole number from 1 to {most} or null, got {value!r}")
-        if self.parallel and not self.norm_first:
-            raise FormatError("config: parallel parts need norm_first")
-        if self.embedding_norm and (not self.norm_first or self.parallel):
-            raise FormatError("config: embedding_norm needs norm_first, and parts one after another")
-
-    def _check_text(self) -> None:
-        if not isinstance(self.eos_token_ids, (tuple, list)):
-            raise FormatError(f"config: eos_token_ids must be a list of token ids, got {self.eos_token_ids!r}")
-        object.__setattr__(self, "eos_token_ids", tuple(self.eos_token_ids))  # JSON has lists only
-        if not isinstance(self.answers, (tuple, list)) or len(self.answers) > 2 or self.answers and not self.lm_head:
-            raise FormatError(f"config: answers must be one or two token ids of a language model, got {self.answers!r}")
-        object.__setattr__(self, "answers", tuple(self.answers))
-        singles = ("bos_token_id", "pad_token_id")
-        for name, ids in (
-            *((name, (getattr(self, name),)) for name in singles),
-            *((name, getattr(self, name)) for name in ("eos_token_ids", "answers")),
-        ):
-            for i in ids:
-                if not (i is None and name in singles) and (type(i) is not int or not 0 <= i < self.vocab_size):
-                    raise FormatError(f"config: {name}: {i!r} is no token id below {self.vocab_size}")
-        for name in ("special_tokens", "prompts", "chat_template"):
-            texts = getattr(self, name)
-            if name == "chat_template" and isinstance(texts, str):
-                continue
-            if texts is not None and not (
-                isinstance(texts, dict) and all(isinstance(text, str) for pair in texts.items() for text in pair)
-            ):
-                raise FormatError(f"config: {name} must map names to texts, got {texts!r:.200}")
-        if self.default_prompt is not None and self.default_prompt not in (self.prompts or {}):
-            raise FormatError(f"config: default_prompt {self.default_prompt!r:.200} is none of the prompts")
-        if self.generation is not None:
-            check_defaults(self.generation, self.vocab_size)
-
-    def _check_pooling(self) -> None:
-        if isinstance(self.pooling, list):  # JSON's
-            object.__setattr__(self, "pooling", tuple(self.pooling))
-        modes = self.modes
-        if self.pooling is not None and not (modes and all(mode in MODES for mode in modes)):
-            raise FormatError(f"config: pooling must be one of {MODES}, several of them or null, got {self.pooling!r}")
-        if not isinstance(self.tail, (tuple, list)) or self.tail and self.pooling is None:
-            raise FormatError(f"config: tail must be a list of modules after pooling, got {self.tail!r:.200}")
-        check_tail(self.tail)
-        object.__setattr__(self, "tail", tuple(self.tail))
-        dim = self.truncate_dim
-        if dim is not None and not (type(dim) is int and 0 < dim < 2**31):
-            raise FormatError(f"config: truncate_dim must be a positive integer or null, got {dim!r}")
-
-    def _check_labels(self) -> None:
-        if not isinstance(self.labels, (tuple, list)) or not all(isinstance(label, str) for label in self.labels):
-            raise FormatError(f"config: labels must be a list of strings, got {self.labels!r:.200}")
-        object.__setattr__(self, "labels", tuple(self.labels))
-        if bool(self.labels) != (self.classifier is not None or self.token_head == "labels"):
-            raise FormatError(
-                f"config: labels come with a classifier, or with a token_head 'labels'; got {self.labels!r:.200}, "
-                f"{self.classifier!r} and {self.token_head!r}"
-            )
-        if (self.token_head == "vectors") != (self.multi_vector is not None):
-            raise FormatError("config: multi_vector comes with a token_head 'vectors'")
-        if self.multi_vector is not None:
-            check_multi_vector(self.multi_vector)
-        heads = (self.lm_head, self.classifier is not None, self.token_head is not None)
-        if sum(heads) > 1 or (self.head_transform is not None and not self.masked_lm):
-            raise FormatError(
-                f"config: one head at most: lm_head {self.lm_head}, classifier {self.classifier!r}, token_head "
-                f"{self.token_head!r}; head_transform {self.head_transform!r} goes before a masked language model's"
-            )
+        check_config(self)
 
     @property
     def masked_lm(self) -> bool:

@@ -88,7 +88,7 @@ def coverage_of(model: "Transformer", tokens: int) -> Coverage:
         rows.append(Placement(name, "float32", table.shape[::-1], table.nbytes, reason))
     for name, layer in model.linears():
         inputs, outputs = layer.shape
-        times = 1 if name.startswith("classifier.") else tokens  # of the first token only
+        times = 1 if name.startswith("classifier.") else tokens  # which reads one token of a sequence
         rows.append(
             Placement(name, layer.runs_in, layer.shape, _nbytes(layer.arrays()), layer.reason, times * inputs * outputs)
         )

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import CqError
-from .inputs import as_items, is_iterable
+from .inputs import as_items, check_batch_size, in_parts, is_iterable
 from .pooling import normalized
-from .texts import Texts, check_batch_size
+from .texts import Texts
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
-class Encoding(Texts):
+class SentenceEncoding(Texts):
     """The method of Transformer that scripts for sentence-transformers call."""
 
     def encode(
@@ -73,15 +73,14 @@ def _parts(samples: Any, size: int, shown: bool) -> Iterator[Any]:
     if not is_iterable(samples) or isinstance(samples, np.ndarray) and samples.ndim != 2:
         yield samples
         return
-    samples = list(samples)
-    starts: Iterable[int] = range(0, len(samples), size)
+    parts = in_parts(list(samples), size)
     if shown:
         from rich.console import Console
         from rich.progress import track
 
-        starts = track(starts, "Batches", console=Console(stderr=True))
-    for start in starts:
-        yield samples[start : start + size]
+        yield from track(parts, "Batches", console=Console(stderr=True))
+    else:
+        yield from parts
 
 
 def coded(embeddings: np.ndarray, precision: str) -> np.ndarray:

@@ -23,7 +23,7 @@ class Piece:
     scores: np.ndarray
 
 
-def found(
+def entities_of(
     pieces: list[Piece], labels: Sequence[str], aggregation: str, ignored: Sequence[str], join: Join
 ) -> list[dict]:
     """aggregation "none": a dict for each token, entity, score, index, word, start and end. Else for each run of

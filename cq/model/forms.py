@@ -3,7 +3,7 @@ reads with the fields. Forms are equal where class and fields are; they are keys
 means float32."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 import numpy as np
 
@@ -106,6 +106,11 @@ class Stretched(Smoothed):
 
 Form = PerToken | PerTensor | Fixed | Smoothed | None  # of what a linear layer reads
 ResultForm = PerToken | PerHead | Fixed | Smoothed | None  # of what the core makes in a product's own pass
+
+
+def has_one_scale(form: object) -> TypeGuard[Fixed | Smoothed]:
+    """Whether products of codes in this form have one scale for all tokens, known beforehand."""
+    return isinstance(form, (Fixed, Smoothed)) and not isinstance(form, Stretched)
 
 
 def common_form(readers: "tuple[Linear | QuantizedLinear, ...]") -> PerToken | Fixed | Smoothed | None:

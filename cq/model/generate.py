@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from .. import _core
 from ..door import own_errors
 from ..errors import CqError, UnsupportedError
-from .activation import Activation
+from .activation import Activation, finite
 from .batch import Batch, check_row
 from .block import Block
 from .cache import KVCache, most_tokens
@@ -111,7 +111,7 @@ class Generator:
         draws, alive = self.sampling.generators(len(self.tokens)), list(range(len(self.tokens)))
         scores, step = self.prefill(), None
         while alive:
-            _check(scores)
+            finite(scores, "logits")
             kept = []
             for row, i in enumerate(alive):
                 tokens = self.tokens[i]
@@ -180,13 +180,6 @@ class Step:
 
     def _run(self) -> np.ndarray:
         return self.model.scores_of(self.model.hidden(self.batch, (self.head,)))
-
-
-def _check(scores: np.ndarray) -> None:
-    try:
-        _core.min_max(scores)
-    except CqError as error:
-        raise CqError(f"logits: {error}") from None
 
 
 def _room(max_new_tokens: int | None, defaults: dict) -> Callable[[int], int]:

@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from ..errors import CqError, UnsupportedError
-from .batch import Sequence
-from .entities import AGGREGATIONS, Piece, found
-from .inputs import as_items, is_iterable, marked
+from .batch import ids_of
+from .entities import AGGREGATIONS, Piece, entities_of
+from .inputs import as_texts, check_batch_size, in_parts
 from .pooling import softmax
 from .spans import best_spans
-from .texts import Texts, check_batch_size
+from .texts import Texts
 
 _WINDOW, _OVERLAP = 384, 128  # tokens, of a context in parts, as in transformers' pipeline
 
@@ -48,15 +48,14 @@ class Heads(Texts):
         if aggregation_strategy not in AGGREGATIONS:
             raise CqError(f"aggregation_strategy: need one of {AGGREGATIONS}, got {aggregation_strategy!r:.100}")
         check_batch_size(batch_size)
-        one, listed = self._texts(texts, "entities")
-        encoded, ignored = [self._encoded(text, None) for text in listed], tuple(ignore_labels)
-        results = []
-        for start in range(0, len(listed), batch_size):
-            part = encoded[start : start + batch_size]
-            scores = self.logits([self._sequence(encoding) for encoding in part])
-            for text, encoding, rows in zip(listed[start : start + batch_size], part, scores):
+        one, listed = as_texts(texts, "entities")
+        encoded, ignored = [(text, self._encoded(text, None)) for text in listed], tuple(ignore_labels)
+        labels, join, results = self.config.labels, self._joined_text, []
+        for part in in_parts(encoded, batch_size):
+            scores = self.logits([self._sequence(encoding) for _, encoding in part])
+            for (text, encoding), rows in zip(part, scores):
                 pieces = self._pieces(text, encoding, softmax(rows))
-                results.append(found(pieces, self.config.labels, aggregation_strategy, ignored, self._joined_text))
+                results.append(entities_of(pieces, labels, aggregation_strategy, ignored, join))
         return results[0] if one else results
 
     def answer(
@@ -110,45 +109,27 @@ class Heads(Texts):
         if type(top_k) is not int or not 1 <= top_k <= self.config.vocab_size:
             raise CqError(f"top_k: need a whole number from 1 to {self.config.vocab_size}, got {top_k!r:.100}")
         check_batch_size(batch_size)
-        one, texts = self._texts(text, "fill")
-        tokens, mask = self.tokens_of(texts), self._id_of("mask_token", "[MASK]", "<mask>")
-        plain = [ids.ids if isinstance(ids, Sequence) else ids for ids in tokens]
-        for i, ids in enumerate(plain):
+        one, texts = as_texts(text, "fill")
+        tokens, mask = self.tokens_of(texts), self._special_id("mask_token", "[MASK]", "<mask>")
+        for i, ids in enumerate(map(ids_of, tokens)):
             if mask is None or mask not in ids:
-                raise CqError(f"fill: text {i} has no mask token; the tokenizer's is {self._named('mask_token')!r}")
+                named = self._special_token("mask_token")
+                raise CqError(f"fill: text {i} has no mask token; the tokenizer's is {named!r}")
         results = []
-        for start in range(0, len(tokens), batch_size):
-            states = self.forward(tokens[start : start + batch_size])
-            for ids, rows in zip(plain[start : start + batch_size], states):
+        for part in in_parts(tokens, batch_size):
+            for ids, rows in zip(map(ids_of, part), self.forward(part)):
                 places = np.flatnonzero(ids == mask).tolist()
                 found = [self._filled(ids, p, row, top_k) for p, row in zip(places, self.head_scores(rows[places]))]
                 results.append(found[0] if len(found) == 1 else found)
         return results[0] if one else results
 
-    # --- texts and tokens ---------------------------------------------------------------------------------------------
-
-    @property
-    def _words(self) -> Tokenizer:
-        assert self.tokenizer is not None, "texts became tokens, or an error"
-        return self.tokenizer
-
-    def _texts(self, texts: str | Iterable[str], what: str) -> tuple[bool, list[str]]:
-        """Whether it is one text; and all of them."""
-        texts = as_items(texts)
-        if isinstance(texts, str):
-            return True, [texts]
-        listed = list(texts) if is_iterable(texts) else []
-        if not is_iterable(texts) or not all(isinstance(text, str) for text in listed):
-            raise CqError(f"{what}: need a text, or an iterable of texts")
-        return False, listed
-
-    def _sequence(self, encoding: Encoding) -> np.ndarray | Sequence:
-        return marked(np.array(encoding.ids, np.int32), encoding.type_ids, None, self.config, "texts")
+    # --- tokens and their texts ---------------------------------------------------------------------------------------
 
     def _pieces(self, text: str, encoding: Encoding, scores: np.ndarray) -> list[Piece]:
         """Those of the text, without what the tokenizer puts around it. Where word pieces say so, a token that is
         shorter in the text than in the vocabulary continues a word; else one without white space before it."""
-        says, unknown = getattr(self._words.model, "continuing_subword_prefix", None), self._named("unk_token")
+        says = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
+        unknown = self._special_token("unk_token")
         pieces = []
         for i, (word, (start, end)) in enumerate(zip(encoding.tokens, encoding.offsets)):
             if encoding.special_tokens_mask[i]:
@@ -161,22 +142,22 @@ class Heads(Texts):
         return pieces
 
     def _joined_text(self, words: list[str]) -> str:
-        decoder = self._words.decoder
+        decoder = self._tokenizer.decoder
         return " ".join(words) if decoder is None else decoder.decode(words)
 
     def _windows(self, question: str, context: str) -> list[Encoding]:
         asked = self._encoded(question, None, False)
         rest = self._encoded(context, None, False, whole=True)
         most = min(self.config.max_length, self.config.max_positions, _WINDOW)
-        room, overlap = most - len(asked) - self._words.num_special_tokens_to_add(True), min(most // 2, _OVERLAP)
+        room, overlap = most - len(asked) - self._tokenizer.num_special_tokens_to_add(True), min(most // 2, _OVERLAP)
         if room <= overlap:
             raise CqError(f"question: {len(asked)} tokens leave the context no room in windows of {most}; shorten it")
         rest.truncate(room, overlap)
-        return [self._words.post_process(asked, part) for part in (rest, *rest.overflowing)]
+        return [self._tokenizer.post_process(asked, part) for part in (rest, *rest.overflowing)]
 
     def _in_context(self, encoding: Encoding) -> np.ndarray:
         """bool (len,): the context's tokens, and the one that stands for no answer."""
-        cls = self._id_of("cls_token", "[CLS]", "<s>")
+        cls = self._special_id("cls_token", "[CLS]", "<s>")
         return np.array([place == 1 or i == cls for place, i in zip(encoding.sequence_ids, encoding.ids)])
 
     def _filled(self, ids: np.ndarray, place: int, scores: np.ndarray, top_k: int) -> list[dict]:
@@ -184,24 +165,14 @@ class Heads(Texts):
         rows = []
         for token in np.argsort(-probabilities, kind="stable")[:top_k].tolist():
             whole = np.where(np.arange(len(ids)) == place, token, ids)
-            whole = whole[whole != self._id_of("pad_token", "[PAD]", "<pad>")]
+            whole = whole[whole != self._special_id("pad_token", "[PAD]", "<pad>")]
             row = {
                 "score": float(probabilities[token]),
                 "token": token,
-                "token_str": self._words.decode([token], False),
+                "token_str": self._tokenizer.decode([token], False),
             }
-            rows.append(row | {"sequence": self._words.decode(whole.tolist(), skip_special_tokens=bool(single))})
+            rows.append(row | {"sequence": self._tokenizer.decode(whole.tolist(), skip_special_tokens=bool(single))})
         return rows
-
-    def _named(self, name: str, *usual: str) -> str | None:
-        """A special token by its name; where no file says it, the usual one that the tokenizer has."""
-        said = (self.config.special_tokens or {}).get(name)
-        there = (text for text in usual if self._words.token_to_id(text) is not None)
-        return next(there, None) if said is None else said
-
-    def _id_of(self, name: str, *usual: str) -> int | None:
-        text = self._named(name, *usual)
-        return None if text is None else self._words.token_to_id(text)
 
 
 def _characters(encoding: Encoding, first: int, last: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 Knows no tokenizer."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from .batch import Sequence, check_row, check_tokens
 from .config import Config
 
 _KEYS = ("input_ids", "attention_mask", "token_type_ids")
+Item = TypeVar("Item")
 
 
 def as_items(samples: Any) -> Any:
@@ -32,6 +33,28 @@ def as_items(samples: Any) -> Any:
         if hasattr(samples, as_list):
             return getattr(samples, as_list)()
     return samples
+
+
+def as_texts(texts: Any, what: str) -> tuple[bool, list[str]]:
+    """Whether it is one text; and all of them. Raises CqError, which begins with `what`, for anything else."""
+    texts = as_items(texts)
+    if isinstance(texts, str):
+        return True, [texts]
+    listed = list(texts) if is_iterable(texts) else [None]
+    if not all(isinstance(text, str) for text in listed):
+        raise CqError(f"{what}: need a text, or an iterable of texts")
+    return False, listed
+
+
+def check_batch_size(batch_size: object) -> None:
+    """Raises CqError unless it is a positive whole number."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
+
+
+def in_parts(items: list[Item], size: int) -> list[list[Item]]:
+    """The items in order, `size` in each part but the last."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def check_samples(samples: Any, name: str) -> None:

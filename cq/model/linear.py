@@ -114,14 +114,9 @@ class QuantizedLinear:
         input_form: Form,
         runs_in: str,
     ):
-        """Raises UnsupportedError where an int32 sum may overflow: what is not proven (sums.py) does not exist."""
-        self.weight, self.bias, self.activation, self.input_form, self.runs_in = (
-            weight,
-            bias,
-            activation,
-            input_form,
-            runs_in,
-        )
+        """Raises UnsupportedError where an int32 sum may overflow: overflow.py proves of every layer that none does."""
+        self.weight, self.bias, self.activation = weight, bias, activation
+        self.input_form, self.runs_in = input_form, runs_in
         self.reason = ""
         self._bias = self._bias_i32 = None
         if isinstance(bias, QTensor):

@@ -1,6 +1,6 @@
 """What a configuration of late interaction says, checked. Knows no model."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import FormatError
 
@@ -24,20 +24,22 @@ def check_multi_vector(values: object) -> None:
     "attend": whether tokens see those, "token": which, or None for the tokenizer's mask, "length"}; "mean": whether
     similarities are divided by the number of a query's vectors; "skiplist": words whose tokens a document's vectors
     leave out; "skips_queries": whether a query's do too}."""
-    good = _fits(values, _FIELDS) and isinstance(values, dict)
-    if good and isinstance(values, dict):
-        sizes = [values[name] for name in ("features", "query_length", "document_length")]
-        expansion = values["expansion"]
-        if expansion is not None:
-            good = _fits(expansion, _EXPANSION) and expansion["strategy"] in ("fixed", "min")
-            sizes.append(expansion.get("length"))
-        good = good and all(size is None or 0 < size < 2**31 for size in sizes)
-        good = good and all(isinstance(word, str) for word in values["skiplist"])
-    if not good:
+    if not (_fits(values, _FIELDS) and _is_sound(values)):
         raise FormatError(f"config: multi_vector: {values!r:.200} does not say how tokens' vectors are made")
 
 
-def _fits(values: object, fields: dict[str, Any]) -> bool:
+def _is_sound(values: dict[str, Any]) -> bool:
+    expansion, sizes = values["expansion"], [values[name] for name in ("features", "query_length", "document_length")]
+    if expansion is not None:
+        if not _fits(expansion, _EXPANSION) or expansion["strategy"] not in ("fixed", "min"):
+            return False
+        sizes.append(expansion["length"])
+    words = all(isinstance(word, str) for word in values["skiplist"])
+    return words and all(size is None or 0 < size < 2**31 for size in sizes)
+
+
+def _fits(values: object, fields: dict[str, Any]) -> TypeGuard[dict[str, Any]]:
+    """Whether these are the fields, each of its type."""
     if not isinstance(values, dict) or set(values) != set(fields):
         return False
     return all(isinstance(values[name], kind) for name, kind in fields.items()) and not any(

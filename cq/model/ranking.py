@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CqError, UnsupportedError
-from .inputs import as_items, is_iterable
-from .late import Late
+from .inputs import as_items, check_batch_size, in_parts, is_iterable
+from .late_interaction import LateInteraction
 from .pooling import activate
 
 # As Qwen3-Reranker's model card asks; its checkpoint's chat template is that of the chat models.
@@ -20,7 +20,7 @@ _QWEN3 = (
 _QWEN3_PROMPT = "Given a web search query, retrieve relevant passages that answer the query"
 
 
-class Ranking(Late):
+class Ranking(LateInteraction):
     """The method of Transformer that orders texts."""
 
     if TYPE_CHECKING:  # of Transformer
@@ -50,6 +50,7 @@ class Ranking(Late):
         documents = list(documents) if is_iterable(documents) else [None]
         if not isinstance(query, str) or not all(isinstance(text, str) for text in documents):
             raise CqError("rank: need a query, a str, and a list of documents, each a str")
+        check_batch_size(batch_size)
         config = self.config
         if config.answers or config.lm_head and config.family == "qwen3":
             scores = self._answered(query, documents, batch_size, self._prompt(prompt, prompt_name))
@@ -93,9 +94,9 @@ class Ranking(Late):
                 raise UnsupportedError("rank: the tokenizer has no tokens for yes and no, which the model would answer")
             answers, activation = tuple(i for i in found if i is not None), "sigmoid"
         tokens = [self.tokenize(text, special_tokens=False) for text in texts]
-        scores = np.empty(len(tokens), np.float32)
-        for start in range(0, len(tokens), batch_size):
-            states = self.forward(tokens[start : start + batch_size])
-            logits = self.head_scores(np.stack([rows[-1] for rows in states]))[:, list(answers)]
-            scores[start : start + batch_size] = logits[:, 0] - (logits[:, 1] if len(answers) > 1 else 0)
-        return activate(scores, activation)
+        found = [
+            self.head_scores(np.stack([rows[-1] for rows in self.forward(part)]))[:, list(answers)]
+            for part in in_parts(tokens, batch_size)
+        ]
+        logits = np.concatenate(found) if found else np.empty((0, len(answers)), np.float32)
+        return activate(logits[:, 0] - logits[:, 1] if len(answers) > 1 else logits[:, 0], activation)

@@ -72,12 +72,15 @@ class Sampling:
             ("seed", lambda x: x is None or _is_whole(x), "a whole number of at least 0, or None"),
             ("no_repeat_ngram_size", _is_whole, "a whole number of at least 0; 0: off"),
             ("min_new_tokens", _is_whole, "a whole number of at least 0"),
+            ("min_length", _is_whole, "a whole number of at least 0"),
             ("suppress_tokens", _are_ids, "a list of token ids"),
+            ("begin_suppress_tokens", _are_ids, "a list of token ids"),
             ("bad_words_ids", _are_words, "a list of lists of token ids, none of them empty"),
         ):
             if not good(getattr(self, name)):
                 raise CqError(f"{name}: need {wanted}; got {_brief(getattr(self, name))}")
-        object.__setattr__(self, "suppress_tokens", tuple(self.suppress_tokens))
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "bad_words_ids", tuple(map(tuple, self.bad_words_ids)))
         unused = [name for name in ("top_k", "top_p", "min_p", "seed") if getattr(self, name) is not None]
         if self.temperature == 0 and unused:

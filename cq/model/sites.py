@@ -30,6 +30,10 @@ WORK = {
     ("ffn.hidden", "transform.input"): _DOWN,
     ("transform.input", "head.input"): "the head's transform",
     ("head.input", "end"): "leaving",
+    ("head.input", "classifier.input"): "the token that is classified",
+    ("classifier.input", "classifier.hidden"): "the classifier's dense layer",
+    ("classifier.input", "end"): "the classifier's scores",
+    ("classifier.hidden", "end"): "the classifier's scores",
 }
 
 
@@ -157,7 +161,7 @@ class Graph:
 
     def _heads(self) -> Iterator[Site]:
         """Those that read the trunk's result, which a norm gives."""
-        norm = "final_norm" if self.config.norm_first else self.blocks[-1].ffn_norm
+        norm = "final_norm" if self.config.ends_normed else self.blocks[-1].ffn_norm
         if self.config.head_transform is not None:
             yield Site("transform.input", ("transform.dense",), norm, None, "transform.dense")
             norm = "transform.norm"

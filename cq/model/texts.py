@@ -10,7 +10,7 @@ from ..door import own_errors
 from ..errors import CqError, UnsupportedError
 from .batch import Sequence
 from .config import Config
-from .inputs import as_items, is_iterable, is_pair, marked, sequences_of
+from .inputs import as_items, check_batch_size, in_parts, is_iterable, is_pair, marked, sequences_of
 from .pooling import activate, normalized, pool, softmax
 
 if TYPE_CHECKING:
@@ -62,12 +62,8 @@ class Texts:
         check_batch_size(batch_size)
         samples, first = self._prompted(texts_or_tokens, prompt, prompt_name)
         tokens = self.tokens_of(samples)
-        rows = [
-            pool(h, self.config.modes, first)
-            for i in range(0, len(tokens), batch_size)
-            for h in self.forward(tokens[i : i + batch_size])
-        ]
-        return self.pooled(rows)
+        parts = in_parts(tokens, batch_size)
+        return self.pooled([pool(h, self.config.modes, first) for part in parts for h in self.forward(part)])
 
     def pooled(self, rows: list[np.ndarray]) -> np.ndarray:
         """Embeddings (n, dim) of pooled states: what follows pooling."""
@@ -106,8 +102,7 @@ class Texts:
     def _prompt_tokens(self, prompt: str) -> int:
         """How many tokens a prompt has before the text, those that begin every text included."""
         ids = self._encoded(prompt, None).ids
-        assert self.tokenizer is not None, "_encoded has seen one"
-        special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (bool(ids) and ids[-1] in special)
 
     def classify(
@@ -137,12 +132,8 @@ class Texts:
         if any(pairs) and not all(pairs):
             raise CqError("classify: pairs and others together; give each kind in a call of its own")
         tokens = self.tokens_of(samples)
-        parts = [
-            self._classes(batch)
-            for i in range(0, len(tokens), batch_size)
-            for batch in self.batches(tokens[i : i + batch_size])
-        ]
-        scores = np.concatenate(parts) if parts else np.empty((0, len(self.config.labels)), np.float32)
+        found = [self._classes(batch) for part in in_parts(tokens, batch_size) for batch in self.batches(part)]
+        scores = np.concatenate(found) if found else np.empty((0, len(self.config.labels)), np.float32)
         said = self.config.pair_activation if any(pairs) else self.config.text_activation
         return softmax(scores) if function_to_apply == "softmax" else activate(scores, function_to_apply or said)
 
@@ -163,16 +154,15 @@ class Texts:
 
     def _tokens(self, item: str | tuple[str, str]) -> np.ndarray | Sequence:
         first, second = (item, None) if isinstance(item, str) else item
-        encoded = self._encoded(first, second)
-        return marked(np.array(encoded.ids, np.int32), encoded.type_ids, None, self.config, "texts")
+        return self._sequence(self._encoded(first, second))
+
+    def _sequence(self, encoding: Encoding) -> np.ndarray | Sequence:
+        """Its ids, with the types that the tokenizer gives them where the model reads any."""
+        return marked(np.array(encoding.ids, np.int32), encoding.type_ids, None, self.config, "texts")
 
     def _encoded(self, text: str, second: str | None, special_tokens: bool = True, whole: bool = False) -> Encoding:
         """whole: not cut."""
-        if self.tokenizer is None:
-            raise CqError(
-                "tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
-                "tokenizer.json beside the weights"
-            )
+        tokenizer = self._tokenizer if whole or self.cutter is None else self.cutter
         for part in (text,) if second is None else (text, second):
             if not isinstance(part, str):
                 raise CqError(f"text: need a str, got {type(part).__name__}")
@@ -185,11 +175,25 @@ class Texts:
                     ) from None
         if self.config.strip:
             text, second = text.strip(), second and second.strip()
-        tokenizer = self.tokenizer if whole or self.cutter is None else self.cutter
         with own_errors("text: the tokenizer fails"):
             return tokenizer.encode(text, second, add_special_tokens=special_tokens)
 
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise CqError(
+                "tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
+                "tokenizer.json beside the weights"
+            )
+        return self.tokenizer
 
-def check_batch_size(batch_size: object) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
+    def _special_token(self, name: str, *usual: str) -> str | None:
+        """A special token by its name; where no file says it, the first of the usual ones that the tokenizer has."""
+        said = (self.config.special_tokens or {}).get(name)
+        there = (text for text in usual if self._tokenizer.token_to_id(text) is not None)
+        return next(there, None) if said is None else said
+
+    def _special_id(self, name: str, *usual: str) -> int | None:
+        """The id of `_special_token`; None where there is no such token."""
+        text = self._special_token(name, *usual)
+        return None if text is None else self._tokenizer.token_to_id(text)

@@ -1,5 +1,6 @@
-"""The transformer: configuration and float32 weights in, hidden states, embeddings and logits out. Knows no files and
-no strategies; convert.py makes others of its layers."""
+"""The transformer: configuration and float32 weights in, hidden states and logits out. What takes texts stands in
+classes of their own: texts.py (embed, classify), encoding.py, heads.py, late_interaction.py, ranking.py, writing.py.
+Knows no files and no strategies; convert.py makes others of its layers."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer
 from .. import _core
 from ..errors import CqError, UnsupportedError
 from . import build
-from .activation import Activation
+from .activation import Activation, finite
 from .attention import Attention
 from .batch import Batch, Observe, batches
 from .block import Block, FeedForward
@@ -18,7 +19,7 @@ from .classifier import Classifier
 from .config import Config
 from .coverage import Coverage, coverage_of, headroom_of
 from .deferred import Deferred, read
-from .encoding import Encoding
+from .encoding import SentenceEncoding
 from .heads import Heads
 from .inputs import sequences_of
 from .linear import Linear, QuantizedLinear, Then
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from ..strategies import Strategy
 
 
-class Transformer(Heads, Encoding, Ranking, Writing):
+class Transformer(SentenceEncoding, Heads, Ranking, Writing):
     """A transformer: an encoder or a decoder, in float32 or quantized. `cq.load` and `cq.quantize` make them.
 
     Attributes:
@@ -107,12 +108,8 @@ class Transformer(Heads, Encoding, Ranking, Writing):
 
     def _classes(self, batch: Batch) -> np.ndarray:
         assert self.classifier is not None, "whoever calls has seen one"
-        scores = self.classifier(self.hidden(batch).floats()[self._read_by_classifier(batch)], batch)
-        try:
-            _core.min_max(scores)
-        except CqError as error:
-            raise CqError(f"classify: {error}") from None
-        return scores
+        states = self.hidden(batch).floats()[self._read_by_classifier(batch)]
+        return finite(self.classifier(states, batch), "classify")
 
     def _read_by_classifier(self, batch: Batch) -> np.ndarray:
         """Of each sequence the place of the token that says its class: the first, or, since a decoder looks back, its
@@ -132,20 +129,13 @@ class Transformer(Heads, Encoding, Ranking, Writing):
 
     def _scores(self, batch: Batch) -> np.ndarray:
         assert self.head is not None, "logits has seen one"
-        return self._checked(self.scores_of(self._transformed(batch, (self.head,))))
+        return finite(self.scores_of(self._transformed(batch, (self.head,))), "logits")
 
     def head_scores(self, states: np.ndarray) -> np.ndarray:
         """What the head, of a model that has one, gives of final states: float32 (n, hidden) → (n, outputs)."""
         assert self.head is not None, "whoever calls has seen one"
         x = Activation(np.ascontiguousarray(states))
-        return self._checked(self.scores_of(x if self.transform is None else self.transform(x, (self.head,))))
-
-    def _checked(self, scores: np.ndarray) -> np.ndarray:
-        try:
-            _core.min_max(scores)
-        except CqError as error:
-            raise CqError(f"logits: {error}") from None
-        return scores
+        return finite(self.scores_of(x if self.transform is None else self.transform(x, (self.head,))), "logits")
 
     def scores_of(self, hidden: Activation) -> np.ndarray:
         """What the head, of a model that has one, gives of what it reads (tokens, …): those of words are multiplied and

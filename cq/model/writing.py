@@ -66,9 +66,9 @@ class Writing:
         answer also ends with a token that by its text ends a turn.
 
         sampling: fields of cq.model.sampling.Sampling by name, which says what they do: temperature (0: the best token
-        each time), top_k, top_p, min_p, repetition_penalty, seed, no_repeat_ngram_size, min_new_tokens,
-        suppress_tokens, bad_words_ids. What is not given or None is as generation_config.json says, as in transformers;
-        else off.
+        each time), top_k, top_p, min_p, repetition_penalty, seed, no_repeat_ngram_size, min_new_tokens, min_length,
+        suppress_tokens, begin_suppress_tokens, bad_words_ids. What is not given or None is as generation_config.json
+        says, as in transformers; else off.
 
         Keys and values of all tokens are kept, and grow by doubling. cache: "float32", "int8" (symmetric, a scale for
         each token and head; a static model keeps its own codes), or None, what the model's attention computes in: then

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _core, functions
 from ..errors import CqError, UnsupportedError
-from ..model import Config, Transformer
+from ..model import Transformer
 from ..model.deferred import Deferred, read
 
 _ROWS = 4096  # of a weight, turned at once
@@ -24,7 +24,8 @@ def rotate(model: Transformer) -> Transformer:
     are rotated when they are read.
 
     Args:
-        model: A float32 decoder with RMS norms before each part alone and a language-model head, such as Llama.
+        model: A float32 decoder with RMS norms before each part alone, without biases, and a language-model head, such
+            as Llama.
 
     Returns:
         A new float32 model, to be quantized in the place of `model`.
@@ -38,10 +39,10 @@ def rotate(model: Transformer) -> Transformer:
     if model.strategy is not None:
         raise CqError(f"model: already quantized ({model.strategy.name}); rotate the float32 model first")
     config = model.config
-    if not rotates(config):
+    if not rotates(model):
         raise UnsupportedError(
             f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
-            "RMS norms before each part alone and a language-model head, such as Llama's"
+            "RMS norms before each part alone, without biases, and a language-model head, such as Llama's"
         )
     turn, head_turn = _Rotation(config.hidden_size), _Rotation(config.head_dim)
     weights: dict[str, np.ndarray | Deferred] = {
@@ -70,9 +71,13 @@ def rotate(model: Transformer) -> Transformer:
     return Transformer(replace(config, tied=False), weights, model.tokenizer)
 
 
-def rotates(config: Config) -> bool:
-    """Whether models of this configuration go through a rotation unchanged."""
-    return config.norm == "rms" and config.norm_first and not config.norm_outputs and config.lm_head
+def rotates(model: Transformer) -> bool:
+    """Whether the model goes through a rotation unchanged: every norm's result is read by layers alone, which can take
+    the norm's weight in."""
+    config = model.config
+    before = config.norm_first and not config.norm_outputs and not config.embedding_norm
+    plain = config.norm == "rms" and all(norm.bias is None for _, norm in model.norms())
+    return before and plain and config.lm_head and config.causal
 
 
 def _after_norm(turn: "_Rotation", norm: np.ndarray, weight: np.ndarray) -> np.ndarray:

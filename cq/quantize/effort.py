@@ -11,7 +11,7 @@ from ..model.inputs import as_items, check_samples
 from ..prepare.compensate import compensate
 from ..prepare.rotate import rotate, rotates
 from ..strategies import QAT, Dynamic, Mixed, Single, Static, Strategy, WeightOnly
-from .smooth import wanted
+from .smooth import folds
 
 Samples = Iterable | Calibration | None
 
@@ -34,9 +34,9 @@ def prepared(
         raise CqError("calibration: effort='best' changes the model before it is calibrated; give samples")
     check_samples(samples, "calibration")
     samples = list(as_items(samples))
-    model = rotate(model) if rotates(model.config) else model
+    model = rotate(model) if rotates(model) else model
     best = replace(target, effort="best")
-    if isinstance(best, Static) and wanted(stretched := replace(best, stretch=True)):
+    if isinstance(best, Static) and folds(stretched := replace(best, stretch=True)):
         best = stretched
     if isinstance(strategy, QAT):  # which finds its own rounding, and learns from the logits of float32
         return model, replace(strategy, target=best), samples

@@ -17,7 +17,7 @@ from ..prepare.equalize import equalize_values, split_outliers
 from ..strategies import QAT, Dynamic, Single, Static, WeightOnly
 from ..train import fit
 from .dynamic import plan_dynamic
-from .smooth import wanted
+from .smooth import folds
 from .static import fixed, plan_fixed, plan_static
 from .weight_only import plan_weight_only
 
@@ -37,7 +37,7 @@ def trained(
     given, texts = _checked(samples, strategy)
     target = strategy.target
     coarse = target.scheme.weight_granularity == "per_tensor"
-    smooths = isinstance(target, Static) and wanted(target)
+    smooths = isinstance(target, Static) and folds(target)
     learns = isinstance(target, Static) and strategy.ranges == "learned"
     model = _equalized(model, target) if coarse else model
     found = None

@@ -35,7 +35,7 @@ _OUTPUTS = 1024  # evenly spread over a site's layers: the error of these decide
 _ROWS = 1024  # of a weight, worked on at once
 
 
-def wanted(strategy: Static) -> bool:
+def folds(strategy: Static) -> bool:
     """Whether there is anything to fold. A weight's zero point, or a scale shared by all outputs, would undo what
     features of their own gain."""
     return (

@@ -12,7 +12,7 @@ from ..model.sites import Graph
 from ..plan import Plan, QkvForms
 from ..strategies import Scheme, Static
 from .layers import attends_in_int8, plan_layers
-from .smooth import smoothed, wanted
+from .smooth import folds, smoothed
 
 
 def plan_static(
@@ -21,7 +21,7 @@ def plan_static(
     """The plan of `model` with parameters from `calibration`. progress(done, total) is called as sites are smoothed.
     Raises CalibrationError where the calibration is of another model, or kept no tokens that smoothing needs."""
     plan = plan_fixed(model.config, strategy, lambda site: fixed(calibration, site, strategy.scheme))
-    return smoothed(model, plan, calibration, strategy, progress) if wanted(strategy) else plan
+    return smoothed(model, plan, calibration, strategy, progress) if folds(strategy) else plan
 
 
 def plan_fixed(config: Config, strategy: Static, form_at: Callable[[str], Fixed]) -> Plan:
@@ -65,7 +65,7 @@ def calibrated(
             "calibration=, or use Dynamic(), which needs none"
         )
     if not isinstance(samples, Calibration):
-        return calibrate(model, samples, strategy.observer, progress, executor, KEEP if wanted(strategy) else 0)
+        return calibrate(model, samples, strategy.observer, progress, executor, KEEP if folds(strategy) else 0)
     if samples.observer != strategy.observer:
         raise CqError(f"calibration: made by observer {samples.observer!r}, the strategy wants {strategy.observer!r}")
     return samples

@@ -68,9 +68,9 @@ class PositionBias:
         rows[..., :length] = g.sum(axis=0)[..., ::-1]
         # read with one column less in each row, those of one distance stand one above the other
         flat = rows.reshape(self.heads, -1)[:, :-length].reshape(self.heads, -1, 2 * length - 1)
-        by_distance = flat.sum(axis=1)[:, ::-1].T
+        sums = flat.sum(axis=1)[:, ::-1].T
         bucket = bucket_of(np.arange(1 - length, length), self.kind["buckets"], self.kind["distance"])
-        self.parameters.add_rows("embed.buckets", bucket, by_distance)
+        self.parameters.add_rows("embed.buckets", bucket, sums)
 
 
 class Attention:

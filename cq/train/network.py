@@ -11,7 +11,7 @@ import numpy as np
 from .. import functions
 from ..errors import CqError
 from ..model import Config
-from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, Stretched
+from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, Stretched, has_one_scale
 from ..model.sites import AttentionPart, FeedForwardPart, Graph
 from ..plan import Plan
 from .attention import Attention, CodedAttention, PositionBias, ScaledAttention, Sight
@@ -141,8 +141,8 @@ class Network:
             fake = LearnedWeight(name, layer.coding, scale, self._zero_points[name])
         elif self.plan.coded(name):
             fake = WeightRange(name, layer.coding)
-        fixed = isinstance(layer.input, (Fixed, Smoothed)) and not isinstance(layer.input, Stretched)
-        return Linear(self.parameters, self._weight_name(name), f"{name}.bias", fake, layer.bias, fixed)
+        weight, fixed = self._weight_name(name), has_one_scale(layer.input)
+        return Linear(self.parameters, weight, f"{name}.bias", fake, layer.bias, fixed)
 
     def _word(self) -> "Linear | WeightRange | None":
         """What codes the word table: a tied head whose codes it shares, ranges of its own, or nothing."""

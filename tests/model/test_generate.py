@@ -327,6 +327,8 @@ def test_a_missing_jinja2_is_named(monkeypatch):
         (dict(temprature=1), "no argument 'temprature'"),
         (dict(temperature=1, min_p=2), "min_p: .*2"),
         (dict(suppress_tokens=["a"]), "suppress_tokens"),
+        (dict(begin_suppress_tokens="ab"), "begin_suppress_tokens"),
+        (dict(min_length="1"), "min_length"),
         (dict(no_repeat_ngram_size=1.5), "no_repeat_ngram_size"),
         (dict(temperature=1, top_p=1.5), "top_p: .*1.5"),
         (dict(temperature=1, top_p=0), "top_p"),

@@ -80,6 +80,9 @@ def test_what_cannot_judge(judge, tiny_lm, tiny_encoder, byte_tokenizer):
             cq.load(path).rank("a", ["b"])
         with pytest.raises(cq.CqError, match="only a language model that judges takes a prompt"):
             cq.load(path).rank("a", ["b"], prompt="c")
+    for batch_size in (0, -1, 2.0):
+        with pytest.raises(cq.CqError, match="batch_size: need a positive whole number"):
+            cq.load(judge[0]).rank("a", ["b"], batch_size)
     byte_tokenizer.save(str(judge[0] / "tokenizer.json"))
     (judge[0] / "tokenizer_config.json").unlink()
     with pytest.raises(cq.UnsupportedError, match="no tokens for yes and no"):

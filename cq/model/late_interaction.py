@@ -6,17 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
-from .batch import Sequence
-from .inputs import as_items, is_iterable, marked
+from .batch import Sequence, ids_of
+from .inputs import as_texts, check_batch_size, in_parts, is_iterable
 from .pooling import normalized
-from .texts import Texts, check_batch_size
+from .texts import Texts
 
 
-class Late(Texts):
+class LateInteraction(Texts):
     """The methods of Transformer that work with a vector for every token."""
 
     if TYPE_CHECKING:  # of Transformer
@@ -35,19 +34,14 @@ class Late(Texts):
         batch_size: texts in one pass. Raises UnsupportedError for another model, CqError for what are no texts."""
         said = self._said("embed_tokens")
         check_batch_size(batch_size)
-        one, samples = isinstance(texts, str), as_items([texts] if isinstance(texts, str) else texts)
-        samples = list(samples) if is_iterable(samples) else [None]
-        if not all(isinstance(text, str) for text in samples):
-            raise CqError("embed_tokens: need a text, or an iterable of texts")
+        one, samples = as_texts(texts, "embed_tokens")
         prompt = (self.config.prompts or {}).get("query" if query else "document", "")
         sequences = [self._marked(prompt + text, query) for text in samples]
         skipped = self._skipped() if not query or said["skips_queries"] else []
         results = []
-        for start in range(0, len(sequences), batch_size):
-            part = sequences[start : start + batch_size]
+        for part in in_parts(sequences, batch_size):
             for sequence, rows in zip(part, self.logits(part)):
-                ids = sequence.ids if isinstance(sequence, Sequence) else sequence
-                kept = rows[~np.isin(ids, skipped)]
+                kept = rows[~np.isin(ids_of(sequence), skipped)]
                 results.append(normalized(kept) if said["normalize"] else kept)
         return results[0] if one else results
 
@@ -59,8 +53,8 @@ class Late(Texts):
         UnsupportedError for a model that gives no vectors of tokens, CqError for arrays of other widths or without
         vectors."""
         said = self._said("similarity")
-        asked, given = (_matrices(item, said["features"], name) for item, name in
-                        ((queries, "queries"), (documents, "documents")))  # fmt: skip
+        asked = _matrices(queries, said["features"], "queries")
+        given = _matrices(documents, said["features"], "documents")
         result = np.empty((len(asked), len(given)), np.float32)
         packed = [_core.pack_floats(document.T) for document in given]
         for i, query in enumerate(asked):
@@ -90,41 +84,37 @@ class Late(Texts):
             max(0, most - self._tokenizer.num_special_tokens_to_add(False)), 0, self.config.truncation_side
         )
         encoding = self._tokenizer.post_process(encoding)
-        ids, types = np.array(encoding.ids, np.int32), np.array(encoding.type_ids, np.int32)
-        more = 0 if expansion is None else max(0, expansion["length"] - len(ids))
+        more = 0 if expansion is None else max(0, expansion["length"] - len(encoding))
         if not more or expansion is None:
-            return marked(ids, types, None, self.config, "texts")
-        ids = np.concatenate([ids, np.full(more, self._filler(expansion["token"]), np.int32)])
-        types = np.concatenate([types, np.zeros(more, np.int32)])
-        sequence = marked(ids, types, None, self.config, "texts")
+            return self._sequence(encoding)
+        encoding.pad(expansion["length"], pad_id=self._filler(expansion["token"]))
+        sequence = self._sequence(encoding)
         if expansion["attend"]:
             return sequence
-        return Sequence(ids, sequence.types if isinstance(sequence, Sequence) else None, None, more)
+        return Sequence(ids_of(sequence), sequence.types if isinstance(sequence, Sequence) else None, None, more)
 
     def _filler(self, token: str | None) -> int:
-        names = self.config.special_tokens or {}
-        for text in (token,) if token is not None else (names.get("mask_token", "[MASK]"), names.get("eos_token", "")):
-            found = self._tokenizer.token_to_id(text)
-            if found is not None:
-                return int(found)
-        raise CqError(f"embed_tokens: the tokenizer has no token to fill queries up with, {token or 'a mask'}")
+        """The id of the token that queries are filled up with. token: as the checkpoint names it, or None: its mask, or
+        what ends its texts."""
+        found = self._special_id("mask_token", "[MASK]") if token is None else self._tokenizer.token_to_id(token)
+        if found is None and token is None:
+            found = self._special_id("eos_token")
+        if found is None:
+            raise CqError(f"embed_tokens: the tokenizer has no token to fill queries up with, {token or 'a mask'}")
+        return found
 
     def _skipped(self) -> list[int]:
         """Ids of the tokens that documents' vectors leave out; unknown words would leave out all unknown ones."""
         found = (self._tokenizer.token_to_id(word) for word in self._said("embed_tokens")["skiplist"])
         return [i for i in found if i is not None]
 
-    @property
-    def _tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise CqError("embed_tokens: the model was loaded without a tokenizer")
-        return self.tokenizer
-
 
 def _matrices(items: Any, features: int, name: str) -> list[np.ndarray]:
-    listed = [items] if isinstance(items, np.ndarray) and items.ndim == 2 else list(items)
+    several = is_iterable(items) and not (isinstance(items, np.ndarray) and items.ndim <= 2)
+    listed = list(items) if several else [items]
     for i, item in enumerate(listed):
-        if not isinstance(item, np.ndarray) or item.shape != (len(item), features) or not len(item):
+        good = isinstance(item, np.ndarray) and item.ndim == 2 and item.dtype.kind in "fiu"
+        if not good or item.shape[1] != features or not len(item):
             got = item.shape if isinstance(item, np.ndarray) else type(item).__name__
             raise CqError(f"{name}[{i}]: need a float32 array (vectors, {features}), got {got}")
     return [np.ascontiguousarray(item, np.float32) for item in listed]

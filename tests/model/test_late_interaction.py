@@ -188,6 +188,13 @@ def test_what_is_refused(bert, tmp_path, change, error):
         cq.load(folder)
 
 
+def test_an_observer_sees_every_site_of_a_query(saved):
+    model, _ = saved("masks unseen")
+    seen = set()
+    model.observe([model._marked(QUERIES[0], True)], lambda site, _: seen.add(site))
+    assert set(model.graph.sites) <= seen
+
+
 def test_arguments_are_checked(saved, tiny_encoder):
     model, _ = saved("masks unseen")
     with pytest.raises(cq.UnsupportedError, match="none of late interaction"):
@@ -198,5 +205,8 @@ def test_arguments_are_checked(saved, tiny_encoder):
         model.embed_tokens([3])
     with pytest.raises(cq.CqError, match=r"documents\[0\]: need a float32 array"):
         model.similarity(model.embed_tokens("a"), [np.ones((2, 3), np.float32)])
+    for wrong in (None, 3, np.float32(3), np.ones(24, np.float32), [np.array(1.0)], np.full((2, 24), "a"), "a"):
+        with pytest.raises(cq.CqError, match=r"queries\[0\]: need a float32 array"):
+            model.similarity(wrong, model.embed_tokens("a"))
     with pytest.raises(cq.FormatError, match="multi_vector"):
         cq.Config.from_dict(model.config.to_dict() | {"multi_vector": {"features": 24}})
