@@ -24,8 +24,8 @@ def rotate(model: Transformer) -> Transformer:
     are rotated when they are read.
 
     Args:
-        model: A float32 decoder with RMS norms before each part alone, without biases, and a language-model head, such
-            as Llama.
+        model: A float32 decoder with a language-model head whose RMS norms stand before each part alone and have no
+            biases, such as Llama.
 
     Returns:
         A new float32 model, to be quantized in the place of `model`.
@@ -42,7 +42,7 @@ def rotate(model: Transformer) -> Transformer:
     if not rotates(model):
         raise UnsupportedError(
             f"rotate: {config.family} models do not go through a rotation unchanged; it takes decoders with "
-            "RMS norms before each part alone, without biases, and a language-model head, such as Llama's"
+            "a language-model head whose RMS norms stand before each part alone and have no biases, such as Llama's"
         )
     turn, head_turn = _Rotation(config.hidden_size), _Rotation(config.head_dim)
     weights: dict[str, np.ndarray | Deferred] = {

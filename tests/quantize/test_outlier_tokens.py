@@ -30,8 +30,9 @@ def planted(random_model):
     for name in weights:  # the feature stays that token's
         if name.endswith(("output.weight", "down.weight")):
             weights[name][3] = 0
+    plain = {name: w for name, w in weights.items() if not name.endswith("norm.bias")}
     samples = [np.append(FIRST, rng.integers(8, 61, 40)) for _ in range(16)]
-    return cq.Transformer(model.config, weights), samples
+    return cq.Transformer(model.config, plain), samples
 
 
 def error(model, q, samples) -> float:
