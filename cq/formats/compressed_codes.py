@@ -27,8 +27,7 @@ class FileCodes:
     where codes will come."""
 
     def __init__(self, tensors: Tensors, config: Config, where: str):
-        table = FAMILIES[config.family]
-        if table.fused is not None or table.turned or table.raised or table.shared:
+        if not FAMILIES[config.family].plain:
             raise UnsupportedError(f"{where}: {config.family} models in compressed-tensors' codes are not implemented")
         self.where, self._config = where, config
         self._parts = dict[str, Tensors]()  # module → end of the name → tensor, of modules in codes

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+QKV: dict[str, tuple[str, ...]] = {"attention.qkv": ("attention.query", "attention.key", "attention.value")}  # fused
+
 
 @dataclass(frozen=True)
 class Family:
@@ -18,7 +20,8 @@ class Family:
     classifier: dict[str, str] | None = None  # names of a sequence classifier's head → canonical
     other_prefixes: tuple[str, ...] = ()  # as earlier classes wrote them; read in its place
     words: dict[str, str] | None = None  # the same of a masked language model's
-    labels: str = "classifier"  # module of the head that gives every token's labels
+    # module of the head that gives every token's labels; None: no head that reads every token is implemented
+    labels: str | None = "classifier"
     # canonical module → those whose outputs it holds one after another, or, `by_head`, head by head
     fused: dict[str, tuple[str, ...]] | None = None
     by_head: bool = False
@@ -27,3 +30,8 @@ class Family:
     turned: bool = False  # matrices in layers are (in, out)
     # rows of queries and keys: what turns together side by side, not half a head apart
     paired: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether a checkpoint holds each linear layer's weight by itself, as (out, in)."""
+        return self.fused is None and not (self.turned or self.raised or self.shared)

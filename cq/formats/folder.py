@@ -8,6 +8,9 @@ from tokenizers import Tokenizer
 
 from ..errors import UnsupportedError
 from ..model.config import Config
+from .config_json import NAMES
+from .defaults import DEFAULTS
+from .sentence import POOLINGS
 
 _CLASSES = {  # what the names of a family's classes in transformers begin with
     "bert": "Bert",
@@ -21,20 +24,13 @@ _CLASSES = {  # what the names of a family's classes in transformers begin with
     "qwen3": "Qwen3",
 }
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "relu": "relu"}
-_DISTILBERT = {
-    "hidden_size": "dim",
-    "num_attention_heads": "n_heads",
-    "num_hidden_layers": "n_layers",
-    "intermediate_size": "hidden_dim",
-    "hidden_act": "activation",
-}
 _ROPE = {  # Config.rope_scaling's name → config.json's
     "kind": "rope_type",
     "original_positions": "original_max_position_embeddings",
     "short_factors": "short_factor",
     "long_factors": "long_factor",
 }
-_POOLINGS = {"last": "lasttoken", "mean_sqrt_len": "mean_sqrt_len_tokens"}
+_POOLINGS = {ours: theirs for theirs, ours in POOLINGS.items()}
 _PAIRS = {
     "identity": "torch.nn.modules.linear.Identity",
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
@@ -84,7 +80,7 @@ def config_json(config: Config, biases: frozenset[str]) -> dict[str, Any]:
             entries["problem_type"] = "multi_label_classification"
     if config.lm_head:
         entries["tie_word_embeddings"] = config.tied
-    own = _DISTILBERT if family == "distilbert" else {}
+    own = NAMES.get(family, {})
     return {own.get(name, name): value for name, value in entries.items()}
 
 
@@ -113,19 +109,14 @@ def _decoder(config: Config, biases: frozenset[str]) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "rope_scaling": None if scaling is None else {_ROPE.get(name, name): scaling[name] for name in scaling},
+    }
+    own = {
         "sliding_window": None,
         "use_sliding_window": False,
         "attention_bias": "attention.query" in biases,
         "mlp_bias": "ffn.up" in biases,
     }
-    kept = {
-        "llama": ("attention_bias", "mlp_bias"),
-        "mistral": ("sliding_window",),
-        "qwen2": ("use_sliding_window",),
-        "qwen3": ("attention_bias", "use_sliding_window"),
-    }[config.family]
-    others = {"sliding_window", "use_sliding_window", "attention_bias", "mlp_bias"} - set(kept)
-    return {name: value for name, value in entries.items() if name not in others} | _ids(config)
+    return entries | {name: value for name, value in own.items() if name in DEFAULTS[config.family]} | _ids(config)
 
 
 def _ids(config: Config) -> dict[str, Any]:
@@ -177,7 +168,7 @@ def _sentence_files(config: Config) -> dict[str, bytes]:
         {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
     ]
-    modes = [_POOLINGS.get(mode, mode) for mode in config.modes]
+    modes = [_POOLINGS[mode] for mode in config.modes]
     pooling = {
         "word_embedding_dimension": config.hidden_size,
         "pooling_mode": modes[0] if len(modes) == 1 else modes,

@@ -12,9 +12,10 @@ from ..errors import FormatError, UnsupportedError
 from ..model.deferred import read
 from .keys import check_keys
 from .tensors import read_tensors
-from .untrusted import brief, flag_of, read_json, size_of
+from .untrusted import brief, flag_of, read_json, read_json_if_any, size_of
 
 _LENGTH = 32  # tokens of a query that is filled up, where nothing says it
+_PREFIXES = {"query": "query_prefix", "document": "document_prefix"}
 _SIMILARITIES = ("maxsim", "meanmaxsim", "cosine", "dot", None)  # the last three: written before there were others
 
 
@@ -35,7 +36,7 @@ def is_multi_vector(modules: list[tuple[str, Path]]) -> bool:
 def read_multi_vector(root: Path, modules: list[tuple[str, Path]], hidden_size: int) -> MultiVector:
     """Of a folder of sentence-transformers or PyLate. Raises FormatError, UnsupportedError."""
     file = root / "config_sentence_transformers.json"
-    said, where = (read_json(file) if file.exists() else {}), str(file)
+    said, where = read_json_if_any(file), str(file)
     pylate = said.get("model_type") == "ColBERT"
     projection = [folder for kind, folder in modules[1:] if kind == "Dense"]
     rest = [kind for kind, _ in modules[1 + len(projection) :]]
@@ -51,9 +52,9 @@ def read_multi_vector(root: Path, modules: list[tuple[str, Path]], hidden_size: 
         "mean": _is_mean(said, where),
     }
     for kind, folder in modules[1 + len(projection) :]:
-        check_keys(read_json(folder / "config.json"), f"{kind}/config.json", str(folder / "config.json"))
+        check_keys(read_json_if_any(folder / "config.json"), f"{kind}/config.json", str(folder / "config.json"))
     mask = next((folder for kind, folder in modules if kind == "MultiVectorMask"), None)
-    found |= _mask(read_json(mask / "config.json") if mask else said, pylate, str(mask or where))
+    found |= _mask(read_json_if_any(mask / "config.json") if mask else said, pylate, str(mask or where))
     prompts = {key: text for key, text in (said.get("prompts") or {}).items() if isinstance(text, str)}
     markers = {name: said[key] for name, key in _PREFIXES.items() if isinstance(said.get(key), str)}
     prompts |= {name: text + prompts.get(name, "").removeprefix(text) for name, text in markers.items()}
@@ -61,14 +62,11 @@ def read_multi_vector(root: Path, modules: list[tuple[str, Path]], hidden_size: 
     return MultiVector(entries, projection, list(markers.values()))
 
 
-_PREFIXES = {"query": "query_prefix", "document": "document_prefix"}
-
-
 def read_stanford(folder: Path, hidden_size: int) -> MultiVector:
     """Of a folder with Stanford's class, HF_ColBERT, whose matrix lies among the weights. Raises FormatError,
     UnsupportedError."""
     file = folder / "artifact.metadata"
-    said, where = (read_json(file) if file.exists() else {}), str(file)
+    said, where = read_json_if_any(file), str(file)
     check_keys(said, "artifact.metadata", where)
     markers = {
         "query": f"{said.get('query_token_id') or '[unused0]'} ",
@@ -141,8 +139,7 @@ def _features(folders: list[Path], width: int) -> int:
 
 
 def _sentence_bert(folder: Path) -> dict[str, Any]:
-    file = folder / "sentence_bert_config.json"
-    values = read_json(file) if file.exists() else {}
+    values = read_json_if_any(folder / "sentence_bert_config.json")
     names = ("query_length", "document_length", "query_expansion")
     return {name: values[name] for name in names if name in values}
 

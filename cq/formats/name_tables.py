@@ -2,110 +2,11 @@
 
 from dataclasses import replace
 
-from .family import Family
-from .name_tables_decoders import DECODERS, QKV
+from .family import QKV, Family
+from .name_tables_decoders import DECODERS
 from .name_tables_encoders import ENCODERS
 
-_BERT = Family(
-    prefix="bert.",
-    layer="encoder.layer.",
-    outside={
-        "embeddings.word_embeddings.weight": "embed.word",
-        "embeddings.position_embeddings.weight": "embed.position",
-        "embeddings.token_type_embeddings.weight": "embed.type",
-        "embeddings.LayerNorm": "embed.norm",
-    },
-    inside={
-        "attention.self.query": "attention.query",
-        "attention.self.key": "attention.key",
-        "attention.self.value": "attention.value",
-        "attention.output.dense": "attention.output",
-        "attention.output.LayerNorm": "attention_norm",
-        "intermediate.dense": "ffn.up",
-        "output.dense": "ffn.down",
-        "output.LayerNorm": "ffn_norm",
-    },
-    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
-    biases=("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier"),
-    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
-    words={
-        "cls.predictions.transform.dense": "transform.dense",
-        "cls.predictions.transform.LayerNorm": "transform.norm",
-        "cls.predictions.decoder": "head",
-        "cls.predictions.bias": "head.bias",
-    },
-)
-_ROBERTA = replace(
-    _BERT,
-    prefix="roberta.",
-    ignored=(
-        "embeddings.position_ids",
-        "embeddings.token_type_ids",
-        "pooler.",
-        "lm_head.",
-        "classifier.",
-        "qa_outputs.",
-    ),
-    classifier={"classifier.dense": "classifier.dense", "classifier.out_proj": "classifier.scores"},
-    words={
-        "lm_head.dense": "transform.dense",
-        "lm_head.layer_norm": "transform.norm",
-        "lm_head.decoder": "head",
-        "lm_head.bias": "head.bias",
-    },
-)
-_ELECTRA = replace(
-    _BERT,
-    prefix="electra.",
-    words=None,
-    outside=_BERT.outside | {"embeddings_project": "embed.project"},
-    ignored=(
-        "embeddings.position_ids",
-        "embeddings.token_type_ids",
-        "discriminator_predictions.",
-        "generator_predictions.",
-        "generator_lm_head.",
-        "classifier.",
-        "qa_outputs.",
-    ),
-    biases=("embed.norm", "embed.project", "attention", "attention_norm", "ffn", "ffn_norm", "classifier"),
-    classifier=_ROBERTA.classifier,
-)
-_DISTILBERT = Family(
-    prefix="distilbert.",
-    layer="transformer.layer.",
-    outside={
-        "embeddings.word_embeddings.weight": "embed.word",
-        "embeddings.position_embeddings.weight": "embed.position",
-        "embeddings.LayerNorm": "embed.norm",
-    },
-    inside={
-        "attention.q_lin": "attention.query",
-        "attention.k_lin": "attention.key",
-        "attention.v_lin": "attention.value",
-        "attention.out_lin": "attention.output",
-        "sa_layer_norm": "attention_norm",
-        "ffn.lin1": "ffn.up",
-        "ffn.lin2": "ffn.down",
-        "output_layer_norm": "ffn_norm",
-    },
-    ignored=("embeddings.position_ids", "vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
-    biases=_BERT.biases,
-    classifier={"pre_classifier": "classifier.dense", "classifier": "classifier.scores"},
-    words={"vocab_transform": "transform.dense", "vocab_layer_norm": "transform.norm", "vocab_projector": "head"},
-)
-FAMILIES = (
-    {
-        "bert": _BERT,
-        "roberta": _ROBERTA,
-        "xlm-roberta": _ROBERTA,
-        "camembert": _ROBERTA,
-        "distilbert": _DISTILBERT,
-        "electra": _ELECTRA,
-    }
-    | ENCODERS
-    | DECODERS
-)
+FAMILIES = ENCODERS | DECODERS
 _GGUF_LLAMA = Family(
     prefix="",
     layer="blk.",

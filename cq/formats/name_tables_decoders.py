@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from .family import Family
+from .family import QKV, Family
 
-QKV: dict[str, tuple[str, ...]] = {"attention.qkv": ("attention.query", "attention.key", "attention.value")}
 _LLAMA = Family(
     prefix="model.",
     layer="layers.",

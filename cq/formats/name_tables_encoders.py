@@ -1,10 +1,98 @@
-"""Names of weights of the encoders that are not named like BERT's, as Hugging Face writes them. Holds tables only."""
+"""Names of weights of encoders, as Hugging Face writes them beside this library's own. Holds tables only."""
 
 from dataclasses import replace
 
-from .family import Family
+from .family import QKV, Family
 
-_BIASES = ("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier")  # as BERT's
+_BERT_BIASES = ("embed.norm", "attention", "attention_norm", "ffn", "ffn_norm", "classifier")
+_BERT = Family(
+    prefix="bert.",
+    layer="encoder.layer.",
+    outside={
+        "embeddings.word_embeddings.weight": "embed.word",
+        "embeddings.position_embeddings.weight": "embed.position",
+        "embeddings.token_type_embeddings.weight": "embed.type",
+        "embeddings.LayerNorm": "embed.norm",
+    },
+    inside={
+        "attention.self.query": "attention.query",
+        "attention.self.key": "attention.key",
+        "attention.self.value": "attention.value",
+        "attention.output.dense": "attention.output",
+        "attention.output.LayerNorm": "attention_norm",
+        "intermediate.dense": "ffn.up",
+        "output.dense": "ffn.down",
+        "output.LayerNorm": "ffn_norm",
+    },
+    ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."),
+    biases=_BERT_BIASES,
+    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
+    words={
+        "cls.predictions.transform.dense": "transform.dense",
+        "cls.predictions.transform.LayerNorm": "transform.norm",
+        "cls.predictions.decoder": "head",
+        "cls.predictions.bias": "head.bias",
+    },
+)
+_ROBERTA = replace(
+    _BERT,
+    prefix="roberta.",
+    ignored=(
+        "embeddings.position_ids",
+        "embeddings.token_type_ids",
+        "pooler.",
+        "lm_head.",
+        "classifier.",
+        "qa_outputs.",
+    ),
+    classifier={"classifier.dense": "classifier.dense", "classifier.out_proj": "classifier.scores"},
+    words={
+        "lm_head.dense": "transform.dense",
+        "lm_head.layer_norm": "transform.norm",
+        "lm_head.decoder": "head",
+        "lm_head.bias": "head.bias",
+    },
+)
+_ELECTRA = replace(
+    _BERT,
+    prefix="electra.",
+    words=None,
+    outside=_BERT.outside | {"embeddings_project": "embed.project"},
+    ignored=(
+        "embeddings.position_ids",
+        "embeddings.token_type_ids",
+        "discriminator_predictions.",
+        "generator_predictions.",
+        "generator_lm_head.",
+        "classifier.",
+        "qa_outputs.",
+    ),
+    biases=(*_BERT_BIASES, "embed.project"),
+    classifier=_ROBERTA.classifier,
+)
+_DISTILBERT = Family(
+    prefix="distilbert.",
+    layer="transformer.layer.",
+    outside={
+        "embeddings.word_embeddings.weight": "embed.word",
+        "embeddings.position_embeddings.weight": "embed.position",
+        "embeddings.LayerNorm": "embed.norm",
+    },
+    inside={
+        "attention.q_lin": "attention.query",
+        "attention.k_lin": "attention.key",
+        "attention.v_lin": "attention.value",
+        "attention.out_lin": "attention.output",
+        "sa_layer_norm": "attention_norm",
+        "ffn.lin1": "ffn.up",
+        "ffn.lin2": "ffn.down",
+        "output_layer_norm": "ffn_norm",
+    },
+    ignored=("embeddings.position_ids", "vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
+    biases=_BERT_BIASES,
+    classifier={"pre_classifier": "classifier.dense", "classifier": "classifier.scores"},
+    words={"vocab_transform": "transform.dense", "vocab_layer_norm": "transform.norm", "vocab_projector": "head"},
+)
 _MPNET = Family(
     prefix="mpnet.",
     layer="encoder.layer.",
@@ -25,19 +113,13 @@ _MPNET = Family(
         "output.LayerNorm": "ffn_norm",
     },
     ignored=("embeddings.position_ids", "pooler.", "lm_head.", "classifier.", "qa_outputs."),
-    biases=_BIASES,
-    classifier={"classifier.dense": "classifier.dense", "classifier.out_proj": "classifier.scores"},
+    biases=_BERT_BIASES,
+    classifier=_ROBERTA.classifier,
 )
 _ALBERT = Family(
     prefix="albert.",
     layer="encoder.albert_layer_groups.",
-    outside={
-        "embeddings.word_embeddings.weight": "embed.word",
-        "embeddings.position_embeddings.weight": "embed.position",
-        "embeddings.token_type_embeddings.weight": "embed.type",
-        "embeddings.LayerNorm": "embed.norm",
-        "encoder.embedding_hidden_mapping_in": "embed.project",
-    },
+    outside=_BERT.outside | {"encoder.embedding_hidden_mapping_in": "embed.project"},
     inside={
         "albert_layers.0.attention.query": "attention.query",
         "albert_layers.0.attention.key": "attention.key",
@@ -57,11 +139,10 @@ _ALBERT = Family(
         "classifier.",
         "qa_outputs.",
     ),
-    biases=(*_BIASES, "embed.project"),
+    biases=(*_BERT_BIASES, "embed.project"),
     classifier={"pooler": "classifier.dense", "classifier": "classifier.scores"},
     shared=True,
 )
-_THREE = ("attention.query", "attention.key", "attention.value")
 _NOMIC = Family(
     prefix="nomic_bert.",
     other_prefixes=("bert.",),
@@ -82,8 +163,8 @@ _NOMIC = Family(
     },
     ignored=("pooler.", "cls.", "classifier.", "attn.rotary_emb."),
     biases=("embed.norm", "attention_norm", "ffn_norm", "classifier"),
-    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
-    fused={"attention.qkv": _THREE},
+    classifier=_BERT.classifier,
+    fused=QKV,
 )
 _GTE = Family(
     prefix="new.",
@@ -103,30 +184,17 @@ _GTE = Family(
     },
     ignored=("embeddings.position_ids", "embeddings.rotary_emb.", "pooler.", "lm_head.", "classifier."),
     biases=("embed.norm", "attention", "attention_norm", "ffn.down", "ffn_norm", "classifier"),
-    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
-    fused={"attention.qkv": _THREE, "ffn.both": ("ffn.up", "ffn.gate")},
+    classifier=_BERT.classifier,
+    fused=QKV | {"ffn.both": ("ffn.up", "ffn.gate")},
 )
-_JINA = Family(
-    prefix="bert.",
-    layer="encoder.layer.",
-    outside={
-        "embeddings.word_embeddings.weight": "embed.word",
-        "embeddings.token_type_embeddings.weight": "embed.type",
-        "embeddings.LayerNorm": "embed.norm",
-    },
-    inside={
-        "attention.self.query": "attention.query",
-        "attention.self.key": "attention.key",
-        "attention.self.value": "attention.value",
-        "attention.output.dense": "attention.output",
-        "attention.output.LayerNorm": "attention_norm",
-        "mlp.gated_layers": "ffn.both",
-        "mlp.wo": "ffn.down",
-        "mlp.layernorm": "ffn_norm",
-    },
+_JINA = replace(
+    _BERT,
+    outside={name: ours for name, ours in _BERT.outside.items() if ours != "embed.position"},
+    inside={name: ours for name, ours in _BERT.inside.items() if ours.startswith("attention")}
+    | {"mlp.gated_layers": "ffn.both", "mlp.wo": "ffn.down", "mlp.layernorm": "ffn_norm"},
     ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "encoder.alibi"),
     biases=_GTE.biases,
-    classifier={"pooler.dense": "classifier.dense", "classifier": "classifier.scores"},
+    words=None,
     fused={"ffn.both": ("ffn.gate", "ffn.up")},
 )
 _T5 = Family(
@@ -149,6 +217,7 @@ _T5 = Family(
     },
     ignored=("encoder.embed_tokens.", "decoder.", "lm_head.", "classification_head."),
     biases=(),
+    labels=None,
 )
 _MODERNBERT = Family(
     prefix="model.",
@@ -168,10 +237,17 @@ _MODERNBERT = Family(
     },
     ignored=("head.", "decoder.", "classifier."),
     biases=(),
-    fused={"attention.qkv": _THREE, "ffn.both": ("ffn.gate", "ffn.up")},
+    labels=None,
+    fused=QKV | {"ffn.both": ("ffn.gate", "ffn.up")},
 )
 _GATED = {"layer.1.DenseReluDense.wi_0": "ffn.gate", "layer.1.DenseReluDense.wi_1": "ffn.up"}
 ENCODERS = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "distilbert": _DISTILBERT,
+    "electra": _ELECTRA,
     "mpnet": _MPNET,
     "albert": _ALBERT,
     "nomic_bert": _NOMIC,

@@ -144,7 +144,7 @@ def _head_names(table: Family, config: Config | None, tensors: Iterable[str]) ->
     if config.classifier is not None:
         return table.classifier or {}
     if config.token_head is not None:
-        return {{"labels": table.labels, "spans": "qa_outputs", "vectors": "linear"}[config.token_head]: "head"}
+        return {{"labels": table.labels or "", "spans": "qa_outputs", "vectors": "linear"}[config.token_head]: "head"}
     words = (table.words or {}) if config.masked_lm else {}
     own = any(ours == "head" and f"{theirs}.bias" in tensors for theirs, ours in words.items())
     return {theirs: ours for theirs, ours in words.items() if not (own and ours == "head.bias")}

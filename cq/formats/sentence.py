@@ -7,12 +7,12 @@ from typing import Any
 
 from ..errors import FormatError, UnsupportedError
 from .keys import check_keys
-from .untrusted import brief, flag_of, read_json, size_of
+from .untrusted import brief, flag_of, read_json, read_json_if_any, size_of
 
 _AFTER = ("Dense", "LayerNorm", "Normalize", "Dropout")  # any of these, in any order, after Pooling
 _OF_TOKENS = ("Dense", "MultiVectorMask", "Normalize")  # after Transformer, of late interaction
 _MAX_MODULES = 32
-_POOLINGS = {
+POOLINGS = {  # sentence-transformers' name → Config's
     "mean": "mean",
     "cls": "cls",
     "max": "max",
@@ -96,11 +96,11 @@ def read_pooling(file: Path, hidden_size: int) -> dict:
     if modes is None:
         modes = [mode for key, mode in _FLAGS.items() if flag_of(values, key, where)] or ["mean"]
     modes = modes if isinstance(modes, list) else [modes]
-    if not modes or not all(isinstance(mode, str) and mode in _POOLINGS for mode in modes):
+    if not modes or not all(isinstance(mode, str) and mode in POOLINGS for mode in modes):
         raise UnsupportedError(
-            f"{where}: pooling by {brief(modes)} is not implemented; these are: {', '.join(_POOLINGS)}"
+            f"{where}: pooling by {brief(modes)} is not implemented; these are: {', '.join(POOLINGS)}"
         )
-    modes = [_POOLINGS[mode] for mode in modes]
+    modes = [POOLINGS[mode] for mode in modes]
     return {
         "pooling": modes[0] if len(modes) == 1 else tuple(modes),
         "include_prompt": flag_of(values, "include_prompt", where, True),
@@ -125,7 +125,7 @@ def read_tail(modules: list[tuple[str, Path]], width: int) -> tuple[list[dict], 
     weighted: list[tuple[int, str, Path]] = []
     for kind, folder in modules:
         file = folder / "config.json"
-        values = read_json(file) if file.exists() else {}
+        values = read_json_if_any(file)
         if kind == "Dropout":
             continue
         check_keys(values, f"{kind}/config.json", str(file))
@@ -221,7 +221,7 @@ def read_limits(folder: Path) -> tuple[int | None, bool]:
         if values.get("max_seq_length") is not None:
             return size_of(values, "max_seq_length", str(file)), lowercase
     file = folder / "tokenizer_config.json"
-    limit = read_json(file).get("model_max_length") if file.exists() else None
+    limit = read_json_if_any(file).get("model_max_length")
     if limit is None or isinstance(limit, (int, float)) and limit >= 2**31:  # 1e30: how tokenizers write "none"
         return None, lowercase
     return size_of({"model_max_length": limit}, "model_max_length", str(file)), lowercase

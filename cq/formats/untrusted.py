@@ -76,17 +76,24 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> dict | list:
     return parse_json(path.read_bytes(), str(path), kind)
 
 
+def read_json_if_any(path: Path) -> dict:
+    """As `read_json`; an empty object where there is no such file."""
+    return read_json(path) if path.exists() else {}
+
+
 def brief(value: object) -> str:
     """`repr` cut to a length that fits an error message, however large the value; names of tensors stay whole."""
     return _BRIEF.repr(value)
 
 
-def size_of(values: dict, key: str, where: str, default: int | None = None) -> int:
-    """The entry `key`, a size: 1…2**31 − 1. Absent or null it is `default`; without one that is a FormatError too."""
+def size_of(values: dict, key: str, where: str, default: int | None = None, least: int = 1) -> int:
+    """The entry `key`, a size: `least`…2**31 − 1. Absent or null it is `default`; without one that is a FormatError
+    too."""
     value = default if values.get(key) is None else values[key]
-    if type(value) is not int or not 0 < value < 2**31:
+    if type(value) is not int or not least <= value < 2**31:
+        wanted = "a positive integer" if least == 1 else f"an integer of at least {least}"
         raise FormatError(
-            f"{where}: {key} must be a positive integer below 2**31, "
+            f"{where}: {key} must be {wanted} below 2**31, "
             + (f"got {brief(value)}" if key in values else "and is missing")
         )
     return value

@@ -133,6 +133,16 @@ def test_pylate(bert, tmp_path, said):
     both(cq.load(folder), MultiVectorEncoder(str(folder), device="cpu"))
 
 
+def test_modules_without_settings_need_no_file(bert, tmp_path):
+    """Earlier releases of sentence-transformers write none for Normalize."""
+    plain, folder = pylate(bert, tmp_path / "plain"), pylate(bert, tmp_path / "model")
+    (folder / "2_Normalize").mkdir()
+    modules = json.loads((folder / "modules.json").read_text())
+    modules += [{"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert cq.load(folder).config == cq.load(plain).config
+
+
 @pytest.mark.parametrize("metadata", [None, dict(query_maxlen=13, doc_maxlen=25, attend_to_mask_tokens=True, dim=24)])
 def test_stanford(bert, tmp_path, metadata):
     folder = tmp_path / "model"
