@@ -46,6 +46,8 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
     keys = [key for key in _BIASES if key in DEFAULTS[family] or key in encoders.BIASES.get(family, ())]
     biases = tuple(module for key in keys if flag_of(values, key, where) for module in _BIASES[key]) if keys else None
     entries = READERS[family](values, where)
+    if entries.get("causal") and not flag_of(values, "is_causal", where, True):
+        raise UnsupportedError(f"{where}: is_causal false is not implemented: a decoder's tokens see no later ones")
     entries["family"], vocab_size = family, entries["vocab_size"]
     entries |= read_head(values, entries, where)
     entries |= read_padding(values, vocab_size, where)

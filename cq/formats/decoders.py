@@ -41,19 +41,21 @@ _LLAMA = {"norm": "rms", "norm_first": True, "gated": True}
 @dataclass(frozen=True)
 class _Row:
     """fixed: entries of Config that the family's code says alone. theta: of rotary positions, where nothing says it;
-    share: of a head's features that turn, likewise; None: all do. windows: which layers have a window, by their number,
-    where `layer_types` does not say it; None: none may. typed: whether layer_types is read. activation: the key that
-    says it. scaled: embeddings are multiplied by the square root of their width. local: local layers have a theta of
-    their own."""
+    share: of a head's features that turn, likewise; None: all do. windows: from config.json and its name, which layers
+    have a window, by their number, where `layer_types` does not say it; None: none may. typed: whether layer_types is
+    read. activation: the key that says it. scaled: embeddings are multiplied by the square root of their width.
+    local_theta: of layers with a window, whose positions are never stretched, where nothing says it; None: as others'.
+    stretches: the kinds of rope_scaling that the family has; None: all."""
 
     fixed: dict = field(default_factory=lambda: _LLAMA)
     theta: float = 10000.0
     share: float | None = None
-    windows: Callable[[int, dict], bool] | None = None
+    windows: Callable[[dict, str], Callable[[int], bool]] | None = None
     typed: bool = False
     activation: str = "hidden_act"
     scaled: bool = False
-    local: bool = False
+    local_theta: float | None = None
+    stretches: tuple[str, ...] | None = None
 
 
 def _decoder(row: _Row, values: dict, where: str) -> dict:
@@ -63,8 +65,14 @@ def _decoder(row: _Row, values: dict, where: str) -> dict:
     entries, lm_head = basics(values, where) | row.fixed, _lm_head(values, where)
     positions, layers = entries["max_positions"], entries["num_layers"]
     rope = rope_of(values, positions, where, row.theta, row.share, "full_attention")
-    if rope.scaling is not None and rope.scaling["kind"] == "yarn":
-        positions = max(positions, min(int(rope.scaling["factor"] * rope.scaling["original_positions"]), 2**31 - 1))
+    scaling = rope.scaling
+    if scaling is not None and row.stretches is not None and scaling["kind"] not in row.stretches:
+        raise UnsupportedError(
+            f"{where}: rope_type {scaling['kind']!r} is not implemented for {family} models, only "
+            + ", ".join(row.stretches)
+        )
+    if scaling is not None and scaling["kind"] == "yarn":
+        positions = max(positions, min(int(scaling["factor"] * scaling["original_positions"]), 2**31 - 1))
     said = {} if values.get(row.activation) is None else {"hidden_act": values[row.activation]}
     eps = ("rms_norm_eps", 1e-6) if entries["norm"] == "rms" else ("layer_norm_eps", 1e-5)
     entries |= {
@@ -88,8 +96,8 @@ def _decoder(row: _Row, values: dict, where: str) -> dict:
             entries[entry] = change(real_of(values, key, where, None))
     entries |= (rotated := _rotated(values, layers, where))
     entries |= _windows(row, values | rotated, layers, where)
-    if row.local:
-        entries["local_rope_theta"] = _local_theta(values, positions, where)
+    if row.local_theta is not None:
+        entries["local_rope_theta"] = _local_theta(values, row.local_theta, positions, where)
     return entries | _sides(values, entries, where)
 
 
@@ -115,7 +123,7 @@ def _windows(row: _Row, values: dict, layers: int, where: str) -> dict:
         return {}
     window, local = size_of(values, "sliding_window", where), layer_types(values, layers, where) if row.typed else None
     if local is None:
-        local = tuple(row.windows(i, values) for i in range(count_of(layers, where)))
+        local = tuple(map(row.windows(values, where), range(count_of(layers, where))))
     if not any(local):
         return {}
     return {"window": window, "local": () if all(local) else local}
@@ -133,25 +141,41 @@ def layer_types(values: dict, layers: int, where: str) -> tuple[bool, ...] | Non
     return tuple(_TYPES[one] for one in types)
 
 
-def _local_theta(values: dict, positions: int, where: str) -> float:
+def _local_theta(values: dict, usual: float, positions: int, where: str) -> float:
     """Of layers with a window: what rope_parameters says of them, or rope_local_base_freq."""
     said = values.get("rope_parameters")
     nested = {"rope_parameters": said} if isinstance(said, dict) and "sliding_attention" in said else {}
-    usual = real_of(values, "rope_local_base_freq", where, 10000.0)
-    rope = rope_of(nested, positions, where, usual, None, "sliding_attention")
+    usual = real_of(values, "rope_local_base_freq", where, usual)
+    return local_theta_of(nested, positions, where, usual)
+
+
+def local_theta_of(values: dict, positions: int, where: str, usual: float) -> float:
+    """theta of layers with a window, whose positions nothing may stretch; usual: where nothing says it."""
+    rope = rope_of(values, positions, where, usual, None, "sliding_attention")
     if rope.scaling is not None:
-        raise UnsupportedError(f"{where}: rope_parameters: scaled positions of sliding_attention are not implemented")
+        raise UnsupportedError(
+            f"{where}: rope_scaling {brief(rope.scaling['kind'])} of layers with a window is not implemented"
+        )
     return rope.theta
+
+
+def half_window(window: int, key: str, where: str) -> int:
+    """How many tokens a layer sees on either side whose window, the entry `key`, counts those of both."""
+    if window < 2:
+        raise UnsupportedError(f"{where}: {key} {window} is not implemented, only 2 and more")
+    return window // 2
 
 
 def _sides(values: dict, entries: dict, where: str) -> dict:
     """Of a decoder made an encoder, which sees both sides, and half of its window on either."""
     key = "use_bidirectional_attention"
-    if key not in DEFAULTS[values["model_type"]] or not flag_of(values, key, where):
+    if not flag_of(values, key, where):
         return {}
+    if key not in DEFAULTS[values["model_type"]]:
+        raise UnsupportedError(f"{where}: {key} true is not implemented for {values['model_type']} models")
     window = entries.get("window")
     return {"causal": False, "lm_head": False, "tied": False, "pooling": "mean"} | (
-        {} if window is None else {"window": max(window // 2, 1)}
+        {} if window is None else {"window": half_window(window, "sliding_window", where)}
     )
 
 
@@ -191,26 +215,26 @@ def _neox(values: dict, where: str) -> dict:
     return _decoder(_NEOX, values, where) | {"parallel": flag_of(values, "use_parallel_residual", where, True)}
 
 
-def _every(i: int, values: dict) -> bool:
-    return True
+def _every(values: dict, where: str) -> Callable[[int], bool]:
+    return lambda i: True
 
 
-def _from_a_layer(i: int, values: dict) -> bool:
-    first: int = values["max_window_layers"]
-    return i >= first
+def _from_a_layer(values: dict, where: str) -> Callable[[int], bool]:
+    first = size_of(values, "max_window_layers", where, least=0)
+    return lambda i: i >= first
 
 
-def _but_each(interval: int) -> Callable[[int, dict], bool]:
+def _but_each(interval: int) -> Callable[[dict, str], Callable[[int], bool]]:
     """All layers but each so many'th."""
-    return lambda i, values: (i + 1) % interval != 0
+    return lambda values, where: lambda i: (i + 1) % interval != 0
 
 
-def _by_pattern(i: int, values: dict) -> bool:
-    return (i + 1) % size_of(values, "sliding_window_pattern", values["model_type"], 6) != 0
+def _by_pattern(values: dict, where: str) -> Callable[[int], bool]:
+    return _but_each(size_of(values, "sliding_window_pattern", where, 6))(values, where)
 
 
-def _unrotated(i: int, values: dict) -> bool:
-    return not values["rotated"][i]
+def _unrotated(values: dict, where: str) -> Callable[[int], bool]:
+    return lambda i: not values["rotated"][i]
 
 
 _NEOX = _Row({"norm": "layer", "norm_first": True}, share=0.25)
@@ -221,11 +245,11 @@ _ROWS = {
     "mistral": _Row(windows=_every),
     "qwen2": _Row(windows=_from_a_layer, typed=True),
     "qwen3": _Row(_LLAMA | {"qk_norm": True}, windows=_from_a_layer, typed=True),
-    "phi3": _Row(share=1.0, windows=_every),
+    "phi3": _Row(share=1.0, windows=_every, stretches=("longrope",)),
     "granite": _Row(),
     "smollm3": _Row(theta=2e6, windows=_unrotated, typed=True),
     "olmo2": _Row(_OLMO),
-    "olmo3": _Row(_OLMO, theta=5e5, windows=_but_each(4), typed=True),
+    "olmo3": _Row(_OLMO, theta=5e5, windows=_but_each(4), typed=True, local_theta=5e5),
     "gemma2": _Row(_GEMMA, windows=_but_each(2), typed=True, activation="hidden_activation", scaled=True),
     "gemma3_text": _Row(
         _GEMMA | {"qk_norm": True},
@@ -234,7 +258,7 @@ _ROWS = {
         typed=True,
         activation="hidden_activation",
         scaled=True,
-        local=True,
+        local_theta=1e4,
     ),
 }
 WINDOWED = {family for family, row in _ROWS.items() if row.windows is not None}

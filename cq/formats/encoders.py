@@ -1,7 +1,8 @@
 """config.json of the younger encoders' families as entries of Config. Must not know weights and their names."""
 
 from ..errors import FormatError, UnsupportedError
-from .decoders import count_of, layer_types
+from .decoders import NAMES as DECODERS_NAMES
+from .decoders import count_of, half_window, layer_types, local_theta_of
 from .families import activation_of, basics, bert, renamed
 from .heads import read_classifier
 from .rotary import rope_of
@@ -16,16 +17,7 @@ _T5 = {
     "head_dim": "d_kv",
 }
 NAMES: dict[str, dict[str, str]] = {  # as families.NAMES
-    "nomic_bert": {
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "n_positions",
-        "intermediate_size": "n_inner",
-        "hidden_act": "activation_function",
-        "layer_norm_eps": "layer_norm_epsilon",
-        "rope_theta": "rotary_emb_base",
-    },
+    "nomic_bert": DECODERS_NAMES["gpt2"] | {"layer_norm_eps": "layer_norm_epsilon", "rope_theta": "rotary_emb_base"},
     "t5": _T5,
     "t5-gated": _T5,
 }
@@ -68,11 +60,10 @@ def _rotary(values: dict, theta: float, where: str) -> dict:
     """As a BERT with rotary positions and a gated feed-forward part."""
     entries = basics(values, where)
     rope = rope_of(values, entries["max_positions"], where, theta)
-    types = values.get("type_vocab_size")
     return (
         entries
         | {
-            "type_vocab_size": 0 if types == 0 and type(types) is int else size_of(values, "type_vocab_size", where, 2),
+            "type_vocab_size": size_of(values, "type_vocab_size", where, 2, least=0),
             "norm": "layer",
             "norm_eps": real_of(values, "layer_norm_eps", where, 1e-12),
             "activation": activation_of(values, "gelu", where),
@@ -128,6 +119,11 @@ def _t5(values: dict, where: str) -> dict:
     kind = values.get("feed_forward_proj", "relu")
     activation = kind.removeprefix("gated-") if isinstance(kind, str) else kind
     values["hidden_act"] = "gelu_new" if kind == "gated-gelu" else activation
+    for key, only in (("dense_act_fn", values["hidden_act"]), ("is_gated_act", activation != kind)):
+        if values.get(key) not in (None, only):
+            raise UnsupportedError(
+                f"{where}: {key} {brief(values[key])} beside feed_forward_proj {brief(kind)} is not implemented"
+            )
     buckets = size_of(values, "relative_attention_num_buckets", where, 32)
     return basics(values, where) | {
         "norm": "rms",
@@ -149,14 +145,10 @@ def _t5(values: dict, where: str) -> dict:
 def _modernbert(values: dict, where: str) -> dict:
     """Norms before each part, a gated feed-forward part, rotary positions that turn faster in layers that see a window
     alone."""
-    values = {"rope_theta": values.get("global_rope_theta")} | values
     entries = basics(values, where)
     positions, layers = entries["max_positions"], entries["num_layers"]
-    rope = rope_of(values, positions, where, 160000.0, None, "full_attention")
-    near = {"rope_theta": values.get("local_rope_theta"), "rope_parameters": values.get("rope_parameters")}
-    local = rope_of(near, positions, where, 10000.0, None, "sliding_attention")
-    if local.scaling is not None:
-        raise UnsupportedError(f"{where}: rope_parameters: scaled positions of sliding_attention are not implemented")
+    far, near = (values | {"rope_theta": values.get(f"{kind}_rope_theta")} for kind in ("global", "local"))
+    rope = rope_of(far, positions, where, 160000.0, None, "full_attention")
     every = size_of(values, "global_attn_every_n_layers", where, 3)
     windowed = layer_types(values, layers, where) or tuple(i % every != 0 for i in range(count_of(layers, where)))
     found = entries | {
@@ -171,8 +163,9 @@ def _modernbert(values: dict, where: str) -> dict:
         "pooling": "mean",
     }
     if any(windowed):
-        window = size_of(values, "local_attention", where, 128) // 2
-        found |= {"window": max(window, 1), "local": windowed, "local_rope_theta": local.theta}
+        window = half_window(size_of(values, "local_attention", where, 128), "local_attention", where)
+        theta = local_theta_of(near, positions, where, 10000.0)
+        found |= {"window": window, "local": windowed, "local_rope_theta": theta}
     return found
 
 

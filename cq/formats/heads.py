@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import FormatError, UnsupportedError
 from ..model.config import Config
 from .name_tables import FAMILIES
 from .sentence import pair_activation
@@ -11,11 +11,9 @@ from .untrusted import brief, flag_of, size_of
 
 _MAX_LABELS = 1 << 16  # that a number alone may ask for
 _MASKED = ("ForMaskedLM", "ForPreTraining")
-_ALWAYS_GELU = (
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-)  # before a masked language model's head, whatever hidden_act says
+_EVERY_TOKEN = {"ForTokenClassification": "labels", "ForQuestionAnswering": "spans"}  # end of a class → token_head
+# before a masked language model's head, whatever hidden_act says
+_ALWAYS_GELU = ("roberta", "xlm-roberta", "camembert")
 
 
 def architectures_of(values: dict, where: str) -> list[str]:
@@ -43,13 +41,17 @@ def read_classifier(values: dict, activation: str, where: str) -> dict:
 def read_head(values: dict, entries: dict, where: str) -> dict:
     """Entries of Config of the other heads: those that read every token, and a decoder's sequence classifier. entries:
     what the family's reader found."""
-    if _is_any(values, ("ForTokenClassification",), where):
-        return {"labels": _labels(values, where), "token_head": "labels"}
-    if _is_any(values, ("ForQuestionAnswering",), where):
-        return {"token_head": "spans"}
+    family = entries["family"]
+    kind = next((kind for end, kind in _EVERY_TOKEN.items() if _is_any(values, (end,), where)), None)
+    if kind is not None:
+        if FAMILIES[family].labels is None:
+            raise UnsupportedError(
+                f"{where}: architectures {brief(values['architectures'])} is not implemented: of {family} models no "
+                "head that reads every token is"
+            )
+        return {"token_head": kind} | ({"labels": _labels(values, where)} if kind == "labels" else {})
     if entries.get("causal"):
         return read_classifier(values, "linear", where)
-    family = entries["family"]
     if FAMILIES[family].words is None or not _is_any(values, _MASKED, where):
         return {}
     transform = "gelu" if family in _ALWAYS_GELU else entries["activation"]

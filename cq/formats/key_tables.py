@@ -12,9 +12,8 @@ _SAVED = "a record of who wrote the file"
 _SPEED = "speed and memory of transformers' own code"
 _PIPELINE = "only for transformers' pipelines"
 _NAME = "a chat template sees it by this name"
-_HEADS = "of ModernBERT's heads"
+_HEADS = "of ModernBERT's heads, none of which is read"
 _UNREAD = "no class of transformers reads it"
-_OTHERS = "of families that cq does not run"
 
 _CONFIG: dict[str, dict] = {
     "honoured": {
@@ -46,7 +45,7 @@ _CONFIG: dict[str, dict] = {
         "position_embedding_type": "absolute, of GTE rope, of JinaBERT alibi; others are refused",
         "feed_forward_type": "JinaBERT's: geglu, reglu; others are refused",
         "is_encoder_decoder": "of T5, whose encoder alone is read; of other families it is refused",
-        "local_attention": "ModernBERT's window, half of it on either side",
+        "local_attention": "ModernBERT's window, half of it on either side; at least 2",
         "global_attn_every_n_layers": "ModernBERT's layers without a window, where layer_types is absent",
         "global_rope_theta": "ModernBERT's rope_theta",
         "local_rope_theta": "ModernBERT's, of layers with a window",
@@ -58,6 +57,8 @@ _CONFIG: dict[str, dict] = {
         "num_layers": "T5's num_hidden_layers",
         "num_heads": "T5's num_attention_heads",
         "feed_forward_proj": "T5's hidden_act, gated- before it where there is a gate",
+        "dense_act_fn": "T5's; must be what feed_forward_proj says",
+        "is_gated_act": "the same",
         "relative_attention_max_distance": "T5's: from there on all distances are one",
         "rotary_emb_base": "GPT-NeoX's and NomicBERT's rope_theta",
         "rotary_scaling_factor": "NomicBERT's: texts end at max_trained_positions, up to where it changes nothing",
@@ -75,8 +76,9 @@ _CONFIG: dict[str, dict] = {
         "tie_word_embeddings": "of language models, causal and masked",
         "quantization_config": "in a folder, of the method compressed-tensors: see below; others are refused",
         "rope_theta": "",
-        "rope_scaling": "linear, ntk, llama3, yarn, longrope; dynamic, which changes nothing within the positions",
-        "rope_parameters": "both of these, as transformers 5 writes them",
+        "rope_scaling": "linear, ntk, llama3, yarn, longrope; dynamic, which changes nothing within the positions; of "
+        "layers with a window alone it is refused",
+        "rope_parameters": "both of these, as transformers 5 writes them; refused beside another rope_scaling",
         "original_max_position_embeddings": "of llama3, yarn and longrope, before that in rope_scaling",
         "attention_bias": "of all decoders but Mistral, Qwen2, Phi-3 and GPT-2",
         "mlp_bias": "Llama's, Granite's and SmolLM3's",
@@ -95,7 +97,8 @@ _CONFIG: dict[str, dict] = {
         "query_pre_attn_scalar": "Gemma's: scores are divided by its square root",
         "attn_logit_softcapping": "Gemma's",
         "final_logit_softcapping": "Gemma's",
-        "use_bidirectional_attention": "Gemma 3's: an encoder",
+        "use_bidirectional_attention": "Gemma 3's: an encoder; of other families true is refused",
+        "is_causal": "of decoders; false is refused",
         "embedding_multiplier": "Granite's",
         "residual_multiplier": "Granite's",
         "attention_multiplier": "Granite's",
@@ -115,6 +118,7 @@ _CONFIG: dict[str, dict] = {
         "add_cross_attention": ("encoder-decoder models", False),
         "compression_config": "weights in others' codes, as written in 2024",
         "pruned_heads": ("heads left out", {}),
+        "per_layer_config": ("layers with settings of their own", {}),
         "rotary_emb_fraction": ("heads that turn in part", 1),
         "rotary_emb_interleaved": ("neighbours that turn together", False),
         "rotary_emb_scale_base": "positions that fade with distance",
@@ -159,8 +163,6 @@ _CONFIG: dict[str, dict] = {
         "deterministic_flash_attn": _SPEED,
         "reference_compile": _SPEED,
         "repad_logits_with_grad": _SPEED,
-        "dense_act_fn": "feed_forward_proj says it",
-        "is_gated_act": "feed_forward_proj says it",
         "num_decoder_layers": "of T5's decoder, which is not read",
         "scale_decoder_outputs": "of T5's decoder, which is not read",
         "dropout_rate": _TRAINING,
@@ -226,12 +228,13 @@ _GENERATION: dict[str, dict] = {
 _TOKENIZER: dict[str, dict] = {
     "honoured": {
         "tokenizer_class": "BERT's and DistilBERT's set the normalizer from the keys below",
-        "do_lower_case": "of BERT's classes, true where it is absent",
+        "do_lower_case": "of BERT's and ALBERT's classes, true where it is absent; ALBERT's must be as tokenizer.json",
+        "keep_accents": "of ALBERT's class, false where it is absent; must be as tokenizer.json",
         "strip_accents": "of BERT's classes; absent: as do_lower_case",
         "tokenize_chinese_chars": "of BERT's classes, true where it is absent",
         "add_bos_token": "whether texts begin with bos_token; absent: as tokenizer.json",
         "add_eos_token": "whether texts end with eos_token; absent: as tokenizer.json",
-        "add_prefix_space": "of byte-level tokenizers",
+        "add_prefix_space": "of byte-level tokenizers; of others it must be as tokenizer.json",
         "bos_token": _NAME,
         "eos_token": _NAME,
         "unk_token": _NAME,
@@ -272,8 +275,8 @@ _TOKENIZER: dict[str, dict] = {
         "use_default_system_prompt": "the chat template says it",
         "do_basic_tokenize": "of tokenizers in Python",
         "never_split": "of tokenizers in Python",
-        "keep_accents": _OTHERS,
-        "remove_space": _OTHERS,
+        "extra_ids": "tokenizer.json has T5's extra tokens",
+        "remove_space": "of tokenizers in Python",
         "use_fast": _SPEED,
         "backend": _SAVED,
         "is_local": _SAVED,

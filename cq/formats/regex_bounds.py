@@ -15,6 +15,7 @@ MAX_WAYS = 4096  # that bounded repetitions give at one place
 _FEW, _MOST, _NO_BOUND = 64, 1000, 1 << 30  # repetitions that count as bounded, that are taken, without a bound
 _COUNTS = re.compile(r"\{(\d*)(,?)(\d*)\}")
 _GROUP = re.compile(r"\?(?::|=|!|<=|<!|>|[im-]+:|<[A-Za-z_]\w*>)")
+_LINE_END = re.compile(r"\\r\?\\n(?![*+?{])")  # matches in one way, since no text begins with both
 _NAMED = re.compile(r"\\(?:[pP]\{[^{}]{1,64}\}|x\{[0-9A-Fa-f]{1,8}\}|x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{4})")
 
 
@@ -36,6 +37,7 @@ class _Ways(NamedTuple):
 
 
 _ATOM, _NOTHING, _LOOK = _Ways(), _Ways(empty=True), _Ways(empty=True, look=True)
+_AGAIN = _Ways(ends=2)  # a repetition of a repetition takes one step a character, if nothing must match after it
 
 
 def check_regex(pattern: str, where: str) -> None:
@@ -106,6 +108,10 @@ class _Reader:
         if self._next("["):
             self._class()
             return _ATOM
+        line_end = _LINE_END.match(self.text, self.at)
+        if line_end is not None:
+            self.at = line_end.end()
+            return _ATOM
         if self.text[self.at] == "\\":
             return self._escape()
         self.at += 1
@@ -147,29 +153,30 @@ class _Reader:
         self.at = self.at + 2 if named is None else named.end()
         return _LOOK if letter in "bBAzZG" else _ATOM
 
-    def _repeated(self, ways: _Ways) -> _Ways:
-        """The atom with what repeats it."""
+    def _repeated(self, atom: _Ways) -> _Ways:
+        """The atom with what repeats it. Oniguruma reads + after braces as a second repetition, and so ? after {n}."""
         counts = self._counts()
         if counts is None:
-            return ways
+            return atom
         least, most, braces = counts
-        if not self._next("?") and not braces:
-            self._next("+")
-        if self._counts() is not None or ways.look:
+        ways = _times(atom, least, most)
+        if not braces:
+            self._next("?") or self._next("+")
+        elif self._next("?"):
+            ways = ways if "," in braces else _times(ways, 0, 1)
+        elif self._next("+"):
+            if not atom.one or ways.empty:
+                raise _Unproven("a repetition is repeated")
+            ways = _AGAIN
+        if self._counts() is not None or atom.look:
             raise _Unproven("a repetition is repeated")
-        if most == 1:
-            return ways._replace(bounded=ways.bounded + (least == 0), empty=ways.empty or least == 0)
-        if not ways.one:
-            raise _Unproven("what is repeated can match in several ways")
-        if most > _FEW and most != least:
-            return _Ways(1, 0, 1, least == 0)
-        return _Ways(most - least + 1, 0, 0, least == 0)
+        return ways
 
-    def _counts(self) -> tuple[int, int, bool] | None:
-        """From how many times to how many, and whether braces say it."""
+    def _counts(self) -> tuple[int, int, str] | None:
+        """From how many times to how many, and the braces that say it, if braces do."""
         for sign, counts in (("*", (0, _NO_BOUND)), ("+", (1, _NO_BOUND)), ("?", (0, 1))):
             if self._next(sign):
-                return *counts, False
+                return *counts, ""
         braces = _COUNTS.match(self.text, self.at)
         if braces is None or not (braces[1] or braces[3]):
             return None
@@ -180,4 +187,15 @@ class _Reader:
             most = int(braces[3][:6])
         if least > _MOST or _MOST < most < _NO_BOUND or most < least:
             raise _Unproven(f"it repeats more than {_MOST} times")
-        return least, most, True
+        return least, most, braces[0]
+
+
+def _times(ways: _Ways, least: int, most: int) -> _Ways:
+    """What can match in these ways, so many times."""
+    if most == 1:
+        return ways._replace(bounded=ways.bounded + (least == 0), empty=ways.empty or least == 0)
+    if not ways.one:
+        raise _Unproven("what is repeated can match in several ways")
+    if most > _FEW and most != least:
+        return _Ways(1, 0, 1, least == 0)
+    return _Ways(most - least + 1, 0, 0, least == 0)

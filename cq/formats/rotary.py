@@ -36,18 +36,21 @@ def rope_of(
         None,
         1.0 if share is None else real_of(values, "partial_rotary_factor", where, share),
     )
-    for key in ("rope_scaling", "rope_parameters"):
-        rope, at = values.get(key), f"{where}: {key}"
-        if rope is None:
-            continue
+    said = {key: values[key] for key in ("rope_scaling", "rope_parameters") if values.get(key) is not None}
+    for key, rope in said.items():
+        at = f"{where}: {key}"
         if isinstance(rope, dict) and kind in rope:
             rope, at = rope[kind], f"{at}: {kind}"
         if not isinstance(rope, dict):
             raise FormatError(f"{at} must be an object or null, got {brief(rope)}")
         found = _said(found, rope, values, positions, share, at)
+    if len(said) == 2 and said["rope_scaling"] != said["rope_parameters"]:
+        raise UnsupportedError(
+            f"{where}: rope_scaling {brief(said['rope_scaling'])} beside other rope_parameters is not implemented"
+        )
     if found.share > 1 or share is None and values.get("partial_rotary_factor") not in (None, 1):
-        said = values.get("partial_rotary_factor", found.share)
-        raise UnsupportedError(f"{where}: partial_rotary_factor {brief(said)} is not implemented for this family")
+        wanted = values.get("partial_rotary_factor", found.share)
+        raise UnsupportedError(f"{where}: partial_rotary_factor {brief(wanted)} is not implemented for this family")
     return found
 
 

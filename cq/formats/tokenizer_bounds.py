@@ -30,7 +30,7 @@ _CHAINS = {
 def check_tokenizer(values: dict, where: str) -> None:
     """values: a tokenizer.json. Raises FormatError, UnsupportedError; what else is wrong with it the library says."""
     for chain, inside in _CHAINS.items():
-        parts = list(_parts(values.get(chain), inside, f"{where}: {chain}"))
+        parts = list(parts_of(values.get(chain), inside, f"{where}: {chain}"))
         growth = 1.0
         for part in parts:
             growth *= _growth(part, f"{where}: {chain}")
@@ -41,7 +41,7 @@ def check_tokenizer(values: dict, where: str) -> None:
         _check_id(token.get("id") if isinstance(token, dict) else None, f"{where}: added_tokens")
 
 
-def _parts(value: Any, inside: str, where: str) -> Iterator[dict]:
+def parts_of(value: Any, inside: str, where: str) -> Iterator[dict]:
     """A chain's members, those of chains in it included."""
     waiting, count = [value], 0
     while waiting:

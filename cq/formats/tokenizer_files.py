@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
 from ..door import own_errors
-from ..errors import FormatError
+from ..errors import FormatError, UnsupportedError
 from .keys import check_keys
-from .tokenizer_bounds import check_tokenizer
-from .untrusted import as_file, brief, flag_of, parse_json, read_json
+from .tokenizer_bounds import check_tokenizer, parts_of
+from .untrusted import as_file, brief, flag_of, parse_json, read_json_if_any
 
 MAX_TOKENIZER = 64 << 20  # bytes; the largest in the wild are near 40 MB
 _MAX_WORDS = 1 << 21  # lines of a vocab.txt
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
 _NORMALIZED = (*_BERT, "MPNetTokenizer")  # whose normalizer the settings make
+_AS_THEY_ARE = ("PreTrainedTokenizer", "TokenizersBackend")  # classes that change no step of tokenizer.json
 _END = "<|endoftext|>"
 _DEFAULTS = {  # class → its tokens where no file says them
     **{name: dict(zip(_NAMES[2:], ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"))) for name in _BERT},
@@ -43,7 +44,7 @@ class Settings(NamedTuple):
 def read_tokenizer_settings(folder: Path, family: str = "", kind: str | None = None) -> Settings:
     """family: of the model; kind: config.json's tokenizer_class. Raises FormatError, UnsupportedError."""
     file = folder / "tokenizer_config.json"
-    values, where = (read_json(file) if file.exists() else {}), str(file)
+    values, where = read_json_if_any(file), str(file)
     check_keys(values, "tokenizer_config.json", where)
     decoder, said = values.get("added_tokens_decoder"), dict(values)
     added: list[tuple[int | None, str, dict]] = []
@@ -52,10 +53,9 @@ def read_tokenizer_settings(folder: Path, family: str = "", kind: str | None = N
             raise FormatError(f"{where}: added_tokens_decoder must map ids to tokens, got {brief(decoder)}")
         added = [(int(key), *_token(token, where)) for key, token in decoder.items()]
     else:
-        mapped = folder / "special_tokens_map.json"
-        said |= read_json(mapped) if mapped.exists() else {}
+        said |= read_json_if_any(folder / "special_tokens_map.json")
         listed = folder / "added_tokens.json"
-        for token, i in (read_json(listed) if listed.exists() else {}).items():
+        for token, i in read_json_if_any(listed).items():
             if type(i) is not int or i < 0:
                 raise FormatError(f"{listed}: {brief(token)} has no id but {brief(i)}")
             added.append((i, token, {"normalized": True}))
@@ -211,8 +211,32 @@ def _apply(tokenizer: Tokenizer, settings: Settings, whole: bool, where: str) ->
         )
     if values.get("add_prefix_space") is not None and type(tokenizer.pre_tokenizer).__name__ == "ByteLevel":
         tokenizer.pre_tokenizer.add_prefix_space = flag_of(values, "add_prefix_space", settings.where)
+    _check_steps(tokenizer, settings)
     if values.get("add_bos_token") is not None or values.get("add_eos_token") is not None:
         _surround(tokenizer, settings)
+
+
+def _check_steps(tokenizer: Tokenizer, settings: Settings) -> None:
+    """Raises UnsupportedError for settings by which transformers makes other steps than tokenizer.json has."""
+    before, cuts = (
+        [] if part is None else list(parts_of(json.loads(part.__getstate__()), inside, settings.where))
+        for part, inside in ((tokenizer.normalizer, "normalizers"), (tokenizer.pre_tokenizer, "pretokenizers"))
+    )
+    kinds = {part["type"] for part in before}
+    spaces = [part["add_prefix_space"] for part in cuts if part["type"] == "ByteLevel"]
+    spaces += [part["prepend_scheme"] != "never" for part in cuts if part["type"] == "Metaspace"]
+    spaces += [True for kind in kinds if kind == "Prepend"]
+    does = {"add_prefix_space": any(spaces)} if spaces and settings.kind not in _AS_THEY_ARE else {}
+    usual = dict(does)
+    if settings.kind == "AlbertTokenizer" and type(tokenizer.model).__name__ == "Unigram":
+        does |= {"do_lower_case": "Lowercase" in kinds, "keep_accents": "StripAccents" not in kinds}
+        usual |= {"do_lower_case": True, "keep_accents": False}
+    for key, done in does.items():
+        if flag_of(settings.values, key, settings.where, usual[key]) is not done:
+            raise UnsupportedError(
+                f"{settings.where}: {key} {str(not done).lower()} is not implemented where tokenizer.json has it "
+                "otherwise"
+            )
 
 
 def _add_tokens(tokenizer: Tokenizer, settings: Settings, where: str) -> None:

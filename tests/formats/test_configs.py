@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cq.errors import FormatError, UnsupportedError
 from cq.formats.huggingface import parse_config
 from cq.formats.keys import rule_of
 
@@ -98,3 +99,62 @@ def test_a_real_configuration_is_read(file):
     config, _ = parse_config(values, file.name)
     assert {name: getattr(config, name) for name in WANTED[file.stem]} == WANTED[file.stem]
     assert [key for key in values if rule_of("config.json", key) is None] == []
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "words"),
+    [
+        ("ModernBERT-base", {"rope_scaling": LINEAR}, "rope_scaling 'linear' of layers with a window"),
+        ("ModernBERT-base", {"local_attention": 1}, "local_attention 1 is not implemented, only 2 and more"),
+        ("ModernBERT-base", {"architectures": ["ModernBertForTokenClassification"]}, "of modernbert models no head"),
+        ("ModernBERT-base", {"architectures": ["ModernBertForQuestionAnswering"]}, "of modernbert models no head"),
+        ("sentence-t5-base", {"architectures": ["T5ForTokenClassification"]}, "of t5 models no head"),
+        ("t5-v1_1-base", {"architectures": ["T5ForQuestionAnswering"]}, "of t5-gated models no head"),
+        ("t5-v1_1-base", {"dense_act_fn": "relu"}, "dense_act_fn 'relu' beside feed_forward_proj 'gated-gelu'"),
+        ("sentence-t5-base", {"is_gated_act": True}, "is_gated_act True beside feed_forward_proj 'relu'"),
+        ("gemma-2-2b-it", {"use_bidirectional_attention": True}, "use_bidirectional_attention true"),
+        ("gemma-2-2b-it", {"is_causal": False}, "is_causal false"),
+        ("pythia-160m", {"is_causal": False}, "is_causal false"),
+        ("embeddinggemma-300m", {"sliding_window": 1}, "sliding_window 1 is not implemented, only 2 and more"),
+        ("Phi-4-mini-instruct", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type 'yarn' is not .* phi3"),
+        (
+            "Mistral-7B-v0.1",
+            {"rope_scaling": LINEAR, "rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+            "rope_scaling .* beside other rope_parameters",
+        ),
+    ],
+)
+def test_what_would_compute_something_else_is_refused(name, entries, words):
+    """Each of these changes what transformers computes with the file."""
+    values = json.loads(Path(__file__).with_name("configs").joinpath(f"{name}.json").read_text())
+    with pytest.raises(UnsupportedError, match=f"^config.json: .*{words}"):
+        parse_config(values | entries, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("t5-v1_1-base", {"dense_act_fn": "gelu_new", "is_gated_act": True}),
+        ("embeddinggemma-300m", {"is_causal": False}),
+        ("albert-base-v2", {"is_causal": False}),
+        ("Mistral-7B-v0.1", {"is_causal": True, "rope_scaling": LINEAR, "rope_parameters": LINEAR}),
+    ],
+)
+def test_what_says_the_same_again_is_taken(name, entries):
+    values = json.loads(Path(__file__).with_name("configs").joinpath(f"{name}.json").read_text())
+    parse_config(values | entries, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "entries", "words"),
+    [
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": "all"}, "max_window_layers must be an integer of"),
+        ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern must be a positive integer"),
+    ],
+)
+def test_which_layers_have_a_window_is_checked(model_type, entries, words):
+    with pytest.raises(FormatError, match=f"^config.json: {words}"):
+        parse_config({"model_type": model_type} | entries, "config.json")

@@ -26,7 +26,8 @@ _FOUND = {
         "sbert_ce_default_activation_function num_labels "
         "gradient_checkpointing tokenizer_class task_specific_params n_ctx prefix pruned_heads auto_map "
         "attn_implementation original_max_position_embeddings sliding_window_pattern rope_local_base_freq rotary_pct "
-        "rotary_emb_base partial_rotary_factor cache_implementation embd_pdrop resid_pdrop max_window_layers"
+        "rotary_emb_base partial_rotary_factor cache_implementation embd_pdrop resid_pdrop max_window_layers "
+        "is_causal per_layer_config dense_act_fn is_gated_act"
     ),
     "quantization_config": (
         "quant_method format config_groups ignore quantization_status kv_cache_scheme sparsity_config transform_config "
@@ -43,7 +44,8 @@ _FOUND = {
         "added_tokens_decoder chat_template clean_up_tokenization_spaces legacy sp_model_kwargs "
         "use_default_system_prompt never_split do_basic_tokenize errors name_or_path special_tokens_map_file "
         "processor_class auto_map split_special_tokens max_length stride truncation_strategy "
-        "pad_to_multiple_of pad_token_type_id spaces_between_special_tokens trim_offsets"
+        "pad_to_multiple_of pad_token_type_id spaces_between_special_tokens trim_offsets keep_accents remove_space "
+        "extra_ids"
     ),
     "sentence_bert_config.json": ("max_seq_length do_lower_case model_args tokenizer_args config_args"),
     "config_sentence_transformers.json": (

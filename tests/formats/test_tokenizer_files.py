@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from cq.errors import FormatError
+from cq.errors import FormatError, UnsupportedError
 from cq.formats.huggingface import read_folder
 from cq.formats.tokenizer_files import read_tokenizer, read_tokenizer_settings
 
@@ -156,6 +156,47 @@ def test_byte_level_texts_begin_with_a_space_where_the_files_say(tmp_path, prefi
     )
     ids = ours(folder, "gpt2").encode("a a").ids
     assert ids == AutoTokenizer.from_pretrained(folder)("a a").input_ids == ([2, 2] if prefix else [1, 2])
+
+
+def unigram(*steps, scheme: str = "always") -> Tokenizer:
+    """As ALBERT's and XLM-R's files have it."""
+    words = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", "▁", "a", "A", "é", "▁a", "▁A"]
+    tokenizer = Tokenizer(models.Unigram([(word, -float(i)) for i, word in enumerate(words)], unk_id=1))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("``", '"'), *steps])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme=scheme)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+    return tokenizer
+
+
+STRIPPED = (normalizers.NFKD(), normalizers.StripAccents())
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokenizer", "said", "key"),
+    [
+        ("AlbertTokenizer", unigram(*STRIPPED, normalizers.Lowercase()), {"do_lower_case": False}, "do_lower_case"),
+        ("AlbertTokenizer", unigram(*STRIPPED), {}, "do_lower_case"),
+        ("AlbertTokenizer", unigram(*STRIPPED, normalizers.Lowercase()), {"keep_accents": True}, "keep_accents"),
+        ("XLMRobertaTokenizer", unigram(), {"add_prefix_space": False}, "add_prefix_space"),
+    ],
+)
+def test_steps_that_the_class_would_make_otherwise_are_refused(tmp_path, kind, tokenizer, said, key):
+    text, family = "A é a", "albert" if kind == "AlbertTokenizer" else "xlm-roberta"
+    folder = put(tmp_path, tokenizer, family, tokenizer_config=said | {"tokenizer_class": kind})
+    assert AutoTokenizer.from_pretrained(folder)(text).input_ids != tokenizer.encode(text).ids
+    with pytest.raises(UnsupportedError, match=f"tokenizer_config.json: {key} (true|false) is not implemented where"):
+        ours(folder, family)
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"do_lower_case": True, "keep_accents": False, "add_prefix_space": True}], ids=["absent", "said"]
+)
+def test_steps_that_are_the_classs_own_are_taken(tmp_path, said):
+    tokenizer = unigram(*STRIPPED, normalizers.Lowercase())
+    folder = put(tmp_path, tokenizer, "albert", tokenizer_config=said | {"tokenizer_class": "AlbertTokenizer"})
+    assert ours(folder, "albert").encode("A é a").ids == AutoTokenizer.from_pretrained(folder)("A é a").input_ids
 
 
 def test_names_of_tokens_are_those_that_templates_see(llama):

@@ -117,6 +117,10 @@ DECODERS = {
     "olmo2 odd": (Olmo2ForCausalLM, Olmo2Config(**_ODD, attention_bias=True)),
     "olmo2 one": (Olmo2ForCausalLM, Olmo2Config(**_ONE | _TIED)),
     "olmo3": (Olmo3ForCausalLM, Olmo3Config(**_SMALL | dict(num_hidden_layers=5), sliding_window=19)),
+    "olmo3 long": (  # layers with a window are not stretched
+        Olmo3ForCausalLM,
+        Olmo3Config(**_SMALL, sliding_window=19, rope_scaling=dict(rope_type="linear", factor=8.0)),
+    ),
     "gpt_neox": (GPTNeoXForCausalLM, _neox(_SMALL, 0.4)),
     "gpt_neox odd": (GPTNeoXForCausalLM, _neox(_ODD, 1.0, attention_bias=False)),
     "gpt_neox one": (GPTNeoXForCausalLM, _neox(_ONE, 0.25, use_parallel_residual=False)),

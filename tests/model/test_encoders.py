@@ -95,6 +95,10 @@ ENCODERS = {
             norm_bias=True,
         ),
     ),
+    "modernbert thetas": (
+        ModernBertModel,
+        ModernBertConfig(**_MODERN, num_hidden_layers=3, rope_theta=5.0, global_rope_theta=9e3, local_rope_theta=2e2),
+    ),
     "modernbert near": (
         ModernBertModel,
         ModernBertConfig(**_MODERN, num_hidden_layers=2, layer_types=["sliding_attention"] * 2, local_attention=128),
