@@ -2,9 +2,6 @@
 read. Must not know how plans are found."""
 
 import json
-import os
-import secrets
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from ..qtensor import QTensor
 from .checkpoint import float_tensors
 from .compressed_codes import FileCodes
 from .compressed_config import METHOD, MIXED, PACKED, PLAIN
-from .files import write_whole
+from .files import replacing_folder, write_whole
 from .folder import folder_files, named_tokens
 from .huggingface import assembled, read_coded_settings, read_weights
 from .name_tables import FAMILIES
@@ -37,26 +34,17 @@ Tensors = dict[str, np.ndarray | Deferred]
 
 def export_compressed(model: Transformer, path: Path) -> None:
     """See formats.export. The folder is read back before it takes its name."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise CqError(f"{path}: is there and is not an empty folder; choose another name")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder")
-    writer = _Writer(model)
-    files = folder_files(writer.config, model.tokenizer, writer.biases)
-    values = json.loads(files["config.json"]) | {"quantization_config": writer.quantization_config()}
-    files["config.json"] = (json.dumps(values, indent=2) + "\n").encode()
-    folder = path.with_name(f".cq-{secrets.token_hex(8)}.tmp")
-    folder.mkdir()
-    try:
+    with replacing_folder(path) as folder:
+        writer = _Writer(model)
+        files = folder_files(writer.config, model.tokenizer, writer.biases)
+        values = json.loads(files["config.json"]) | {"quantization_config": writer.quantization_config()}
+        files["config.json"] = (json.dumps(values, indent=2) + "\n").encode()
         for name, data in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             write_whole(folder / name, data)
         write_safetensors(folder / "model.safetensors", writer.tensors, {"format": "pt"})
         tokens = named_tokens(model.config, model.tokenizer) if model.config.head_size else {}
         _check(folder, replace(writer.config, special_tokens=tokens or None), path)
-        os.replace(folder, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(folder: Path, config: Config, path: Path) -> None:
@@ -219,7 +207,7 @@ def _checked(model: Transformer) -> Plan:
     plan, family = model.plan, FAMILIES[model.config.family]
     if plan is None or plan.strategy is None:
         raise UnsupportedError("model: compressed-tensors holds codes, and this model is float32; quantize it first")
-    if family.turned or family.raised or family.shared or family.fused is not None:
+    if not family.plain:
         raise UnsupportedError(f"model: compressed-tensors has no codes for layers as {model.config.family} has them")
     if plan.attention:
         raise UnsupportedError(
@@ -227,8 +215,10 @@ def _checked(model: Transformer) -> Plan:
             f"quantize with {_SCHEME}"
         )
     if plan.residual:
-        raise UnsupportedError("the residual stream is in int8, which compressed-tensors does not express; quantize "
-                               "with cq.Static(residual='float32')")  # fmt: skip
+        raise UnsupportedError(
+            "the residual stream is in int8, which compressed-tensors does not express; quantize with "
+            "cq.Static(residual='float32')"
+        )
     biases = family.biases
     for name, layer in model.linears():
         if isinstance(layer.input_form, Smoothed):

@@ -1,11 +1,12 @@
-"""The one writer of files: whole or not at all, and nothing is left behind by a process that was killed. Must not know
-what it writes."""
+"""The one writer of files and folders: whole or not at all, and nothing is left behind by a process that was killed.
+Must not know what it writes."""
 
 import contextlib
 import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,43 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         os.fsync(folder)  # so that the renaming lasts through a power cut
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder, to be filled, which stands at `path` when the block ends, or not at all. Until then it has a name
+    that the next writer beside it removes where this process is killed. Raises CqError for what is there and is no
+    empty folder, FileNotFoundError where the folder around it is missing, OSError."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise CqError(f"{path}: is there and is not an empty folder; choose another name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(one_line(f"{path.parent}: no such folder"))
+    around = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _sweep(around)
+        folder, lock = _new_folder(path.parent)
+        try:
+            yield folder
+            os.replace(folder, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+        os.fsync(around)
+    finally:
+        os.close(around)
+
+
+def _new_folder(around: Path) -> tuple[Path, int]:
+    """A folder, and what holds it locked while it is open."""
+    while True:
+        folder = around / _new_name()
+        folder.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            _lock(lock)
+            if os.fstat(lock).st_nlink:  # nobody has swept it away between the two
+                return folder, lock
+            os.close(lock)
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
@@ -105,20 +143,27 @@ def _new_name() -> str:
     return _PREFIX + secrets.token_hex(8) + _SUFFIX
 
 
-def _locked(descriptor: int) -> BinaryIO:
+def _lock(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # a file system without locks keeps what killed processes leave
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _locked(descriptor: int) -> BinaryIO:
+    _lock(descriptor)
     return os.fdopen(descriptor, "wb")
 
 
 def _sweep(folder: int) -> None:
-    """Removes what killed processes have left in a folder: files of such names that nobody holds locked."""
+    """Removes what killed processes have left in a folder: files and folders of such names that nobody holds locked."""
     for name in os.listdir(folder):
         if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
             with contextlib.suppress(OSError):
                 descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(name, dir_fd=folder)
+                    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                        shutil.rmtree(name, dir_fd=folder)
+                    else:
+                        os.unlink(name, dir_fd=folder)
                 finally:
                     os.close(descriptor)
