@@ -4,44 +4,37 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import click
 import numpy as np
 
-from ..errors import CqError
 from ..formats import load
-from ..formats.columns import read_lines, read_texts
 from ..formats.vectors import KINDS, written
 from ..model import Transformer
 from ..report.samples import Progress
 from . import terminal
-from .options import check_target
+from .options import check_target, column_option, input_option, texts_of
 from .spread import spread
 
 _AT_ONCE = 256  # texts of one part: between two moves of the progress bar, and of one task on a cluster
 
 
-@click.command("embed")
+@click.command("embed", short_help="Compute embeddings of texts.")
 @click.argument("model")
 @click.argument("text", nargs=-1)
-@click.option(
-    "--input",
-    "input_file",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="Texts to embed: a column of a .csv, .jsonl or .parquet, or one text per line; - is stdin.",
-)
-@click.option("--column", help='The column of --input [default: "text", or the only one].')
+@input_option
+@column_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write one (texts, dim) float32 array as .npy, or texts and vectors as .parquet [default: a JSON object per "
+    help="Write a (texts, dim) float32 array as .npy, or texts and vectors as .parquet [default: a JSON object per "
     "text on stdout].",
 )
-@click.option("--prompt", help="Put before each text.")
-@click.option("--prompt-name", help="The same, by a name that the model's files give it.")
-@click.option("--dask", "address", metavar="ADDRESS", help="Work on the Dask cluster whose scheduler is there.")
+@click.option("--prompt", help="Text to put before each text.")
+@click.option("--prompt-name", help="Name of the prompt in the model's files to put before each text.")
+@click.option("--dask", "address", metavar="ADDRESS", help="Address of the scheduler of a Dask cluster to work on.")
 def embed_command(
     model: str,
     text: tuple[str, ...],
@@ -52,18 +45,17 @@ def embed_command(
     prompt_name: str | None,
     address: str | None,
 ) -> None:
-    """One vector per TEXT, in order, and per text of --input, which may be longer than memory.
+    """Compute the embedding of each TEXT, then of each text of --input, which is read in parts and may be larger than
+    memory.
 
-    MODEL is a Hugging Face folder, owner/name on its hub, a file or a cq checkpoint."""
-    if column is not None and input_file is None:
-        raise click.UsageError("--column is of --input")
+    MODEL is a Hugging Face folder, a name such as owner/name on the Hub, a .safetensors, .npz or .gguf file, or a
+    checkpoint."""
     if output and output.suffix not in KINDS:
         raise click.UsageError(f"--output writes .npy or .parquet, got {output}")
     check_target(output)
-    texts = _some(chain(text, _texts(input_file, column)))
+    parts = _in_parts(texts_of(text, input_file, column))
     encoder = load(model)
     work: Callable[[Transformer, list[str]], np.ndarray] = partial(_embedded, prompt=prompt, prompt_name=prompt_name)
-    parts = _in_parts(texts)
     found: Iterable[tuple[list[str], np.ndarray]] = ((part, work(encoder, part)) for part in parts)
     if address:
         found = spread(address, encoder, parts, work)
@@ -78,25 +70,6 @@ def embed_command(
             for one, vector in zip(part, rows):
                 row = {"text": one, "embedding": [float(str(x)) for x in vector]}
                 click.echo(json.dumps(row, ensure_ascii=False))
-
-
-def _texts(path: Path | None, column: str | None) -> Iterator[str]:
-    if path is None:
-        return iter(())
-    if str(path) == "-":
-        return read_lines(click.open_file("-", encoding="utf-8"), "stdin")
-    return read_texts(path, column)
-
-
-def _some(texts: Iterator[str]) -> Iterator[str]:
-    """The texts, of which there must be one: that is seen before a model is loaded."""
-    try:
-        first = next(texts, None)
-    except CqError as error:
-        raise click.UsageError(f"--input: {error}") from None
-    if first is None:
-        raise click.UsageError("no texts: give TEXT, or --input with a file of texts, - for stdin")
-    return chain((first,), texts)
 
 
 def _in_parts(texts: Iterator[str]) -> Iterator[list[str]]:

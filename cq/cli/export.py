@@ -6,23 +6,24 @@ import click
 
 from ..errors import CqError
 from ..formats import export, load
+from ..formats.compressed_config import METHOD
 from . import terminal
 from .options import check_target, size_of
 
-_FOLDER = "compressed-tensors"
 
-
-@click.command("export")
+@click.command("export", short_help="Write a model for other runtimes.")
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "kind", type=click.Choice(["onnx", _FOLDER]), default="onnx", help="What to write [default: onnx]."
+    "--format", "kind", type=click.Choice(["onnx", METHOD]), default="onnx", show_default=True, help="Format of OUT."
 )
-@click.option("--force", is_flag=True, help="Overwrite OUT, of ONNX.")
+@click.option("--force", is_flag=True, help="Overwrite OUT if it exists; for ONNX.")
 def export_command(model: str, out: Path, kind: str, force: bool) -> None:
-    """MODEL for other runtimes: float32 or quantized as an ONNX graph (OUT.onnx) that onnxruntime and OpenVINO run;
-    quantized as a folder OUT in the codes of compressed-tensors, which vLLM and transformers run."""
-    if kind == _FOLDER:
+    """Write MODEL for other runtimes.
+
+    onnx writes a float32 or quantized model as an ONNX graph, a file that ends in .onnx, which onnxruntime and OpenVINO
+    run. compressed-tensors writes a quantized model as a new folder, which vLLM and transformers run."""
+    if kind == METHOD:
         export(load(model), out, kind)
         terminal.console().print(f"{out}: {size_of(out) / 1e6:.2f} MB")
         return

@@ -1,12 +1,14 @@
 """Options and arguments that several commands share: models, samples and files to write."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
 import click
 
+from ..errors import CqError
 from ..formats import load
+from ..formats.columns import read_lines, read_texts
 from ..formats.files import write_whole
 from ..model import Transformer
 from ..prepare.rotate import rotate
@@ -32,19 +34,31 @@ learning_rate_option = click.option(
 )
 
 input_option = click.option(
-    "--input", "input_file", type=click.File("r", encoding="utf-8"), help="File with one text per line; - reads stdin."
+    "--input",
+    "input_file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="File of texts: a column of a .csv, .jsonl or .parquet file, or one text per line; - reads stdin.",
 )
+column_option = click.option("--column", help='Column of --input [default: "text", or the only one].')
 
 
-def texts_of(text: tuple[str, ...], lines: TextIO | None) -> list[str]:
-    """The texts of the command line, and after them those of --input."""
+def texts_of(text: tuple[str, ...], path: Path | None, column: str | None) -> Iterator[str]:
+    """The texts of the command line, and after them those of --input, of which there must be one: that is seen before a
+    model is loaded."""
+    if column is not None and path is None:
+        raise click.UsageError("--column is for --input")
+    texts: Iterator[str] = iter(text)
+    if path is not None and str(path) == "-":
+        texts = chain(texts, read_lines(click.open_file("-", encoding="utf-8-sig"), "stdin"))
+    elif path is not None:
+        texts = chain(texts, read_texts(path, column))
     try:
-        texts = list(text) + [line.rstrip("\n") for line in lines or ()]
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"--input is not UTF-8 text: {error.reason}") from None
-    if not texts:
-        raise click.UsageError("no texts: give TEXT, or --input with a file of lines, - for stdin")
-    return texts
+        first = next(texts, None)
+    except CqError as error:
+        raise click.UsageError(f"--input: {error}") from None
+    if first is None:
+        raise click.UsageError("no texts: give TEXT, or --input with a file of texts, - for stdin")
+    return chain((first,), texts)
 
 
 def opened(path: str | Path, rotated: bool) -> Transformer:

@@ -51,7 +51,7 @@ _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that
 @click.option(
     "--checkpoint",
     metavar="FILE",
-    help="For qat: a .safetensors file that is saved every 100 steps, and from which an interrupted training goes on.",
+    help="QAT: .safetensors file that is saved every 100 steps; an interrupted training continues from it.",
 )
 @click.option(
     "--textbook",
@@ -280,6 +280,5 @@ def _movement(calibration: Calibration, scheme: Scheme) -> str:
     advice = "stable" if median <= _STABLE else "not stable yet: more samples would help"
     return (
         f"calibrated on {calibration.samples} samples: half of them give ranges that differ by {median:.1%} in the "
-        "median "
-        f"and by {moved[site]:.1%} at {site}; {advice}"
+        f"median and by {moved[site]:.1%} at {site}; {advice}"
     )

@@ -27,7 +27,7 @@ def read_texts(path: Path, column: str | None = None) -> Iterator[str]:
     if path.suffix == ".parquet":
         yield from _checked(_parquet(path, column), path)
         return
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets mark UTF-8 with three bytes in front
         if path.suffix == ".csv":
             yield from _checked(_csv(file, path, column), path)
         elif path.suffix == ".jsonl":

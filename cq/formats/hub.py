@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub by their names: found in its cache, or downloaded through huggingface_hub, and no more
+"""Models of the Hugging Face Hub by their names: found in its cache, or downloaded through huggingface_hub, and no more
 of them than is read. Must not know what the files mean, but for modules.json, which names folders."""
 
 import re
@@ -39,13 +39,13 @@ def located(path: str | PathLike, revision: str | None = None, token: str | bool
     name = as_name(path)
     if not _is_model(path, name):
         if revision is not None or token is not None:
-            raise CqError(f"{name}: revision and token are for models of the Hugging Face hub, this is a local path")
+            raise CqError(f"{name}: revision and token are for models of the Hugging Face Hub, this is a local path")
         return as_path(path)
     try:
         import huggingface_hub.errors
     except ImportError:
         raise UnsupportedError(
-            f"{name}: no such file or folder; to read it as a model of the Hugging Face hub, install huggingface_hub: "
+            f"{name}: no such file or folder; to read it as a model of the Hugging Face Hub, install huggingface_hub: "
             "pip install 'cquant[hub]'"
         ) from None
     root = _snapshot(huggingface_hub, str(path), revision, token, [*_ABOVE, *_SMALL])
@@ -76,12 +76,12 @@ def _snapshot(hub: Any, name: str, revision: str | None, token: str | bool | Non
         raise FileNotFoundError(f"{name}: the model has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
         raise FileNotFoundError(
-            f"{name}: no such path here and no such model on the Hugging Face hub, or it is private: then give token= "
+            f"{name}: no such path here and no such model on the Hugging Face Hub, or it is private: then give token= "
             "or log in with `hf auth login`"
         ) from None
     except (errors.HFValidationError, errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
-            f"{name}: no such path here, not whole in the Hugging Face cache{at}, and not to be had from the hub "
+            f"{name}: no such path here, not whole in the Hugging Face cache{at}, and not to be had from the Hub "
             f"({' '.join(str(error).split())[:200]}); load it once with a network connection and HF_HUB_OFFLINE unset, "
             "or give the path of its folder"
         ) from None

@@ -628,10 +628,10 @@ def test_rank_shows_the_librarys_order(run, tmp_path, random_model, byte_tokeniz
     rows = [json.loads(line) for line in run("rank", tmp_path / "cross.safetensors", "which?", *texts).splitlines()]
     wanted = model.rank("which?", texts)
     assert rows == [row | {"text": texts[row["corpus_id"]]} for row in wanted]
-    lines = "\n".join(texts)
-    assert run("rank", tmp_path / "cross.safetensors", "which?", "--input", "-", stdin=lines) == "".join(
-        json.dumps(row) + "\n" for row in rows
-    )
+    (tmp_path / "texts.csv").write_text("id,answer\n" + "".join(f"{i},{text}\n" for i, text in enumerate(texts)))
+    for more in ("--input", "-"), ("--input", tmp_path / "texts.csv", "--column", "answer"):
+        shown = run("rank", tmp_path / "cross.safetensors", "which?", *more, stdin="\n".join(texts))
+        assert [json.loads(line) for line in shown.splitlines()] == rows
 
 
 def test_rank_names_what_is_none(run, tiny_encoder):

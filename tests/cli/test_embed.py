@@ -50,6 +50,14 @@ def test_files_of_each_kind_to_npy(run, files, tiny_encoder, tmp_path, kind):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(("kind", "content"), [("csv", "text\none"), ("jsonl", '{"text": "one"}'), ("txt", "one")])
+def test_a_mark_of_utf8_is_no_part_of_a_text(tmp_path, kind, content):
+    """As spreadsheets put it in front."""
+    path = tmp_path / f"a.{kind}"
+    path.write_text(content, encoding="utf-8-sig")
+    assert list(read_texts(path)) == ["one"]
+
+
 def test_parquet_holds_texts_and_vectors(run, files, tiny_encoder, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     run("--input", files["csv"], "--output", tmp_path / "v.parquet")
@@ -62,6 +70,8 @@ def test_parquet_holds_texts_and_vectors(run, files, tiny_encoder, tmp_path):
 def test_stdin_goes_on_to_stdout(run):
     lines = run("--input", "-", stdin="line 0\nline 1").splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["line 0", "line 1"]
+    (line,) = run("--input", "-", stdin="\ufeffline 0").splitlines()
+    assert json.loads(line)["text"] == "line 0"  # without the mark of UTF-8
 
 
 @pytest.mark.parametrize(
@@ -88,6 +98,7 @@ def test_files_that_cannot_be_read(run, tmp_path, name, content, arguments, mess
 
 
 def test_a_file_that_ends_badly_leaves_nothing(run, tmp_path):
+    pytest.importorskip("pyarrow")
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n' * 30 + "bad\n")
     for suffix in ("npy", "parquet"):
         assert "line 31: not JSON" in run("--input", tmp_path / "a.jsonl", "--output", tmp_path / f"v.{suffix}", code=1)
@@ -117,7 +128,7 @@ def test_memory_does_not_grow_with_the_file(files, tmp_path, kind):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "--column", "b"), "--column is of --input"),
+        (("a", "--column", "b"), "--column is for --input"),
         (("a", "--output", "a.txt"), "--output writes .npy or .parquet"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Models by their names on the Hugging Face hub: from its cache, and what is asked of huggingface_hub where they are
+"""Models by their names on the Hugging Face Hub: from its cache, and what is asked of huggingface_hub where they are
 not there. No test goes online."""
 
 import json
@@ -124,8 +124,8 @@ def response(status):
     [
         ("GatedRepoError", PermissionError, "gated; accept its terms"),
         ("RevisionNotFoundError", FileNotFoundError, "no revision 'v9'"),
-        ("RepositoryNotFoundError", FileNotFoundError, "no such model on the Hugging Face hub, or it is private"),
-        ("HfHubHTTPError", FileNotFoundError, "not to be had from the hub"),
+        ("RepositoryNotFoundError", FileNotFoundError, "no such model on the Hugging Face Hub, or it is private"),
+        ("HfHubHTTPError", FileNotFoundError, "not to be had from the Hub"),
     ],
 )
 def test_what_the_hub_refuses(monkeypatch, error, kind, said):
@@ -139,7 +139,7 @@ def test_what_the_hub_refuses(monkeypatch, error, kind, said):
 
 def test_paths_come_before_names(tmp_path, monkeypatch, tiny_encoder):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "_snapshot", lambda *args: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "_snapshot", lambda *args: pytest.fail("asked the Hub"))
     (tmp_path / "owner" / "model").mkdir(parents=True)
     shutil.copy(tiny_encoder, "owner/model.safetensors")
     assert cq.load("owner/model.safetensors").config.family == "bert"
