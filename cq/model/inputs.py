@@ -40,8 +40,8 @@ def as_texts(texts: Any, what: str) -> tuple[bool, list[str]]:
     texts = as_items(texts)
     if isinstance(texts, str):
         return True, [texts]
-    listed = list(texts) if is_iterable(texts) else [None]
-    if not all(isinstance(text, str) for text in listed):
+    listed = list(texts) if is_iterable(texts) else None
+    if listed is None or not all(isinstance(text, str) for text in listed):
         raise CqError(f"{what}: need a text, or an iterable of texts")
     return False, listed
 

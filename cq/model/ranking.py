@@ -89,10 +89,10 @@ class Ranking(LateInteraction):
         else:
             about = prompt or _QWEN3_PROMPT
             texts = [_QWEN3.format(prompt=about, query=query, document=text) for text in documents]
-            found = tuple(self._tokenizer.token_to_id(word) for word in ("yes", "no"))
-            if None in found:
+            ids = (self._tokenizer.token_to_id(word) for word in ("yes", "no"))
+            answers, activation = tuple(i for i in ids if i is not None), "sigmoid"
+            if len(answers) < 2:
                 raise UnsupportedError("rank: the tokenizer has no tokens for yes and no, which the model would answer")
-            answers, activation = tuple(i for i in found if i is not None), "sigmoid"
         tokens = [self.tokenize(text, special_tokens=False) for text in texts]
         found = [
             self.head_scores(np.stack([rows[-1] for rows in self.forward(part)]))[:, list(answers)]

@@ -162,7 +162,9 @@ class Texts:
 
     def _encoded(self, text: str, second: str | None, special_tokens: bool = True, whole: bool = False) -> Encoding:
         """whole: not cut."""
-        tokenizer = self._tokenizer if whole or self.cutter is None else self.cutter
+        tokenizer = self._tokenizer
+        if self.cutter is not None and not whole:
+            tokenizer = self.cutter
         for part in (text,) if second is None else (text, second):
             if not isinstance(part, str):
                 raise CqError(f"text: need a str, got {type(part).__name__}")
