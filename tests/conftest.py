@@ -1,8 +1,9 @@
 """What tests of several rooms use: two tiny random models on disk, an encoder and a causal language model, each one
 file with its tokenizer beside it; random models of awkward sizes; a trained sentence encoder and a language model from
-the package index, and data beside the repository; the bits that the kernels give; and single nodes in ONNX Runtime, the
-reference for the arithmetic that ONNX specifies."""
+the package index, and data beside the repository; the bits that the kernels give; a Dask cluster; and single nodes in
+ONNX Runtime, the reference for the arithmetic that ONNX specifies."""
 
+import contextlib
 import json
 import os
 import re
@@ -154,6 +155,26 @@ def kernel_bits():
         return dict(zip((line.removeprefix("call ") for line in lines[::2]), lines[1::2]))
 
     return bits
+
+
+@pytest.fixture(scope="session")
+def local_cluster():
+    """local_cluster(processes) → a context: a Dask cluster of two workers on this machine, as processes or as threads.
+    However busy the machine is, they have time to connect. Dask's warnings about that are ignored in pyproject.toml,
+    since its own threads warn too, at any time."""
+    import dask
+    import distributed
+
+    @contextlib.contextmanager
+    def start(processes: bool):
+        patient = {f"distributed.comm.timeouts.{name}": "200s" for name in ("connect", "tcp")}
+        with (
+            dask.config.set(patient),
+            distributed.LocalCluster(2, threads_per_worker=1, processes=processes, dashboard_address=None) as cluster,
+        ):
+            yield cluster
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 
+import distributed
 import numpy as np
 import pytest
 
@@ -100,7 +101,7 @@ def test_memory_of_a_real_model_is_flat_too(lm, samples):
 
 
 @pytest.fixture(scope="module", params=["threads", "processes", "dask"])
-def executor(request):
+def executor(request, local_cluster):
     """Real workers of each kind."""
     if request.param == "threads":
         with ThreadPoolExecutor(2) as pool:
@@ -109,13 +110,7 @@ def executor(request):
         with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
             yield pool
     else:
-        distributed = pytest.importorskip("distributed")
-        with (
-            distributed.LocalCluster(
-                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-            ) as cluster,
-            distributed.Client(cluster) as client,
-        ):
+        with local_cluster(processes=True) as cluster, distributed.Client(cluster) as client:
             pids = client.run(os.getpid)
             assert len(set(pids.values()) | {os.getpid()}) == 3
             yield client.get_executor()

@@ -594,11 +594,11 @@ def _command(*arguments, **options):
 
 def test_a_real_process_keeps_stdout_pure(tiny_encoder):
     process = _command("embed", tiny_encoder, "a text")
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0 and stderr == b""
     assert json.loads(stdout.removeprefix(b"started\n"))["text"] == "a text"
     process = _command("embed", "no-such-model", "a text", env=os.environ | {"PYTHONIOENCODING": "ascii"})
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 1 and stdout == b"started\n"
     assert stderr.startswith(b"cq: no-such-model") and b"Traceback" not in stderr
 
@@ -606,12 +606,12 @@ def test_a_real_process_keeps_stdout_pure(tiny_encoder):
 def test_ctrl_c_exits_130(tiny_encoder):
     process = _command("embed", tiny_encoder, "--input", "-")  # waits for lines
     assert process.stdout.readline() == b"started\n"
-    asleep, end = 0, time.monotonic() + 60
+    asleep, end = 0, time.monotonic() + 200
     while asleep < 5 and time.monotonic() < end:  # until it is seen waiting five times in a row
         time.sleep(0.05)
         asleep = asleep + 1 if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" else 0
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 130 and stdout == b"" and stderr.strip() == b"cq: interrupted"
 
 

@@ -136,11 +136,8 @@ def test_options_that_do_not_fit(run, arguments, message):
     assert message in run(*arguments, code=2)
 
 
-def test_a_cluster_gives_the_same_bits(run, files, tiny_encoder, tmp_path):
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-    ) as cluster:
+def test_a_cluster_gives_the_same_bits(local_cluster, run, files, tiny_encoder, tmp_path):
+    with local_cluster(processes=False) as cluster:
         address = cluster.scheduler_address
         run("first", "--input", files["txt"], "--output", tmp_path / "v.npy", "--dask", address, "--prompt", "a ")
     expected = cq.load(tiny_encoder).embed(["first", *TEXTS], prompt="a ")

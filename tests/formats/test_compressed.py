@@ -3,6 +3,7 @@ writes comes back bit for bit, from the package and from cq, and what cannot be 
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -338,9 +339,8 @@ def test_patterns_match_as_re_does(pattern):
         assert matches(pattern, name) == (re.match(pattern, name) is not None), name
 
 
-@pytest.mark.timeout(20)
 def test_no_pattern_takes_long():
-    matches = Matcher("x")
+    matches, began = Matcher("x"), time.process_time()
     for pattern in ("(a+)+$", "(((((((a*)*)*)*)*)*)*)*$", "(?:a{1000}){1000}", "a?" * 400 + "a" * 100):
         assert not matches(pattern, "a" * 60 + "!")
     for pattern in ("(" * 400 + "a" + ")?" * 400, "(", r"(a)\1", "(?i)a", "a" * 2000):
@@ -349,3 +349,4 @@ def test_no_pattern_takes_long():
     with pytest.raises(UnsupportedError, match="takes too long"):
         for _ in range(1000):
             matches(".*" * 400, "a" * 400)
+    assert time.process_time() - began < 20

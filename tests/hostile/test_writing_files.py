@@ -158,7 +158,7 @@ def test_interrupted_while_it_is_loaded(tmp_path, command):
     )
     assert run.stdout.readline() == b"loading\n"
     run.send_signal(signal.SIGINT)
-    output, errors = run.communicate(timeout=30)
+    output, errors = run.communicate(timeout=200)
     assert (run.returncode, output, errors) == (130, b"", b"cq: interrupted\n")
 
 

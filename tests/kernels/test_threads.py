@@ -18,14 +18,14 @@ from cq import _core
 QUIET_FORK = "-Wignore:This process:DeprecationWarning"
 
 
-def python(code: str, timeout: float = 60, **environment: str | None) -> subprocess.CompletedProcess:
+def python(code: str, **environment: str | None) -> subprocess.CompletedProcess:
     """Runs a script in a new process; None takes a variable away."""
     inherited = {
         name: value for name, value in os.environ.items() if name not in environment and not name.startswith("OMP_")
     }
     given = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, QUIET_FORK, "-c", code]
-    return subprocess.run(command, env=inherited | given, text=True, capture_output=True, timeout=timeout)
+    return subprocess.run(command, env=inherited | given, text=True, capture_output=True, timeout=200)
 
 
 def output(code: str, **environment: str | None) -> str:
@@ -212,8 +212,8 @@ def test_the_default_obeys_the_affinity():
 
 
 def test_a_helper_that_gets_no_core_holds_nobody():
-    """Three processes on one core: a call on two threads takes little longer than on one, since it waits for no helper
-    that has not begun."""
+    """Three threads on one core: a call on two threads takes little longer than on one, since it waits for no helper
+    that has not begun. Other programs disturb some of the five comparisons; a call that waits loses them all."""
     code = (
         WORK
         + """
@@ -221,13 +221,15 @@ import statistics, subprocess, sys, time
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
 try:
-    spent = {}
-    for n in (1, 2) * 4:
-        cq.set_num_threads(n)
-        start = time.perf_counter()
-        for _ in range(5): work()
-        spent.setdefault(n, []).append(time.perf_counter() - start)
-    one, two = (statistics.median(spent[n]) for n in (1, 2))
+    for _ in range(5):
+        spent = {1: [], 2: []}
+        for n in (1, 2) * 4:
+            cq.set_num_threads(n)
+            start = time.perf_counter()
+            for _ in range(5): work()
+            spent[n].append(time.perf_counter() - start)
+        one, two = (statistics.median(spent[n]) for n in (1, 2))
+        if two < 2 * one: break
     print(two < 2 * one, one, two)
 finally:
     busy.kill()
@@ -248,7 +250,7 @@ callers = [threading.Thread(target=run) for _ in range(8)]
 for caller in callers: caller.start()
 for caller in callers: caller.join()
 import time
-for _ in range(500):  # a thread that has ended is listed for a moment
+for _ in range(5000):  # a thread that has ended is listed for a moment
     threads = len(os.listdir("/proc/self/task"))
     if threads == 3: break
     time.sleep(0.01)
