@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from configurations import BERT, LLAMA
+from minilm import unpacked
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cq import Config, Transformer
 from cq.report import samples, timing
-
-sys.path.append(str(Path(__file__).parents[1] / "bench"))
-from minilm import unpacked
 
 _SIZES = dict(
     vocab_size=256, hidden_size=64, num_layers=2, num_heads=4, head_dim=16, intermediate_size=128, max_positions=64
@@ -83,9 +82,7 @@ def byte_tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory):
     """Path of a BERT-type encoder that pools by mean and normalizes; 64 positions."""
-    config = Config(
-        family="bert", num_kv_heads=4, type_vocab_size=2, pooling="mean", normalize=True, max_length=64, **_SIZES
-    )
+    config = Config(**BERT | _SIZES | dict(num_kv_heads=4, max_length=64))
     biases = ["embed.norm.bias"] + [f"layers.{i}.{name}.bias" for i in range(2) for name in _BIASED]
     return _written(tmp_path_factory.mktemp("encoder"), config, biases)
 
@@ -93,21 +90,7 @@ def tiny_encoder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory):
     """Path of a Llama-type language model with tied embeddings; 64 positions."""
-    config = Config(
-        family="llama",
-        num_kv_heads=2,
-        norm="rms",
-        norm_eps=1e-5,
-        norm_first=True,
-        activation="silu",
-        gated=True,
-        rope_theta=10000.0,
-        causal=True,
-        lm_head=True,
-        tied=True,
-        max_length=64,
-        **_SIZES,
-    )
+    config = Config(**LLAMA | _SIZES | dict(max_length=64))
     return _written(tmp_path_factory.mktemp("lm"), config)
 
 
@@ -186,7 +169,9 @@ def onnx_node():
     On a CPU with AVX2 alone ONNX Runtime multiplies uint8 by int8 in int16, which saturates: 72 % of its results are
     wrong for uniform codes. Two forms are exact on every CPU. One is uint8 by uint8, see `as_uint8`. The other is an
     int8 right side that is a constant: the session option set here makes ONNX Runtime turn it into the first form."""
-    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    import onnx
+    import onnxruntime as runtime
+
     helper, made = onnx.helper, {}
 
     def values(text: str, left_out=()):
@@ -306,49 +291,14 @@ def data_folder(request) -> Path:
     return Path(request.config.getoption("--data"))
 
 
-_ODD = {
-    "bert": dict(
-        vocab_size=53,
-        hidden_size=40,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=2,
-        head_dim=20,
-        intermediate_size=37,
-        max_positions=33,
-        type_vocab_size=2,
-        pooling="mean",
-        normalize=True,
-    ),
-    "llama": dict(
-        vocab_size=61,
-        hidden_size=36,
-        num_layers=2,
-        num_heads=6,
-        num_kv_heads=2,
-        head_dim=8,
-        intermediate_size=37,
-        max_positions=64,
-        norm="rms",
-        norm_eps=1e-5,
-        norm_first=True,
-        activation="silu",
-        gated=True,
-        rope_theta=1e4,
-        causal=True,
-        lm_head=True,
-        tied=True,
-    ),
-}
-
-
 @pytest.fixture(scope="session")
 def random_model():
     """random_model("bert" or "llama", **changes) → (float32 model of awkward sizes with every bias, its weights by
     name)."""
 
     def make(family: str, **changes) -> tuple[Transformer, dict[str, np.ndarray]]:
-        config, rng = Config(family=family, **_ODD[family] | changes), np.random.default_rng(9)
+        base = {"bert": BERT, "llama": LLAMA}[family]
+        config, rng = Config(**base | changes), np.random.default_rng(9)
         shapes = config.shapes()
         shapes |= {name[:-6] + "bias": shape[:1] for name, shape in shapes.items() if name.endswith(".weight")}
         weights = {

@@ -5,26 +5,16 @@ import importlib
 import json
 from pathlib import Path
 
+import greedy
+import measure
 import numpy as np
 import pytest
+import run
+import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted((ROOT / "bench" / "results").glob("*/*.json"))
-AMD, INTEL = "amd-25-17-avx512vnni", "intel-6-167-avx512vnni"
-
-
-@pytest.fixture(scope="module")
-def tables():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "bench")
-        yield importlib.import_module("tables")
-
-
-@pytest.fixture(scope="module")
-def measure():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "bench")
-        yield importlib.import_module("measure")
+AMD = "amd-25-17-avx512vnni"
 
 
 def result(name: str, machine: str = AMD) -> dict:
@@ -36,31 +26,31 @@ def row(rows: list[dict], **wanted) -> dict:
     return found
 
 
-def test_pages_hold_every_table_as_its_json_gives_it(tables):
+def test_pages_hold_every_table_as_its_json_gives_it():
     assert sum("<!-- machines -->" in page.read_text(encoding="utf-8") for page in tables.PAGES) == 1
     for page in tables.PAGES:
         text = page.read_text(encoding="utf-8")
         assert tables.filled(text, tables.RESULTS) == text, "run python bench/tables.py"
 
 
-def test_every_result_is_shown(tables):
+def test_every_result_is_shown():
     shown = {table.suite for table in tables.TABLES.values()}
     assert {file.stem for file in RESULTS} <= shown
 
 
-def test_missing_results_are_refused(tables, tmp_path):
+def test_missing_results_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="run python bench/run.py"):
         tables.filled("<!-- table:gemm here -->\n<!-- /table -->\n", tmp_path)
 
 
 @pytest.mark.parametrize("text", ["<!-- table:gemm here -->\n", "<!-- table:other here -->\n<!-- /table -->\n"])
-def test_bad_markers_are_refused(tables, tmp_path, text):
+def test_bad_markers_are_refused(tmp_path, text):
     with pytest.raises(ValueError, match="table:"):
         tables.filled(text, tmp_path)
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_results_carry_card_and_command(tables, file):
+def test_results_carry_card_and_command(file):
     text = file.read_text(encoding="utf-8")
     found = json.loads(text)
     assert found["command"].startswith("python bench/run.py")
@@ -98,36 +88,36 @@ def products(cq_seconds: float, peer_seconds: float, case: str = "128×768×768"
 NOTHING = {"rows": []}
 
 
-def yardsticks(tables, **given) -> list:
+def yardsticks(**given) -> list:
     """All yardsticks from the results given by name; the others hold no row."""
     return tables.targets.yardsticks(dict.fromkeys(tables.targets.OF_SUITE, NOTHING) | given)
 
 
 @pytest.mark.parametrize("peer_seconds, verdict", [(2.5, "met"), (2.0, "met"), (1.9, "**missed**")])
-def test_a_yardstick_is_met_or_missed(tables, peer_seconds, verdict):
+def test_a_yardstick_is_met_or_missed(peer_seconds, verdict):
     rows = products(2.0, peer_seconds) + products(2.0, peer_seconds, threads=2)
-    found = yardsticks(tables, gemm={"rows": rows})
+    found = yardsticks(gemm={"rows": rows})
     one = next(row for row in found if row.work.startswith("codes → int32"))
     lost = ["128×768×768"] if verdict != "met" else []
     assert one.verdict() == verdict and one.lost == {"1": lost, "2": lost}
     assert f"{peer_seconds / 2:.2f} (128×768×768)" in one.measured["1"]
 
 
-def test_every_yardstick_needs_every_case_and_number_of_threads(tables):
+def test_every_yardstick_needs_every_case_and_number_of_threads():
     rows = products(2.0, 2.5) + products(2.0, 1.0, "1×768×768") + products(2.0, 2.5, threads=2)
-    found = yardsticks(tables, gemm={"rows": rows})
+    found = yardsticks(gemm={"rows": rows})
     one = next(row for row in found if row.work.startswith("codes → int32"))
     assert one.verdict() == "**missed** / met" and one.measured["1"] == "1 of 2, worst 0.50 (1×768×768)"
 
 
-def test_what_was_not_measured_is_not_met(tables):
-    found = yardsticks(tables)
+def test_what_was_not_measured_is_not_met():
+    found = yardsticks()
     assert {row.verdict() for row in found} == {"not measured"} and len(found) > 20
-    found = yardsticks(tables, gemm={"rows": products(2.0, 2.5)})
+    found = yardsticks(gemm={"rows": products(2.0, 2.5)})
     assert next(row for row in found if row.work.startswith("codes → int32")).verdict() == "met / not measured"
 
 
-def test_yardsticks_of_the_model_take_the_faster_strategy_and_the_best_peer(tables):
+def test_yardsticks_of_the_model_take_the_faster_strategy_and_the_best_peer():
     def rows(case: str, dynamic: float, static: float, peers: dict, **more) -> list[dict]:
         each = {"cq float32": 4.0, "cq weight-only": 3.0, "cq dynamic": dynamic, "cq static": static} | peers
         return [
@@ -147,16 +137,16 @@ def test_yardsticks_of_the_model_take_the_faster_strategy_and_the_best_peer(tabl
         "rows": rows("8×128", 0.06, 0.05, {"A": 0.2, "B": 0.07}, activation_bytes=100)
         + rows("stream of sentences", 1.0, 2.0, {"A": 5.0, "A, sorted by length": 1.6}, sequences=1500, tokens=9000)
     }
-    found = {row.work: row for row in yardsticks(tables, model=model)}
+    found = {row.work: row for row in yardsticks(model=model)}
     best = found["MiniLM-L6: the best peer's time, in its best order, over cq's"]
     assert best.measured == {"1": "2 of 2, worst 1.40 (8×128)"} and best.verdict() == "met / not measured"
     rows_lost = rows("8×128", 0.06, 0.05, {"A": 0.06}) + rows("16×256", 1.0, 0.5, {"A": 1.0})
-    lost = {row.work: row for row in yardsticks(tables, model={"rows": rows_lost})}[best.work]
+    lost = {row.work: row for row in yardsticks(model={"rows": rows_lost})}[best.work]
     assert lost.measured["1"] == "1 of 2, worst 1.20 (8×128)" and lost.lost == {"1": ["8×128"]}
     assert found["dynamic's time over static's, 8 sequences and more"].lost == {"1": ["stream of sentences"]}
 
 
-def test_yardsticks_and_tables_of_a_language_models_accuracy(tables):
+def test_yardsticks_and_tables_of_a_language_models_accuracy():
     def scored(name: str, perplexity: float, error: float) -> dict:
         return found_row(
             "text",
@@ -194,7 +184,7 @@ def test_yardsticks_and_tables_of_a_language_models_accuracy(tables):
         ],
         "cards": result("lm_accuracy")["cards"],
     }
-    found = {row.work: row for row in yardsticks(tables, lm_accuracy=given) if row.met}
+    found = {row.work: row for row in yardsticks(lm_accuracy=given) if row.met}
     assert [(row.measured, row.verdict()) for row in found.values()] == [
         ({"2": "0.10"}, "met"),
         ({"2": "0.30"}, "**missed**"),
@@ -204,7 +194,7 @@ def test_yardsticks_and_tables_of_a_language_models_accuracy(tables):
     assert "| cq weight-only | 1 | –, 5, 0 | 0.500 |" in tables.tables_lm.lm_greedy(given)
 
 
-def test_the_table_says_what_static_was_calibrated_on(tables):
+def test_the_table_says_what_static_was_calibrated_on():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)
         smollm = importlib.import_module("bench.smollm")
@@ -212,9 +202,6 @@ def test_the_table_says_what_static_was_calibrated_on(tables):
 
 
 def test_greedy_texts_are_compared_up_to_the_first_other_token():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT)
-        greedy = importlib.import_module("bench.greedy")
     asked = []
 
     def logits(ids: np.ndarray) -> np.ndarray:
@@ -226,25 +213,25 @@ def test_greedy_texts_are_compared_up_to_the_first_other_token():
     assert (found["equal"], found["first"], found["gaps"]) == (1, [None, 1], [None, 1.0]) and asked == [[2, 5]]
 
 
-def test_two_threads_over_one(tables):
+def test_two_threads_over_one():
     rows = products(2.0, 2.5) + products(1.0, 2.5, threads=2) + products(2.0, 2.5, "8×768×768")
     assert tables.products.speedups(
         [row for row in rows if row["case"] == "128×768×768" and row["work"] != "peak"]
     ) == {("128×768×768", "codes → int32", "cq matmul_integer"): 2.0}
 
 
-def test_a_busy_machine_is_told_of(tables):
+def test_a_busy_machine_is_told_of():
     cards = {"1": result("gemm")["cards"]["1"] | {"cores": 2, "load_average": [5.2, 1, 1]}}
     assert "busy machine (load average 5.2)" in tables.products.gemm({"rows": products(2.0, 2.5), "cards": cards})
 
 
-def test_products_show_where_cq_loses(tables):
+def test_products_show_where_cq_loses():
     card = result("gemm")["cards"]["1"]
     text = tables.products.gemm({"rows": products(2.0, 2.5) + products(2.0, 1.0, "1×768×768"), "cards": {"1": card}})
     assert "ahead in 1 of 2 with 1" in text and "| BERT-base 768×768 | 98<br>0.50 | 98<br>**1.25** |" in text
 
 
-def test_a_contest_measures_time_peak_and_bandwidth(measure):
+def test_a_contest_measures_time_peak_and_bandwidth():
     class Benchmark:
         def __init__(self):
             self.extra_info = {}
@@ -274,7 +261,7 @@ def test_a_contest_measures_time_peak_and_bandwidth(measure):
 
 
 @pytest.mark.parametrize("warm, calls", [(True, 2), (False, 1)])
-def test_a_long_call_has_a_turn_of_one(measure, warm, calls):
+def test_a_long_call_has_a_turn_of_one(warm, calls):
     seen = []
     assert len(measure.turn(lambda: seen.append(1), 0, warm)) == 1 and len(seen) == calls
 
@@ -293,14 +280,7 @@ def test_minilm_beats_float32_and_torch(name, threads):
     assert torch and min(torch) > 1
 
 
-@pytest.fixture(scope="module")
-def run():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "bench")
-        yield importlib.import_module("run")
-
-
-def test_a_result_is_not_replaced_by_one_beside_fewer_peers(run, tmp_path):
+def test_a_result_is_not_replaced_by_one_beside_fewer_peers(tmp_path):
     file, rows = tmp_path / "lm.json", [{"name": "cq static"}, {"name": "CTranslate2 int8"}, {"name": "llama.cpp Q8_0"}]
     assert run.peers_gone(file, {"versions": {}}) == []
     file.write_text(json.dumps({"rows": rows}))
@@ -308,7 +288,7 @@ def test_a_result_is_not_replaced_by_one_beside_fewer_peers(run, tmp_path):
     assert run.peers_gone(file, {"versions": {"ctranslate2": "5", "llama-cpp-python": "1"}}) == []
 
 
-def test_missing_suites_are_those_without_a_file(run, tmp_path):
+def test_missing_suites_are_those_without_a_file(tmp_path):
     suites = ("gemm", "avx2", "lm", "lm_accuracy", "compare")
     assert run.missing(tmp_path, "avx2", suites) == list(suites)
     assert run.missing(tmp_path, "avx512vnni", suites) == ["gemm", "lm", "lm_accuracy", "compare"]
@@ -319,7 +299,7 @@ def test_missing_suites_are_those_without_a_file(run, tmp_path):
     assert run.missing(tmp_path, "avx512vnni", suites) == ["gemm", "lm"]
 
 
-def test_wrong_results_of_peers_are_shown(tables):
+def test_wrong_results_of_peers_are_shown():
     card = result("gemm")["cards"]["1"]
     rows = products(2.0, 2.5)
     assert "wrong" not in tables.products.gemm({"rows": rows, "cards": {"1": card}})

@@ -1,26 +1,24 @@
-"""Bad input by chance, from fixed seeds: arguments, files of every format, tokenizers and templates. A sample of it
-runs always, all of it behind the marker `sweep`, and there for ten minutes too from a seed that nobody knows:
+"""Random bad input from fixed seeds: arguments, files of every format, tokenizers and templates. A sample always runs;
+all of it runs under the marker `sweep`, where one test also goes on for ten minutes from a new seed:
 `pytest -m sweep tests/hostile/test_fuzz.py -k ten_minutes`."""
 
 import json
 import random
-import sys
 import time
 from pathlib import Path
 
+import fuzz
 import numpy as np
 import pytest
+import test_gguf
+import test_tokenizers as strange
+from configurations import LLAMA
 
 import cq
 from cq.formats.huggingface import parse_config, write_folder
 from cq.formats.tokenizer_files import parse_tokenizer
 from cq.model.chat import render
 from cq.report.trials import best_of
-
-sys.path.append(str(Path(__file__).parent))
-import fuzz
-import test_gguf
-import test_tokenizers as strange
 
 CALLS, FILES, MINUTES = 10_000, 5_000, 10
 TEMPLATES = sorted((Path(__file__).parents[1] / "model" / "templates").glob("*.jinja"))
@@ -35,26 +33,8 @@ def bases(tiny_encoder, tiny_lm, tmp_path_factory):
         (root / name).mkdir()
         return root / name
 
-    config = cq.Config(
-        family="llama",
-        vocab_size=8,
-        hidden_size=8,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=4,
-        intermediate_size=8,
-        max_positions=16,
-        norm="rms",
-        norm_eps=1e-5,
-        norm_first=True,
-        activation="silu",
-        gated=True,
-        rope_theta=1e4,
-        causal=True,
-        lm_head=True,
-        tied=True,
-    )
+    sizes = dict(vocab_size=8, hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4)
+    config = cq.Config(**LLAMA | sizes | dict(intermediate_size=8, max_positions=16))
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in config.shapes().items()}
     model = cq.Transformer(config, weights)
@@ -81,7 +61,7 @@ def bases(tiny_encoder, tiny_lm, tmp_path_factory):
         "training": ("a.safetensors", resume),
         "record": ("a.json", best_of),
     }
-    for kind, (name, work) in kinds.items():  # whole, they are taken
+    for kind, (name, work) in kinds.items():  # undamaged, they are accepted
         work(root / kind / name)
     return root, kinds
 
@@ -335,7 +315,7 @@ def test_templates(count):
 @pytest.mark.sweep
 @pytest.mark.timeout(900)
 def test_ten_minutes(targets, bases, folders, tmp_path):
-    """Of everything, from a seed of its own, which a failure names."""
+    """Everything in turn, from a new seed, which a failure names."""
     seed, end, case = time.time_ns(), time.monotonic() + 60 * MINUTES, 0
     kinds = [(call, targets), (one_folder, folders), (one_tokenizer,), (one_template,)]
     kinds += [(one_file, bases, kind, tmp_path) for kind in FORMATS]

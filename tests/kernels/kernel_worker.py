@@ -12,13 +12,9 @@ import hashlib
 import os
 import sys
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import kernel_cases
+import numpy as np
 from guard_pages import Allocator
 
 from cq import _core

@@ -1,11 +1,9 @@
 """The younger encoders against transformers, on small random models of odd sizes; each under all strategies and
 schemes, and in checkpoints."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from families import STRATEGIES, close, outputs, ragged, saved, survives
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -33,10 +31,6 @@ from cq.formats.huggingface import read_folder, write_folder
 from cq.formats.tensors import read_tensors
 from cq.model.rope import frequencies
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_families import close, outputs, ragged, saved
-
-TEXTBOOK = cq.Scheme.textbook()
 _SMALL = dict(vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36)
 _ODD = _SMALL | dict(hidden_size=42, num_attention_heads=3, intermediate_size=35, hidden_act="relu")
 _ONE = _SMALL | dict(vocab_size=67, num_hidden_layers=1, num_attention_heads=5, intermediate_size=50)
@@ -111,17 +105,6 @@ CLASSIFIERS = {
     "albert": (AlbertForSequenceClassification, AlbertConfig(**_ODD, embedding_size=17, **_LONG)),
     "mpnet": (MPNetForSequenceClassification, MPNetConfig(**_ODD, max_position_embeddings=192, num_labels=3)),
 }
-STRATEGIES = {
-    "weight-only": cq.WeightOnly(),
-    "dynamic": cq.Dynamic(),
-    "static": cq.Static(),
-    "qat": cq.QAT(steps=2, batch_size=2),
-    "qat dynamic": cq.QAT(target=cq.Dynamic(), steps=2, batch_size=2),
-    "weight-only textbook": cq.WeightOnly(TEXTBOOK),
-    "dynamic textbook": cq.Dynamic(TEXTBOOK),
-    "static textbook": cq.Static(TEXTBOOK),
-    "qat textbook": cq.QAT(target=cq.Static(TEXTBOOK), steps=2, batch_size=2),
-}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -137,7 +120,8 @@ def test_hidden_states_are_those_of_transformers(tmp_path, name):
 
 
 def test_ntk_stretches_by_a_larger_base():
-    """As Alibaba-NLP's class does it, which transformers' own has not: theta times the factor, and all turns slower."""
+    """As Alibaba-NLP's class does it; transformers has no such scaling. Theta is multiplied by the factor, and all
+    angles are smaller."""
     dim, theta, factor = 10, 5e5, 2.0
     turns, by = frequencies(dim, theta, {"kind": "ntk", "factor": factor})
     wanted = (theta * factor) ** -(np.arange(0, dim, 2) / dim) / factor ** (2 / dim)
@@ -171,28 +155,6 @@ def test_shared_layers_are_in_memory_and_in_files_once(tmp_path, strategy):
     tensors = tmp_path / "6.safetensors", tmp_path / "1.safetensors"
     assert len(set(read_tensors(tensors[0])[0])) == len(set(read_tensors(tensors[1])[0])) + 5 * 4  # norms
     assert all(map(np.array_equal, six.forward(ragged()), again.forward(ragged())))
-
-
-def survives(model, chosen, folder):
-    """Near the float32 model; nothing that could overflow; and a checkpoint gives the very bytes and outputs."""
-    samples = ragged((7, 12, 30, 25, 3, 18))
-    target = chosen.target if isinstance(chosen, cq.QAT) else chosen
-    needs = isinstance(chosen, (cq.Static, cq.QAT))
-    quantized = cq.quantize(model, chosen, samples * 2 if needs else None)
-    assert all(layer.runs_in == target.name for _, layer in quantized.linears())
-    assert all(bits > 0 for bits in quantized.headroom().values())
-    attention = [row for row in quantized.coverage() if row.name.endswith("attention.scores")]
-    in_int8 = target.name != "weight-only" and target.scheme.attention == "int8"
-    assert {row.runs_in for row in attention} == {target.name if in_int8 else "float32"}
-    paths = folder / "q.safetensors", folder / "again.safetensors"
-    cq.save(quantized, paths[0])
-    again = cq.load(paths[0])
-    cq.save(again, paths[1])
-    assert again.config == model.config and paths[0].read_bytes() == paths[1].read_bytes()
-    ours, exact = quantized.forward(samples), model.forward(samples)
-    assert all(map(np.array_equal, ours, again.forward(samples)))
-    noise = sum(np.square(a - b).sum() for a, b in zip(ours, exact)) / sum(np.square(b).sum() for b in exact)
-    assert np.isfinite(noise) and -10 * np.log10(noise) > (15 if isinstance(target, cq.Static) else 20)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

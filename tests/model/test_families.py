@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from families import STRATEGIES, TOLERANCE, close, outputs, ragged, saved, survives
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -38,7 +39,6 @@ from cq.formats.huggingface import parse_config, read_folder, write_folder
 from cq.formats.names import canonical
 from cq.model.rope import frequencies
 
-TOLERANCE = 1e-4  # of logits and hidden states, which are of the order of 1
 _DECODER = dict(
     vocab_size=61,
     hidden_size=40,
@@ -124,50 +124,7 @@ CLASSIFIERS = {
         ),
     ),
 }
-STRATEGIES = [cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.QAT(steps=2, batch_size=2)]
-
-
-def saved(folder, kind, config):
-    """A random model, saved to `folder`, and what cq loads from there."""
-    torch.manual_seed(4)
-    reference = kind(config).eval()
-    for name, parameter in reference.named_parameters():
-        torch.nn.init.normal_(parameter, float("norm" in name.lower() and name.endswith("weight")), 0.2)
-    reference.save_pretrained(folder)
-    return reference, cq.load(folder)
-
-
-def ragged(lengths=(7, 1, 30, 190), vocab=61):
-    rng = np.random.default_rng(6)
-    return [rng.integers(3, vocab, n) for n in lengths]
-
-
-def close(ours, theirs):
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.dtype == np.float32 and a.shape == b.shape
-        assert np.abs(a - b).max() < TOLERANCE
-
-
-def outputs(reference, tokens, part):
-    with torch.no_grad():
-        return [reference(torch.tensor(ids)[None])[part][0].numpy() for ids in tokens]
-
-
-def survives(model, run, path, strategy):
-    """Under a strategy the model still says nearly the same, and a checkpoint gives back the very bits."""
-    samples = ragged((7, 12, 30))
-    needs = isinstance(strategy, (cq.Static, cq.QAT))
-    quantized = cq.quantize(model, strategy, samples * 4 if needs else None)
-    assert all(layer.runs_in == quantized.strategy.name for _, layer in quantized.linears())
-    cq.save(quantized, path)
-    again = cq.load(path)
-    assert again.config == model.config
-    ours, exact = run(quantized, samples), run(model, samples)
-    assert all(map(np.array_equal, ours, run(again, samples)))
-    noise = sum(np.square(a - b).sum() for a, b in zip(ours, exact, strict=True)) / sum(
-        np.square(b).sum() for b in exact
-    )
-    assert 0 < noise < 0.1
+FEW = ["weight-only", "dynamic", "static", "qat"]  # the others' schemes know nothing of families
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -200,16 +157,12 @@ def test_an_encoder_under_a_head_arrives_without_it(tmp_path):
     close(model.forward(ragged()), outputs(reference.roberta, ragged(), "last_hidden_state"))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("strategy", FEW)
 @pytest.mark.parametrize("name", ["yarn", "qwen3", "gpt2", "roberta", "distilbert"])
 def test_every_family_under_every_strategy(tmp_path, name, strategy):
     _, model = saved(tmp_path, *(DECODERS | ENCODERS)[name])
-    survives(
-        model,
-        cq.Transformer.logits if name in DECODERS else cq.Transformer.forward,
-        tmp_path / "q.safetensors",
-        strategy,
-    )
+    run = cq.Transformer.logits if name in DECODERS else cq.Transformer.forward
+    survives(model, STRATEGIES[strategy], tmp_path, run)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -227,11 +180,11 @@ def test_scores_of_labels_are_those_of_transformers(tmp_path, name):
     assert all(torch.equal(again[name], tensor) for name, tensor in reference.state_dict().items())
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+@pytest.mark.parametrize("strategy", FEW)
 @pytest.mark.parametrize("name", ["bert", "distilbert"])
 def test_classifiers_under_every_strategy(tmp_path, name, strategy):
     _, model = saved(tmp_path, *CLASSIFIERS[name])
-    survives(model, cq.Transformer.classify, tmp_path / "q.safetensors", strategy)
+    survives(model, STRATEGIES[strategy], tmp_path, cq.Transformer.classify)
 
 
 def test_training_leaves_the_head_of_a_classifier(tmp_path):

@@ -4,6 +4,7 @@ arguments."""
 import numpy as np
 import pytest
 import torch
+from configurations import LLAMA
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cq
@@ -153,27 +154,10 @@ def test_greedy_is_that_of_transformers(heads, kv):
     )
     theirs = LlamaForCausalLM(config).eval()
     weights = {name: array.numpy() for name, array in theirs.state_dict().items()}
+    sizes = dict(vocab_size=97, hidden_size=heads * 8, num_layers=3, num_heads=heads, num_kv_heads=kv)
+    sizes |= dict(intermediate_size=60, max_positions=128)
     ours = cq.Transformer(
-        cq.Config(
-            family="llama",
-            vocab_size=97,
-            hidden_size=heads * 8,
-            num_layers=3,
-            num_heads=heads,
-            num_kv_heads=kv,
-            head_dim=8,
-            intermediate_size=60,
-            max_positions=128,
-            norm="rms",
-            norm_eps=config.rms_norm_eps,
-            norm_first=True,
-            activation="silu",
-            gated=True,
-            rope_theta=1e4,
-            causal=True,
-            lm_head=True,
-        ),
-        canonical(weights, "llama", "test"),
+        cq.Config(**LLAMA | sizes | dict(norm_eps=config.rms_norm_eps, tied=False)), canonical(weights, "llama", "test")
     )
     for n in (1, 9, 70):
         prompt = np.random.default_rng(n).integers(0, 97, n)

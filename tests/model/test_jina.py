@@ -3,21 +3,17 @@ ALiBi on both sides (Press et al. 2022) and a gated feed-forward part. transform
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from families import STRATEGIES, close, ragged, survives
 from safetensors.torch import save_file
 
 import cq
 from cq.formats.huggingface import read_folder, write_folder
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_encoders import STRATEGIES, survives
-from test_families import close, ragged
 
 _USUAL = dict(
     model_type="bert",

@@ -2,40 +2,26 @@
 
 import numpy as np
 import pytest
+from configurations import LLAMA
 
 import cq
 from cq.model import Config, Transformer
 from cq.prepare.equalize import equalize_values
 
-_SIZES = dict(
-    vocab_size=61,
-    hidden_size=36,
-    num_layers=2,
-    num_heads=6,
-    num_kv_heads=2,
-    head_dim=8,
-    intermediate_size=37,
-    max_positions=64,
-    causal=True,
-    lm_head=True,
-    rope_theta=1e4,
-)
-_LLAMA = dict(norm="rms", norm_eps=1e-5, norm_first=True, activation="silu", gated=True)
 GRAPHS = {
-    "granite": _LLAMA
-    | dict(embedding_scale=12.0, residual_scale=0.22, logits_scale=0.2, attention_scale=0.1, window=9, tied=True),
-    "smollm3": _LLAMA | dict(rotated=(True, False), rotary_dim=4),
-    "gemma2": _LLAMA | dict(norm_outputs=True, attention_cap=3.0, logits_cap=2.0, window=7, local=(True, False)),
-    "olmo2": _LLAMA | dict(norm_first=False, norm_outputs=True, qk_norm=True, qk_norm_joint=True),
-    "gpt_neox": dict(norm="layer", norm_first=True, parallel=True),
-    "embedding norm": _LLAMA | dict(embedding_norm=True),
-    "masked": _LLAMA | dict(causal=False, head_transform="gelu"),
+    "granite": dict(embedding_scale=12.0, residual_scale=0.22, logits_scale=0.2, attention_scale=0.1, window=9),
+    "smollm3": dict(rotated=(True, False), rotary_dim=4, tied=False),
+    "gemma2": dict(norm_outputs=True, attention_cap=3.0, logits_cap=2.0, window=7, local=(True, False), tied=False),
+    "olmo2": dict(norm_first=False, norm_outputs=True, qk_norm=True, qk_norm_joint=True, tied=False),
+    "gpt_neox": dict(norm="layer", activation="gelu", gated=False, parallel=True, tied=False),
+    "embedding norm": dict(embedding_norm=True, tied=False),
+    "masked": dict(causal=False, head_transform="gelu", tied=False),
 }
 ROTATED = ("granite", "smollm3")
 
 
 def made(name):
-    config, rng = Config(family=name, **_SIZES | GRAPHS[name]), np.random.default_rng(9)
+    config, rng = Config(**LLAMA | dict(family=name) | GRAPHS[name]), np.random.default_rng(9)
     weights = {
         key: rng.normal(key.endswith("norm.weight"), 0.2, shape).astype(np.float32)
         for key, shape in config.shapes().items()

@@ -1,10 +1,8 @@
 """Every gradient against torch's and against finite differences, in float64: plain and with fake quantization."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import reference
 import torch
 
 import cq
@@ -14,9 +12,6 @@ from cq.train.batch import Packed
 from cq.train.fake import Ranged
 from cq.train.network import Network
 from cq.train.passes import activate
-
-sys.path.insert(0, str(Path(__file__).parent))
-import reference
 
 TEXTBOOK = cq.Scheme.textbook()
 FAMILIES = pytest.mark.parametrize(
