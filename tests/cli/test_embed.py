@@ -4,9 +4,12 @@ import csv
 import json
 import tracemalloc
 
+import distributed
 import numpy as np
+import pyarrow
 import pytest
 from click.testing import CliRunner
+from pyarrow import parquet
 
 import cq
 from cq.cli import embed, main
@@ -31,7 +34,6 @@ def run(tiny_encoder, monkeypatch):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Suffix → file with TEXTS in its column "text" and other things in "other"."""
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     folder = tmp_path_factory.mktemp("files")
     paths = {name: folder / f"texts.{name}" for name in ("csv", "jsonl", "parquet", "txt")}
     with open(paths["csv"], "w", newline="") as file:
@@ -59,7 +61,6 @@ def test_a_mark_of_utf8_is_no_part_of_a_text(tmp_path, kind, content):
 
 
 def test_parquet_holds_texts_and_vectors(run, files, tiny_encoder, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
     run("--input", files["csv"], "--output", tmp_path / "v.parquet")
     table = parquet.read_table(tmp_path / "v.parquet")
     assert table["text"].to_pylist() == TEXTS
@@ -90,7 +91,6 @@ def test_stdin_goes_on_to_stdout(run):
     ],
 )
 def test_files_that_cannot_be_read(run, tmp_path, name, content, arguments, message):
-    pytest.importorskip("pyarrow")
     (tmp_path / name).write_text(content)
     stderr = run("--input", tmp_path / name, "--output", tmp_path / "v.npy", *arguments, code=2)
     assert message in stderr and stderr.count("\n") == 1
@@ -107,9 +107,8 @@ def test_a_file_that_ends_badly_leaves_nothing(run, tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "txt"])
 def test_memory_does_not_grow_with_the_file(files, tmp_path, kind):
-    """Of reading and writing; the file is a hundred times as long as what may be held."""
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    text, n, path = "x" * 300, 5_000, tmp_path / f"long.{kind}"
+    """Neither of reading nor of writing: the file is six times as long as what may be held."""
+    text, n, path = "x" * 300, 20_000, tmp_path / f"long.{kind}"
     if kind == "parquet":
         parquet.write_table(pyarrow.table({"text": [text] * n}), path, row_group_size=1000)
     else:
@@ -145,8 +144,6 @@ def test_a_cluster_gives_the_same_bits(local_cluster, run, files, tiny_encoder, 
 
 
 def test_no_cluster_is_one_sentence(run, monkeypatch):
-    distributed = pytest.importorskip("distributed")
-
     def fail(*args, **kwargs):
         raise OSError("Timed out")
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
+from compressed_tensors import compressors
+from compressed_tensors.quantization import QuantizationConfig
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig
@@ -123,9 +125,6 @@ def test_a_folder_comes_back_bit_for_bit(model, name, tmp_path):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_package_reads_the_same_codes_and_scales(model, name, tmp_path):
     """What its decompressors make of the file is what cq's codes stand for, and its compressors make the file again."""
-    compressors = pytest.importorskip("compressed_tensors.compressors")
-    from compressed_tensors.quantization import QuantizationConfig
-
     before = quantized(model, name)
     cq.export(before, tmp_path / "out", format="compressed-tensors")
     tensors = {key: torch.from_numpy(array) for key, array in load_file(tmp_path / "out" / "model.safetensors").items()}
@@ -161,7 +160,6 @@ def _order(array):
 
 def test_transformers_runs_the_folder(tmp_path):
     """By the formulas of the package, which for static codes are cq's."""
-    pytest.importorskip("compressed_tensors")
     save("llama", tmp_path / "in")
     before = quantized(cq.load(tmp_path / "in"), "static")
     cq.export(before, tmp_path / "out", format="compressed-tensors")

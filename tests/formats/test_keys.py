@@ -1,12 +1,12 @@
 """Every key that transformers, sentence-transformers or a GGUF file may have is honoured, irrelevant or refused; the
 page says the same as the tables; what is refused is named."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import gguf
 import pytest
+from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedTokenizerFast
@@ -69,6 +69,9 @@ _KEYS = {
     "Dense/config.json": set(Dense.config_keys),
     "LayerNorm/config.json": set(LayerNorm.config_keys),
     "Normalize/config.json": set(Normalize.config_keys),
+    "quantization_config": set(QuantizationConfig.model_fields),
+    "config_groups": set(QuantizationScheme.model_fields),
+    "weights and input_activations": set(QuantizationArgs.model_fields),
 }
 
 
@@ -80,14 +83,6 @@ def _gguf_keys(group) -> set[str]:
 
 
 _KEYS["GGUF"] = _gguf_keys(gguf.Keys)
-if importlib.util.find_spec("compressed_tensors"):  # beside what the table of _FOUND has
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
-
-    _KEYS |= {
-        "quantization_config": set(QuantizationConfig.model_fields),
-        "config_groups": set(QuantizationScheme.model_fields),
-        "weights and input_activations": set(QuantizationArgs.model_fields),
-    }
 _EVERY = [(file, key) for file in TABLES for key in sorted(_KEYS.get(file, set()) | set(_FOUND.get(file, "").split()))]
 
 

@@ -154,7 +154,7 @@ class Unnameable:
 
 
 class Endless:
-    """As long as nobody asks."""
+    """Claims to be long and has nothing."""
 
     def __len__(self):
         return 2**62
@@ -164,7 +164,7 @@ class Endless:
 
 
 def odd_values(model, rng: random.Random) -> list:
-    """What nobody expects."""
+    """Values of many kinds, few of which an argument may be."""
     x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
     return [
         *(None, True, -1, 0, 1, 3, 2**31, 2**63, 2**70, 10**5000, -0.0, 0.5, 1e308, float("nan"), float("inf"), 1j),

@@ -153,7 +153,7 @@ def test_slow_expressions(regex):
 
 
 def test_a_table_of_replacements_in_order():
-    """ "b" becomes "xy"; and as the library reads it."""
+    """The library takes it: "b" becomes "xy"."""
     cells = [0] * 512
     cells[0] = 256 << 10  # to the second block
     cells[256 ^ ord("b")] = ord("b") | 1 << 8 | (ord("b") << 10)  # its leaf at 256
@@ -163,7 +163,7 @@ def test_a_table_of_replacements_in_order():
 
 
 def test_panics_where_texts_come(tiny_encoder, capfd):
-    """Of a tokenizer that was given as an object, which nobody has read."""
+    """A tokenizer that was given as an object has not been checked."""
     encoder, text = cq.load(tiny_encoder), "a" * 60 + "b"
     encoder.tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a|a|aa)+$"), "isolated")
     encoder.take_tokenizer(encoder.tokenizer)

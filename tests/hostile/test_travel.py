@@ -10,8 +10,10 @@ import pkgutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 
+import joblib
 import numpy as np
 import pytest
+from distributed.protocol import deserialize, serialize
 
 import cq
 from cq import _core
@@ -89,10 +91,8 @@ def things(tiny_encoder, tiny_lm, random_model):
 
 def _made(tiny_encoder, tiny_lm, random_model):
     encoder, lm = cq.load(tiny_encoder), cq.load(tiny_lm)
-    norms, classifier = (
-        dict(qk_norm=True, num_kv_heads=1),
-        random_model("bert", labels=("a", "b"), classifier="tanh")[0],
-    )
+    norms = dict(qk_norm=True, num_kv_heads=1)
+    classifier = random_model("bert", labels=("a", "b"), classifier="tanh")[0]
     data, x = samples.read(TEXTS * 3, lm), np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
     strategies = {
         "weight-only": cq.WeightOnly(),
@@ -223,12 +223,11 @@ def test_spawned_processes(things):
 
 
 def test_what_joblib_and_dask_send(things):
-    joblib, protocol = pytest.importorskip("joblib"), pytest.importorskip("distributed.protocol")
     names = ["encoder", "lm", "lm, static", "lm, groups"]
     here = {name: [rows.tobytes() for rows in things[name].forward(TOKENS)] for name in names}
     there = joblib.Parallel(2, max_nbytes=100)(joblib.delayed(things[name].forward)(TOKENS) for name in names)
     for name, found in zip(names, there):
-        sent = protocol.deserialize(*protocol.serialize(things[name]))
+        sent = deserialize(*serialize(things[name]))
         for results in (found, sent.forward(TOKENS)):
             assert [rows.tobytes() for rows in results] == here[name], name
 

@@ -20,7 +20,7 @@ UNNAMED = pytest.mark.parametrize("unnamed", [True, False], ids=["unnamed", "nam
 
 @pytest.fixture
 def kind(unnamed, monkeypatch):
-    """How a file is on its way: without a name, or, where the file system has no such files, with one."""
+    """Whether a file has no name until it is whole; it has one where the file system knows no unnamed files."""
     if not unnamed:
         monkeypatch.setattr(files._Unfinished, "_unnamed", lambda self: None)
     return unnamed
@@ -121,7 +121,7 @@ def test_a_killed_writer_of_a_folder_leaves_nothing(tmp_path):
 
 
 def test_everything_is_written_by_it(monkeypatch, tmp_path, tiny_lm):
-    """Flushed to disk, the record of a search too."""
+    """Every file is flushed to disk, the record of a search included."""
     synced, real = [], os.fsync
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: (synced.append(descriptor), real(descriptor)))
     trials.Search(tmp_path / "mix.json", {"a": 1}, 1.0).value("x", lambda: 2.0)
@@ -163,7 +163,7 @@ def test_interrupted_while_it_is_loaded(tmp_path, command):
 
 
 def test_importing_changes_no_handler():
-    """Of another program."""
+    """A program that imports cq keeps its own handler of Ctrl-C."""
     code = "import signal; before = signal.getsignal(signal.SIGINT); import cq; assert signal.getsignal(2) is before"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

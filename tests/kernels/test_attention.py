@@ -228,7 +228,7 @@ WINDOWS = pytest.mark.parametrize("window, cap", [(1, 0), (7, 0), (20, 3.0), (64
 @CAUSAL
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_and_caps(kind, causal, window, cap, rng):
-    """As without them, and where no window reaches beyond its sequence the same bits."""
+    """Against the formula; where no sequence is longer than the window, the bits are those without a window."""
     off = total = 0
     for (dim, heads, kv), lengths in product([(8, 4, 2), (20, 3, 1), (80, 4, 4)], ((1,), (5, 1, 17), (70, 9), (150,))):
         offsets = offsets_of(lengths)

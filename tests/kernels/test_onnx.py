@@ -11,9 +11,6 @@ import cq
 from cq import _core, affine
 from cq.model.forms import Fixed, PerToken
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
-
 
 @pytest.fixture
 def rng():

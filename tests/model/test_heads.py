@@ -157,7 +157,7 @@ def test_heads_run_in_every_strategy(made, tmp_path, name, strategy):
     needs = isinstance(strategy, (cq.Static, cq.QAT))
     quantized = cq.quantize(model, strategy, samples * 4 if needs else None)
     assert all(layer.runs_in == quantized.strategy.name for _, layer in quantized.linears())
-    assert quantized.coverage().fallbacks is not None and "head" in dict(quantized.linears())
+    assert "head" in dict(quantized.linears())
     ours = ours_of(quantized, samples)
     assert decibels(ours_of(model, samples), ours) > (8 if isinstance(strategy, cq.QAT) else 20)
     cq.save(quantized, tmp_path / "q.safetensors")

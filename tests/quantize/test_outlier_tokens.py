@@ -105,7 +105,6 @@ def test_the_plan_says_so_and_its_checkpoint_too(planted, tmp_path):
 
 
 def test_a_choice_that_is_not_made_leaves_the_plan_as_it_was(planted):
-    """A choice that is not made leaves plans as they were."""
     model, samples = planted
     found = calibrate(model, samples[:12], "mse")
     plain = cq.quantize(model, cq.Static(), found)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import cq
 from cq.errors import CalibrationError, CqError
@@ -13,7 +14,6 @@ from cq.report import evaluate, samples
 from cq.report import timing as timing_of
 from cq.strategies import Dynamic, Scheme, Static, WeightOnly
 
-stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference for the ranks")
 pytestmark = pytest.mark.usefixtures("short_turns")
 
 

@@ -4,12 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from cq.errors import CqError
 from cq.report import metrics
-
-stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference for the ranks")
-special = pytest.importorskip("scipy.special", reason="SciPy is the reference for log-softmax")
 
 
 @pytest.mark.parametrize("levels", [2, 5, 26, 10**9])

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import cq
 from cq import Dynamic, Static, WeightOnly
@@ -13,7 +14,6 @@ from cq.errors import CalibrationError, CqError
 from cq.model.forms import Smoothed
 from cq.report import samples
 
-stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference for the ranks")
 TOKENS = 400  # all of them are looked at
 LAYERS = (
     "attention.query",

@@ -3,22 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as runtime
 import pytest
 
 import cq
-
-pytest.importorskip("onnx")
-runtime = pytest.importorskip("onnxruntime")
 
 PAD = 3  # any id: what padding holds must not matter
 
 
 class Exported:
-    """A graph in ONNX Runtime, checked by onnx before. optimized: the graph that it makes of it, by kinds of node."""
+    """A graph in ONNX Runtime, checked by onnx before. optimized: the kinds of its nodes after optimization."""
 
     def __init__(self, path: Path):
-        import onnx
-
         onnx.checker.check_model(path, full_check=True)
         options = runtime.SessionOptions()
         options.log_severity_level = 3

@@ -1,15 +1,17 @@
 """Codes that an exported graph finds at inference are cq's, bit for bit, and what is computed with them is exact."""
 
 import numpy as np
+import onnx
+import onnxruntime as runtime
 import pytest
 
 from cq import affine
 from cq.coding import pack_weight, quantize_weight
+from cq.formats.onnx.flow import MOVED, Flow
+from cq.formats.onnx.graph import Graph
+from cq.formats.onnx.linear import linear
 from cq.model.forms import Columns, Fixed, PerTensor, PerToken, Smoothed
 from cq.model.linear import QuantizedLinear
-
-graphs = pytest.importorskip("onnx") and pytest.importorskip("cq.formats.onnx.graph")
-runtime = pytest.importorskip("onnxruntime")
 
 FORMS = [
     kind(dtype, symmetric)
@@ -20,8 +22,6 @@ FORMS = [
 
 def run(graph, outputs: list, path, x: np.ndarray) -> list[np.ndarray]:
     """Values of a graph whose only input is "x"."""
-    import onnx
-
     graph.write(path)
     model = onnx.load(path)
     for name in outputs:
@@ -46,9 +46,7 @@ def rows() -> np.ndarray:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kind} {form.dtype} {form.symmetric}")
 def test_codes_found_at_inference(rows, tmp_path, form):
-    from cq.formats.onnx.flow import MOVED, Flow
-
-    graph = graphs.Graph()
+    graph = Graph()
     x = Flow(graph, graph.input("x", np.float32, (2, 40, 24)))
     found = x.coded(form)
     for each in rows if isinstance(form, PerTensor) else [rows]:
@@ -71,9 +69,7 @@ def test_codes_found_at_inference(rows, tmp_path, form):
 
 
 def test_rows_that_are_padding_do_not_count(rows, tmp_path):
-    from cq.formats.onnx.flow import Flow
-
-    graph = graphs.Graph()
+    graph = Graph()
     x = graph.input("x", np.float32, (2, 40, 24))
     keep = graph.add("Greater", graph.add("ReduceMax", x, np.array([2]), keepdims=1), np.float32(-1e9))
     found = Flow(graph, x, keep).coded(PerTensor("uint8", False))
@@ -90,14 +86,11 @@ def test_rows_that_are_padding_do_not_count(rows, tmp_path):
 @pytest.mark.parametrize("form", [*FORMS, Fixed("uint8", False, 0.05, 117), Fixed("int8", True, 0.05, 0)], ids=str)
 def test_products_are_exact(tmp_path, form, granularity, symmetric):
     """As cq.affine.layer, whose int32 sums are exact; one rounding of float32 may differ in the bias."""
-    from cq.formats.onnx.flow import Flow
-    from cq.formats.onnx.linear import linear
-
     rng = np.random.default_rng(1)
     x = rng.standard_normal((1, 9, 50)).astype(np.float32) * 3
     weight = quantize_weight(rng.standard_normal((30, 50)).astype(np.float32) + 0.3, symmetric, granularity, None)
     layer = QuantizedLinear(pack_weight(weight), None, None, form, "dynamic")
-    graph = graphs.Graph()
+    graph = Graph()
     y = linear(graph, layer, Flow(graph, graph.input("x", np.float32, (1, 9, 50))), "layer")
     (found,) = run(graph, [y], tmp_path / "layer.onnx", x)
     if isinstance(form, Fixed):
@@ -113,14 +106,12 @@ def test_products_are_exact(tmp_path, form, granularity, symmetric):
 
 
 def test_features_own_parameters_fold(tmp_path):
-    """Also zero points that no code can be."""
-    from cq.formats.onnx.flow import Flow
-
+    """Zero points outside the range of codes fold, too."""
     rng = np.random.default_rng(2)
     x = rng.standard_normal((1, 64, 24)).astype(np.float32)
     scale, zero_point = rng.uniform(0.01, 0.04, (1, 24)).astype(np.float32), rng.integers(-300, 600, (1, 24))
     form = Smoothed("uint8", False, 0.02, 120, Columns(scale, zero_point.astype(np.int32)))
-    graph = graphs.Graph()
+    graph = Graph()
     decoded = Flow(graph, graph.input("x", np.float32, (1, 64, 24))).fixed(form)
     (found,) = run(graph, [decoded], tmp_path / "fold.onnx", x)
     codes = np.clip(np.rint(x[0] / scale) + zero_point, 0, 255)

@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import openvino
 import pytest
 
 import cq
@@ -45,8 +46,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_as_cq_computes_it(float_model, static, graph, tokens):
-    """As near as cq comes to itself where a millionth of a norm's weights turns a few codes, which grow to all of
-    them: nearer no other arithmetic comes. And as near to float32."""
+    """As near as cq comes to itself when a norm's weights change by a millionth, which changes a few codes at first and
+    in the end all of them: no other arithmetic comes nearer. It is as near to float32 as cq is."""
     found, own, exact = graph(tokens)["sentence_embedding"], static.embed(tokens), float_model.embed(tokens)
     assert cosine(found, own) > 0.999
     assert cosine(found, exact) > cosine(own, exact) - 5e-4
@@ -91,7 +92,6 @@ def test_nearer_to_float32_than_the_runtimes_own(float_model, graph, run_onnx, t
 
 
 def test_in_openvino(graph, tokens):
-    openvino = pytest.importorskip("openvino")
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     ready = openvino.Core().compile_model(graph.path, "CPU", settings)
     found = ready(graph.feeds(tokens))[ready.output("sentence_embedding")]

@@ -42,7 +42,7 @@ STRATEGIES = {
 
 
 def error(found: list[np.ndarray], own: list[np.ndarray]) -> float:
-    """Of all together, relative."""
+    """Relative, of all arrays together."""
     found, own = np.concatenate(found), np.concatenate(own)
     return float(np.linalg.norm(found - own) / np.linalg.norm(own))
 
@@ -80,6 +80,7 @@ def test_strategies(random_model, exported, sequences, family, name):
     check(exported, plain, quantized(plain, name, tokens), tokens)
 
 
+UNPOOLED = dict(pooling=None, normalize=False)
 FAMILIES = {
     "roberta": ("bert", dict(position_offset=2, type_vocab_size=1)),
     "distilbert": ("bert", dict(type_vocab_size=0)),
@@ -100,12 +101,16 @@ FAMILIES = {
         ),
     ),
     "decoder that embeds": ("llama", dict(lm_head=False, tied=False, pooling="last", normalize=True)),
+    "masked words": ("bert", dict(lm_head=True, tied=True, head_transform="gelu", **UNPOOLED)),
+    "masked words, a head of its own": ("bert", dict(lm_head=True, **UNPOOLED)),
+    "labels of tokens": ("bert", dict(token_head="labels", labels=("a", "b", "c"), **UNPOOLED)),
+    "spans": ("bert", dict(token_head="spans", **UNPOOLED)),
 }
 
 
 @pytest.mark.parametrize("strategy", ["float32", "dynamic", "static plain"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_families(random_model, exported, sequences, name, strategy):
+def test_families_and_heads(random_model, exported, sequences, name, strategy):
     family, changes = FAMILIES[name]
     model, _ = random_model(family, **changes)
     tokens = sequences(model)
@@ -148,7 +153,7 @@ def test_modules_after_pooling(random_model, exported, sequences):
     np.testing.assert_allclose(found, model.embed(tokens), atol=1e-5)
 
 
-LABELS = dict(labels=("a", "b", "c"), pooling=None, normalize=False)
+LABELS = dict(labels=("a", "b", "c"), **UNPOOLED)
 CLASSIFIERS = {
     "tanh": ("bert", dict(classifier="tanh", **LABELS)),
     "relu": ("bert", dict(classifier="relu", **LABELS)),
@@ -173,23 +178,6 @@ def test_classifiers(random_model, exported, sequences, name, strategy):
     assert error([found], [own]) < (1e-5 if model is plain else error([own], [plain._classes(batch)]))
 
 
-PLAIN_HEAD = dict(pooling=None, normalize=False)
-HEADS = {
-    "masked": dict(lm_head=True, tied=True, head_transform="gelu", **PLAIN_HEAD),
-    "masked, head of its own": dict(lm_head=True, **PLAIN_HEAD),
-    "labels of tokens": dict(token_head="labels", labels=("a", "b", "c"), **PLAIN_HEAD),
-    "spans": dict(token_head="spans", **PLAIN_HEAD),
-}
-
-
-@pytest.mark.parametrize("strategy", ["float32", "dynamic", "static plain"])
-@pytest.mark.parametrize("name", HEADS)
-def test_heads(random_model, exported, sequences, name, strategy):
-    model, _ = random_model("bert", **HEADS[name])
-    tokens = sequences(model)
-    check(exported, model, quantized(model, strategy, tokens), tokens)
-
-
 def test_batches_do_not_matter(random_model, exported, sequences):
     """What a sequence gives alone it gives beside a longer one, padded on either side."""
     model, _ = random_model("llama", lm_head=False, tied=False)
@@ -201,7 +189,7 @@ def test_batches_do_not_matter(random_model, exported, sequences):
 
 @pytest.mark.parametrize("name", ["dynamic", "static", "static symmetric", "static textbook", "mix"])
 def test_wide_heads(tiny_encoder, exported, sequences, name):
-    """Whose queries, keys and values are one product."""
+    """Queries, keys and values of wide heads are one product."""
     plain = cq.load(tiny_encoder)
     tokens = sequences(plain)
     check(exported, plain, quantized(plain, name, tokens), tokens)
