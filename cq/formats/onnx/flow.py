@@ -1,17 +1,18 @@
 """What flows between layers in an ONNX graph, and how it becomes codes. All are uint8: codes of int8 are moved up by
 128, with their zero points, which gives the same sums and is what fast kernels take."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
 from ... import affine
-from ...model.forms import Fixed, Form, PerTensor, PerToken, Smoothed
+from ...model.forms import Fixed, Form, PerTensor, PerToken, Smoothed, Stretched
 from .graph import Graph, Operand
 
 MOVED = {"uint8": 0, "int8": 128}  # how far codes of each type are moved to be uint8
 _LAST = np.array([-1])
 _NONE = np.float32(0)
+_POWERS = np.exp2(np.arange(121)).astype(np.float32)  # by which a token may stretch its scales
 
 
 class Coded(NamedTuple):
@@ -22,6 +23,11 @@ class Coded(NamedTuple):
     scale: Operand
     zero_point: Operand
     per_token: bool
+
+
+def folds(form: Form) -> TypeGuard[Smoothed]:
+    """Whether codes have features' own parameters that may be folded into what stands before them."""
+    return isinstance(form, Smoothed) and not isinstance(form, Stretched)
 
 
 def folded(form: Smoothed) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +47,7 @@ class Flow:
         self.graph, self.values, self._keep = graph, values, keep
         self._decoded: dict[Form, str] = {}
         self._coded: dict[Form, Coded] = {}
+        self._stretched: dict[Form, tuple[str, str]] = {}
 
     def add(self, form: Form, decoded: str) -> "Flow":
         """What its fixed codes stand for is known already."""
@@ -59,6 +66,12 @@ class Flow:
                 x = affine_of(self.graph, x, *folded(form))
             self._decoded[form] = quantized(self.graph, x, form)
         return self._decoded[form]
+
+    def stretched(self, form: Stretched) -> tuple[str, str]:
+        """As the function `stretched`."""
+        if form not in self._stretched:
+            self._stretched[form] = stretched(self.graph, self.floats(), form)
+        return self._stretched[form]
 
     def coded(self, form: PerToken | PerTensor) -> Coded:
         """Codes by parameters that are found at inference."""
@@ -89,6 +102,23 @@ def encoded(graph: Graph, x: str, form: Fixed | Smoothed) -> str:
 def decoded(graph: Graph, codes: str, form: Fixed | Smoothed, factor: float = 1.0) -> str:
     """What such codes stand for, times `factor`."""
     return graph.add("DequantizeLinear", codes, np.float32(form.scale) * np.float32(factor), _zero_point(form))
+
+
+def stretched(graph: Graph, x: str, form: Stretched) -> tuple[str, str]:
+    """x through codes that a token may stretch, and back: what they stand for before it is multiplied by the token's
+    power of two, and that power (batch, length, 1)."""
+    scale, inverse = form.columns.scale, form.columns.inverse
+    steps = graph.add("Div", x, scale)
+    reach = steps if np.isnan(inverse).any() else graph.add("Mul", x, inverse)  # as the kernels find the power
+    most = graph.add("ReduceMax", graph.add("Abs", reach), _LAST, keepdims=1)
+    passed = graph.add("Greater", most, np.float32(127.5) * _POWERS[:-1])
+    doublings = graph.add("ReduceSum", graph.add("Cast", passed, to=graph.onnx.TensorProto.INT32), _LAST, keepdims=1)
+    power = graph.add("Gather", _POWERS, doublings)
+    steps = graph.add("Div", steps, power)
+    if form.symmetric:  # without the code -128
+        steps = graph.add("Max", steps, np.float32(-127))
+    codes = graph.add("QuantizeLinear", steps, np.float32(1), _zero_point(form))
+    return decoded(graph, codes, form), power
 
 
 def _zero_point(form: Fixed | Smoothed) -> np.uint8:

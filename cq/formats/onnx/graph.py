@@ -45,6 +45,7 @@ class Graph:
         self._place: list[str] = []
         self._names: Counter[str] = Counter()
         self._alike: dict[tuple, str] = {}  # small constants, by what they hold
+        self._owned: dict[int, str] = {}  # large ones, by the id of what they belong to
 
     @contextmanager
     def inside(self, place: str) -> Iterator[None]:
@@ -69,8 +70,10 @@ class Graph:
         self._nodes.append(self.onnx.helper.make_node(op, given, names, name=name, **attributes))
         return names
 
-    def constant(self, name: str, array: np.ndarray | Deferred) -> str:
-        """The name of a constant that has one: made once, and shared by all who ask for it."""
+    def constant(self, name: str, array: np.ndarray | Deferred, owner: object = None) -> str:
+        """The name of a constant that has one: made once, and shared by all who ask for it, or for one of the same
+        owner, such as a layer that several blocks share."""
+        name = name if owner is None else self._owned.setdefault(id(owner), name)
         self.constants.setdefault(name, array)
         return name
 

@@ -8,7 +8,7 @@ import numpy as np
 from ... import _core
 from ...errors import UnsupportedError
 from ...model.deferred import Deferred, read
-from ...model.forms import Fixed, PerTensor, PerToken, Smoothed
+from ...model.forms import Fixed, PerTensor, PerToken, Smoothed, Stretched
 from ...model.linear import Linear, QuantizedLinear
 from .flow import Coded, Flow
 from .graph import Graph
@@ -65,7 +65,7 @@ def codes_of(graph: Graph, weight: _core.Weight, name: str, by_output: bool = Fa
     if by_output:
         graph.constant(name, Deferred((n, k), np.int8, lambda: weight.unpack().T))
     else:
-        name = graph.constant(f"{name}.weight", Deferred((k, n), np.int8, weight.unpack))
+        name = graph.constant(f"{name}.weight", Deferred((k, n), np.int8, weight.unpack), weight)
     scale, zero_point = weight.scales, weight.zero_points
     if all(a is None or (a == a[:1, :1]).all() for a in (scale, zero_point)):
         scale, zero_point = scale[0, 0], None if zero_point is None else zero_point[0, 0]
@@ -107,7 +107,7 @@ def _float(graph: Graph, layer: Linear, x: str, name: str, table: str) -> str:
         return graph.add("Reshape", y, graph.add("Concat", size, np.array([-1]), axis=0))
     source = layer.source
     turned = Deferred(layer.shape, np.float32, lambda: read(source).T)
-    return graph.add("MatMul", x, graph.constant(f"{name}.weight", turned))
+    return graph.add("MatMul", x, graph.constant(f"{name}.weight", turned, layer))
 
 
 def _product(graph: Graph, layer: QuantizedLinear, x: Flow, codes: Codes) -> str:
@@ -115,6 +115,9 @@ def _product(graph: Graph, layer: QuantizedLinear, x: Flow, codes: Codes) -> str
     form, weight = layer.input_form, codes.turned(graph)
     if isinstance(form, (PerToken, PerTensor)):
         return _dynamic(graph, x.coded(form), weight, layer.weight)
+    if isinstance(form, Stretched):
+        decoded, power = x.stretched(form)
+        return graph.add("Mul", graph.add("MatMul", decoded, weight.decoded(graph)), power)
     return graph.add("MatMul", x.floats() if form is None else x.fixed(form), weight.decoded(graph))
 
 
@@ -143,3 +146,10 @@ def activated(graph: Graph, x: str, activation: str | None) -> str:
     if activation not in operators:
         raise UnsupportedError(f"export to ONNX: no operator for the activation {activation!r}")
     return graph.add(operators[activation], x)
+
+
+def capped(graph: Graph, x: str, cap: float | None) -> str:
+    """cap * tanh(x / cap); without a cap x."""
+    if not cap:
+        return x
+    return graph.add("Mul", graph.add("Tanh", graph.add("Div", x, np.float32(cap))), np.float32(cap))

@@ -5,12 +5,12 @@ import onnx
 import onnxruntime as runtime
 import pytest
 
-from cq import affine
+from cq import _core, affine
 from cq.coding import pack_weight, quantize_weight
 from cq.formats.onnx.flow import MOVED, Flow
 from cq.formats.onnx.graph import Graph
 from cq.formats.onnx.linear import linear
-from cq.model.forms import Columns, Fixed, PerTensor, PerToken, Smoothed
+from cq.model.forms import Columns, Fixed, PerTensor, PerToken, Smoothed, Stretched
 from cq.model.linear import QuantizedLinear
 
 FORMS = [
@@ -117,3 +117,24 @@ def test_features_own_parameters_fold(tmp_path):
     codes = np.clip(np.rint(x[0] / scale) + zero_point, 0, 255)
     steps = np.abs(found[0] / np.float32(0.02) + 120 - codes)
     assert (steps > 1e-3).mean() < 1e-3 and steps.max() < 1.001  # halves may round otherwise
+
+
+@pytest.mark.parametrize("dtype, symmetric", [("uint8", False), ("int8", False), ("int8", True)])
+@pytest.mark.parametrize("widest", [0.01, 2.0**127])
+def test_stretched_codes(rows, tmp_path, dtype, symmetric, widest):
+    """Rows within the range, at its end, one step of float32 past it, and far beyond."""
+    rng, middle = np.random.default_rng(3), 128 if dtype == "uint8" else 0
+    own = rng.uniform(0.1, 1, (1, 24)).astype(np.float32) * np.float32(0.01)
+    own[0, 5], rows[:, :, 5] = widest, 0
+    ends = own[0, 3] * np.float32(127.5) * np.exp2(np.arange(8)).astype(np.float32)
+    for i, end in enumerate(ends):
+        rows[0, 8 + 3 * i : 11 + 3 * i] = 0
+        rows[0, 8 + 3 * i : 11 + 3 * i, 3] = np.nextafter(end, np.float32(0)), end, np.nextafter(end, np.float32(1e9))
+    form = Stretched(dtype, symmetric, 1.0, middle, Columns(own, np.full((1, 24), middle, np.int32)))
+    graph = Graph()
+    decoded, power = Flow(graph, graph.input("x", np.float32, (2, 40, 24))).stretched(form)
+    found, powers = run(graph, [decoded, power], tmp_path / "stretched.onnx", rows)
+    coded = _core.quantize(rows.reshape(80, 24), form)
+    np.testing.assert_array_equal(powers.reshape(80), coded.scale)
+    np.testing.assert_array_equal(found.reshape(80, 24) + middle, coded.codes)
+    assert len(np.unique(powers)) > 15
