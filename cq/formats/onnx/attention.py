@@ -1,4 +1,4 @@
-"""Self-attention in an ONNX graph: heads, rotary positions, masks, softmax, and keys and values that came before.
+"""Self-attention in an ONNX graph: heads, rotary positions, softmax, and keys and values that came before.
 
 Of a static model queries, keys, values and the softmax's exponentials go through the codes that cq's int8 attention
 has for them, and their products may be computed in codes. Of a dynamic model, whose codes have a scale for each token
@@ -12,23 +12,13 @@ import numpy as np
 from ...model.attention import Attention
 from ...model.forms import PerHead, Smoothed
 from ...model.linear import QuantizedLinear
+from ...model.norm import Norm
 from ...model.sites import AttentionPart
 from .flow import Flow, decoded, encoded, folded, quantized
 from .graph import Graph
-from .linear import Fold, linear
+from .linear import Fold, capped, linear
 from .norm import normed
-
-_FARAWAY = np.float32(np.finfo(np.float32).min / 2)  # what is added to scores that do not count: finite beside others
-
-
-class Tokens(NamedTuple):
-    """Names of what attention needs to know of its tokens. mask: float32, added to scores
-    (batch, kv heads, queries of all that share a kv head, keys): broadcasts. cosine, sine: (batch, 1, length, dim / 2),
-    or None."""
-
-    mask: str
-    cosine: str | None
-    sine: str | None
+from .places import Tokens
 
 
 class Heads(NamedTuple):
@@ -47,14 +37,13 @@ def attention(
     forms = None if isinstance(part.forms, PerHead) else part.forms
     query, key, value = _projected(graph, part, names, x, late)
     with graph.inside(names.scores.rpartition(".")[0]):
-        query = _split(graph, query, part.heads, part.dim)
-        key = _split(graph, key, part.kv_heads, part.dim)
-        value = graph.add("Transpose", _split(graph, value, part.kv_heads, part.dim), perm=[0, 2, 1, 3])
-        if part.query_norm is not None and part.key_norm is not None:
-            query, key = normed(graph, query, part.query_norm), normed(graph, key, part.key_norm)
-        query, key = (graph.add("Transpose", one, perm=[0, 2, 1, 3]) for one in (query, key))
-        if tokens.cosine is not None and tokens.sine is not None:
-            query, key = (_turned(graph, one, tokens.cosine, tokens.sine) for one in (query, key))
+        query = _split(graph, query, part.heads, part.dim, part.query_norm)
+        key = _split(graph, key, part.kv_heads, part.dim, part.key_norm)
+        value = _split(graph, value, part.kv_heads, part.dim, None)
+        if part.rotary is not None and tokens.cosine is not None and tokens.sine is not None:
+            pairs = len(part.rotary.frequencies[0][0])
+            parts = np.array([pairs, pairs, part.dim - 2 * pairs][: 2 + (2 * pairs < part.dim)])
+            query, key = (_turned(graph, one, tokens.cosine, tokens.sine, parts) for one in (query, key))
         if late and forms is not None:
             query, key = quantized(graph, query, forms[0], part.scale), quantized(graph, key, forms[1])
         if past is not None:
@@ -96,20 +85,24 @@ def _projected_as_one(
         return [decoded(graph, each, own, by) for each, own, by in zip(codes, part.forms, factors)]
 
 
-def _split(graph: Graph, x: str, heads: int, dim: int) -> str:
-    """(batch, length, heads * dim) → (batch, length, heads, dim)."""
-    return graph.add("Reshape", x, np.array([0, 0, heads, dim]))
+def _split(graph: Graph, x: str, heads: int, dim: int, norm: Norm | None) -> str:
+    """(batch, length, heads * dim) → (batch, heads, length, dim). norm: of each head, or of all as one."""
+    jointly = norm is not None and len(norm.weight) != dim
+    x = normed(graph, x, norm) if norm is not None and jointly else x
+    x = graph.add("Reshape", x, np.array([0, 0, heads, dim]))
+    x = normed(graph, x, norm) if norm is not None and not jointly else x
+    return graph.add("Transpose", x, perm=[0, 2, 1, 3])
 
 
-def _turned(graph: Graph, x: str, cosine: str, sine: str) -> str:
-    """x (batch, heads, length, dim), each pair of a feature of the first half and one of the second turned by its
-    position."""
-    first, second = graph.add_several("Split", 2, x, axis=-1, num_outputs=2)
+def _turned(graph: Graph, x: str, cosine: str, sine: str, parts: np.ndarray) -> str:
+    """x (batch, heads, length, dim), each pair of a feature of the first part and one of the second turned by its
+    position; what follows these stays. parts: how many features they have."""
+    first, second, *rest = graph.add_several("Split", len(parts), x, parts, axis=-1)
 
     def of(op: str, a: str, b: str) -> str:
         return graph.add(op, graph.add("Mul", a, cosine), graph.add("Mul", b, sine))
 
-    return graph.add("Concat", of("Sub", first, second), of("Add", second, first), axis=-1)
+    return graph.add("Concat", of("Sub", first, second), of("Add", second, first), *rest, axis=-1)
 
 
 def _context(graph: Graph, part: Attention, query: str, key: str, value: str, tokens: Tokens, in_codes: bool) -> str:
@@ -120,7 +113,7 @@ def _context(graph: Graph, part: Attention, query: str, key: str, value: str, to
         query = graph.add("Reshape", query, np.array([0, part.kv_heads, -1, part.dim]))
     scores = graph.add("MatMul", query, graph.add("Transpose", key, perm=[0, 1, 3, 2]))
     scores = scores if in_codes else graph.add("Mul", scores, np.float32(part.scale))
-    scores = graph.add("Add", scores, tokens.mask)
+    scores = graph.add("Add", capped(graph, scores, part.cap), tokens.mask)
     if in_codes:
         mixed = _mixed_in_codes(graph, scores, value)
     else:
@@ -138,21 +131,3 @@ def _mixed_in_codes(graph: Graph, scores: str, value: str) -> str:
     shares = graph.add("DequantizeLinear", graph.add("QuantizeLinear", shares, step, zero), step, zero)
     total = graph.add("ReduceSum", shares, last, keepdims=1)
     return graph.add("Div", graph.add("MatMul", shares, value), total)
-
-
-def mask(graph: Graph, given: str, sizes: str, causal: bool, shared: int) -> str:
-    """What is added to scores: 0, or far below everything where a key does not count. given: attention_mask (batch,
-    keys). shared: query heads of one kv head, whose rows stand one after another."""
-    counts = graph.add("Unsqueeze", graph.add("Cast", given, to=graph.onnx.TensorProto.BOOL), np.array([1, 2]))
-    if causal:
-        zero, one = np.array(0), np.array(1)
-        length = graph.add("Squeeze", graph.add("Slice", sizes, np.array([1]), np.array([2])))
-        keys = graph.add("Squeeze", graph.add("Slice", graph.add("Shape", given), np.array([1]), np.array([2])))
-        places = graph.add("Range", graph.add("Sub", keys, length), keys, one)
-        if shared > 1:
-            places = graph.add("Tile", places, np.array([shared]))
-        seen = graph.add(
-            "LessOrEqual", graph.add("Range", zero, keys, one), graph.add("Unsqueeze", places, np.array([1]))
-        )
-        counts = graph.add("And", counts, seen)
-    return graph.add("Where", counts, np.float32(0), _FARAWAY)

@@ -8,16 +8,17 @@ from ... import _core
 from ...errors import UnsupportedError
 from ...model import Transformer
 from ...model.block import Block, FeedForward
-from ...model.forms import Fixed, PerTensor, PerToken, Smoothed, common_form
+from ...model.forms import Fixed, Smoothed, common_form
 from ...model.linear import Linear, QuantizedLinear
 from ...model.norm import Norm
 from ...model.sites import BlockPart
-from .attention import Tokens, attention, mask
-from .flow import Flow, affine_of, folded, quantized
+from .attention import attention
+from .flow import Flow, affine_of, folded, folds, quantized
 from .graph import Graph
-from .linear import Fold, activated, codes_of, linear
+from .linear import Fold, activated, capped, codes_of, linear
 from .norm import normed
-from .pooling import embedding, first_tokens, last_tokens
+from .places import Places
+from .pooling import embedding, first_tokens, last_tokens, normalized
 
 _WORD = "embed.word"
 # what the graph is drawn by, and what concerns texts before they are ids and scores after they are computed; any other
@@ -29,16 +30,16 @@ _DRAWN = {
     *("normalize", "labels", "classifier", "token_types", "truncate_dim", "tail", "max_length", "bos_token_id"),
     *("eos_token_ids", "chat_template", "pad_token_id", "special_tokens", "generation", "truncation_side"),
     *("pair_activation", "text_activation", "prompts", "default_prompt", "strip", "token_head", "head_transform"),
-    "answers",  # what `rank` reads of logits
+    *("answers", "multi_vector", "include_prompt"),  # the first: what `rank` reads of logits
+    *("position_table", "position_bias", "embedding_width", "embedding_norm", "window", "local", "local_rope_theta"),
+    *("rotated", "rotary_dim", "qk_norm_joint", "norm_outputs", "parallel", "embedding_scale", "residual_scale"),
+    *("logits_scale", "attention_scale", "attention_cap", "logits_cap"),
 }
 
 
 def check(model: Transformer) -> None:
-    """Raises UnsupportedError for what the graph could not express."""
+    """Raises UnsupportedError for a setting that the graph does not express."""
     config = model.config
-    for form in {layer.input_form for _, layer in model.linears()}:
-        if form is not None and type(form) not in (PerToken, PerTensor, Fixed, Smoothed):
-            raise UnsupportedError(f"export to ONNX: no graph for codes of the kind {type(form).__name__}")
     for field in fields(config):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if field.name not in _DRAWN and getattr(config, field.name) != default:
@@ -46,16 +47,13 @@ def check(model: Transformer) -> None:
                 f"export to ONNX: no graph for {field.name}={getattr(config, field.name)!r:.100} of this "
                 f"{config.family} model"
             )
-    if (config.rope_scaling or {}).get("kind") == "longrope":
-        raise UnsupportedError(
-            "export to ONNX: longrope's positions turn by the length of each sequence, no graph does"
-        )
 
 
 def drawn(model: Transformer) -> Graph:
-    """The graph of a model. Inputs: input_ids, attention_mask, token_type_ids where there are several types, and
-    past_key_values of decoders that write. Outputs: the logits of a head, and present keys and values, or
-    last_hidden_state and, where the model pools, sentence_embedding. Raises UnsupportedError."""
+    """The graph of a model. Inputs: input_ids, attention_mask, token_type_ids where there are several types,
+    prompt_length where a prompt's tokens are not pooled, and past_key_values of decoders that write. Outputs: the
+    logits of a head, and present keys and values; the token_embeddings of late interaction; or last_hidden_state and,
+    where the model pools, sentence_embedding. Raises UnsupportedError."""
     check(model)
     return _Drawing(model).graph
 
@@ -72,6 +70,8 @@ class _Drawing:
         several = config.type_vocab_size > 1 and config.token_types
         self.types = graph.input("token_type_ids", np.int64, ("batch", "length")) if several else None
         self.sizes = graph.add("Shape", self.ids)
+        self.places = Places(graph, config, self.given, self.sizes, self.writes)
+        self.named = {id(norm): name for name, norm in model.norms()}
         self.keep: str | None = None
         if not self.writes:
             kept = graph.add("Cast", self.given, to=graph.onnx.TensorProto.BOOL)
@@ -85,20 +85,25 @@ class _Drawing:
 
     def _hidden(self) -> Flow:
         """As Transformer.hidden."""
-        model, first = self.model, self.config.norm_first
-        positions = self._positions()
-        tokens = self._tokens(positions)
-        x, stream = self._begin(positions)
+        model, ends_normed = self.model, self.config.ends_normed
+        x, stream = self._begin()
         for block, names, after in zip(model.blocks, model.graph.blocks, [*model.blocks[1:], None]):
+            beside = None
+            if self.config.parallel:
+                assert block.ffn_norm is not None, "Config says so"
+                beside = self._normed(stream, block.ffn_norm, block.ffn.readers())
+            norms = block.attention_norm, block.ffn_norm
+            if ends_normed:
+                last = model.final_norm if after is None else after.attention_norm
+                norms = None if beside else block.ffn_norm, last
+            part = self._attention(block, names, x)
+            part = part if block.attention_output_norm is None else self._norm(part, block.attention_output_norm)
+            readers = block.ffn.readers()
+            x, stream = self._after(part, stream, names.attention.sum, norms[0], readers, block.streams[0])
+            part = self._feed_forward(block.ffn, names, beside or x)
+            part = part if block.ffn_output_norm is None else self._norm(part, block.ffn_output_norm)
             readers = self._readers() if after is None else after.attention.readers()
-            if first:
-                norms = block.ffn_norm, model.final_norm if after is None else after.attention_norm
-            else:
-                norms = block.attention_norm, block.ffn_norm
-            part = self._attention(block, names, x, tokens)
-            x, stream = self._after(part, stream, norms[0], names.attention_norm, block.ffn.readers(), block.streams[0])
-            part = self._feed_forward(block.ffn, names, x)
-            x, stream = self._after(part, stream, norms[1], names.ffn_norm, readers, block.streams[1])
+            x, stream = self._after(part, stream, names.ffn.sum, norms[1], readers, block.streams[1])
         return x
 
     def _readers(self) -> tuple[Linear | QuantizedLinear, ...]:
@@ -107,60 +112,69 @@ class _Drawing:
             return (self.model.transform.dense,)
         return () if self.model.head is None else (self.model.head,)
 
-    def _begin(self, positions: str) -> tuple[Flow, str]:
+    def _begin(self) -> tuple[Flow, str]:
         """What the first block reads, and the residual stream beside it."""
-        graph, model = self.graph, self.model
-        first, embed = model.blocks[0], model.embedding
-        with graph.inside("embed"):
-            x = self._word()
-            if embed.position is not None:
-                table = graph.constant("embed.position", embed.position[embed.offset :])
-                x = graph.add("Add", x, graph.add("Gather", table, positions))
-            if embed.type is not None and self.types is not None:
-                table = graph.constant("embed.type", embed.type)
-                x = graph.add("Add", x, graph.add("Gather", table, self.types))
-            elif embed.type is not None:
-                x = graph.add("Add", x, embed.type[0])
-        if embed.norm is None:
-            assert first.attention_norm is not None, "norms stand first"
-            return self._normed(x, first.attention_norm, f"{first.name}.attention_norm", first.attention.readers()), x
-        flow = self._flow(self._norm(x, embed.norm, "embed.norm"))
+        model, embed, norm = self.model, self.model.embedding, self.model.blocks[0].attention_norm
+        with self.graph.inside("embed"):
+            x = self._embedded()
+        if not self.config.starts_normed:
+            return self._flow(x) if norm is None else self._normed(x, norm, model.blocks[0].attention.readers()), x
+        assert embed.norm is not None, "what starts normed has this norm"
+        flow = self._flow(self._norm(x, embed.norm))
+        if model.projection is not None:
+            flow = self._flow(linear(self.graph, model.projection, flow, "embed.project"))
         return flow, flow.floats() if embed.stream is None else flow.fixed(embed.stream)
 
+    def _embedded(self) -> str:
+        """The rows of the tables, summed."""
+        graph, embed = self.graph, self.model.embedding
+        x = self._word()
+        x = x if embed.scale == 1 else graph.add("Mul", x, np.float32(embed.scale))
+        if embed.position is not None:
+            table = graph.constant("embed.position", embed.position[embed.offset :])
+            x = graph.add("Add", x, graph.add("Gather", table, self.places.positions))
+        if embed.type is None:
+            return x
+        if self.types is None:
+            return graph.add("Add", x, embed.type[0])
+        return graph.add("Add", x, graph.add("Gather", graph.constant("embed.type", embed.type), self.types))
+
     def _after(
-        self, part: str, stream: str, norm: Norm | None, name: str | None, readers: tuple, form: Fixed | None
+        self, part: str, stream: str, place: str, norm: Norm | None, readers: tuple, form: Fixed | None
     ) -> tuple[Flow, str]:
-        """The residual, the norm, and the stream that goes on, in `form`."""
-        assert norm is not None and name is not None, "every part has a norm behind it"
-        with self.graph.inside(name):
-            total = self.graph.add("Add", part, stream)
-        if self.config.norm_first:
-            flow = self._normed(total, norm, name, readers)
-            return flow, total if form is None else quantized(self.graph, total, form)
-        flow = self._flow(self._norm(total, norm, name))
+        """As Then: the residual, the norm for `readers`, and the stream that goes on, in `form`."""
+        graph, factor = self.graph, self.config.residual_scale
+        with graph.inside(place):
+            part = part if factor == 1 else graph.add("Mul", part, np.float32(factor))
+            total = graph.add("Add", part, stream)
+            kept = total if form is None or not self.config.ends_normed else quantized(graph, total, form)
+        if self.config.ends_normed:
+            return self._flow(total) if norm is None else self._normed(total, norm, readers), kept
+        assert norm is not None, "norms stand in the stream"
+        flow = self._flow(self._norm(total, norm))
         return flow, flow.floats() if form is None else flow.fixed(form)
 
-    def _norm(self, x: str, norm: Norm, name: str, form: Smoothed | None = None) -> str:
-        with self.graph.inside(name):
+    def _norm(self, x: str, norm: Norm, form: Smoothed | None = None) -> str:
+        with self.graph.inside(self.named[id(norm)]):
             return normed(self.graph, x, norm, form)
 
-    def _normed(self, x: str, norm: Norm, name: str, readers: tuple) -> Flow:
+    def _normed(self, x: str, norm: Norm, readers: tuple) -> Flow:
         """A norm whose result is only read by `readers`: where features have scales of their own, these go into it."""
         form = common_form(readers)
-        if not isinstance(form, Smoothed):
-            return self._flow(self._norm(x, norm, name))
-        return self._flow().add(form, quantized(self.graph, self._norm(x, norm, name, form), form))
+        if not folds(form):
+            return self._flow(self._norm(x, norm))
+        return self._flow().add(form, quantized(self.graph, self._norm(x, norm, form), form))
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def _attention(self, block: Block, names: BlockPart, x: Flow, tokens: Tokens) -> str:
+    def _attention(self, block: Block, names: BlockPart, x: Flow) -> str:
         """As Attention, up to the output projection."""
         graph, part, past = self.graph, block.attention, None
         if self.writes:
             shape = "batch", part.kv_heads, "past", part.dim
             at = f"past_key_values.{names.name.rpartition('.')[2]}"
             past = graph.input(f"{at}.key", np.float32, shape), graph.input(f"{at}.value", np.float32, shape)
-        heads = attention(graph, part, names.attention, x, tokens, past)
+        heads = attention(graph, part, names.attention, x, self.places.tokens(part), past)
         if past is not None:
             shape = "batch", part.kv_heads, "total", part.dim
             for kind, value in (("key", heads.key), ("value", heads.value)):
@@ -174,14 +188,14 @@ class _Drawing:
             hidden = self._flow(linear(graph, part.up, x, names.ffn.up))
             return linear(graph, part.down, hidden, names.ffn.down)
         gate, fold, shift = linear(graph, part.gate, x, str(names.ffn.gate)), None, None
-        if isinstance(form, Smoothed):
+        if folds(form):
             factor, shift = folded(form)
             fold = Fold(factor, np.zeros_like(factor))
         up = linear(graph, part.up, x, names.ffn.up, fold)
         with graph.inside(names.ffn.hidden):
             product = graph.add("Mul", activated(graph, gate, part.activation), up)
             hidden = self._flow(product)
-            if isinstance(form, Smoothed) and shift is not None:
+            if folds(form) and shift is not None:
                 moved = affine_of(graph, product, np.ones(1), shift)
                 hidden = self._flow().add(form, quantized(graph, moved, form))
         return linear(graph, part.down, hidden, names.ffn.down)
@@ -201,33 +215,6 @@ class _Drawing:
         rows = graph.add("DequantizeLinear", graph.add("Gather", codes.name, ids), *of_ids, axis=0)
         return graph.add("Reshape", rows, graph.add("Concat", self.sizes, np.array([-1]), axis=0))
 
-    def _positions(self) -> str:
-        """int64 (batch or 1, length)."""
-        graph, config = self.graph, self.config
-        with graph.inside("positions"):
-            length = graph.add("Slice", self.sizes, np.array([1]), np.array([2]))
-            if not (self.writes or config.position_offset):
-                places = graph.add("Range", np.array(0), graph.add("Squeeze", length), np.array(1))
-                return graph.add("Unsqueeze", places, np.array([0]))
-            places = graph.add("CumSum", self.given, np.array(1))
-            places = graph.add("Max", graph.add("Sub", places, np.array(1)), np.array(0))
-            return graph.add("Slice", places, graph.add("Neg", length), np.array([2**62]), np.array([1]))
-
-    def _tokens(self, positions: str) -> Tokens:
-        """The mask, and cosines and sines of rotary positions."""
-        graph, part, cosine, sine = self.graph, self.model.blocks[0].attention, None, None
-        with graph.inside("mask"):
-            shown = mask(graph, self.given, self.sizes, part.causal, part.heads // part.kv_heads)
-        if part.rotary is not None:
-            frequencies, factor = part.rotary.frequencies[0]
-            with graph.inside("rotary"):
-                places = graph.add("Cast", positions, to=graph.onnx.TensorProto.FLOAT)
-                angles = graph.add("Mul", graph.add("Unsqueeze", places, np.array([1, 3])), frequencies)
-                cosine, sine = (graph.add(op, angles) for op in ("Cos", "Sin"))
-                if factor != 1:
-                    cosine, sine = (graph.add("Mul", x, np.float32(factor)) for x in (cosine, sine))
-        return Tokens(shown, cosine, sine)
-
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _outputs(self, x: Flow) -> None:
@@ -235,10 +222,8 @@ class _Drawing:
         if model.head is not None:
             if model.transform is not None:
                 dense = linear(graph, model.transform.dense, x, "transform.dense")
-                x = self._normed(dense, model.transform.norm, "transform.norm", (model.head,))
-            shares = config.tied and (isinstance(model.head, Linear) or model.embedding.source is model.head.weight)
-            scores = linear(graph, model.head, x, "head", table=_WORD if shares else "")
-            graph.output("logits", scores, ("batch", "length", config.head_size))
+                x = self._normed(dense, model.transform.norm, (model.head,))
+            self._scores(x, model.head)
             return
         hidden = x.floats()
         if model.classifier is not None:
@@ -246,8 +231,23 @@ class _Drawing:
             return
         graph.output("last_hidden_state", hidden, ("batch", "length", config.hidden_size))
         if config.pooling is not None:
-            vectors = embedding(graph, model, hidden, self.given)
+            prompt = None if config.include_prompt else graph.input("prompt_length", np.int64, ())
+            vectors = embedding(graph, model, hidden, self.given, prompt)
             graph.output("sentence_embedding", vectors, ("batch", config.embedding_size))
+
+    def _scores(self, x: Flow, head: Linear | QuantizedLinear) -> None:
+        """The output of a head that reads every token."""
+        graph, config = self.graph, self.config
+        shares = config.tied and (isinstance(head, Linear) or self.model.embedding.source is head.weight)
+        scores, shape = linear(graph, head, x, "head", table=_WORD if shares else ""), ("batch", "length")
+        if config.multi_vector is not None:
+            vectors = normalized(graph, scores) if config.multi_vector["normalize"] else scores
+            graph.output("token_embeddings", vectors, (*shape, config.head_size))
+            return
+        if config.lm_head:
+            scores = scores if config.logits_scale == 1 else graph.add("Mul", scores, np.float32(config.logits_scale))
+            scores = capped(graph, scores, config.logits_cap)
+        graph.output("logits", scores, (*shape, config.head_size))
 
     def _classes(self, hidden: str) -> str:
         head = self.model.classifier
@@ -256,7 +256,8 @@ class _Drawing:
         x = Flow(graph, graph.add("Unsqueeze", self._read_by_classifier(hidden), one))
         if head.dense is not None:
             dense = linear(graph, head.dense, x, "classifier.dense")
-            x = Flow(graph, activated(graph, dense, head.activation))
+            own = head.dense.activation is None  # else the layer had it
+            x = Flow(graph, activated(graph, dense, head.activation) if own else dense)
         return graph.add("Squeeze", linear(graph, head.scores, x, "classifier.scores"), one)
 
     def _read_by_classifier(self, hidden: str) -> str:

@@ -27,12 +27,25 @@ class Exported:
         self.optimized = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
         self.inputs = {each.name: each for each in self.session.get_inputs()}
 
-    def feeds(self, tokens: list, left: bool = False, types: list | None = None, past: dict | None = None) -> dict:
-        """Inputs by name for padded sequences; past: outputs of the call before, whose mask is all 1."""
+    def feeds(
+        self,
+        tokens: list,
+        left: bool = False,
+        types: list | None = None,
+        past: dict | None = None,
+        prompt: int | None = None,
+        seen: int | None = None,
+    ) -> dict:
+        """Inputs by name for padded sequences; past: outputs of the call before, whose mask is all 1; prompt: first
+        tokens that are not pooled; seen: tokens that others see, of which the rest are none."""
         ids, mask = padded(tokens, left)
         feeds = {"input_ids": ids, "attention_mask": mask}
         if "token_type_ids" in self.inputs:
             feeds["token_type_ids"] = ids * 0 if types is None else padded(types, left)[0] * mask
+        if prompt is not None:
+            feeds["prompt_length"] = np.array(prompt)
+        if seen is not None:
+            feeds["attention_mask"] = mask * (np.arange(ids.shape[1]) < seen)
         before = 0
         for name, one in self.inputs.items():
             if name.startswith("past_key_values"):

@@ -36,17 +36,19 @@ def test_greedy_text(tiny_lm, exported, kind):
     assert model.tokenizer.decode(found) == model.generate("a tiny decoder", max_new_tokens=24, temperature=0)
 
 
-def test_past_is_what_one_pass_gives(random_model, exported, sequences):
-    """In pieces of several tokens; a GPT-2 type, whose positions come from a table."""
-    for changes in ({}, dict(norm="layer", gated=False, activation="gelu_tanh", rope_theta=None, num_kv_heads=6)):
-        model, _ = random_model("llama", **changes)
-        (ids,), past, rows = sequences(model, (11,)), None, []
-        graph = exported(model)
-        for piece in (ids[:4], ids[4:5], ids[5:]):
-            past = graph([piece], past=past)
-            rows.append(past["logits"][0])
-        np.testing.assert_allclose(np.concatenate(rows), model.logits([ids])[0], rtol=1e-3, atol=1e-4)
-        assert past["present.1.key"].shape == (1, model.config.num_kv_heads, 11, model.config.head_dim)
+WINDOWED = dict(window=5, local=(True, False), local_rope_theta=100.0, norm_outputs=True, attention_cap=4.0)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "static stretched"])
+def test_greedy_tokens_through_a_window(random_model, exported, sequences, kind):
+    """Layers with and without a window, whose text becomes four times as long."""
+    strategy = KINDS.get(kind, cq.Static(stretch=True))
+    model, _ = random_model("llama", **WINDOWED)
+    (prompt,) = sequences(model, (6,))
+    if strategy is not None:
+        needs = isinstance(strategy, cq.Static)
+        model = cq.quantize(model, strategy, sequences(model, (30, 20)) if needs else None)
+    assert greedy(exported(model), prompt, 20) == model.generate(prompt, 20, temperature=0).tolist()
 
 
 def test_padding_on_the_left(random_model, exported, sequences):

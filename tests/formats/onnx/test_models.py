@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import cq
+from cq.model.batch import Sequence
+from cq.model.pooling import pool
 
 SCHEME = cq.Scheme
 PLAIN = SCHEME(attention="float32")
@@ -37,6 +39,8 @@ STRATEGIES = {
     "static float bias": cq.Static(SCHEME(bias="float32")),
     "static, some in float32": cq.Static(PLAIN, exclude=("*.up", "layers.0.attention.value")),
     "static stream": cq.Static(residual="int8"),
+    "static stretched": cq.Static(stretch=True),
+    "static best": cq.Static(effort="best"),
     "mix": cq.Mixed((("*.ffn.down", cq.WeightOnly()), ("layers.0.*", cq.Dynamic(PLAIN)), ("*", cq.Static()))),
 }
 
@@ -80,43 +84,6 @@ def test_strategies(random_model, exported, sequences, family, name):
     check(exported, plain, quantized(plain, name, tokens), tokens)
 
 
-UNPOOLED = dict(pooling=None, normalize=False)
-FAMILIES = {
-    "roberta": ("bert", dict(position_offset=2, type_vocab_size=1)),
-    "distilbert": ("bert", dict(type_vocab_size=0)),
-    "types that never reach the model": ("bert", dict(token_types=False)),
-    "relu, rms norms": ("bert", dict(activation="relu", norm="rms")),
-    "gelu by tanh": ("bert", dict(activation="gelu_tanh")),
-    "gpt2": (
-        "llama",
-        dict(norm="layer", activation="gelu_tanh", gated=False, rope_theta=None, num_kv_heads=6, norm_eps=1e-5),
-    ),
-    "qwen3": ("llama", dict(qk_norm=True, tied=False)),
-    "yarn": (
-        "llama",
-        dict(
-            rope_scaling=dict(
-                kind="yarn", factor=4.0, original_positions=16, beta_fast=32.0, beta_slow=1.0, attention_factor=1.1
-            )
-        ),
-    ),
-    "decoder that embeds": ("llama", dict(lm_head=False, tied=False, pooling="last", normalize=True)),
-    "masked words": ("bert", dict(lm_head=True, tied=True, head_transform="gelu", **UNPOOLED)),
-    "masked words, a head of its own": ("bert", dict(lm_head=True, **UNPOOLED)),
-    "labels of tokens": ("bert", dict(token_head="labels", labels=("a", "b", "c"), **UNPOOLED)),
-    "spans": ("bert", dict(token_head="spans", **UNPOOLED)),
-}
-
-
-@pytest.mark.parametrize("strategy", ["float32", "dynamic", "static plain"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_families_and_heads(random_model, exported, sequences, name, strategy):
-    family, changes = FAMILIES[name]
-    model, _ = random_model(family, **changes)
-    tokens = sequences(model)
-    check(exported, model, quantized(model, strategy, tokens), tokens)
-
-
 def test_token_types(random_model, exported, sequences):
     model, _ = random_model("bert")
     tokens = sequences(model)
@@ -153,10 +120,23 @@ def test_modules_after_pooling(random_model, exported, sequences):
     np.testing.assert_allclose(found, model.embed(tokens), atol=1e-5)
 
 
-LABELS = dict(labels=("a", "b", "c"), **UNPOOLED)
+@pytest.mark.parametrize("mode", ["mean", "cls", "max", "mean_sqrt_len", "last", "weightedmean"])
+def test_a_prompt_that_is_not_pooled(random_model, exported, sequences, mode):
+    """A sequence of no other tokens is pooled whole."""
+    model, _ = random_model("bert", pooling=mode, include_prompt=False, position_offset=2)
+    tokens, graph = sequences(model, (7, 3, 12)), exported(model)
+    for left in (False, True):
+        found = graph(tokens, left, prompt=3)["sentence_embedding"]
+        np.testing.assert_allclose(
+            found, model.pooled([pool(rows, (mode,), 3) for rows in model.forward(tokens)]), atol=1e-5
+        )
+
+
+LABELS = dict(labels=("a", "b", "c"), pooling=None, normalize=False)
 CLASSIFIERS = {
     "tanh": ("bert", dict(classifier="tanh", **LABELS)),
     "relu": ("bert", dict(classifier="relu", **LABELS)),
+    "gelu": ("bert", dict(classifier="gelu", **LABELS)),
     "decoder": ("llama", dict(classifier="linear", lm_head=False, tied=False, **LABELS)),
     "decoder with a token for padding": (
         "llama",
@@ -176,6 +156,50 @@ def test_classifiers(random_model, exported, sequences, name, strategy):
     own = model._classes(batch)
     found = exported(model)(tokens)["logits"]
     assert error([found], [own]) < (1e-5 if model is plain else error([own], [plain._classes(batch)]))
+
+
+PLAIN_HEAD = dict(pooling=None, normalize=False)
+HEADS = {
+    "masked": dict(lm_head=True, tied=True, head_transform="gelu", **PLAIN_HEAD),
+    "masked, head of its own": dict(lm_head=True, **PLAIN_HEAD),
+    "labels of tokens": dict(token_head="labels", labels=("a", "b", "c"), **PLAIN_HEAD),
+    "spans": dict(token_head="spans", **PLAIN_HEAD),
+}
+
+
+@pytest.mark.parametrize("strategy", ["float32", "dynamic", "static plain"])
+@pytest.mark.parametrize("name", HEADS)
+def test_heads(random_model, exported, sequences, name, strategy):
+    model, _ = random_model("bert", **HEADS[name])
+    tokens = sequences(model)
+    check(exported, model, quantized(model, strategy, tokens), tokens)
+
+
+VECTORS = dict(
+    features=24,
+    normalize=True,
+    query_length=9,
+    document_length=20,
+    expansion=dict(strategy="fixed", attend=False, token=None, length=9),
+    mean=False,
+    skiplist=[],
+    skips_queries=False,
+)
+
+
+@pytest.mark.parametrize("strategy", ["float32", "dynamic", "static plain"])
+@pytest.mark.parametrize("offset", [0, 2])
+def test_late_interaction(random_model, exported, sequences, strategy, offset):
+    """A vector for every token; those that fill a query up read tokens, and the mask leaves them out."""
+    changes = dict(token_head="vectors", multi_vector=VECTORS, position_offset=offset, **PLAIN_HEAD)
+    plain, _ = random_model("bert", **changes)
+    tokens = sequences(plain, (9, 9))
+    model = quantized(plain, strategy, tokens)
+    own = model.logits([Sequence(ids.astype(np.int32), unseen=3) for ids in tokens])
+    own = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in own]
+    found = exported(model)(tokens, seen=6)["token_embeddings"]
+    assert found.shape == (2, 9, 24)
+    assert error(list(found), own) < (1e-5 if model is plain else 0.02)
 
 
 def test_batches_do_not_matter(random_model, exported, sequences):
