@@ -91,9 +91,10 @@ def export(model: Transformer, path: str | PathLike, format: str | None = None) 
 
     An ONNX graph uses standard operators of opset 21 with dynamic batch and length: static as QuantizeLinear and
     DequantizeLinear, dynamic as MatMulInteger with codes found in the graph, weight-only as DequantizeLinear. Its
-    inputs are input_ids, attention_mask and, where the model has segments, token_type_ids; decoders also take
-    past_key_values.N.key and .value. Its outputs are logits (and present.N.key and .value), or last_hidden_state and
-    sentence_embedding. Above 2 GB the weights are in a second file with ".data" after the name.
+    inputs are input_ids, attention_mask and, where the model has segments, token_type_ids; prompt_length, a number of
+    tokens, where a prompt's are not pooled; decoders also take past_key_values.N.key and .value. Its outputs are logits
+    (and present.N.key and .value), token_embeddings of late interaction, or last_hidden_state and sentence_embedding.
+    Above 2 GB the weights are in a second file with ".data" after the name.
 
     A compressed-tensors folder holds the model's codes and scales as llm-compressor writes them; vLLM, transformers
     with the package compressed-tensors, and `load` read it. It takes every scheme of `WeightOnly`, and `Dynamic` and

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import sentence_transformers
 import torch
 import transformers
 from click.testing import CliRunner
@@ -186,17 +187,32 @@ def test_families_are_written_as_transformers_names_them(family, tmp_path):
     assert left == {name for name in linear if name == "pooler.dense"}  # which cq does not have
 
 
-def test_a_sentence_encoder_keeps_its_files(tmp_path):
-    save("bert", tmp_path / "in")
-    plain = cq.load(tmp_path / "in")
+def sentence_encoder(folder):
+    """With every setting of its folder."""
+    save("bert", folder)
+    plain = cq.load(folder)
     words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "a", "b", "c"])}
     tokenizer = Tokenizer(models.WordLevel(words, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     more = dict(pooling=("cls", "mean"), normalize=True, max_length=9, prompts={"query": "a: "}, default_prompt="query")
-    model = cq.Transformer(replace(plain.config, **more), plain.weights(), tokenizer)
-    before = cq.quantize(model, cq.Dynamic(PER_TOKEN))
+    return cq.Transformer(replace(plain.config, **more), plain.weights(), tokenizer)
+
+
+def test_a_sentence_encoder_keeps_its_files(tmp_path):
+    before = cq.quantize(sentence_encoder(tmp_path / "in"), cq.Dynamic(PER_TOKEN))
     cq.export(before, tmp_path / "out", format="compressed-tensors")
     assert np.array_equal(before.embed(["a b", "c"]), cq.load(tmp_path / "out").embed(["a b", "c"]))
+
+
+@pytest.mark.parametrize("name", ["weight-only", "static"])
+def test_sentence_transformers_runs_the_folder(tmp_path, name):
+    """Once its model was called, as the page says; until then its layers hold codes."""
+    pytest.importorskip("compressed_tensors")
+    before = quantized(sentence_encoder(tmp_path / "in"), name)
+    cq.export(before, tmp_path / "out", format="compressed-tensors")
+    encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    encoder[0].model(**encoder[0].preprocess(["a text"]))
+    assert np.abs(encoder.encode(["a b", "c"]) - before.embed(["a b", "c"])).max() < 1e-5
 
 
 REFUSED = {
