@@ -211,7 +211,9 @@ def test_batches_do_not_matter(random_model, exported, sequences):
             np.testing.assert_allclose(row, graph.rows([ids])[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dynamic", "static", "static symmetric", "static textbook", "mix"])
+@pytest.mark.parametrize(
+    "name", ["dynamic", "static", "static symmetric", "static stretched", "static textbook", "mix"]
+)
 def test_wide_heads(tiny_encoder, exported, sequences, name):
     """Queries, keys and values of wide heads are one product."""
     plain = cq.load(tiny_encoder)
