@@ -207,7 +207,6 @@ def test_a_sentence_encoder_keeps_its_files(tmp_path):
 @pytest.mark.parametrize("name", ["weight-only", "static"])
 def test_sentence_transformers_runs_the_folder(tmp_path, name):
     """Once its model was called, as the page says; until then its layers hold codes."""
-    pytest.importorskip("compressed_tensors")
     before = quantized(sentence_encoder(tmp_path / "in"), name)
     cq.export(before, tmp_path / "out", format="compressed-tensors")
     encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import cq
@@ -14,8 +15,6 @@ from cq.model.position_bias import KINDS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_models import check, error, quantized
-
-onnx = pytest.importorskip("onnx")
 
 BUCKETS = {"kind": "buckets", "buckets": 8, "distance": 9}
 GPT2 = dict(norm="layer", activation="gelu_tanh", gated=False, rope_theta=None, num_kv_heads=6, norm_eps=1e-5)
