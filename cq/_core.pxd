@@ -116,12 +116,18 @@ cdef extern from "cq.h" nogil:
         int64_t columns, words, positions, types
         float scale
         float *y
+    ctypedef struct cq_relative:
+        const float *keys
+        const float *queries
+        const int32_t *row
+        int64_t positions, reach
     ctypedef struct cq_attention_args:
         const int32_t *offsets
         int64_t heads, kv_heads, dim, before, after
         float scale, cap
         const float *bias
         int64_t bias_head, bias_row, bias_reach
+        cq_relative relative
         const float *qkv
         cq_coded q, k, v
         int64_t scale_stride

@@ -241,6 +241,7 @@ def attention(
     bias: np.ndarray | None = None,
     window: int | None = None,
     cap: float = 0.0,
+    relative: tuple[np.ndarray | None, np.ndarray | None, np.ndarray] | None = None,
 ) -> np.ndarray | Coded: ...
 
 @final

@@ -10,6 +10,7 @@
 typedef struct {
     const cq_attention_args *a;
     int64_t longest;
+    int64_t columns; /* of products with relative positions, in the longest sequence */
 } attention_job;
 
 /* A task's place: tokens first .. first + length - 1, query head h reading kv head g. */
@@ -29,8 +30,6 @@ static const float *bias_of(const cq_attention_args *a, const place *at, int64_t
     return a->bias ? a->bias + at->h * a->bias_head + query * a->bias_row : NULL;
 }
 
-/* --- float32 ------------------------------------------------------------------------------------------------------ */
-
 /* c (rows, n) = x (rows, k) b (k, n), n a multiple of 16. */
 static void multiply(const float *x, int64_t x_stride, int64_t rows, const float *b, int64_t b_stride, int64_t n,
                      int64_t k, float *c, int64_t c_stride) {
@@ -42,11 +41,93 @@ static void multiply(const float *x, int64_t x_stride, int64_t rows, const float
                                 c + i * c_stride + j, c_stride);
 }
 
+/* --- relative positions ------------------------------------------------------------------------------------------- */
+
+/* Products with the positions that a sequence needs, and what comes of them. */
+typedef struct {
+    float *by_query, *by_key; /* (QUERIES, columns), (length, columns) */
+    float *bias;              /* (QUERIES, length16) */
+    float *queries, *keys;    /* (QUERIES, dim), (length, dim): what codes stand for */
+} relative_scratch;
+
+/* The positions that sequences of `length` tokens need, from a multiple of 16 on, in whole panels. */
+static cq_span positions_for(const cq_relative *r, int64_t length) {
+    const int64_t first = r->row[r->reach + length - 2] / 16 * 16;
+    return (cq_span){first, first + up(r->row[r->reach - length] + 1 - first, 16)};
+}
+
+/* Floats of scratch, for float32 or for codes. */
+static int64_t relative_floats(const attention_job *job) {
+    const int64_t length16 = up(job->longest, 16), rows = QUERIES + job->longest;
+    if (!job->a->relative.row) return 0;
+    return rows * job->columns + QUERIES * length16 + (job->a->qkv ? 0 : rows * job->a->dim);
+}
+static relative_scratch relative_scratch_at(float *memory, const attention_job *job) {
+    relative_scratch s = {.by_query = memory, .by_key = memory + QUERIES * job->columns};
+    s.bias = s.by_key + job->longest * job->columns;
+    s.queries = s.bias + QUERIES * up(job->longest, 16), s.keys = s.queries + QUERIES * job->a->dim;
+    return s;
+}
+
+/* What some tokens' codes of one head stand for: of queries or keys, at the first one's codes and own scale. */
+static void widen_head(const cq_coded *c, const uint8_t *codes, const float *scales, int64_t scale_stride,
+                       int64_t tokens, int64_t dim, float *y) {
+    for (int64_t t = 0; t < tokens; t++, codes += c->stride) {
+        const float scale = scales ? scales[t * scale_stride] : c->scale;
+        for (int64_t d = 0; d < dim; d++) {
+            const int32_t code = c->is_signed ? (int8_t)codes[d] : codes[d];
+            y[t * dim + d] = scale * (float)(code - c->zero_point);
+        }
+    }
+}
+
+/* x (rows, dim) of one head with the positions of a span. */
+static void meet(const attention_job *job, const float *table, int64_t h, cq_span span, const float *x,
+                 int64_t x_stride, int64_t rows, float *y) {
+    const int64_t dim = job->a->dim, positions = job->a->relative.positions;
+    multiply(x, x_stride, rows, table + h * dim * positions + span.first, positions, span.end - span.first, dim, y,
+             job->columns);
+}
+
+/* Keys with the queries of positions, for a whole sequence. */
+static void meet_keys(const attention_job *job, const place *at, const float *k, int64_t k_stride,
+                      const relative_scratch *s) {
+    const cq_relative *r = &job->a->relative;
+    if (r->queries && at->length)
+        meet(job, r->queries, at->h, positions_for(r, at->length), k, k_stride, at->length, s->by_key);
+}
+
+/* The bias of `rows` queries from i on: of both kinds of products those of each key's position. */
+static void lay_bias(const attention_job *job, const place *at, int64_t i, int64_t rows, const float *q,
+                     int64_t q_stride, const relative_scratch *s) {
+    const cq_relative *r = &job->a->relative;
+    const cq_span span = positions_for(r, at->length);
+    const int64_t length = at->length, length16 = up(length, 16), columns = job->columns;
+    if (r->keys) meet(job, r->keys, at->h, span, q, q_stride, rows, s->by_query);
+    for (int64_t row = 0; row < rows; row++) {
+        const int32_t *position = r->row + r->reach - 1 - (i + row);
+        const float *products = s->by_query + row * columns;
+        float *bias = s->bias + row * length16;
+        if (!r->keys) memset(bias, 0, (size_t)length * 4);
+        else
+            for (int64_t j = 0; j < length; j++) bias[j] = products[position[j] - span.first];
+    }
+    for (int64_t j = 0; j < length && r->queries; j++) {
+        const int32_t *position = r->row + r->reach - 1 + j - i;
+        const float *products = s->by_key + j * columns;
+        for (int64_t row = 0; row < rows; row++) s->bias[row * length16 + j] += products[position[-row] - span.first];
+    }
+    for (int64_t row = 0; row < rows; row++) cq_active->scale(job->a->scale, length, s->bias + row * length16);
+}
+
+/* --- float32 ------------------------------------------------------------------------------------------------------ */
+
 /* What a member of the team works in; all for the longest sequence. */
 typedef struct {
     float *keys, *values; /* K transposed (dim, length16), V (length, dim16) */
     float *scores;        /* (QUERIES, length16) */
     float *context;       /* (QUERIES, dim16) */
+    relative_scratch relative;
 } f32_scratch;
 
 static void attend_f32(const attention_job *job, int64_t task, const f32_scratch *w) {
@@ -58,6 +139,7 @@ static void attend_f32(const attention_job *job, int64_t task, const f32_scratch
     for (int64_t t = 0; t < at.length; t++)
         for (int64_t d = 0; d < dim; d++) w->keys[d * length16 + t] = k[t * stride + d];
     for (int64_t t = 0; t < at.length; t++) memcpy(w->values + t * dim16, v + t * stride, (size_t)dim * 4);
+    if (a->relative.row) meet_keys(job, &at, k, stride, &w->relative);
     for (int64_t i = 0; i < at.length; i += QUERIES) {
         const int64_t rows = min(QUERIES, at.length - i);
         const sight sight = sight_of(a, i, at.length);
@@ -66,8 +148,9 @@ static void attend_f32(const attention_job *job, int64_t task, const f32_scratch
         const float *q = a->qkv + (at.first + i) * stride + at.h * dim;
         float sums[QUERIES];
         multiply(q, stride, rows, w->keys + all.first, length16, up(keys, 16), dim, w->scores, length16);
+        if (a->relative.row) lay_bias(job, &at, i, rows, q, stride, &w->relative);
         for (int64_t r = 0; r < rows; r++) {
-            const float *bias = bias_of(a, &at, i + r);
+            const float *bias = a->relative.row ? w->relative.bias + r * length16 : bias_of(a, &at, i + r);
             float *row = w->scores + r * length16, scale = a->scale;
             const cq_span seen = behind(span_of(&sight, r), all.first);
             if (bias) cq_active->scale_add(scale, bias + all.first, seen.end, row), scale = 1.0f;
@@ -86,7 +169,7 @@ static void attention_f32_member(void *context, cq_queue *queue) {
     const attention_job *job = context;
     const int64_t length16 = up(job->longest, 16), dim = job->a->dim, dim16 = up(dim, 16);
     const int64_t kept = length16 * (dim + dim16);
-    float *scratch = cq_scratch((kept + QUERIES * (length16 + dim16)) * 4);
+    float *scratch = cq_scratch((kept + QUERIES * (length16 + dim16) + relative_floats(job)) * 4);
     if (!scratch) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
@@ -94,6 +177,7 @@ static void attention_f32_member(void *context, cq_queue *queue) {
     memset(scratch, 0, (size_t)kept * 4); /* what pads keys and values is finite */
     f32_scratch w = {.keys = scratch, .values = scratch + length16 * dim, .scores = scratch + kept};
     w.context = w.scores + QUERIES * length16;
+    w.relative = relative_scratch_at(w.context + QUERIES * dim16, job);
     for (int64_t task, end; cq_take(queue, &task, &end);)
         for (; task < end; task++) attend_f32(job, task, &w);
     free(scratch);
@@ -107,6 +191,7 @@ typedef struct {
     int32_t *start;        /* (length64): minus q's zero point times each key's sum */
     cq_key_scales scales;  /* (length64), where tokens have their own */
     query_scratch q;
+    relative_scratch relative;
 } int8_scratch;
 
 /* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores
@@ -162,28 +247,39 @@ static void attend_i8(const attention_job *job, int64_t task, const int8_scratch
     lay_keys(job, &at, q->zero_point + flip_of(q), s);
     lay_values(job, &at, s->values);
     if (q->scales) lay_scales(job, &at, s);
+    if (a->relative.row) {
+        const int64_t head = at.first * a->scale_stride + at.g;
+        widen_head(&a->k, (const uint8_t *)a->k.codes + at.first * a->k.stride + at.g * a->dim,
+                   a->k.scales ? a->k.scales + head : NULL, a->scale_stride, at.length, a->dim, s->relative.keys);
+        meet_keys(job, &at, s->relative.keys, a->dim, &s->relative);
+    }
     const attention_i8 all = {.dim = a->dim,
                               .scale = a->scale,
                               .cap = a->cap,
                               .q = a->q,
                               .k = a->k,
                               .v = a->v,
-                              .bias_row = a->bias_row,
+                              .bias_row = a->relative.row ? up(at.length, 16) : a->bias_row,
                               .y = a->y,
                               .codes = a->codes};
     const laid_i8 laid = {s->keys, s->values, up(at.length, 4) * CQ_PANEL, s->start, s->scales};
     const int64_t y_stride = a->codes ? a->codes->stride : a->heads * a->dim;
     for (int64_t i = 0; i < at.length; i += CQ_TILE_ROWS) {
-        const int64_t token = at.first + i;
-        const query_rows rows = {.rows = (int)min(CQ_TILE_ROWS, at.length - i),
-                                 .sight = sight_of(a, i, at.length),
-                                 .q = (const uint8_t *)q->codes + token * q->stride + at.h * a->dim,
-                                 .q_step = q->stride,
-                                 .scales = q->scales ? q->scales + token * a->scale_stride + at.h : NULL,
-                                 .scale_step = a->scale_stride,
-                                 .bias = bias_of(a, &at, i),
-                                 .to = token * y_stride + at.h * a->dim,
-                                 .to_step = y_stride};
+        const int64_t token = at.first + i, n = min(CQ_TILE_ROWS, at.length - i);
+        query_rows rows = {.rows = (int)n,
+                           .sight = sight_of(a, i, at.length),
+                           .q = (const uint8_t *)q->codes + token * q->stride + at.h * a->dim,
+                           .q_step = q->stride,
+                           .scales = q->scales ? q->scales + token * a->scale_stride + at.h : NULL,
+                           .scale_step = a->scale_stride,
+                           .bias = bias_of(a, &at, i),
+                           .to = token * y_stride + at.h * a->dim,
+                           .to_step = y_stride};
+        if (a->relative.row) {
+            widen_head(q, rows.q, rows.scales, a->scale_stride, n, a->dim, s->relative.queries);
+            lay_bias(job, &at, i, n, s->relative.queries, a->dim, &s->relative);
+            rows.bias = s->relative.bias;
+        }
         attend_rows(&all, &laid, &rows, &s->q, strip);
     }
 }
@@ -192,7 +288,8 @@ static void attention_i8_member(void *context, cq_queue *queue) {
     const attention_job *job = context;
     const int64_t length = up(job->longest, 64), dim4 = up(job->a->dim, 4), dim16 = up(job->a->dim, 16);
     const int64_t keys = length * dim4, values = length * dim16;
-    uint8_t *scratch = cq_scratch(keys + values + length * 16 + query_scratch_bytes(dim4, length));
+    const int64_t laid = keys + values + length * 16 + up(query_scratch_bytes(dim4, length), 64);
+    uint8_t *scratch = cq_scratch(laid + relative_floats(job) * 4);
     if (!scratch) {
         cq_fail(queue, CQ_NO_MEMORY);
         return;
@@ -202,6 +299,7 @@ static void attention_i8_member(void *context, cq_queue *queue) {
     s.scales.keys = (float *)(s.start + length);
     s.scales.values_255 = s.scales.keys + length, s.scales.logs = s.scales.values_255 + length;
     s.q = query_scratch_at(s.scales.logs + length, dim4, length);
+    s.relative = relative_scratch_at((float *)(scratch + laid), job);
     memset(scratch, 0, (size_t)(keys + values + length * 16));
     cq_strip strip = {0};
     for (int64_t task, end; cq_take(queue, &task, &end);)
@@ -221,11 +319,16 @@ cq_status cq_attention(int threads, const cq_args *args, int64_t rows, int64_t s
     for (int64_t s = 0; s < sequences; s++) {
         const int64_t length = a->offsets[s + 1] - a->offsets[s];
         job.longest = length > job.longest ? length : job.longest;
-        if (a->bias && length > a->bias_reach) {
+        if ((a->bias && length > a->bias_reach) || (a->relative.row && length > a->relative.reach)) {
             *bad = s;
             return CQ_NO_ROOM;
         }
         work += 2.0 * (double)length * (double)keys_for(a->before, a->after, length) * (double)(a->heads * a->dim);
+    }
+    if (a->relative.row && job.longest) {
+        const cq_span span = positions_for(&a->relative, job.longest);
+        job.columns = span.end - span.first;
+        work += 2.0 * (double)rows * (double)job.columns * (double)(a->heads * a->dim);
     }
     const int64_t tasks = sequences * a->heads;
     return cq_run(threads, work, &job, &(cq_phase){a->qkv ? attention_f32_member : attention_i8_member, tasks, tasks},

@@ -273,6 +273,15 @@ typedef struct {
 } cq_embed_args;
 cq_call cq_embed;
 
+/* Keys and queries of relative positions, which meet a sequence's own queries and keys (He et al. 2020, disentangled
+ * attention): float32 (heads * dim, positions) each, either optional. row[reach - 1 + j - i] is the position of key j
+ * as query i sees it, for sequences of at most `reach` tokens; it descends. */
+typedef struct {
+    const float *keys, *queries;
+    const int32_t *row;
+    int64_t positions, reach; /* positions: a multiple of 16 */
+} cq_relative;
+
 /* Softmax attention over ragged sequences laid one after another: sequence s holds tokens offsets[s] .. offsets[s+1]-1.
  * q (tokens, heads * dim), k and v (tokens, kv_heads * dim), y (tokens, heads * dim); query head h reads kv head
 * h * kv_heads / heads. A token sees itself, `before` tokens before it and `after` tokens after it in its sequence. The
@@ -286,15 +295,18 @@ cq_call cq_embed;
 * float32, or static codes.
 *   bias (optional): a score is scale * q . k + bias[h * bias_head + i * bias_row + j] of head h and the i-th query and
 * j-th key of their sequence; it is there for all i, j < bias_reach. CQ_NO_ROOM and *bad = the sequence where one is
-* longer. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit. */
+* longer. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit.
+*   relative (optional, in place of a bias): to a score is added scale * (q . its key + its query . k), of the position
+* of key j as query i sees it, in float32 and of what codes stand for. CQ_NO_ROOM as with a bias. */
 typedef struct {
     const int32_t *offsets;
     int64_t heads, kv_heads, dim;
     int64_t before, after; /* at least 0; INT64_MAX: all */
     float scale;           /* of q . k, usually 1 / sqrt(dim) */
-    float cap;             /* 0 where there is a bias */
+    float cap;             /* 0 where there is a bias, or relative positions */
     const float *bias;
     int64_t bias_head, bias_row, bias_reach;
+    cq_relative relative; /* row NULL: there are none */
     const float *qkv;
     cq_coded q, k, v;
     int64_t scale_stride;

@@ -93,7 +93,7 @@ cdef int check(cq_status status, int64_t bad, str what) except -1:
         raise CqError(f"{what}: NaN or Inf in row {bad}")
     if status == CQ_NO_ROOM:
         raise CqError(f"{what}: sequence {bad} has kept no room, no angles or no scales for its new tokens, or is "
-                      "longer than the bias reaches")
+                      "longer than the bias or the relative positions reach")
     if status == CQ_OUT_OF_RANGE:
         raise CqError(f"{what}: an id, position, type or offset of row or sequence {bad} is out of range")
     raise CqError(f"{what}: a result does not fit int32, as it may with a weight's zero points and K above 33,025; "

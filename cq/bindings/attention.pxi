@@ -1,16 +1,18 @@
 # Attention, of whole sequences and of new tokens to what their sequences have kept.
 
 def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float scale, form=None, bias=None,
-              window=None, float cap=0.0):
+              window=None, float cap=0.0, relative=None):
     """Attention over ragged sequences. qkv (tokens, (heads + 2 kv_heads) dim): queries, keys and values side by side,
     float32; or Coded, static with parameters per column that are equal within each of the three, or int8 symmetric
     with a scale per head (groups of dim columns). offsets int32 (sequences + 1,) from 0 to tokens. window: how far a
     token sees, or None: causal ones that many with itself, others that many to either side. cap: scores become cap *
     tanh(score / cap), or 0. bias float32 (heads, 2 n - 1), without a cap: [h, n - 1 + j - i] is added to the scaled
-    score of query i and key j in sequences of at most n tokens. → (tokens, heads * dim) in `form`: None or, of codes,
-    Fixed."""
+    score of query i and key j in sequences of at most n tokens. relative, in place of a bias: (keys, queries, rows),
+    the keys and queries of relative positions float32 (heads * dim, positions), a multiple of 16, or None each, and
+    int32 (2 n - 1,), descending: rows[n - 1 + j - i] is the position of key j as query i sees it, whose key and query
+    meet those two. → (tokens, heads * dim) in `form`: None or, of codes, Fixed."""
     cdef int64_t tokens = qkv.shape[0], width = qkv.shape[1], parts = heads + 2 * kv_heads, dim = width // parts
-    cdef Step step = new_step(cq_attention, "attention", tokens, [qkv, offsets, bias])
+    cdef Step step = new_step(cq_attention, "attention", tokens, [qkv, offsets, bias, relative])
     cdef cq_attention_args *a = &step.args.attention
     if dim * parts != width:
         raise CqError(f"qkv: {width} columns are not {parts} heads")
@@ -18,17 +20,38 @@ def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float 
     a.heads, a.kv_heads, a.dim, a.scale, a.cap = heads, kv_heads, dim, scale, cap
     a.before = reach_of(window, causal)
     a.after = 0 if causal else a.before
-    if bias is not None and cap != 0:
-        raise CqError("bias: scores with a cap take none")
+    if (bias is not None) + (relative is not None) + (cap != 0) > 1:
+        raise CqError("bias, relative, cap: scores take one of them")
     if bias is not None:
         a.bias_reach, a.bias_head, a.bias_row = (bias.shape[1] + 1) // 2, bias.shape[1], -1
         a.bias = floats(bias, "bias", heads, 2 * a.bias_reach - 1) + a.bias_reach - 1
+    if relative is not None:
+        read_relative(&a.relative, heads * dim, relative)
     if isinstance(qkv, Coded):
         read_heads(a, qkv)
     else:
         a.qkv = floats(qkv, "qkv", tokens, width)
     check_context(form, isinstance(qkv, Coded))
     return step.first(new_result(step, form, tokens, heads * dim, &a.y, &a.codes))
+
+
+cdef int read_relative(cq_relative *r, int64_t features, relative) except -1:
+    """Points at keys and queries of relative positions, once all rows are among them and descend."""
+    keys, queries, rows = relative
+    cdef int64_t i, distances = rows.shape[0]
+    for table in (keys, queries):
+        if table is not None:
+            r.positions = table.shape[1]
+    r.keys = floats(keys, "relative keys", features, r.positions, MAYBE)
+    r.queries = floats(queries, "relative queries", features, r.positions, MAYBE)
+    r.row, r.reach = int32s(rows, "relative rows", ANY), (distances + 1) // 2
+    for i in range(1, distances):
+        if r.row[i] > r.row[i - 1]:
+            raise CqError(f"relative: rows must descend, which {r.row[i]} behind {r.row[i - 1]} does not")
+    if r.positions % 16 or distances % 2 == 0 or r.row[distances - 1] < 0 or r.row[0] >= r.positions:
+        raise CqError(f"relative: need a multiple of 16 positions and an odd number of rows among them, got "
+                      f"{r.positions} and {rows}")
+    return 0
 
 
 cdef int64_t reach_of(window, bint causal) except -1:

@@ -616,6 +616,25 @@ def adamw(rng) -> Iterator[Call]:
         )
 
 
+def attention_relative(rng) -> Iterator[Call]:
+    """Positions of distances that go further than sequences, or not as far; float32 and in codes."""
+    lengths = np.cumsum((0, 1, 40, 17, 70)).astype(np.int32)
+    for i, ((dim, heads, kv), far, parts) in enumerate(
+        product(((8, 4, 2), (20, 3, 1), (64, 2, 2)), (9, 90), ((True, True), (True, False), (False, True)))
+    ):
+        x, widths = floats(rng, lengths[-1], (heads + 2 * kv) * dim), (heads * dim, kv * dim, kv * dim)
+        own = [Fixed(("uint8", "int8")[i % 2], False, 0.03, int(rng.integers(-9, 9)) + 128 * (1 - i % 2))] * 3
+        keys, queries = (floats(rng, heads * dim, -(-2 * far // 16) * 16) if has else None for has in parts)
+        rows = np.clip(np.arange(69, -70, -1) + far, 0, 2 * far - 1).astype(np.int32)
+        for form in (None, PerHead("int8", True, dim), Smoothed.of(own, widths)):
+            qkv = x if form is None else _core.quantize(x, form)
+            yield Call(
+                f"{i} {form and form.kind} {dim} {heads}/{kv} {far}",
+                _core.attention,
+                (qkv, lengths, heads, kv, False, dim**-0.5, form and FIXED[0], None, None, 0.0, (keys, queries, rows)),
+            )
+
+
 FAMILIES = (
     quantize,
     dequantize,
@@ -651,6 +670,7 @@ FAMILIES = (
     norm_kept,
     norm_back,
     adamw,
+    attention_relative,
 )
 
 

@@ -55,9 +55,11 @@ def biased(rng, offsets, heads, dim):
 
 
 def bias_at(bias, h, n):
-    """(n, n): what is added to scores of head h."""
+    """(n, n): what is added to scores of head h; a bias (heads, n, n) is that of one sequence."""
     if bias is None:
         return np.zeros((n, n))
+    if bias.ndim == 3:
+        return bias[h]
     return bias[h][bias.shape[1] // 2 + np.arange(n) - np.arange(n)[:, None]].astype(float)
 
 
@@ -266,6 +268,74 @@ def test_windows_of_nothing_are_refused(rng):
             _core.attention(x, np.int32([0, 6]), 2, 2, causal, 0.3, None, None, window)
 
 
+# --- relative positions -----------------------------------------------------------------------------------------------
+
+
+def positioned(rng, heads, dim, far, length, parts=(True, True)):
+    """Keys and queries of positions for distances of up to `far`, and the rows of sequences of up to `length`."""
+    shape = heads * dim, -(-2 * far // 16) * 16
+    keys, queries = (0.3 * rng.standard_normal(shape, np.float32) if has else None for has in parts)
+    return keys, queries, np.clip(np.arange(length - 1, -length, -1) + far, 0, 2 * far - 1).astype(np.int32)
+
+
+def met(x, relative, heads, kv, scale):
+    """(heads, n, n): what one sequence's products with positions add to its scores, by the formula in float64."""
+    (q, k, _), (keys, queries, rows), n = parts(x.astype(float), heads, kv), relative, len(x)
+    row = rows[len(rows) // 2 + np.arange(n) - np.arange(n)[:, None]]
+    total = np.zeros((heads, n, n))
+    for h in range(heads):
+        head = slice(h * q.shape[2], (h + 1) * q.shape[2])
+        if keys is not None:
+            total[h] += np.take_along_axis(q[:, h] @ keys[head], row, 1)
+        if queries is not None:
+            total[h] += np.take_along_axis(k[:, h * kv // heads] @ queries[head], row.T, 1).T
+    return scale * total
+
+
+@pytest.mark.parametrize("has", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_relative_positions(kind, has, rng):
+    """As a bias that was worked out before; a sequence's alone are the same bits."""
+    off = total = 0
+    for (dim, heads, kv), lengths, far in product([(8, 4, 2), (20, 3, 1), (64, 2, 2)], LENGTHS, (5, 80)):
+        offsets, scale = offsets_of(lengths), 0.5 * dim**-0.5
+        qkv = made(kind, rng, offsets[-1], heads, kv, dim)
+        relative = positioned(rng, heads, dim, far, max(lengths) + dim % 7, has)
+        got = _core.attention(qkv, offsets, heads, kv, False, scale, None, None, None, 0.0, relative)
+        for a, b in zip(offsets[:-1], offsets[1:]):
+            one, alone = rows(qkv, a, b), (np.int32([0, b - a]), heads, kv, False, scale)
+            again = _core.attention(one, *alone, None, None, None, 0.0, relative)
+            assert again.tobytes() == got[a:b].tobytes()
+            bias = met(one if kind == "float32" else one.dequantize(), relative, heads, kv, scale)
+            if kind == "float32":
+                np.testing.assert_allclose(again, exact(one, *alone, bias), rtol=0, atol=3e-6)
+            else:
+                emulate = emulate_static if kind == "static" else emulate_dynamic
+                off, total = off + assert_emulated(again, *emulate(one, *alone, bias)), total + again.size
+    assert off <= 0.02 * total
+
+
+def test_relative_positions_that_do_not_fit_are_refused(rng):
+    x, (keys, queries, rows) = rng.standard_normal((6, 48), np.float32), positioned(rng, 2, 8, 8, 6)
+    bias = np.zeros((2, 11), np.float32)
+    for relative, words in (
+        ((keys[:, :15], queries, rows), "relative keys: need a C-contiguous"),
+        ((keys, queries[:-1], rows), r"relative queries: need a float32 array of shape \(16, 16\)"),
+        ((keys[:, :8].copy(), None, rows), "need a multiple of 16 positions"),
+        ((keys, queries, rows[::-1].copy()), "rows must descend"),
+        ((keys, queries, rows + np.int32(3)), "rows among them"),
+        ((keys, queries, rows - np.int32(4)), "rows among them"),
+        ((keys, queries, rows[:-1]), "an odd number of rows"),
+        ((keys, queries, rows[1:-1]), "sequence 0 .* is longer than the bias or the relative positions reach"),
+        ((None, None, rows[:0]), "an odd number of rows"),
+    ):
+        with pytest.raises(cq.CqError, match=words):
+            _core.attention(x, np.int32([0, 6]), 2, 2, False, 0.3, None, None, None, 0.0, relative)
+    for more in (dict(bias=bias), dict(cap=2.0)):
+        with pytest.raises(cq.CqError, match="scores take one of them"):
+            _core.attention(x, np.int32([0, 6]), 2, 2, False, 0.3, relative=(keys, queries, rows), **more)
+
+
 # --- promises of all three --------------------------------------------------------------------------------------------
 
 
@@ -414,7 +484,7 @@ def test_new_tokens_without_room_angles_or_scales_are_refused(rng):
 
 def test_a_bias_that_does_not_fit_is_refused(rng):
     x, offsets = rng.standard_normal((6, 48), np.float32), np.int32([0, 2, 6])
-    with pytest.raises(cq.CqError, match="attention: sequence 1 has .* longer than the bias reaches"):
+    with pytest.raises(cq.CqError, match="sequence 1 has .* longer than the bias or the relative positions reach"):
         _core.attention(x, offsets, 2, 2, False, 0.3, None, np.zeros((2, 5), np.float32))
     for shape in ((3, 7), (2, 8)):
         with pytest.raises(cq.CqError, match="bias: need a float32 array"):
