@@ -13,7 +13,7 @@ from .forms import Fixed, PerHead, Smoothed
 from .linear import Linear, QuantizedLinear, Then, joined
 from .norm import Norm
 from .overflow import INT32_MAX
-from .position_bias import PositionBias
+from .position_bias import PositionBias, RelativePositions
 from .rope import frequencies, turning_point
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Attention:
         self.query_norm: Norm | None = None  # of each head's queries and keys, or all heads', before they turn
         self.key_norm: Norm | None = None
         self.bias: PositionBias | None = None  # of scores, by distance
+        self.relative: RelativePositions | None = None  # which queries and keys meet
         self._derived: tuple[object, object, object, object, _Joint] = self._NOT_JOINED
 
     def __getstate__(self) -> dict:
@@ -149,7 +150,8 @@ class Attention:
         reads = self.output.input_form
         form = reads if self.forms and isinstance(reads, Fixed) else None
         bias = None if self.bias is None else self.bias.table(batch.longest)
-        shown = bias, self.window, self.cap
+        relative = None if self.relative is None else self.relative.laid(batch.longest)
+        shown = bias, self.window, self.cap, relative
         context = _core.attention(qkv, batch.offsets, self.heads, self.kv_heads, self.causal, self.scale, form, *shown)
         batch.tap(site + "context", context)
         return self.output(Activation.of(context, form), None, then)

@@ -12,7 +12,7 @@ from .deferred import Deferred, keep
 from .embedding import Embedding
 from .linear import Linear
 from .norm import Norm
-from .position_bias import PositionBias
+from .position_bias import PositionBias, RelativePositions
 from .sites import BlockPart, Graph
 from .transform import Transform
 
@@ -44,7 +44,7 @@ def blocks(config: Config, weights: Weights) -> list[Block]:
     of rotary positions, and those of the same arrays their parts."""
     rotaries: dict[tuple[float, bool], Rotary] = {}
     made, bias = [], None
-    if config.position_bias is not None:
+    if config.position_bias is not None and config.position_bias["kind"] != "disentangled":
         buckets = keep(weights["embed.buckets"]) if "embed.buckets" in weights else None
         bias = PositionBias(config.position_bias, buckets, config.num_heads)
     for i, names in enumerate(Graph(config).blocks):
@@ -92,6 +92,12 @@ def _attention(config: Config, weights: Weights, name: str, window: int | None, 
     if config.qk_norm:
         attention.query_norm = norm(config, weights, name + ".query_norm")
         attention.key_norm = norm(config, weights, name + ".key_norm")
+    if config.position_bias is not None and config.position_bias["kind"] == "disentangled":
+        keys, queries = (
+            keep(weights[f"{name}.relative_{part}"]) if config.position_bias[part] else None
+            for part in ("keys", "queries")
+        )
+        attention.relative = RelativePositions(config.position_bias, keys, queries)
     return attention
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..errors import FormatError
 from .config_checks import check_config
 from .pooling import tail_shapes, tail_width
-from .position_bias import bias_shapes
+from .position_bias import bias_shapes, layer_bias_shapes
 
 
 class Layer(NamedTuple):
@@ -273,6 +273,9 @@ class Config:
                 at + "attention.key.weight": (kv, h),
                 at + "attention.value.weight": (kv, h),
                 at + "attention.output.weight": (h, q),
+            }
+            shapes |= {
+                at + f"attention.{name}": shape for name, shape in layer_bias_shapes(self.position_bias, q).items()
             }
             if self.norm_first or not self.norm_outputs:
                 normed = ("ffn",) if self.embedding_norm and i == 0 else ("attention", "ffn")

@@ -31,9 +31,10 @@ class Placement(NamedTuple):
 @dataclass(frozen=True)
 class Coverage:
     """Every part's Placement, in the order of work; iterates over them. tokens: the length of the one sequence whose
-    multiply-adds are counted: linear layers, logits of every position, and attention's two products, of which a causal
-    model needs those up to the diagonal, and a layer with a window those within it. nbytes: of the whole model;
-    int8_nbytes: of weights in codes, with their scales and sums. What two parts share counts once in both."""
+    multiply-adds are counted: linear layers, logits of every position, attention's two products, of which a causal
+    model needs those up to the diagonal, and a layer with a window those within it, and products with relative
+    positions. nbytes: of the whole model; int8_nbytes: of weights in codes, with their scales and sums. What two parts
+    share counts once in both."""
 
     rows: tuple[Placement, ...]
     tokens: int
@@ -84,7 +85,8 @@ def coverage_of(model: "Transformer", tokens: int) -> Coverage:
     coded = list(word.word_arrays()) if word.runs_in != "float32" else []
     rows = [Placement("embed.word", word.runs_in, word.shape, _nbytes(word.word_arrays()), word.reason)]
     for name, table in model.tables().items():
-        reason = "looked up and added, never multiplied" * quantized
+        meets = name.startswith("layers.")
+        reason = ("meets queries or keys in float32" if meets else "looked up and added, never multiplied") * quantized
         rows.append(Placement(name, "float32", table.shape[::-1], table.nbytes, reason))
     for name, layer in model.linears():
         inputs, outputs = layer.shape
@@ -127,6 +129,10 @@ def _weightless(block: Block, tokens: int, quantized: bool) -> Iterator[Placemen
     yield Placement(
         f"{block.name}.attention.scores", kind, None, 0, reason, 2 * attention.heads * attention.dim * pairs
     )
+    if attention.relative is not None:
+        reason = "the positions' own keys and queries are float32" * quantized
+        work = attention.heads * attention.dim * attention.relative.products(tokens)
+        yield Placement(f"{block.name}.attention.positions", "float32", None, 0, reason, work)
     if not quantized:
         return
     if ffn.gate is not None and not (ffn.gate.runs_in in INTEGER and may_join((ffn.gate, ffn.up))):

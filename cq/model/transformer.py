@@ -265,13 +265,18 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         return {name: array for name, array in named.items() if array is not None}
 
     def tables(self) -> dict[str, np.ndarray]:
-        """The float32 tables beside the words', by canonical name: positions, token types, buckets of distances."""
+        """The float32 tables beside the words', by canonical name: positions, token types, buckets of distances, and
+        layers' keys and queries of relative positions."""
         bias = self.blocks[0].attention.bias
         named = {
             "embed.position": self.embedding.position,
             "embed.type": self.embedding.type,
             "embed.buckets": None if bias is None else bias.buckets,
         }
+        for block in self.blocks:
+            if block.attention.relative is not None:
+                at, relative = f"{block.name}.attention.relative_", block.attention.relative
+                named |= {at + "keys": relative.keys, at + "queries": relative.queries}
         return {name: table for name, table in named.items() if table is not None}
 
     def norms(self) -> Iterator[tuple[str, Norm]]:

@@ -19,7 +19,8 @@ def attend(attention: "Attention", qkv: np.ndarray, form: PerHead | Smoothed | N
     """The context (tokens, heads · dim) float32. qkv float32: queries, keys and values side by side. form: in which the
     text's tokens meet; those that are not seen attend in float32."""
     windowed = attention.window is not None and batch.longest > attention.window
-    if attention.causal or attention.bias is not None or attention.cap or windowed:
+    biased = attention.bias is not None or attention.relative is not None
+    if attention.causal or biased or attention.cap or windowed:
         raise UnsupportedError(
             "queries filled up with masks that no token sees are for encoders without biases, caps, or windows "
             "shorter than the query"

@@ -148,6 +148,10 @@ def _made(tiny_encoder, tiny_lm, random_model):
             "sequence": Sequence(TOKENS[0], np.zeros(8, np.int32)),
             "sampling": Sampling(temperature=1.0),
             "distances": random_model("bert", position_bias={"kind": "alibi"})[0],
+            "positions": random_model(
+                "bert",
+                position_bias={"kind": "disentangled", "buckets": 4, "distance": 9, "keys": True, "queries": True},
+            )[0],
             "layer": lm.config.layer(0),
             "errors": [kind("words") for kind in ERRORS],
             "training": cq.Training(steps=3),

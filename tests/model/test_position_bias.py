@@ -1,12 +1,16 @@
-"""Biases by distance: buckets as T5's, slopes as ALiBi's, tables that grow, and what is refused."""
+"""Biases by distance: buckets as T5's, slopes as ALiBi's, positions as DeBERTa's, tables that grow, and what is
+refused."""
 
 import numpy as np
 import pytest
 import torch
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 from transformers.models.t5.modeling_t5 import T5Attention
 
 import cq
-from cq.model.position_bias import PositionBias, bucket_of, check_bias, slopes
+from cq.model.position_bias import PositionBias, RelativePositions, bucket_of, check_bias, position_of, slopes
+
+_BOTH = {"keys": True, "queries": True}
 
 
 @pytest.mark.parametrize("buckets, most", [(32, 128), (32, 100), (8, 7), (64, 129), (12, 4), (16, 5000), (256, 512)])
@@ -14,6 +18,29 @@ def test_buckets_are_those_of_t5(buckets, most):
     distance = np.arange(-6000, 6001)
     theirs = T5Attention._relative_position_bucket(torch.tensor(distance), True, buckets, most)
     np.testing.assert_array_equal(bucket_of(distance, buckets, most), theirs.numpy())
+
+
+@pytest.mark.parametrize(
+    "buckets, most",
+    [(256, 512), (0, 512), (32, 128), (4, 8), (5, 40), (2, 100), (3, 9), (64, 129), (256, 4096), (7, 5)],
+)
+def test_positions_are_those_of_deberta(buckets, most):
+    distance, half = torch.arange(-6000, 6001), buckets or most
+    theirs = make_log_bucket_position(distance, buckets, most).long() if buckets else distance
+    ours = position_of(distance.numpy(), {"buckets": buckets, "distance": most})
+    np.testing.assert_array_equal(ours, (theirs + half).clamp(0, 2 * half - 1).numpy())
+
+
+def test_rows_of_positions_do_not_change_as_they_grow():
+    kind = {"kind": "disentangled", "buckets": 9, "distance": 60} | _BOTH
+    table = np.random.default_rng(0).standard_normal((12, 18), np.float32)
+    positions = RelativePositions(kind, table, None)
+    for length in (1, 40, 300, 2, 1000):
+        keys, queries, rows = positions.laid(length)
+        n = (len(rows) + 1) // 2
+        assert n >= length and keys.shape == (12, 32) and queries is None
+        np.testing.assert_array_equal(keys[:, :18], table)
+        np.testing.assert_array_equal(rows[n - 200 : n + 199], position_of(np.arange(199, -200, -1), kind))
 
 
 def test_slopes_are_those_of_the_paper():
@@ -45,6 +72,13 @@ def test_a_table_does_not_change_as_it_grows(kind):
         {"kind": "buckets", "buckets": 32, "distance": 8},
         {"kind": "buckets", "buckets": 0, "distance": 8},
         {"kind": "buckets", "buckets": 8, "distance": 2.5},
+        {"kind": "disentangled", "buckets": 8, "distance": 9, "keys": True},
+        {"kind": "disentangled", "buckets": 8, "distance": 5} | _BOTH,
+        {"kind": "disentangled", "buckets": 1, "distance": 9} | _BOTH,
+        {"kind": "disentangled", "buckets": -1, "distance": 9} | _BOTH,
+        {"kind": "disentangled", "buckets": 0, "distance": 0} | _BOTH,
+        {"kind": "disentangled", "buckets": 8, "distance": 9, "keys": False, "queries": False},
+        {"kind": "disentangled", "buckets": 8, "distance": 9, "keys": 1, "queries": True},
         [],
     ],
 )
