@@ -8,11 +8,13 @@ import numpy as np
 
 from .. import functions
 from ..model import Config
+from ..model.forms import Form, PerHead
 from ..model.position_bias import bucket_of, by_distance
 from .batch import Packed
 from .fake import Codes
 from .parameters import Parameters
 from .passes import exp2, exponents, matmul, softmax_back
+from .relative import RelativePositions
 
 SCORES = 1 << 18  # scores worked on at a time: one megabyte, which stays in cache through softmax's passes
 LOG2_E = 1.4426950408889634
@@ -49,9 +51,9 @@ class PositionBias:
 
     @classmethod
     def of(cls, parameters: Parameters, config: Config) -> "PositionBias | None":
-        """What the configuration has of it."""
+        """What the configuration has of it; products with positions are not of this kind."""
         kind = config.position_bias
-        return None if kind is None else cls(parameters, kind, config.num_heads)
+        return None if kind is None or kind["kind"] == "disentangled" else cls(parameters, kind, config.num_heads)
 
     def rows(self, length: int) -> np.ndarray:
         """(heads, queries, keys), a view."""
@@ -76,8 +78,17 @@ class PositionBias:
 class Attention:
     """In floats. Sequences of equal lengths are taken together."""
 
-    def __init__(self, heads: int, kv_heads: int, dim: int, sight: Sight, bias: PositionBias | None = None):
-        self.heads, self.kv_heads, self.dim, self.sight, self.bias = heads, kv_heads, dim, sight, bias
+    def __init__(
+        self,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        sight: Sight,
+        bias: PositionBias | None = None,
+        relative: RelativePositions | None = None,
+    ):
+        self.heads, self.kv_heads, self.dim, self.sight = heads, kv_heads, dim, sight
+        self.bias, self.relative = bias, relative
         self.factor = sight.scale
 
     def _blocks(self, batch: Packed) -> Iterator[tuple[slice, int]]:
@@ -108,7 +119,7 @@ class Attention:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Writes what the scores of some sequences make of their values; gives weights, and what they are to be
         multiplied by to add up to 1."""
-        self._add_bias(scores, length, 1 / self._unit())
+        self._add_bias(scores, rows, length, 1 / self._unit())
         factor = self._cap(scores, self._unit(), 1.0)
         self._hide(scores, length)
         inverse = 1 / self._exponents(scores, factor)
@@ -117,10 +128,20 @@ class Attention:
         context *= inverse if v.scale is None else inverse * v.scale
         return scores, inverse
 
-    def _add_bias(self, scores: np.ndarray, length: int, factor: float) -> None:
+    def _add_bias(self, scores: np.ndarray, rows: slice, length: int, factor: float) -> None:
         if self.bias is not None:
             more = self.bias.rows(length) * np.asarray(factor, scores.dtype)
             scores += more.reshape(self.kv_heads, -1, length, length)
+        if self.relative is not None:
+            scores += self.relative.forward(*self._met(rows, length)) * np.asarray(self.factor * factor, scores.dtype)
+
+    def _met(self, rows: slice, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the queries and keys of some sequences stand for, which meet relative positions."""
+        q, k, _ = self.coded
+        return self._heads(self._floats(q), rows, length), self._heads(self._floats(k), rows, length, True)
+
+    def _floats(self, x: Codes) -> np.ndarray:
+        return x.floats()
 
     def _cap(self, scores: np.ndarray, unit: float, most: float) -> float:
         """Caps products of which 1 adds `unit` to a score; in place, to what `unit` of it, which is returned, are
@@ -150,6 +171,7 @@ class Attention:
         """Gradients of q, k and v (their rounded values, where they are codes)."""
         q, k, v = self.coded
         dq, dk, dv = np.empty_like(q.values), np.empty_like(k.values), np.empty_like(v.values)
+        by_positions = []
         for i, ((rows, length), (weights, inverse)) in enumerate(zip(self._blocks(self.batch), self.weights)):
             self._over_groups(weights.swapaxes(-1, -2), self._heads(g, rows, length) * inverse, dv, rows, length)
             scores = self._products(g, v.values, rows, length)
@@ -158,11 +180,18 @@ class Attention:
                 scores *= 1 - np.square(self.tanhs[i])
             if self.bias is not None:
                 self.bias.backward(scores.reshape(-1, self.heads, length, length) / self.factor)
+            if self.relative is not None:
+                by_positions.append((rows, length, self.relative.backward(scores, *self._met(rows, length))))
             matmul(scores, self._heads(k.values, rows, length, True), self._heads(dq, rows, length))
             self._over_groups(scores.swapaxes(-1, -2), self._heads(q.values, rows, length), dk, rows, length)
         for gradient, other in ((dq, k), (dk, q)):
             if other.scale is not None:
                 gradient *= other.scale
+        for rows, length, (of_q, of_k) in by_positions:
+            self._heads(dq, rows, length)[...] += of_q
+            self._heads(dk, rows, length, True)[...] += of_k
+        if self.relative is not None:
+            self.relative.settle()
         del self.coded, self.weights, self.tanhs
         return dq, dk, dv
 
@@ -215,7 +244,7 @@ class ScaledAttention(Attention):
         k_scale, v_scale = (self._heads(s, rows, length, True).swapaxes(-1, -2) for s in (k.scales, self.v_scale))
         scores *= k_scale
         scores *= np.asarray(self._heads(q.scales, rows, length) * (self.factor * LOG2_E))
-        self._add_bias(scores, length, LOG2_E)
+        self._add_bias(scores, rows, length, LOG2_E)
         factor = self._cap(scores, 1.0, LOG2_E)
         if factor != 1:
             scores *= np.asarray(factor, scores.dtype)
@@ -229,10 +258,20 @@ class ScaledAttention(Attention):
         context *= inverse / 255
         return scores, inverse
 
+    def _floats(self, x: Codes) -> np.ndarray:
+        return x.values if x.scale is None else x.values * np.repeat(x.scales, self.dim, axis=1)
+
     def backward(self, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        q, k, v = (Codes(x.values * np.repeat(x.scales, self.dim, axis=1)) for x in self.coded)
+        q, k, v = (Codes(self._floats(x)) for x in self.coded)
         self.coded = q, k, v
         return super().backward(g)
+
+
+def kind_of(form: Form | PerHead) -> type[Attention]:
+    """The class for queries in this form; None: float32."""
+    if form is None:
+        return Attention
+    return ScaledAttention if isinstance(form, PerHead) else CodedAttention
 
 
 def _log2_above(x: np.ndarray) -> np.ndarray:

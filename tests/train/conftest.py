@@ -29,6 +29,16 @@ _ODD = {
         position_bias={"kind": "buckets", "buckets": 8, "distance": 7},
         embedding_width=7,
     ),
+    "disentangled": _BERT
+    | dict(
+        family="deberta-v2",
+        vocab_size=21,
+        type_vocab_size=0,
+        max_positions=14,
+        position_table=False,
+        attention_scale=0.3,
+        position_bias={"kind": "disentangled", "buckets": 4, "distance": 6, "keys": True, "queries": True},
+    ),
     "llama": _LLAMA,
     "normed": _LLAMA | dict(family="qwen3", hidden_size=14, num_layers=1, qk_norm=True, tied=False),
     "gemma": _LLAMA

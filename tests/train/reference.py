@@ -4,6 +4,7 @@ checked against. Fake quantization is written as its papers write it."""
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 from transformers.models.t5.modeling_t5 import T5Attention
 
 ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "relu": F.relu}
@@ -99,7 +100,9 @@ class Model:
         scores = torch.einsum("qhd,khd->hqk", q, k) * (c.attention_scale or c.head_dim**-0.5)
         if c.attention_cap is not None:
             scores = c.attention_cap * torch.tanh(scores / c.attention_cap)
-        if c.position_bias is not None:
+        if (c.position_bias or {}).get("kind") == "disentangled":
+            scores = scores + self.by_position(at, q, k) * (c.attention_scale or c.head_dim**-0.5)
+        elif c.position_bias is not None:
             buckets, far = c.position_bias["buckets"], c.position_bias["distance"]
             bucket = T5Attention._relative_position_bucket(
                 torch.arange(n) - torch.arange(n)[:, None], True, buckets, far
@@ -111,6 +114,20 @@ class Model:
             unseen = unseen | (back >= window if c.causal else back.abs() > window)
         scores = scores.masked_fill(unseen, -torch.inf)
         return self.linear(at + "output", self.code(at + "context", self.attend(scores, v).reshape(n, -1)))
+
+    def by_position(self, at, q, k):
+        """q, k (length, heads, dim) with the keys and queries of relative positions (heads, queries, keys)."""
+        kind, n = self.c.position_bias, len(q)
+        row, half = torch.arange(n)[:, None] - torch.arange(n), kind["buckets"] or kind["distance"]
+        if kind["buckets"]:
+            row = make_log_bucket_position(row, kind["buckets"], kind["distance"]).long()
+        row, total = (row + half).clamp(0, 2 * half - 1).expand(q.shape[1], n, n), 0
+        for part, x, at_key in (("keys", q, False), ("queries", k, True)):
+            if kind[part]:
+                table = self.w[f"{at}relative_{part}"].view(*q.shape[1:], 2 * half)
+                met = torch.einsum("nhd,hdp->hnp", x, table)
+                total = total + (met.gather(2, row.mT).mT if at_key else met.gather(2, row))
+        return total
 
     def attend(self, scores, v):
         """scores (heads, queries, keys), v (keys, heads, dim) → (queries, heads, dim)."""
