@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from ..errors import CqError, FormatError
 from ..model.config import Config
 from ..model.deferred import Deferred
+from .deberta import with_positions
 from .heads import as_weighted
 from .huggingface import parse_config, read_settings, read_tail_weights, tokenizer_of, with_padding
 from .names import canonical, check_weights, is_canonical
@@ -47,6 +48,7 @@ def read_arrays(
         )
     if not is_canonical(tensors):
         tensors = canonical(tensors, config.family, where, head=config)
+        tensors = with_positions(tensors, config, biases, where)
         config = as_weighted(config, tensors)
     weights = check_weights(tail | tensors, config, where, biases)
     if settings is None:

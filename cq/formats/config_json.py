@@ -2,7 +2,7 @@
 their names."""
 
 from ..errors import UnsupportedError
-from . import decoders, encoders, families
+from . import deberta, decoders, encoders, families
 from .defaults import DEFAULTS
 from .generation import read_defaults, read_ids, read_padding
 from .heads import read_head
@@ -18,7 +18,7 @@ _BIASES = {  # key → modules
     "mlp_fc1_bias": ("ffn.gate", "ffn.up"),
     "mlp_fc2_bias": ("ffn.down",),
 }
-READERS = families.READERS | encoders.READERS | decoders.READERS
+READERS = families.READERS | encoders.READERS | deberta.READERS | decoders.READERS
 NAMES = families.NAMES | encoders.NAMES | decoders.NAMES
 
 
@@ -45,6 +45,8 @@ def read_config(values: dict, family: str, where: str) -> tuple[dict, tuple[str,
         )
     keys = [key for key in _BIASES if key in DEFAULTS[family] or key in encoders.BIASES.get(family, ())]
     biases = tuple(module for key in keys if flag_of(values, key, where) for module in _BIASES[key]) if keys else None
+    if family in deberta.READERS:
+        biases = deberta.position_layers(values, where)
     entries = READERS[family](values, where)
     if entries.get("causal") and not flag_of(values, "is_causal", where, True):
         raise UnsupportedError(f"{where}: is_causal false is not implemented: a decoder's tokens see no later ones")

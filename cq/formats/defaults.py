@@ -13,6 +13,22 @@ _BERT = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
+_DEBERTA = {
+    "vocab_size": 128100,
+    "hidden_size": 1536,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 24,
+    "intermediate_size": 6144,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 0,
+    "layer_norm_eps": 1e-7,
+    "relative_attention": False,
+    "max_relative_positions": -1,
+    "position_biased_input": True,
+    "pooler_hidden_act": "gelu",
+    "pad_token_id": 0,
+}
 _ROBERTA = _BERT | {"pad_token_id": 1}
 _LLAMA = {
     "vocab_size": 32000,
@@ -115,6 +131,8 @@ DEFAULTS: dict[str, dict] = {
         "local_attention": 128,
         "pad_token_id": 50283,
     },
+    "deberta-v2": _DEBERTA,
+    "deberta-v2-new": _DEBERTA,
     "t5": _T5,
     "t5-gated": _T5,
     "distilbert": {

@@ -176,6 +176,8 @@ def family_of(values: dict) -> object:
         return "jina-bert"
     if kind == "t5" and str(values.get("feed_forward_proj", "")).startswith("gated-"):
         return "t5-gated"
+    if kind == "deberta-v2" and values.get("legacy") is False:
+        return "deberta-v2-new"
     return kind
 
 

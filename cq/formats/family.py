@@ -30,6 +30,7 @@ class Family:
     turned: bool = False  # matrices in layers are (in, out)
     # rows of queries and keys: what turns together side by side, not half a head apart
     paired: bool = False
+    folded: bool = False  # weights are made of others as they are read, so that none can be written
 
     @property
     def plain(self) -> bool:

@@ -15,6 +15,7 @@ from ..model.config import Config
 from ..model.deferred import Deferred, read
 from .compressed_config import Quantization, read_quantization
 from .config_json import read_config
+from .deberta import with_positions
 from .encoders import family_of
 from .files import write_whole
 from .generation import read_generation
@@ -61,6 +62,7 @@ def assembled(
 ) -> tuple[Config, dict[str, np.ndarray | Deferred], Tokenizer | None]:
     """As read_folder, of a folder's settings and of its tensors by their names in `where`."""
     weights = canonical(tensors, settings.config.family, where, head=settings.config)
+    weights = with_positions(weights, settings.config, settings.biases, where)
     settings = settings._replace(config=as_weighted(settings.config, weights))
     weights |= read_tail_weights(settings)
     weights = check_weights(weights, settings.config, where, settings.biases)
@@ -111,6 +113,8 @@ def read_coded_settings(root: Path) -> Settings:
     coded = values.pop("quantization_config", None)
     quantization = None if coded is None else read_quantization(coded, str(file))
     config, biases = parse_config(values, str(file))
+    if quantization is not None and (config.position_bias or {}).get("kind") == "disentangled":
+        raise UnsupportedError(f"{file}: quantization_config is not implemented of {config.family} models")
     limit, lowercase = read_limits(folder)
     if limit is not None:
         config = replace(config, max_length=min(limit, config.max_positions))

@@ -240,6 +240,26 @@ _MODERNBERT = Family(
     labels=None,
     fused=QKV | {"ffn.both": ("ffn.gate", "ffn.up")},
 )
+_DEBERTA = replace(
+    _BERT,
+    prefix="deberta.",
+    outside=_BERT.outside
+    | {"encoder.rel_embeddings.weight": "embed.relative", "encoder.LayerNorm": "embed.relative_norm"},
+    inside={
+        "attention.self.query_proj": "attention.query",
+        "attention.self.key_proj": "attention.key",
+        "attention.self.value_proj": "attention.value",
+        "attention.self.pos_key_proj": "attention.position_key",
+        "attention.self.pos_query_proj": "attention.position_query",
+        "attention.output.dense": "attention.output",
+        "attention.output.LayerNorm": "attention_norm",
+        "intermediate.dense": "ffn.up",
+        "output.dense": "ffn.down",
+        "output.LayerNorm": "ffn_norm",
+    },
+    ignored=(*_BERT.ignored, "lm_predictions.", "mask_predictions."),
+    folded=True,
+)
 _GATED = {"layer.1.DenseReluDense.wi_0": "ffn.gate", "layer.1.DenseReluDense.wi_1": "ffn.up"}
 ENCODERS = {
     "bert": _BERT,
@@ -255,6 +275,15 @@ ENCODERS = {
     "new": _GTE,
     "jina-bert": _JINA,
     "modernbert": _MODERNBERT,
+    "deberta-v2": _DEBERTA,
+    "deberta-v2-new": replace(
+        _DEBERTA,
+        words={
+            "lm_predictions.lm_head.dense": "transform.dense",
+            "lm_predictions.lm_head.LayerNorm": "transform.norm",
+            "lm_predictions.lm_head.bias": "head.bias",
+        },
+    ),
     "t5": _T5,
     "t5-gated": replace(_T5, inside={name: ours for name, ours in _T5.inside.items() if ours != "ffn.up"} | _GATED),
 }

@@ -109,8 +109,10 @@ def foreign(
 ) -> dict[str, np.ndarray]:
     """The inverse of `canonical`, with the family's prefix. heads: of families whose fused weights lie head by head.
     head: the configuration whose head has its names; None: any. Raises UnsupportedError for a family without a
-    table."""
+    table, or whose weights are not what its files hold."""
     table, result = _family(family, "weights"), dict[str, np.ndarray]()
+    if table.folded:
+        raise UnsupportedError(f"weights: those of {family} models change as they are read, and cannot be written back")
     others = (table.classifier or {}) | (table.words or {}) if head is None else _head_names(table, head, ())
     outside = table.outside | others
     if table.shared:

@@ -19,10 +19,15 @@ _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 _BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
 _NORMALIZED = (*_BERT, "MPNetTokenizer")  # whose normalizer the settings make
 _AS_THEY_ARE = ("PreTrainedTokenizer", "TokenizersBackend")  # classes that change no step of tokenizer.json
+_OF_FAMILY = {  # the class where no file names one
+    **dict.fromkeys(("bert", "distilbert", "electra"), "BertTokenizer"),
+    **dict.fromkeys(("deberta-v2", "deberta-v2-new"), "DebertaV2Tokenizer"),
+}
 _END = "<|endoftext|>"
 _DEFAULTS = {  # class → its tokens where no file says them
     **{name: dict(zip(_NAMES[2:], ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"))) for name in _BERT},
     "MPNetTokenizer": dict(zip(_NAMES, ("<s>", "</s>", "[UNK]", "</s>", "<pad>", "<s>", "<mask>"))),
+    "DebertaV2Tokenizer": dict(zip(_NAMES, ("[CLS]", "[SEP]", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"))),
     "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), _END),
     "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), _END),
@@ -62,9 +67,7 @@ def read_tokenizer_settings(folder: Path, family: str = "", kind: str | None = N
     kind = values.get("tokenizer_class") or kind
     if not isinstance(kind, str | None):
         raise FormatError(f"{where}: tokenizer_class must be a string, got {brief(kind)}")
-    kind = (kind or "").removesuffix("Fast") or (
-        "BertTokenizer" if family in ("bert", "distilbert", "electra") else None
-    )
+    kind = (kind or "").removesuffix("Fast") or _OF_FAMILY.get(family)
     named = _named(said, kind, where) if file.exists() or said else None
     tokens = None if named is None else {name: text for name, (text, _) in named.items()}
     for text, more in [*(named or {}).values(), *_extra(said, where)]:
@@ -231,6 +234,10 @@ def _check_steps(tokenizer: Tokenizer, settings: Settings) -> None:
     if settings.kind == "AlbertTokenizer" and type(tokenizer.model).__name__ == "Unigram":
         does |= {"do_lower_case": "Lowercase" in kinds, "keep_accents": "StripAccents" not in kinds}
         usual |= {"do_lower_case": True, "keep_accents": False}
+    if settings.kind == "DebertaV2Tokenizer":
+        cut = {part["type"] for part in cuts}
+        does |= {"do_lower_case": "Lowercase" in kinds, "split_by_punct": "Punctuation" in cut}
+        usual |= {"do_lower_case": False, "split_by_punct": False}
     for key, done in does.items():
         if flag_of(settings.values, key, settings.where, usual[key]) is not done:
             raise UnsupportedError(

@@ -185,7 +185,8 @@ class Texts:
         if self.tokenizer is None:
             raise CqError(
                 "tokenize: the model was loaded without a tokenizer; give arrays of token ids, or put its "
-                "tokenizer.json beside the weights"
+                "tokenizer.json beside the weights. A SentencePiece file alone, such as spm.model, is not read; "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers makes the other of it"
             )
         return self.tokenizer
 

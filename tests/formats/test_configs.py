@@ -63,6 +63,19 @@ WANTED = {  # some entries of what comes of each
         norm_eps=1e-5,
         position_bias={"kind": "buckets", "buckets": 32, "distance": 128},
     ),
+    "deberta-v3-base": dict(
+        family="deberta-v2",
+        position_table=False,
+        type_vocab_size=0,
+        norm_eps=1e-7,
+        attention_scale=1 / 192**0.5,
+        classifier=None,
+        position_bias={"kind": "disentangled", "buckets": 256, "distance": 512, "keys": True, "queries": True},
+    ),
+    "nli-deberta-v3-small": dict(
+        classifier="gelu", labels=("contradiction", "entailment", "neutral"), num_layers=6, pad_token_id=0
+    ),
+    "mxbai-rerank-xsmall-v1": dict(hidden_size=384, head_dim=64, classifier="gelu", labels=("LABEL_0",)),
     "Mistral-7B-v0.1": dict(window=4096, local=(), num_kv_heads=8, max_positions=32768),
     "gemma-2-2b-it": dict(
         window=4096,

@@ -180,10 +180,13 @@ STRIPPED = (normalizers.NFKD(), normalizers.StripAccents())
         ("AlbertTokenizer", unigram(*STRIPPED), {}, "do_lower_case"),
         ("AlbertTokenizer", unigram(*STRIPPED, normalizers.Lowercase()), {"keep_accents": True}, "keep_accents"),
         ("XLMRobertaTokenizer", unigram(), {"add_prefix_space": False}, "add_prefix_space"),
+        ("DebertaV2Tokenizer", unigram(normalizers.Lowercase()), {}, "do_lower_case"),
+        ("DebertaV2Tokenizer", unigram(), {"split_by_punct": True}, "split_by_punct"),
     ],
 )
 def test_steps_that_the_class_would_make_otherwise_are_refused(tmp_path, kind, tokenizer, said, key):
-    text, family = "A é a", "albert" if kind == "AlbertTokenizer" else "xlm-roberta"
+    text = "A é, a"
+    family = {"AlbertTokenizer": "albert", "DebertaV2Tokenizer": "deberta-v2"}.get(kind, "xlm-roberta")
     folder = put(tmp_path, tokenizer, family, tokenizer_config=said | {"tokenizer_class": kind})
     assert AutoTokenizer.from_pretrained(folder)(text).input_ids != tokenizer.encode(text).ids
     with pytest.raises(UnsupportedError, match=f"tokenizer_config.json: {key} (true|false) is not implemented where"):
