@@ -12,7 +12,7 @@ from .graph import Graph, Operand
 MOVED = {"uint8": 0, "int8": 128}  # how far codes of each type are moved to be uint8
 _LAST = np.array([-1])
 _NONE = np.float32(0)
-_POWERS = np.exp2(np.arange(121)).astype(np.float32)  # by which a token may stretch its scales
+_POWERS = np.ldexp(np.float32(1), np.arange(121))  # by which a token may stretch its scales
 
 
 class Coded(NamedTuple):
