@@ -1,13 +1,22 @@
 """The errors cq raises: one base, so that a caller can catch everything that is cq's. Knows nothing else."""
 
+import reprlib
+
 LONGEST = 1000  # characters of a message
 _BREAKS = dict.fromkeys(map(ord, "\n\r\t\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = 120
 
 
 def one_line(message: str) -> str:
     """A message on one line of at most LONGEST characters: its middle is left out where it has more."""
     message = message.translate(_BREAKS)
     return message if len(message) <= LONGEST else f"{message[: LONGEST - 303]} … {message[-300:]}"
+
+
+def brief(value: object) -> str:
+    """`repr` cut to a length that fits an error message, however large the value; names of tensors stay whole."""
+    return _BRIEF.repr(value)
 
 
 class CqError(ValueError):

@@ -59,12 +59,14 @@ def _load(path: Path, config: Config | dict | str | PathLike | None) -> Transfor
     if path.suffix == ".gguf":
         if config is not None:
             raise CqError(f"config: {path} brings its own configuration; leave this argument out")
-        return Transformer(*read_gguf(path))
+        found, weights, tokenizer = read_gguf(path)
+        return Transformer(found, weights).take_tokenizer(tokenizer)
     if path.suffix == ".safetensors":
         tensors, metadata = read_tensors(path)
         if KEY in metadata:
             return load_checkpoint(tensors, metadata, str(path))
-    return Transformer(*read_arrays(path, config))
+    found, weights, tokenizer = read_arrays(path, config)
+    return Transformer(found, weights).take_tokenizer(tokenizer)
 
 
 def save(model: Transformer, path: str | PathLike) -> None:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from .. import _core
 from ..convert import convert
-from ..errors import CqError, FormatError
+from ..errors import CqError, FormatError, brief
 from ..model import Config, Transformer
 from ..model.deferred import Deferred, read
 from ..model.linear import Linear, QuantizedLinear
@@ -21,7 +21,7 @@ from .huggingface import parse_config
 from .names import check_finite
 from .tensors import write_safetensors
 from .tokenizer_files import parse_tokenizer
-from .untrusted import brief, parse_json
+from .untrusted import parse_json
 from .version4 import upgraded
 
 KEY, VERSION = "cq", 5
@@ -129,7 +129,7 @@ class _Reader:
             raise FormatError(f"{self.where}: {config.num_layers} layers, but only {len(self.tensors)} tensors")
         plan = None if record["plan"] is None else from_json(record["plan"], config, self.taken)
         shared = self._shared(record.get("shared", {}), config)
-        model = Transformer(config, self._float_weights(config, plan, shared), self._tokenizer())
+        model = Transformer(config, self._float_weights(config, plan, shared)).take_tokenizer(self._tokenizer())
         if plan is not None:
             model = convert(model, plan, self)
         if self.tensors:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from ..errors import CqError, FormatError, UnsupportedError
-from .untrusted import as_file, brief
+from ..errors import CqError, FormatError, UnsupportedError, brief
+from .untrusted import as_file
 
 TABLES = (".csv", ".jsonl", ".parquet")
 _USUAL = "text"  # the column that counts where none is named

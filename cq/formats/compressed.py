@@ -24,10 +24,11 @@ def load_folder(path: str | os.PathLike) -> Transformer:
     settings = read_coded_settings(as_path(path))
     tensors, where = read_weights(settings.folder)
     if settings.quantization is None:
-        return Transformer(*assembled(settings, tensors, where))
+        config, weights, tokenizer = assembled(settings, tensors, where)
+        return Transformer(config, weights).take_tokenizer(tokenizer)
     codes = FileCodes(tensors, settings.config, where)
     config, weights, tokenizer = assembled(settings, codes.floats, where)
-    model, plan = Transformer(config, weights, tokenizer), _plan(config, settings.quantization, codes)
+    model, plan = Transformer(config, weights).take_tokenizer(tokenizer), _plan(config, settings.quantization, codes)
     if plan.strategy is not None:
         try:
             model = convert(model, plan, codes)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from .. import _core, affine
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model import Config
 from ..model.deferred import Deferred, read
 from ..model.linear import Linear
@@ -15,7 +15,6 @@ from ..plan import LayerPlan, WeightCoding
 from .compressed_config import Group
 from .name_tables import FAMILIES
 from .names import canonical, foreign_name
-from .untrusted import brief
 
 _LEAVES = ("weight_packed", "weight_shape", "weight_scale", "weight_zero_point", "input_scale", "input_zero_point")
 _REFUSED = ("weight_g_idx", "weight_global_scale", "input_global_scale", "output_scale", "output_zero_point")

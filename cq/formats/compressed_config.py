@@ -3,12 +3,12 @@ tensors."""
 
 from dataclasses import dataclass
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.forms import PerTensor, PerToken
 from ..plan import WeightCoding
 from .keys import check_keys, rule_of
 from .patterns import Matcher
-from .untrusted import brief, flag_of
+from .untrusted import flag_of
 
 METHOD = "compressed-tensors"
 PACKED, PLAIN, MIXED = "pack-quantized", "int-quantized", "mixed-precision"

@@ -1,13 +1,13 @@
 """config.json as entries of Config: what is read of every family, around its own reader. Must not know weights and
 their names."""
 
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, brief
 from . import deberta, decoders, encoders, families
 from .defaults import DEFAULTS
 from .generation import read_defaults, read_ids, read_padding
 from .heads import read_head
 from .keys import check_keys
-from .untrusted import brief, flag_of
+from .untrusted import flag_of
 
 _ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.output")
 _BIASES = {  # key → modules

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from .. import _core
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.config import Config
 from ..model.deferred import Deferred, read
 from ..model.norm import Norm
 from .families import activation_of, basics
 from .heads import architectures_of, read_classifier
 from .names import check_finite
-from .untrusted import brief, flag_of, real_of, size_of
+from .untrusted import flag_of, real_of, size_of
 
 _TERMS = {"c2p": "keys", "p2c": "queries"}  # content meets a position's key; a key meets a position's query
 _POOLERS = ("gelu", "relu", "tanh")

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from .defaults import DEFAULTS
 from .families import activation_of, basics, renamed
 from .heads import architectures_of
 from .rotary import rope_of
-from .untrusted import brief, flag_of, real_of, size_of
+from .untrusted import flag_of, real_of, size_of
 
 MOST_LAYERS = 1 << 16  # that a number alone may ask for
 NAMES: dict[str, dict[str, str]] = {  # as families.NAMES

@@ -1,12 +1,12 @@
 """config.json of the younger encoders' families as entries of Config. Must not know weights and their names."""
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from .decoders import NAMES as DECODERS_NAMES
 from .decoders import count_of, half_window, layer_types, local_theta_of
 from .families import activation_of, basics, bert, renamed
 from .heads import read_classifier
 from .rotary import rope_of
-from .untrusted import brief, real_of, size_of
+from .untrusted import real_of, size_of
 
 _T5_POSITIONS = 1 << 15  # of which no file says anything: distances have no end
 _T5 = {

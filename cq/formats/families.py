@@ -1,9 +1,9 @@
 """config.json of BERT's families as entries of Config, and what all families read alike. Must not know weights and
 their names."""
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from .heads import read_classifier
-from .untrusted import brief, real_of, size_of
+from .untrusted import real_of, size_of
 
 _ACTIVATIONS = {
     "gelu": "gelu",

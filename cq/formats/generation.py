@@ -3,10 +3,10 @@ a chat. Must not know weights."""
 
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, brief
 from ..model.sampling import DEFAULTS, check_defaults
 from .keys import check_keys
-from .untrusted import as_file, brief, read_json
+from .untrusted import as_file, read_json
 
 MAX_TEMPLATE = 1 << 20  # bytes; the longest in the wild are some tens of kilobytes
 MAX_TEMPLATES = 16  # of one checkpoint

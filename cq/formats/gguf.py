@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.config import Config
 from ..model.deferred import Deferred
 from .gguf_config import read_entries
@@ -19,7 +19,7 @@ from .gguf_tokenizer import read_vocabulary
 from .mapped import MappedFile
 from .name_tables import GGUF
 from .names import canonical, check_weights
-from .untrusted import as_file, brief
+from .untrusted import as_file
 
 MAX_ENTRIES = 1 << 16  # of metadata, and tensors; the largest in the wild have a few thousand
 MAX_ITEMS = 1 << 21  # of all lists together; the largest vocabularies have near a million tokens and merges

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.config import Config
 from ..model.deferred import Deferred
 from ..model.generate import TURN_ENDS
 from ..model.rope import yarn_attention
 from .decoders import MOST_LAYERS
 from .keys import check_keys
-from .untrusted import brief, real_of, size_of
+from .untrusted import real_of, size_of
 
 _DECODER: dict[str, Any] = {"norm_first": True, "causal": True, "lm_head": True}
 _LLAMA = _DECODER | {"norm": "rms", "norm_eps": 1e-6, "activation": "silu", "gated": True, "rope_theta": 10000.0}

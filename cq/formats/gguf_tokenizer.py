@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from .tokenizer_files import parse_tokenizer, read_tokenizer
-from .untrusted import brief, flag_of
+from .untrusted import flag_of
 
 MAX_PIECE = 128  # characters of a SentencePiece vocabulary's pieces; the longest in the wild have 16 to 48
 MAX_PAIRS = 8  # ways to merge two pieces into a third, per token of the vocabulary; in the wild there are 2

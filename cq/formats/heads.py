@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.config import Config
 from .name_tables import FAMILIES
 from .sentence import pair_activation
-from .untrusted import brief, flag_of, size_of
+from .untrusted import flag_of, size_of
 
 _MAX_LABELS = 1 << 16  # that a number alone may ask for
 _MASKED = ("ForMaskedLM", "ForPreTraining")

@@ -6,8 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..errors import CqError, FormatError, UnsupportedError
-from .untrusted import as_name, as_path, brief, read_json
+from ..errors import CqError, FormatError, UnsupportedError, brief
+from .untrusted import as_name, as_path, read_json
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[\w.-]{1,96}", re.ASCII)
 _FILES = (".safetensors", ".npz", ".gguf", ".json")  # names that end so are files', not models'

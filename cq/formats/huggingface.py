@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.config import Config
 from ..model.deferred import Deferred, read
 from .compressed_config import Quantization, read_quantization
@@ -27,7 +27,7 @@ from .sentence import pair_activation, read_answers, read_limits, read_modules, 
 from .tensors import PICKLES, read_tensors, write_safetensors
 from .tokenizer_files import Settings as TokenizerSettings
 from .tokenizer_files import read_tokenizer, read_tokenizer_settings
-from .untrusted import as_path, brief, flag_of, read_json
+from .untrusted import as_path, flag_of, read_json
 
 
 class Settings(NamedTuple):

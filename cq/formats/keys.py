@@ -4,9 +4,8 @@ is taken. The tables stand in key_tables.py; docs/checkpoint-files.md is made of
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, brief
 from .key_tables import TABLES, TITLES
-from .untrusted import brief
 
 INTRODUCTION = """# What cq reads in a checkpoint's files
 

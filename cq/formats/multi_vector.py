@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.deferred import read
 from .keys import check_keys
 from .tensors import read_tensors
-from .untrusted import brief, flag_of, read_json, read_json_if_any, size_of
+from .untrusted import flag_of, read_json, read_json_if_any, size_of
 
 _LENGTH = 32  # tokens of a query that is filled up, where nothing says it
 _PREFIXES = {"query": "query_prefix", "document": "document_prefix"}

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..affine import first_not_finite
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.config import Config
 from ..model.deferred import Deferred, read
 from .family import Family
 from .name_tables import FAMILIES
-from .untrusted import brief
 
 # Hugging Face's heads, which stand beside what has the prefix
 _BARE = ("lm_head.", "embed_out.", "classifier.", "pre_classifier.", "score.", "qa_outputs.", "cls.", "vocab_")

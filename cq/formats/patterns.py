@@ -5,8 +5,7 @@ import re
 import warnings
 from typing import Any
 
-from ..errors import UnsupportedError
-from .untrusted import brief
+from ..errors import UnsupportedError, brief
 
 MAX_PATTERN = 1000  # characters
 _BUDGET = 3_000_000  # steps of one matcher, about a second

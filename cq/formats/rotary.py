@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from ..model.rope import longrope_attention, yarn_attention
-from .untrusted import brief, real_of, size_of
+from .untrusted import real_of, size_of
 
 # kind of scaling → each of its numbers and what counts where it is absent; None: it must be there
 _ROPE: dict[str, dict[str, float | None]] = {

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, brief
 from .keys import check_keys
-from .untrusted import brief, flag_of, read_json, read_json_if_any, size_of
+from .untrusted import flag_of, read_json, read_json_if_any, size_of
 
 _AFTER = ("Dense", "LayerNorm", "Normalize", "Dropout")  # any of these, in any order, after Pooling
 _OF_TOKENS = ("Dense", "MultiVectorMask", "Normalize")  # after Transformer, of late interaction

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CqError, FormatError, UnsupportedError
+from ..errors import CqError, FormatError, UnsupportedError, brief
 from ..model.deferred import Deferred, read
 from .files import replacing
 from .mapped import MappedFile
-from .untrusted import as_file, brief, parse_json
+from .untrusted import as_file, parse_json
 
 MAX_HEADER = 16 << 20  # bytes; JSON takes up to 35 times its size as Python objects: half a gigabyte at worst
 MAX_RANK = 16  # NumPy's own limit is 64, no weight has more than 4

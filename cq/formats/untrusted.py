@@ -2,11 +2,10 @@
 
 import json
 import os
-import reprlib
 from pathlib import Path
 from typing import NoReturn, TypeVar, overload
 
-from ..errors import CqError, FormatError, one_line
+from ..errors import CqError, FormatError, brief, one_line
 
 Kind = TypeVar("Kind", dict, list)
 
@@ -81,11 +80,6 @@ def read_json_if_any(path: Path) -> dict:
     return read_json(path) if path.exists() else {}
 
 
-def brief(value: object) -> str:
-    """`repr` cut to a length that fits an error message, however large the value; names of tensors stay whole."""
-    return _BRIEF.repr(value)
-
-
 def size_of(values: dict, key: str, where: str, default: int | None = None, least: int = 1) -> int:
     """The entry `key`, a size: `least`…2**31 − 1. Absent or null it is `default`; without one that is a FormatError
     too."""
@@ -116,8 +110,6 @@ def flag_of(values: dict, key: str, where: str, default: bool = False) -> bool:
     return value
 
 
-_BRIEF = reprlib.Repr()
-_BRIEF.maxstring = 120
 _JSON_NAMES = {dict: "object", list: "array"}
 
 

@@ -1,7 +1,7 @@
 """What people do with texts: tokenize, embed, classify. A part of Transformer of its own; knows no layers."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -35,12 +35,14 @@ class Texts:
         def batches(self, tokens: Iterable) -> Iterator[Batch]: ...
         def _classes(self, batch: Batch) -> np.ndarray: ...
 
-    def take_tokenizer(self, tokenizer: Tokenizer | None) -> None:
+    def take_tokenizer(self, tokenizer: Tokenizer | None) -> Self:
+        """The model itself, with a tokenizer whose bounds are checked."""
         self.tokenizer, self.cutter = tokenizer, None
         if tokenizer is not None and (self.config.pooling or not self.config.causal or self.config.labels):
             self.cutter = Tokenizer.from_str(tokenizer.to_str())
             most = min(self.config.max_length, self.config.max_positions)
             self.cutter.enable_truncation(most, direction=self.config.truncation_side)
+        return self
 
     def embed(
         self,

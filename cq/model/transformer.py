@@ -29,6 +29,7 @@ from .ranking import Ranking
 from .replay import Replay
 from .rope import turning_point
 from .sites import Graph
+from .tokenizer_bounds import check_given
 from .transform import Transform
 from .weights import check_weights
 from .writing import Writing
@@ -51,8 +52,9 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         self, config: Config, weights: Mapping[str, np.ndarray | Deferred], tokenizer: Tokenizer | None = None
     ):
         """weights: canonical name → float32 array (see Config.shapes), and biases; kept, never written to, and copied
-        only where layers that read the same are laid side by side. Raises CqError where they do not fit the
-        configuration."""
+        only where layers that read the same are laid side by side. tokenizer: of the library tokenizers; one that
+        could exhaust memory or fail on a text is refused. Raises CqError where they do not fit the configuration, or
+        for such a tokenizer."""
         check_weights(config, weights)
         self.config, self.graph = config, Graph(config)
         self.plan: Plan | None = None  # of a quantized model, what convert made it by
@@ -65,6 +67,8 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         self.classifier: Classifier | None = build.classifier(config, weights)
         self.tail = Tail(config.tail, weights)
         self._replay = Replay()
+        if tokenizer is not None:
+            check_given(tokenizer)
         self.take_tokenizer(tokenizer)
 
     def __getstate__(self) -> dict:

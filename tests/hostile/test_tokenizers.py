@@ -7,14 +7,15 @@ import struct
 
 import numpy as np
 import pytest
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 import cq
 from cq import CqError, FormatError, UnsupportedError
 from cq.door import own_errors
-from cq.formats.regex_bounds import check_regex
 from cq.formats.tensors import read_tensors, write_safetensors
 from cq.formats.tokenizer_files import parse_tokenizer
+from cq.model.regex_bounds import check_regex
 
 WORDS = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "[UNK]": 2}, "unk_token": "[UNK]"}
 
@@ -85,6 +86,9 @@ REFUSED = {
     "merges without their prefix": {
         "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
         | {"continuing_subword_prefix": "######"}
+    },
+    "merges of two tokens with one id": {
+        "model": {"type": "BPE", "vocab": {"a": 3, "b": 1, "ab": 2, "[UNK]": 3}, "merges": [["a", "b"]]}
     },
     "long words": {"model": WORDS | {"type": "WordPiece", "max_input_chars_per_word": 10**9}},
     "an exponential expression": {"pre_tokenizer": split("(a|a|aa)+$")},
@@ -162,8 +166,42 @@ def test_a_table_of_replacements_in_order():
     assert found.normalizer.normalize_str("abc") == "axyc"
 
 
+HANDED_IN = ("four nested replacements", "things put before", "many steps", "an id of 2**31 - 1", "ids of a template")
+HANDED_IN += ("no token of a template", "a long template", "templates that double", "an id of RoBERTa's")
+HANDED_IN += ("pieces of length 0", "an exponential expression", "one in a replacement", "a table that leads out")
+
+
+@pytest.mark.parametrize("name", HANDED_IN)
+@pytest.mark.parametrize("causal", [False, True])
+def test_objects_that_are_handed_in_are_looked_at_too(tiny_encoder, tiny_lm, name, causal, capfd):
+    model, given = cq.load(tiny_lm if causal else tiny_encoder), Tokenizer.from_str(tokenizer(**REFUSED[name]).decode())
+    with pytest.raises(CqError, match="^tokenizer: ") as raised:
+        cq.Transformer(model.config, model.weights(), given)
+    assert len(str(raised.value)) < 500 and capfd.readouterr() == ("", "")
+
+
+def test_what_is_no_tokenizer_is_named(tiny_lm):
+    model, there = cq.load(tiny_lm), Tokenizer.from_str(tokenizer().decode())
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=there)
+    for given, words in ((wrapped, "TokenizersBackend|Fast; give its backend_tokenizer"), ("a", "got str")):
+        with pytest.raises(CqError, match=f"^tokenizer: need a tokenizers.Tokenizer, .*{words}"):
+            cq.Transformer(model.config, model.weights(), given)
+    found = cq.Transformer(model.config, model.weights(), wrapped.backend_tokenizer)
+    assert found.tokenize("a").tolist() == [0]
+
+
+def test_parts_in_python_are_the_callers_own(tiny_lm):
+    class Letters:
+        def pre_tokenize(self, text):
+            text.split(lambda i, part: [part[j : j + 1] for j in range(len(str(part)))])
+
+    model, own = cq.load(tiny_lm), Tokenizer.from_str(tokenizer().decode())
+    own.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Letters())
+    assert cq.Transformer(model.config, model.weights(), own).tokenize("ab").tolist() == [0, 1]
+
+
 def test_panics_where_texts_come(tiny_encoder, capfd):
-    """A tokenizer that was given as an object has not been checked."""
+    """A tokenizer that was changed after it was given has not been checked."""
     encoder, text = cq.load(tiny_encoder), "a" * 60 + "b"
     encoder.tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a|a|aa)+$"), "isolated")
     encoder.take_tokenizer(encoder.tokenizer)

@@ -7,8 +7,7 @@ itself match in several ways, and where one unbounded repetition stands before a
 import re
 from typing import NamedTuple
 
-from ..errors import UnsupportedError
-from .untrusted import brief
+from ..errors import UnsupportedError, brief
 
 MAX_LENGTH = 1 << 13  # characters; cl100k's has 130, the longest in the wild about 1,000
 MAX_WAYS = 4096  # that bounded repetitions give at one place

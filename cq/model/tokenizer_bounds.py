@@ -1,17 +1,18 @@
-"""What a stranger's tokenizer may do, checked on its JSON before the library sees it: how much longer it makes a text,
-which ids it gives, how long its regular expressions take. What passes neither exhausts memory nor panics for a reason
-that is known here."""
+"""What a stranger's tokenizer may do, checked on its JSON before the library sees it, or before the library uses what
+the caller hands in: how much longer it makes a text, which ids it gives, how long its regular expressions take. What
+passes neither exhausts memory nor panics for a reason that is known here."""
 
 import base64
 import binascii
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import CqError, FormatError, UnsupportedError, brief
 from .regex_bounds import check_regex
-from .untrusted import brief
 
 MAX_GROWTH = 256  # times that a text may grow; in the wild 3 to 20
 MAX_ID = 1 << 22  # the largest vocabularies have near a million tokens
@@ -25,6 +26,21 @@ _CHAINS = {
     "post_processor": "processors",
     "decoder": "decoders",
 }
+
+
+def check_given(tokenizer: object) -> None:
+    """A tokenizer that the caller hands in as an object. Raises CqError."""
+    if not isinstance(tokenizer, Tokenizer):
+        more = "; give its backend_tokenizer" if hasattr(tokenizer, "backend_tokenizer") else ""
+        raise CqError(f"tokenizer: need a tokenizers.Tokenizer, got {type(tokenizer).__name__:.100}{more}")
+    for token, i in tokenizer.get_vocab().items():  # before its JSON, which is written with room for the largest
+        if i >= MAX_ID:
+            raise CqError(f"tokenizer: the id of {brief(token)} must be below {MAX_ID}, it is {i}")
+    try:
+        text = tokenizer.to_str()
+    except Exception:  # a part is written in Python; then it is the caller's own, not a stranger's
+        return
+    check_tokenizer(json.loads(text), "tokenizer")
 
 
 def check_tokenizer(values: dict, where: str) -> None:
@@ -116,9 +132,13 @@ def _check_model(model: Any, where: str) -> None:
         return
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
+        seen = set[int]()
         for token, i in vocabulary.items():
             if type(i) is not int or not 0 <= i < MAX_ID:
                 raise FormatError(f"{where}: vocab: the id of {brief(token)} must be 0 … {MAX_ID - 1}, got {brief(i)}")
+            if i in seen and "merges" in model:  # which of the two the library merges is left to chance
+                raise FormatError(f"{where}: vocab: {brief(token)} has the id of another token, {i}")
+            seen.add(i)
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if isinstance(model.get(name), str) and len(model[name]) > MAX_AFFIX:
             raise UnsupportedError(f"{where}: {name}: more than {MAX_AFFIX} characters")
