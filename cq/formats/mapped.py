@@ -22,9 +22,10 @@ class MappedFile:
 
     def __init__(self, path: Path):
         self.path = path.absolute()
-        with open(path, "rb") as file:
-            self.identity = _identity(os.fstat(file.fileno()))
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
+        self.identity = _identity(os.fstat(self._descriptor))
+        self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
 
     @property
     def is_there(self) -> bool:
@@ -35,7 +36,10 @@ class MappedFile:
             return False
 
     def part(self, begin: int, count: int) -> np.ndarray:
-        """uint8 (count,), read-only; it leaves the process's memory with its last view."""
+        """uint8 (count,), read-only; it leaves the process's memory with its last view. Raises FormatError where
+        somebody has written into the file, since its end may be missing now, and other weights lie in it."""
+        if _identity(os.fstat(self._descriptor)) != self.identity:
+            raise FormatError(f"{self.path}: written to since it was loaded; load it again")
         if not count:
             return np.empty(0, np.uint8)
         part = np.frombuffer(memoryview(self._map)[begin : begin + count], np.uint8)

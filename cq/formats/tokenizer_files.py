@@ -9,9 +9,8 @@ from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
 from ..door import own_errors
 from ..errors import FormatError, UnsupportedError, brief
-from ..model.tokenizer_bounds import check_tokenizer
+from ..model.tokenizer_bounds import check_tokenizer, parts_of
 from .keys import check_keys
-from .tokenizer_bounds import check_tokenizer, parts_of
 from .untrusted import as_file, flag_of, parse_json, read_json_if_any
 
 MAX_TOKENIZER = 64 << 20  # bytes; the largest in the wild are near 40 MB

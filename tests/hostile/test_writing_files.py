@@ -47,6 +47,23 @@ def test_new_and_replaced(tmp_path, kind):
         os.umask(umask)
 
 
+@pytest.mark.parametrize("change", ["shortened", "other bytes"])
+def test_a_file_that_is_written_into_while_it_is_mapped(tiny_lm, tmp_path, change):
+    """Weights that were not read yet are not there, or are others."""
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(tiny_lm.read_bytes())
+    model, size = cq.load(path), path.stat().st_size
+    os.utime(path, ns=(0, 0))  # so that the clock's steps do not matter
+    if change == "shortened":
+        os.truncate(path, size // 2)
+    else:
+        with open(path, "r+b") as file:
+            file.seek(size - 1)
+            file.write(b"x")
+    with pytest.raises(cq.FormatError, match="a.safetensors: written to since it was loaded; load it again"):
+        cq.quantize(model, cq.Dynamic())
+
+
 @UNNAMED
 @pytest.mark.parametrize("length", [200, 230, 242, 255])
 def test_names_of_any_length(tiny_lm, tmp_path, kind, length):
