@@ -1,7 +1,7 @@
 """Generation: prompts in, tokens out, one step of all sequences at a time. Knows of a model what runs a batch, and of
 sampling that it chooses."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -240,11 +240,17 @@ class Text:
             piece, self.ended = self._visible(found), True
             self.held = self.shown = ""
             return piece
-        kept = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        kept = max(_begun(stop, text) for stop in self.stops) if self.stops else 0
         sure = len(text) - kept
         piece = self._visible(sure)
         self.held, self.shown = text[sure:], self.shown[sure:]
         return piece
+
+
+def _begun(stop: str, text: str) -> int:
+    """How many characters of `stop` the text ends in, not all of them."""
+    longest = min(len(stop) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def answers(
@@ -325,7 +331,7 @@ def _ids(model: Writer, prompt: object, i: int) -> np.ndarray:
 def _stops(stop: object, vocab_size: int) -> tuple[tuple[str, ...], set[int]]:
     """The texts and the ids of `stop`, one or several of either."""
     given: object = [stop] if isinstance(stop, (str, int, np.integer)) else stop
-    if not isinstance(given, Iterable):
+    if not isinstance(given, Iterable) or isinstance(given, (bytes, bytearray, memoryview, Mapping)):
         raise CqError(f"stop: need texts or token ids, one or a list of them, got {type(stop).__name__}")
     strings, ends = [], set()
     for one in given:

@@ -228,6 +228,8 @@ class Bytes:
         ("日本", ("本",), "日"),
         ("x", ("x",), ""),
         ("abcabd", ("abd", "bca"), "a"),
+        ("aaaaa", ("a" * 1_000_000,), "aaaaa"),
+        ("abcaab", ("ca", "caabx"), "ab"),
     ],
 )
 def test_no_half_characters_and_no_begun_stops(whole, stops, wanted):
@@ -324,6 +326,8 @@ def test_a_missing_jinja2_is_named(monkeypatch):
         (dict(stop=[256]), "stop: .*256"),
         (dict(stop=None), "stop"),
         (dict(stop=[1.5]), "stop"),
+        (dict(stop=b"ab"), "stop: need texts .*bytes"),
+        (dict(stop={"ab": 1}), "stop: need texts .*dict"),
         (dict(prompt=7), "prompt: .*int"),
         (dict(prompt=[7]), "prompt 0: .*int"),
         (dict(prompt=""), "empty"),
