@@ -58,12 +58,19 @@ def first_not_finite(x: np.ndarray) -> tuple[int, ...] | None:
     return _first(~np.isfinite(x))
 
 
+def check_unmasked(x: object, name: str) -> None:
+    """Raises CqError for an array of numpy.ma of which values are masked: what lies under a mask is no number."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise CqError(f"{name}: a masked array, and masked values are missing; fill them first: x.filled(0)")
+
+
 def as_float32(x: ArrayLike, name: str = "x") -> np.ndarray:
     """`x`, real floats of any width and shape, as float32: the very array where it is one already, so do not write to
     it.
 
     Raises CqError for other types, for NaN and Inf, and for numbers beyond the float32 range.
     """
+    check_unmasked(x, name)
     try:
         given = np.asarray(x)
     except ValueError as error:

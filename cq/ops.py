@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from . import _core
-from .affine import check_finite
+from .affine import check_finite, check_unmasked
 from .coding import pack_weight
 from .errors import CqError
 from .model.forms import Fixed, PerToken
@@ -183,6 +183,7 @@ def _matrix(x: object, name: str, dtypes: tuple[np.dtype, ...]) -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.dtype not in dtypes or x.ndim != 2:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise CqError(f"{name}: need a two-dimensional array of {' or '.join(map(str, dtypes))}, got {what}")
+    check_unmasked(x, name)
     return np.asarray(x)  # a plain array: a class of its own may say other shapes than its memory has
 
 
@@ -190,6 +191,7 @@ def _floats(x: object, name: str, ndim: int) -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.dtype != FLOAT32 or x.ndim != ndim:
         what = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise CqError(f"{name}: need a float32 array of {ndim} dimension{'s' * (ndim > 1)}, got {what}")
+    check_unmasked(x, name)
     x = np.ascontiguousarray(np.asarray(x))
     _check_finite(x, name)
     return x

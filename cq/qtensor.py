@@ -37,6 +37,7 @@ class QTensor:
     group_size: int | None = None
 
     def __post_init__(self) -> None:
+        affine.check_unmasked(self.data, "data")
         data = np.asarray(self.data)
         qmin, qmax = affine.code_range(data.dtype)
         axis, group_size = _checked_layout(data, "data", self.axis, self.group_size)

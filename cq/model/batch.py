@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..affine import check_unmasked
 from ..errors import CqError
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def _checked(row: Any, name: str, vocab_size: int, max_positions: int) -> np.nda
 
 def check_row(row: Any, name: str, vocab_size: int, max_positions: int) -> np.ndarray:
     """The ids of one sequence, as `check_tokens` says."""
+    check_unmasked(row, name)
     try:
         ids = np.array(np.asarray(row))
     except (ValueError, TypeError) as error:

@@ -173,6 +173,7 @@ def number(value: object, name: str, wanted: str, low: float, high: float) -> fl
 
 def _array(x: ArrayLike) -> np.ndarray:
     """`x` as an array of floats, not yet known to be finite, because what does not count may be anything."""
+    affine.check_unmasked(x, "x")
     try:
         x = np.asarray(x)
     except ValueError as error:

@@ -212,8 +212,24 @@ TENSOR = [
 ]
 
 
+def masked(x):
+    return np.ma.masked_array(x, np.arange(x.size).reshape(x.shape) == 1)
+
+
+MASKED = [
+    ("masked weights", lambda: cq.pack(masked(B)), CqError, "b: a masked array"),
+    ("masked codes", lambda: cq.matmul_integer(masked(A), packed()), CqError, "a: a masked array"),
+    ("masked rows", lambda: linear(masked(X)), CqError, "x: a masked array"),
+    ("masked bias", lambda: linear(bias=masked(BIAS)), CqError, "bias: a masked array"),
+    ("masked residual", lambda: linear(residual=masked(RESIDUAL)), CqError, "residual: a masked array"),
+    ("masked tensor", lambda: cq.quantize_tensor(masked(W)), CqError, "x: a masked array.*filled"),
+    ("masked QTensor", lambda: cq.QTensor(masked(B), F32(1), np.int32(0)), CqError, "data: a masked array"),
+    ("masked samples", lambda: cq.observers.MinMax().update(masked(W)), CqError, "x: a masked array"),
+]
+
+
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("case", PACK + MATMUL + LINEAR + TENSOR, ids=lambda case: case[0])
+@pytest.mark.parametrize("case", PACK + MATMUL + LINEAR + TENSOR + MASKED, ids=lambda case: case[0])
 def test_one_clear_error(case, assert_clear):
     assert_clear(*case)
 
@@ -224,3 +240,5 @@ def test_strange_but_right():
     assert linear(q(X), out_scale=np.float64(0.1), out_zero_point=np.int64(3), out_dtype="uint8").dtype == U8
     assert cq.matmul_integer(A, cq.pack(B, np.zeros(5, np.uint8)), np.int64(3)).shape == (3, 5)
     assert cq.quantize_tensor([[1.0, 2.0]], np.dtype("uint8"), axis=-1).axis == 1
+    assert cq.quantize_tensor(np.ma.masked_array(W, False)).shape == W.shape
+    cq.set_num_threads(np.int64(cq.info()["threads"]))

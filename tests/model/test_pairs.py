@@ -251,6 +251,15 @@ def test_other_mappings_are_refused(encoder, given, words):
             call(given)
 
 
+def test_masked_arrays_are_refused(encoder):
+    """NumPy's masks are not read: what they hide would count as tokens."""
+    model, ids = cq.load(encoder), np.ma.masked_equal([[5, 6, 0]], 0)
+    for given in (ids, [ids[0]], {"input_ids": ids}, {"input_ids": [ids[0]]}):
+        with pytest.raises(cq.CqError, match="tokens.*: a masked array"):
+            model.forward(given)
+    assert len(model.forward(np.ma.masked_array([[5, 6]], False))) == 1
+
+
 def test_padded_rows_without_a_mask_are_refused(encoder):
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), cq.load(encoder)
     padded = tokenizer(TEXTS, padding=True)["input_ids"]
