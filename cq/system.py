@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from pathlib import Path
 
 from . import _core
@@ -22,9 +23,9 @@ def set_num_threads(n: int) -> None:
     Raises:
         CqError: `n` is something else.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
+    if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= MAX_THREADS:
         raise CqError(f"n: need a whole number of threads from 1 to {MAX_THREADS}, got {n!r}")
-    _core.set_threads(n)
+    _core.set_threads(int(n))
 
 
 def info() -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 from ..errors import CqError
 from .inputs import as_items, check_batch_size, in_parts, is_iterable
 from .pooling import normalized
+from .sampling import is_whole
 from .texts import Texts
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
@@ -49,7 +50,7 @@ class SentenceEncoding(Texts):
         check_batch_size(batch_size)
         if precision not in PRECISIONS:
             raise CqError(f"precision: need one of {PRECISIONS}, got {precision!r:.100}")
-        if truncate_dim is not None and (type(truncate_dim) is not int or truncate_dim < 1):
+        if truncate_dim is not None and not is_whole(truncate_dim, 1):
             raise CqError(f"truncate_dim: need a positive whole number, got {truncate_dim!r:.100}")
         one, samples = isinstance(sentences, str), as_items([sentences] if isinstance(sentences, str) else sentences)
         parts = _parts(samples, batch_size, bool(show_progress_bar))

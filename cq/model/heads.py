@@ -12,6 +12,7 @@ from .batch import ids_of
 from .entities import AGGREGATIONS, Piece, entities_of
 from .inputs import as_texts, check_batch_size, in_parts
 from .pooling import softmax
+from .sampling import is_whole
 from .spans import best_spans
 from .texts import Texts
 
@@ -78,7 +79,7 @@ class Heads(Texts):
         if self.config.token_head != "spans":
             raise UnsupportedError(f"answer: this {self.config.family} model has no question-answering head")
         for name, number in (("top_k", top_k), ("max_answer_len", max_answer_len)):
-            if type(number) is not int or number < 1:
+            if not is_whole(number, 1):
                 raise CqError(f"{name}: need a whole number of at least 1, got {number!r:.100}")
         if not isinstance(context, str) or not context.strip():
             raise CqError("answer: need a context, a text that is not empty")
@@ -106,7 +107,7 @@ class Heads(Texts):
         a text without a mask."""
         if not self.config.masked_lm:
             raise UnsupportedError(f"fill: this {self.config.family} model is no masked language model")
-        if type(top_k) is not int or not 1 <= top_k <= self.config.vocab_size:
+        if not is_whole(top_k, 1) or top_k > self.config.vocab_size:
             raise CqError(f"top_k: need a whole number from 1 to {self.config.vocab_size}, got {top_k!r:.100}")
         check_batch_size(batch_size)
         one, texts = as_texts(text, "fill")

@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..affine import check_unmasked
 from ..errors import CqError, UnsupportedError
 from .batch import Sequence, check_row, check_tokens
 from .config import Config
+from .sampling import is_whole
 
 _KEYS = ("input_ids", "attention_mask", "token_type_ids")
 Item = TypeVar("Item")
@@ -48,7 +50,7 @@ def as_texts(texts: Any, what: str) -> tuple[bool, list[str]]:
 
 def check_batch_size(batch_size: object) -> None:
     """Raises CqError unless it is a positive whole number."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if not is_whole(batch_size, 1):
         raise CqError(f"batch_size: need a positive whole number, got {batch_size!r}")
 
 
@@ -129,7 +131,11 @@ def _as_rows(values: Any, name: str) -> list[np.ndarray]:
     try:
         rows = list(values)
         one = bool(rows) and np.ndim(rows[0]) == 0
+        for row in (values, *rows):
+            check_unmasked(row, name)
         rows = [np.array(np.asarray(row)) for row in ([rows] if one else rows)]  # copies: nobody else may change them
+    except CqError:
+        raise
     except (TypeError, ValueError) as error:
         raise CqError(f"{name}: need rows of whole numbers ({error})") from None
     for row in rows:

@@ -61,7 +61,7 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, good, wanted in (
             ("temperature", lambda x: _is_number(x) and 0 <= x < math.inf, "a number of at least 0; 0 takes the best"),
-            ("top_k", lambda x: x is None or _is_whole(x), "a whole number of at least 0, or None; 0: all"),
+            ("top_k", lambda x: x is None or is_whole(x), "a whole number of at least 0, or None; 0: all"),
             ("top_p", lambda x: x is None or _is_number(x) and 0 < x <= 1, "a number above 0 and at most 1, or None"),
             ("min_p", lambda x: x is None or _is_number(x) and 0 <= x <= 1, "a number from 0 to 1, or None"),
             (
@@ -69,10 +69,10 @@ class Sampling:
                 lambda x: _is_number(x) and 0 < x < math.inf,
                 "a positive number; 1 changes nothing",
             ),
-            ("seed", lambda x: x is None or _is_whole(x), "a whole number of at least 0, or None"),
-            ("no_repeat_ngram_size", _is_whole, "a whole number of at least 0; 0: off"),
-            ("min_new_tokens", _is_whole, "a whole number of at least 0"),
-            ("min_length", _is_whole, "a whole number of at least 0"),
+            ("seed", lambda x: x is None or is_whole(x), "a whole number of at least 0, or None"),
+            ("no_repeat_ngram_size", is_whole, "a whole number of at least 0; 0: off"),
+            ("min_new_tokens", is_whole, "a whole number of at least 0"),
+            ("min_length", is_whole, "a whole number of at least 0"),
             ("suppress_tokens", _are_ids, "a list of token ids"),
             ("begin_suppress_tokens", _are_ids, "a list of token ids"),
             ("bad_words_ids", _are_words, "a list of lists of token ids, none of them empty"),
@@ -80,7 +80,7 @@ class Sampling:
             if not good(getattr(self, name)):
                 raise CqError(f"{name}: need {wanted}; got {_brief(getattr(self, name))}")
         for name in ("suppress_tokens", "begin_suppress_tokens"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
         object.__setattr__(self, "bad_words_ids", tuple(map(tuple, self.bad_words_ids)))
         unused = [name for name in ("top_k", "top_p", "min_p", "seed") if getattr(self, name) is not None]
         if self.temperature == 0 and unused:
@@ -220,8 +220,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
+def is_whole(value: object, least: int = 0) -> bool:
+    """Whether it is a whole number, Python's or NumPy's, of at least so much."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
 
 
 def _are_words(value: object) -> bool:
@@ -229,4 +230,5 @@ def _are_words(value: object) -> bool:
 
 
 def _are_ids(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(_is_whole(one) for one in value)
+    listed = isinstance(value, (list, tuple, range)) or isinstance(value, np.ndarray) and value.ndim == 1
+    return listed and all(is_whole(one) for one in value)

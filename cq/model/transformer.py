@@ -28,6 +28,7 @@ from .pooling import Tail
 from .ranking import Ranking
 from .replay import Replay
 from .rope import turning_point
+from .sampling import is_whole
 from .sites import Graph
 from .tokenizer_bounds import check_given
 from .transform import Transform
@@ -317,7 +318,7 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         int8. tokens: the length of the one sequence whose multiply-adds count; None: 128, or all positions where they
         are fewer. Raises CqError for a length that the model does not take."""
         tokens = min(128, self.config.max_positions) if tokens is None else tokens
-        if type(tokens) is not int or not 1 <= tokens <= self.config.max_positions:
+        if not is_whole(tokens, 1) or tokens > self.config.max_positions:
             raise CqError(f"tokens: need a length from 1 to {self.config.max_positions:,}, got {tokens!r}")
         return coverage_of(self, tokens)
 
