@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
-from numbers import Integral
 
 from .errors import CqError
 
@@ -19,13 +18,6 @@ GRANULARITIES = {
 OBSERVERS = ("minmax", "moving_average", "percentile", "token_percentile", "histogram", "mse", "entropy")
 LOSSES = ("distillation", "next_token", "pairs")
 RANGES = ("moving_average", "learned")
-
-
-def _plain_int(value: object) -> int | None:
-    """A whole number, NumPy's too, as Python has it; None for anything else."""
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-
-
 EFFORTS = (None, "fast", "best")
 _LATER = frozenset(("effort", "stretch"))  # fields that records of before lack, and those of now where they say nothing
 
@@ -75,11 +67,8 @@ class Scheme:
                 "Scheme: give group_size with weight_granularity='per_group', and only then; "
                 f"got {self.group_size!r} with {self.weight_granularity!r}"
             )
-        if self.group_size is not None:
-            size = _plain_int(self.group_size)
-            if size is None or size < 4 or size % 4:
-                raise CqError(f"Scheme: group_size must be a positive multiple of 4, got {self.group_size!r}")
-            object.__setattr__(self, "group_size", size)
+        if grouped and (type(self.group_size) is not int or self.group_size < 4 or self.group_size % 4):
+            raise CqError(f"Scheme: group_size must be a positive multiple of 4, got {self.group_size!r}")
 
     @classmethod
     def textbook(cls) -> "Scheme":
@@ -237,10 +226,9 @@ class Training:
     def __post_init__(self) -> None:
         what = type(self).__name__
         for name, least in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("warmup", 0), ("seed", 0)):
-            value = _plain_int(getattr(self, name))
-            if value is None or not least <= value < 2**31:
-                raise CqError(f"{what}: {name} must be a whole number of at least {least}, got {getattr(self, name)!r}")
-            object.__setattr__(self, name, value)
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value < 2**31:
+                raise CqError(f"{what}: {name} must be a whole number of at least {least}, got {value!r}")
         for name in ("learning_rate", "weight_decay", "clip_norm"):
             value = getattr(self, name)
             zero = value == 0 and name != "weight_decay"

@@ -10,8 +10,9 @@ def matmul_integer(Coded a not None, Weight w not None):
         raise CqError("a: products take one zero point, or one per row")
     cdef cq_weight *weight = w.ready()
     c = new_int32s(&to, a.rows, w.n)
+    cdef int most = threads
     with nogil:
-        status = cq_matmul_i8(threads, &a.c, a.rows, weight, to, w.n)
+        status = cq_matmul_i8(most, &a.c, a.rows, weight, to, w.n)
     check(status, 0, "matmul_integer")
     return c
 
@@ -160,8 +161,9 @@ cdef int multiply(a, b, out, tuple pairs, bint add) except -1:
             read_starts(at, a, pairs)
             read_starts(at + p.count, b, pairs)
             read_starts(at + 2 * p.count, out, pairs)
+    cdef int most = threads
     with nogil:
-        status = cq_multiply_f64(threads, &d) if double else cq_multiply_f32(threads, &p)
+        status = cq_multiply_f64(most, &d) if double else cq_multiply_f32(most, &p)
     return check(status, 0, "matmul")
 
 

@@ -4,8 +4,9 @@ cdef int call(cq_call *function, cq_args *args, int64_t rows, str what, int64_t 
     """what: the call's name, in errors."""
     cdef int64_t bad = 0
     cdef cq_status status
+    cdef int most = threads
     with nogil:
-        status = function(threads, args, rows, sequences, &bad)
+        status = function(most, args, rows, sequences, &bad)
     return check(status, bad, what)
 
 

@@ -53,8 +53,9 @@ def pack_floats(b):
     cdef const float *data = <const float *>read_matrix(b, "b", False, &row_stride, &column_stride)
     panels = aligned(whole_panels(n) * k * 4).view(np.float32)
     cdef float *to = floats(panels, "panels", ANY, FLAT, WRITE)
+    cdef int most = threads
     with nogil:
-        cq_pack_f32(threads, data, row_stride, column_stride, k, n, to)
+        cq_pack_f32(most, data, row_stride, column_stride, k, n, to)
     return FloatWeight(panels, k, n)
 
 

@@ -256,8 +256,5 @@ def test_strange_but_right(models):
         models.encoder.encode(["a", "b"], batch_size=np.int64(1), truncate_dim=np.int8(7)),
         models.encoder.encode(["a", "b"], truncate_dim=7),
     )
-    assert repr(cq.Training(steps=np.int64(3), seed=np.uint8(1))) == repr(cq.Training(steps=3, seed=1))
-    scheme = cq.Scheme(weight_granularity="per_group", group_size=np.int32(8))
-    assert type(scheme.group_size) is int and scheme.group_size == 8
     assert models.lm.coverage(np.int64(5)) == models.lm.coverage(5)
     cq.Static(observer="minmax", include="layers.*")
