@@ -230,5 +230,6 @@ def _are_words(value: object) -> bool:
 
 
 def _are_ids(value: object) -> bool:
-    listed = isinstance(value, (list, tuple, range)) or isinstance(value, np.ndarray) and value.ndim == 1
-    return listed and all(is_whole(one) for one in value)
+    if not isinstance(value, (list, tuple, range, np.ndarray)) or isinstance(value, np.ndarray) and value.ndim != 1:
+        return False
+    return all(is_whole(one) for one in value)

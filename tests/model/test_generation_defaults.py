@@ -128,6 +128,8 @@ def test_arguments_count_more_than_files(said):
         do_sample=True, temperature=0.9, top_k=5, repetition_penalty=1.5, suppress_tokens=[9], min_new_tokens=4
     )
     plain, _ = said()
+    for ids in (range(9, 10), np.array([9], np.int32), (np.int64(9),)):
+        assert Sampling(suppress_tokens=ids) == Sampling(suppress_tokens=[9])
     off = dict(temperature=0, repetition_penalty=1.0, suppress_tokens=[], min_new_tokens=0)
     assert ours.generate(PROMPT, 30, **off).tolist() == plain.generate(PROMPT, 30).tolist()
     more = dict(temperature=2.0, top_k=0, seed=4)
