@@ -95,13 +95,12 @@ def _zero_points(form: PerToken | PerTensor | Fixed | Smoothed) -> tuple[int, ..
 
 
 def _sum_of_largest(weight: _core.Weight, floor: np.ndarray) -> np.ndarray:
-    """Column sums of max(w, floor), int64 (n,): a product with ones, of the panels as they lie."""
-    panels = _core.aligned(weight.panels.size)
+    """Column sums of max(w, floor), int64 (n,), of the panels as they lie."""
     padded = np.zeros(-(-weight.n // _core.PANEL) * _core.PANEL, np.int8)
     padded[: weight.n] = floor
     shape = len(padded) // _core.PANEL, -1, _core.PANEL, 4  # panels, groups of 4 rows, columns, rows
-    np.maximum(weight.panels.reshape(shape), padded.reshape(-1, 1, _core.PANEL, 1), out=panels.reshape(shape))
-    raised = _core.Weight(panels, np.zeros(weight.n, np.int32), None, None, weight.k, weight.n, weight.k)
-    ones = _core.Coded(np.ones((1, weight.k), np.uint8), 1.0, 0)
-    sums: np.ndarray = _core.matmul_integer(ones, raised)[0].astype(np.int64)
-    return sums
+    raised = np.maximum(weight.panels.reshape(shape), padded.reshape(-1, 1, _core.PANEL, 1))
+    # rows that fill a group up are 0, above a floor that is below it
+    padding = -weight.k % 4 * np.maximum(padded, 0)[: weight.n].astype(np.int64)
+    sums: np.ndarray = raised.reshape(shape[0], -1, 4 * _core.PANEL).sum(1, np.int64).reshape(-1, 4).sum(1)
+    return sums[: weight.n] - padding
