@@ -1,4 +1,4 @@
-"""Self-attention in an ONNX graph: heads, rotary positions, softmax, and keys and values that came before.
+"""Self-attention in an ONNX graph: heads, rotary and relative positions, softmax, and keys and values that came before.
 
 Of a static model queries, keys, values and the softmax's exponentials go through the codes that cq's int8 attention
 has for them, and their products may be computed in codes. Of a dynamic model, whose codes have a scale for each token
@@ -36,7 +36,7 @@ def attention(
     late = part.rotary is not None or part.query_norm is not None  # queries and keys change before they are coded
     forms = None if isinstance(part.forms, PerHead) else part.forms
     query, key, value = _projected(graph, part, names, x, late)
-    with graph.inside(names.scores.rpartition(".")[0]):
+    with graph.inside(name := names.scores.rpartition(".")[0]):
         query = _split(graph, query, part.heads, part.dim, part.query_norm)
         key = _split(graph, key, part.kv_heads, part.dim, part.key_norm)
         value = _split(graph, value, part.kv_heads, part.dim, None)
@@ -49,7 +49,10 @@ def attention(
         if past is not None:
             key = graph.add("Concat", past[0], key, axis=2)
             value = graph.add("Concat", past[1], value, axis=2)
-        return Heads(_context(graph, part, query, key, value, tokens, forms is not None), key, value)
+        relative = None
+        if tokens.relative is not None:
+            relative = tokens.relative.bias(part, name, query, key, 1.0 if forms is None else part.scale)
+        return Heads(_context(graph, part, query, key, value, tokens, relative, forms is not None), key, value)
 
 
 def _projected(graph: Graph, part: Attention, names: AttentionPart, x: Flow, late: bool) -> list[str]:
@@ -105,13 +108,23 @@ def _turned(graph: Graph, x: str, cosine: str, sine: str, parts: np.ndarray) -> 
     return graph.add("Concat", of("Sub", first, second), of("Add", second, first), *rest, axis=-1)
 
 
-def _context(graph: Graph, part: Attention, query: str, key: str, value: str, tokens: Tokens, in_codes: bool) -> str:
-    """softmax(query keyᵀ * scale + mask) value, heads side by side again; in codes the queries have the scale already.
-    Query heads that share a kv head are rows of one product."""
+def _context(
+    graph: Graph,
+    part: Attention,
+    query: str,
+    key: str,
+    value: str,
+    tokens: Tokens,
+    relative: str | None,
+    in_codes: bool,
+) -> str:
+    """softmax((query keyᵀ + relative) * scale + mask) value, heads side by side again; in codes the queries and
+    `relative` have the scale already. Query heads that share a kv head are rows of one product."""
     shared = part.heads // part.kv_heads
     if shared > 1:
         query = graph.add("Reshape", query, np.array([0, part.kv_heads, -1, part.dim]))
     scores = graph.add("MatMul", query, graph.add("Transpose", key, perm=[0, 1, 3, 2]))
+    scores = scores if relative is None else graph.add("Add", scores, relative)
     scores = scores if in_codes else graph.add("Mul", scores, np.float32(part.scale))
     scores = graph.add("Add", capped(graph, scores, part.cap), tokens.mask)
     if in_codes:

@@ -1,5 +1,5 @@
-"""Where tokens stand in an ONNX graph, and what attention makes of it: which keys a query sees, biases by distance, the
-angles of rotary positions."""
+"""Where tokens stand in an ONNX graph, and what attention makes of it: which keys a query sees, biases by distance,
+relative positions, the angles of rotary ones."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from ...model.attention import Attention, Rotary
 from ...model.config import Config
 from ...model.position_bias import PositionBias, by_distance, slopes
 from .graph import Graph
+from .relative import Relative
 
 _FARAWAY = np.float32(np.finfo(np.float32).min / 2)  # what is added to scores that do not count: finite beside others
 _LENGTH = np.array([1])  # the axis of tokens
@@ -18,11 +19,13 @@ _LENGTH = np.array([1])  # the axis of tokens
 class Tokens(NamedTuple):
     """Names of what a layer's attention needs to know of its tokens. mask: float32, added to scores
     (batch, kv heads, queries of all that share a kv head, keys): broadcasts. cosine, sine: (batch or 1, 1, length,
-    turned / 2), or None where no position turns."""
+    turned / 2), or None where no position turns. relative: what layers share of the positions that they meet, or None
+    where they meet none."""
 
     mask: str
     cosine: str | None
     sine: str | None
+    relative: Relative | None
 
 
 class Places:
@@ -43,12 +46,18 @@ class Places:
         if part.window not in self._masks:
             with self.graph.inside("mask"):
                 self._masks[part.window] = self._mask(part)
+        relative = None if part.relative is None else self._relative
         if part.rotary is None:
-            return Tokens(self._masks[part.window], None, None)
+            return Tokens(self._masks[part.window], None, None, relative)
         if id(part.rotary) not in self._angles:
             with self.graph.inside("rotary"):
                 self._angles[id(part.rotary)] = self._turns(part.rotary)
-        return Tokens(self._masks[part.window], *self._angles[id(part.rotary)])
+        return Tokens(self._masks[part.window], *self._angles[id(part.rotary)], relative)
+
+    @cached_property
+    def _relative(self) -> Relative:
+        with self.graph.inside("relative"):
+            return Relative(self.graph, self.config, self._length)
 
     def _positions(self) -> str:
         """int64 (batch or 1, length)."""

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_models import check, error, quantized
 
 BUCKETS = {"kind": "buckets", "buckets": 8, "distance": 9}
+MET = {"kind": "disentangled", "buckets": 5, "distance": 9, "keys": True, "queries": True}
 GPT2 = dict(norm="layer", activation="gelu_tanh", gated=False, rope_theta=None, num_kv_heads=6, norm_eps=1e-5)
 YARN = dict(kind="yarn", factor=4.0, original_positions=16, beta_fast=32.0, beta_slow=1.0, attention_factor=1.1)
 LONGROPE = dict(
@@ -50,6 +51,19 @@ FAMILIES = {
     "mpnet": ("bert", dict(position_bias=BUCKETS, position_offset=2, type_vocab_size=0)),
     "jina": ("bert", dict(position_bias={"kind": "alibi"}, position_table=False, gated=True)),
     "biases of shared keys": ("bert", dict(position_bias=BUCKETS, num_heads=6, num_kv_heads=2)),
+    "deberta": (
+        "bert",
+        dict(position_bias=MET, position_table=False, type_vocab_size=0, attention_scale=(3 * 20) ** -0.5),
+    ),
+    "deberta, keys of every distance": (
+        "bert",
+        dict(position_bias=MET | dict(buckets=0, queries=False), attention_scale=(2 * 20) ** -0.5),
+    ),
+    "deberta, queries alone": ("bert", dict(position_bias=MET | dict(keys=False), position_table=False)),
+    "positions that meet shared keys": (
+        "bert",
+        dict(position_bias=MET, num_heads=6, num_kv_heads=2, head_dim=10, rope_theta=1e4, window=4),
+    ),
     "t5": (
         "bert",
         dict(
@@ -90,7 +104,7 @@ def test_families(random_model, exported, sequences, name, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["static stream", "static stretched"])
-@pytest.mark.parametrize("name", ["modernbert", "gemma3", "gpt-neox"])
+@pytest.mark.parametrize("name", ["deberta", "modernbert", "gemma3", "gpt-neox"])
 def test_streams_in_codes_and_tokens_that_stretch(random_model, exported, sequences, name, strategy):
     """Where norms stand otherwise than in BERT and Llama."""
     family, changes = FAMILIES[name]
@@ -99,7 +113,7 @@ def test_streams_in_codes_and_tokens_that_stretch(random_model, exported, sequen
     check(exported, model, quantized(model, strategy, tokens), tokens)
 
 
-@pytest.mark.parametrize("name", ["mpnet", "jina", "modernbert", "embeddinggemma", "mistral"])
+@pytest.mark.parametrize("name", ["mpnet", "jina", "deberta", "modernbert", "embeddinggemma", "mistral"])
 def test_padding_moves_nothing(random_model, exported, sequences, name):
     """Windows and biases go by the distance between tokens, wherever padding stands."""
     family, changes = FAMILIES[name]
@@ -120,6 +134,16 @@ def test_buckets_beyond_the_last_distance(random_model, exported, sequences):
         model, _ = random_model("bert", position_bias=BUCKETS | dict(distance=distance))
         tokens = sequences(model, (33, 30))
         assert error(exported(model).rows(tokens), model.forward(tokens)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "change", [dict(distance=3, buckets=2), dict(distance=10), dict(distance=500), dict(distance=20, buckets=0)]
+)
+def test_relative_positions_beyond_the_last_distance(random_model, exported, sequences, change):
+    """The table of positions ends where they do, or where sequences do."""
+    model, _ = random_model("bert", position_bias=MET | change)
+    tokens = sequences(model, (33, 1, 30))
+    assert error(exported(model).rows(tokens), model.forward(tokens)) < 1e-5
 
 
 @pytest.mark.parametrize("name", CACHED)

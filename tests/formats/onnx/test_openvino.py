@@ -17,6 +17,10 @@ WINDOWED = dict(window=4, local=(True, False), rope_theta=1e4)
 MODELS = {
     "encoder": ("bert", {}),
     "encoder with a bias": ("bert", dict(position_bias={"kind": "buckets", "buckets": 8, "distance": 9})),
+    "encoder whose tokens meet positions": (
+        "bert",
+        dict(position_bias={"kind": "disentangled", "buckets": 5, "distance": 9, "keys": True, "queries": True}),
+    ),
     "encoder with windows": ("bert", dict(**WINDOWED, norm_first=True, embedding_norm=True)),
     "decoder": ("llama", {}),
     "decoder with windows": ("llama", dict(**WINDOWED, norm_outputs=True, attention_cap=4.0, rotary_dim=4)),
