@@ -60,8 +60,8 @@ def float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
     named: dict[str, np.ndarray | Deferred | None] = dict(model.tables())
     if not isinstance(model.embedding.source, _core.Weight):
         named["embed.word"] = model.embedding.source
-    for name, norm in (*model.norms(), *model.tail.parts()):
-        named |= {name + ".weight": norm.weight, name + ".bias": norm.bias}
+    for name, part in (*model.norms(), *model.beside()):
+        named |= {name + ".weight": part.weight, name + ".bias": part.bias}
     return {name: array for name, array in named.items() if array is not None}
 
 

@@ -8,6 +8,7 @@ from .attention import Attention, Rotary
 from .block import Block, FeedForward, share
 from .classifier import Classifier
 from .config import Config
+from .convolution import Convolution
 from .deferred import Deferred, keep
 from .embedding import Embedding
 from .linear import Linear
@@ -56,6 +57,14 @@ def blocks(config: Config, weights: Weights) -> list[Block]:
         made[-1].attention.bias = bias
     share(made)
     return made
+
+
+def convolution(config: Config, weights: Weights) -> Convolution | None:
+    """What stands beside the first layer."""
+    if config.convolution is None:
+        return None
+    product = _linear(weights, "convolution", config.convolution["activation"])
+    return Convolution(product, norm(config, weights, "convolution.norm"))
 
 
 def _block(config: Config, weights: Weights, names: BlockPart, window: int | None, rotary: Rotary | None) -> Block:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..errors import FormatError
 from .config_checks import check_config
+from .convolution import convolution_shapes
 from .pooling import tail_shapes, tail_width
 from .position_bias import bias_shapes, layer_bias_shapes
 
@@ -100,6 +101,7 @@ class Config:
         attention_scale: Factor of queries' products with keys; None: 1 / sqrt(head_dim).
         attention_cap: Attention's scores x become cap * tanh(x / cap); None: they stay.
         logits_cap: The same of the scores of words.
+        convolution: What stands beside the first layer, see `cq.model.convolution.check_convolution`; None: nothing.
 
     Raises:
         FormatError: A value is of another type or out of range, or two do not go together.
@@ -170,6 +172,7 @@ class Config:
     attention_scale: float | None = None
     attention_cap: float | None = None
     logits_cap: float | None = None
+    convolution: dict | None = None
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -265,7 +268,7 @@ class Config:
             shapes["embed.type"] = (self.type_vocab_size, width)
         if self.embedding_width is not None:
             shapes["embed.project.weight"] = (h, width)
-        shapes |= bias_shapes(self.position_bias, self.num_heads)
+        shapes |= bias_shapes(self.position_bias, self.num_heads) | convolution_shapes(self.convolution, h)
         for i in range(self.num_layers):
             at = f"layers.{i}."
             shapes |= {

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError
+from .convolution import check_convolution
 from .multi_vector import check_multi_vector
 from .pooling import MODES, check_tail
 from .position_bias import check_bias
@@ -78,6 +79,9 @@ def _check_layers(config: "Config") -> None:
 def _check_positions(config: "Config") -> None:
     check_scaling(config.rope_scaling, config.turned)
     check_bias(config.position_bias)
+    check_convolution(config.convolution, config.hidden_size)
+    if config.convolution is not None and (config.causal or config.ends_normed or config.multi_vector is not None):
+        raise FormatError("config: convolution goes with encoders whose norms follow sums, and without multi_vector")
     if config.position_bias is not None and (config.causal or config.attention_cap):
         raise FormatError("config: position_bias goes with encoders alone, not with causal or a cap")
     if config.rope_theta is not None and config.turned % 2:

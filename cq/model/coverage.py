@@ -32,9 +32,9 @@ class Placement(NamedTuple):
 class Coverage:
     """Every part's Placement, in the order of work; iterates over them. tokens: the length of the one sequence whose
     multiply-adds are counted: linear layers, logits of every position, attention's two products, of which a causal
-    model needs those up to the diagonal, and a layer with a window those within it, and products with relative
-    positions. nbytes: of the whole model; int8_nbytes: of weights in codes, with their scales and sums. What two parts
-    share counts once in both."""
+    model needs those up to the diagonal, and a layer with a window those within it, products with relative positions,
+    and a convolution. nbytes: of the whole model; int8_nbytes: of weights in codes, with their scales and sums. What
+    two parts share counts once in both."""
 
     rows: tuple[Placement, ...]
     tokens: int
@@ -95,6 +95,10 @@ def coverage_of(model: "Transformer", tokens: int) -> Coverage:
             Placement(name, layer.runs_in, layer.shape, _nbytes(layer.arrays()), layer.reason, times * inputs * outputs)
         )
         coded += layer.arrays() if isinstance(layer, QuantizedLinear) else []
+    if model.convolution is not None:
+        layer, reason = model.convolution.product, "a convolution is float32" * quantized
+        work = tokens * layer.shape[0] * layer.shape[1]
+        rows.append(Placement("convolution", "float32", layer.shape, _nbytes(layer.arrays()), reason, work))
     norms = [array for _, norm in model.norms() for array in norm.arrays()]
     rows.append(
         Placement("norms", "float32", None, _nbytes(norms), "a norm's own numbers, a few per channel" * quantized)

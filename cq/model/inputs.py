@@ -154,7 +154,8 @@ def _sequence(
         raise CqError(f"{name}: no token that attention_mask lets count; a sequence needs at least one")
     places = np.flatnonzero(keep)
     checked = check_row(ids[keep], "tokens[0]", config.vocab_size, config.max_positions)
-    if config.position_bias is not None and places[-1] - places[0] >= len(places):
+    by_distance = config.position_bias is not None or config.convolution is not None
+    if by_distance and places[-1] - places[0] >= len(places):
         raise UnsupportedError(f"{name}: attention_mask leaves out tokens between others, which here count by distance")
     learned = config.rope_theta is None and config.position_table
     first = 0 if learned else places[0]  # others matter only by their distance

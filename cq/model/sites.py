@@ -126,6 +126,10 @@ class Graph:
         self.sites = {site.name: site for site in self.trunk + heads}
         self.reads = {layer: site.name for site in self.sites.values() for layer in site.readers}
 
+    def readers(self, site: str) -> tuple[str, ...]:
+        """The linear layers that read a site; none where it is not one that layers read."""
+        return self.sites[site].readers if site in self.sites else ()
+
     @cached_property
     def residual_writers(self) -> tuple[str, ...]:
         """The layers whose outputs are added to the residual stream."""
@@ -155,13 +159,18 @@ class Graph:
                 f"{block.name}.ffn.[gu]*",
             )
             yield Site(ffn.hidden, (ffn.down,), None, ffn.up if ffn.gate is not None else None, ffn.down)
-            norm = block.ffn_norm
+            norm = self._after(block)
         if config.lm_head and config.causal:
             yield Site("head.input", ("head",), "final_norm" if config.ends_normed else norm, None, "head")
 
+    def _after(self, block: "BlockPart") -> str | None:
+        """The norm that gives what a block's successor reads, where norms stand in the stream."""
+        first = block is self.blocks[0] and self.config.convolution is not None
+        return "convolution.norm" if first else block.ffn_norm
+
     def _heads(self) -> Iterator[Site]:
         """Those that read the trunk's result, which a norm gives."""
-        norm = "final_norm" if self.config.ends_normed else self.blocks[-1].ffn_norm
+        norm = "final_norm" if self.config.ends_normed else self._after(self.blocks[-1])
         if self.config.head_transform is not None:
             yield Site("transform.input", ("transform.dense",), norm, None, "transform.dense")
             norm = "transform.norm"

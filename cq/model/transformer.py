@@ -62,6 +62,7 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         self.embedding = build.embedding(config, weights)
         self.projection: Linear | QuantizedLinear | None = build.projection(config, weights)
         self.blocks = build.blocks(config, weights)
+        self.convolution = build.convolution(config, weights)
         self.final_norm = build.norm(config, weights, "final_norm") if config.ends_normed else None
         self.transform: Transform | None = build.transform(config, weights)
         self.head: Linear | QuantizedLinear | None = build.head(config, weights)
@@ -106,8 +107,8 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
 
     def _replayed(self, batch: Batch) -> np.ndarray:
         """Final states (tokens, hidden) float32."""
-        if turning_point(self.config.rope_scaling) is not None:
-            return self.hidden(batch).floats()  # a tape is recorded with the tables of one length
+        if turning_point(self.config.rope_scaling) is not None or self.convolution is not None:
+            return self.hidden(batch).floats()  # a tape is recorded with the tables of one length, of C's work alone
         others = self.embedding.word(self._sharing_head()), self.embedding.stream, self.projection, self.final_norm
         return self._replay(batch, lambda given: self.hidden(given).floats(), self.blocks, *others)
 
@@ -155,6 +156,7 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         """Final states (tokens, hidden) for `readers`, or in float32. Norms stand before or after parts, and the sum
         goes on beside them (Llama, OLMo 2, Gemma), or after the sum, and their result goes on (BERT)."""
         x, stream = self._begin(batch)
+        first, beside_first = stream, self.convolution
         factor, keep = self.config.residual_scale, "sum" if self.config.ends_normed else "normed"
         for block, after in zip(self.blocks, [*self.blocks[1:], None]):
             beside = self._beside(block, stream, batch)
@@ -164,8 +166,12 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
             then = Then(stream, attention_norm, next_readers, keep, block.streams[0], output, factor)
             x, stream = self._part(block.attention, x, batch, f"{block.name}.attention.", then)
             kept, next_readers = ("normed", readers) if after is None else (keep, after.attention.readers())
-            then = Then(stream, ffn_norm, next_readers, kept, block.streams[1], block.ffn_output_norm, factor)
+            here = (next_readers, block.streams[1]) if beside_first is None else ((), None)
+            then = Then(stream, ffn_norm, here[0], kept, here[1], block.ffn_output_norm, factor)
             x, stream = self._part(block.ffn, beside or x, batch, f"{block.name}.ffn.", then)
+            if beside_first is not None:
+                x, stream = beside_first(first, x.floats(), batch, next_readers, block.streams[1])
+                beside_first = None
         batch.tap("head.input" if self.transform is None else "transform.input", x.values)
         return x
 
@@ -263,7 +269,7 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         named = {"embed.word": read(embedding.source)} | self.tables()
         named |= {
             f"{name}.{leaf}": getattr(part, leaf)
-            for name, part in (*self.norms(), *self.linears(), *self.tail.parts())
+            for name, part in (*self.norms(), *self.linears(), *self.beside())
             for leaf in ("weight", "bias")
             if not (leaf == "weight" and name == "head" and self.config.tied)
         }
@@ -300,17 +306,26 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
             ):
                 if norm is not None:
                     yield f"{block.name}.{part}", norm
+        if self.convolution is not None:
+            yield "convolution.norm", self.convolution.norm
         if self.final_norm is not None:
             yield "final_norm", self.final_norm
         if self.transform is not None:
             yield "transform.norm", self.transform.norm
+
+    def beside(self) -> Iterator[tuple[str, Linear | Norm]]:
+        """By name what has weights beside `linears` and `norms`, float32 in every strategy: the convolution, and what
+        follows pooling."""
+        if self.convolution is not None:
+            yield "convolution", self.convolution.product
+        yield from self.tail.parts()
 
     @property
     def nbytes(self) -> int:
         """Resident bytes of all weights, scales and tables; what two layers share counts once."""
         arrays = self.embedding.word_arrays() + list(self.tables().values())
         arrays += [a for _, layer in self.linears() for a in layer.arrays()]
-        arrays += [a for _, part in (*self.norms(), *self.tail.parts()) for a in part.arrays()]
+        arrays += [a for _, part in (*self.norms(), *self.beside()) for a in part.arrays()]
         return sum({id(a): a.nbytes for a in arrays}.values())
 
     def coverage(self, tokens: int | None = None) -> Coverage:

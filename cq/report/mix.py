@@ -361,7 +361,7 @@ def _subject(
 def _arrays(model: Transformer) -> Iterator[np.ndarray]:
     yield from map(read_array, model.embedding.word_arrays())
     yield from model.tables().values()
-    for _, layer in (*model.linears(), *model.norms()):
+    for _, layer in (*model.linears(), *model.norms(), *model.beside()):
         yield from map(read_array, layer.arrays())
 
 

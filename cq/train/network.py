@@ -9,13 +9,13 @@ from typing import TypeVar
 import numpy as np
 
 from .. import functions
-from ..errors import CqError
 from ..model import Config
 from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, Stretched, has_one_scale
 from ..model.sites import AttentionPart, BlockPart, FeedForwardPart, Graph
 from ..plan import Plan
 from .attention import Attention, PositionBias, Sight, kind_of
 from .batch import Packed
+from .convolution import Convolution
 from .fake import (
     Codes,
     Exact,
@@ -29,7 +29,7 @@ from .fake import (
     first_scale,
 )
 from .layers import Embedding, Linear, Norm, Rotary
-from .parameters import Parameters
+from .parameters import Parameters, check_shapes
 from .passes import activate
 from .relative import RelativePositions
 
@@ -55,7 +55,7 @@ class Network:
         self.forms, self.trunk = plan.sites(self.graph), [name for site in self.graph.trunk for name in site.readers]
         codings = [plan.layers[name].coding for name in self.trunk if plan.coded(name)]
         self.coarse = any(coding.granularity == "per_tensor" for coding in codings)  # one scale for a weight
-        self._check(weights)
+        check_shapes(config, weights)
         self._zero_points: dict[str, np.ndarray] = {}
         scales = self._first_scales(weights) if learns else {}
         self.parameters = Parameters(weights, scales, VECTORS if scales and self.coarse else 1.0, dtype)
@@ -63,18 +63,13 @@ class Network:
         self.linears = {name: self._linear(name) for name in self.trunk}
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
         self.norms = {name: Norm(self.parameters, name, config.norm_eps, config.norm == "rms") for name in norms}
+        self.convolution = Convolution.of(self.parameters, config, self.norms)
         self.bias = PositionBias.of(self.parameters, config)
         self.attention = [self._attention(i, block) for i, block in enumerate(self.graph.blocks)]
         self.rotary = self._rotaries()
         self.embedding = Embedding(self.parameters, self._word(), config.position_offset, config.embedding_scale)
         self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
         self.refresh()
-
-    def _check(self, weights: dict[str, np.ndarray]) -> None:
-        for name, shape in self.config.shapes().items():
-            found = getattr(weights.get(name), "shape", None)
-            if found != shape:
-                raise CqError(f"weights: {name!r}: need an array of shape {shape}, got {found}")
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -98,7 +93,7 @@ class Network:
             if isinstance(form, Fixed):
                 part = site.rpartition(".")[0]
                 near = [name for name in rates if name.startswith(part)]
-                readers = self.graph.sites[site].readers if site in self.graph.sites else near
+                readers = self.graph.readers(site) or near
                 scales[f"{site}.scale"] = np.array([form.scale]), min(rates[name] for name in readers)
         return scales
 
@@ -233,6 +228,7 @@ class Network:
             x = self.norms["embed.norm"].forward(x)
         if self.config.embedding_width is not None:
             (x,) = self._read("embed.input", x)
+        first = x
         for i, block in enumerate(self.graph.blocks):
             attend, feed = partial(self._attend, i, block.attention), partial(self._feed, i, block.ffn)
             if self.config.parallel:
@@ -243,6 +239,8 @@ class Network:
             else:
                 x = self._around(block.attention_norm, block.attention_output_norm, x, attend)
                 x = self._around(block.ffn_norm, block.ffn_output_norm, x, feed)
+            if i == 0 and self.convolution is not None:
+                x = self.convolution.forward(first, x, batch)
         return self.norms["final_norm"].forward(x) if self.config.ends_normed else x
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
@@ -273,8 +271,11 @@ class Network:
         assert g is not None, "either gradient must be given"
         if self.config.ends_normed:
             g = self.norms["final_norm"].backward(g)
+        first = None
         for i, block in reversed(list(enumerate(self.graph.blocks))):
             attend, feed = partial(self._attend_back, i, block.attention), partial(self._feed_back, i, block.ffn)
+            if i == 0 and self.convolution is not None:
+                first, g = self.convolution.backward(g)
             if self.config.parallel:
                 d = self._branch_back(block.ffn_norm, block.ffn_output_norm, g, feed)
                 d += self._branch_back(block.attention_norm, block.attention_output_norm, g, attend)
@@ -283,6 +284,7 @@ class Network:
             else:
                 g = self._around_back(block.ffn_norm, block.ffn_output_norm, g, feed)
                 g = self._around_back(block.attention_norm, block.attention_output_norm, g, attend)
+        g = g if first is None else g + first
         if self.config.embedding_width is not None:
             g = self._read_back("embed.input", [g])
         if self.config.starts_normed:
@@ -376,18 +378,14 @@ class Network:
     def _code_back(self, site: str, g: np.ndarray) -> np.ndarray:
         return self.sites[site].backward(g) if site in self.sites else g
 
-    def _readers(self, site: str) -> tuple[str, ...]:
-        """The linear layers that read a site."""
-        return self.graph.sites[site].readers if site in self.graph.sites else ()
-
     def _read(self, site: str, x: np.ndarray) -> list[np.ndarray]:
         """What each layer that reads a site makes of it; those that stay float32 read it uncoded."""
-        coded, names = self._code(site, x), self._readers(site)
+        coded, names = self._code(site, x), self.graph.readers(site)
         return [self.linears[name].forward(coded if self.plan.coded(name) else Codes(x)) for name in names]
 
     def _read_back(self, site: str, gradients: list[np.ndarray]) -> np.ndarray:
         through = past = None
-        for name, g in zip(self._readers(site), gradients):
+        for name, g in zip(self.graph.readers(site), gradients):
             d = self.linears[name].backward(g)
             if self.plan.coded(name):
                 through = d if through is None else np.add(through, d, out=through)

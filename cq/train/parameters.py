@@ -3,6 +3,8 @@ layers and no optimizer."""
 
 import numpy as np
 
+from ..errors import CqError
+from ..model import Config
 from .passes import matmul, rescale
 
 
@@ -79,3 +81,11 @@ class Parameters:
         for name, gradient in self.gradients.items():
             if name not in self._written:
                 gradient[...] = 0
+
+
+def check_shapes(config: Config, weights: dict[str, np.ndarray]) -> None:
+    """Raises CqError unless the weights that `config` asks for are there, of its shapes."""
+    for name, shape in config.shapes().items():
+        found = getattr(weights.get(name), "shape", None)
+        if found != shape:
+            raise CqError(f"weights: {name!r}: need an array of shape {shape}, got {found}")

@@ -151,6 +151,7 @@ def _made(tiny_encoder, tiny_lm, random_model):
             "positions": random_model(
                 "bert",
                 position_bias={"kind": "disentangled", "buckets": 4, "distance": 9, "keys": True, "queries": True},
+                convolution={"kernel": 3, "activation": "gelu"},
             )[0],
             "layer": lm.config.layer(0),
             "errors": [kind("words") for kind in ERRORS],

@@ -38,6 +38,7 @@ _ODD = {
         position_table=False,
         attention_scale=0.3,
         position_bias={"kind": "disentangled", "buckets": 4, "distance": 6, "keys": True, "queries": True},
+        convolution={"kernel": 3, "activation": "gelu"},
     ),
     "llama": _LLAMA,
     "normed": _LLAMA | dict(family="qwen3", hidden_size=14, num_layers=1, qk_norm=True, tied=False),

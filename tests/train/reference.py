@@ -155,6 +155,13 @@ class Model:
             hidden = act(read("up"))
         return self.linear(at + "down", self.code(at + "hidden", hidden))
 
+    def convolved(self, x):
+        """(length, hidden)."""
+        weight, kernel = self.w["convolution.weight"], self.c.convolution["kernel"]
+        weight = weight.view(len(weight), kernel, -1).transpose(1, 2)
+        y = F.conv1d(x.T, weight, self.w.get("convolution.bias"), padding=kernel // 2).T
+        return ACTIVATIONS[self.c.convolution["activation"]](y)
+
     def forward(self, ids):
         """ids (length,) → final hidden states (length, hidden)."""
         ids = torch.as_tensor(ids)
@@ -168,6 +175,7 @@ class Model:
             x = self.norm("embed.norm", x)
         if c.embedding_width is not None:
             x = self.linear("embed.project", self.code("embed.input", x, "embed.project"))
+        first = x
         for i in range(c.num_layers):
             begin = x
             for part, name in ((self.attention, "attention"), (self.ffn, "ffn")):
@@ -177,6 +185,8 @@ class Model:
                 y = self.norm(at + "output_norm", y) if c.norm_outputs else y
                 x = x + c.residual_scale * y
                 x = x if ends else self.norm(norm, x)
+            if i == 0 and c.convolution is not None:
+                x = self.norm("convolution.norm", x + self.convolved(first))
         return self.norm("final_norm", x) if ends else x
 
     def logits(self, hidden):
