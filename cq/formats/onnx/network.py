@@ -13,6 +13,7 @@ from ...model.linear import Linear, QuantizedLinear
 from ...model.norm import Norm
 from ...model.sites import BlockPart
 from .attention import attention
+from .convolution import convolved
 from .flow import Flow, affine_of, folded, folds, quantized
 from .graph import Graph
 from .linear import Fold, activated, capped, codes_of, linear
@@ -33,7 +34,7 @@ _DRAWN = {
     *("answers", "multi_vector", "include_prompt"),  # the first: what `rank` reads of logits
     *("position_table", "position_bias", "embedding_width", "embedding_norm", "window", "local", "local_rope_theta"),
     *("rotated", "rotary_dim", "qk_norm_joint", "norm_outputs", "parallel", "embedding_scale", "residual_scale"),
-    *("logits_scale", "attention_scale", "attention_cap", "logits_cap"),
+    *("logits_scale", "attention_scale", "attention_cap", "logits_cap", "convolution"),
 }
 
 
@@ -85,8 +86,9 @@ class _Drawing:
 
     def _hidden(self) -> Flow:
         """As Transformer.hidden."""
-        model, ends_normed = self.model, self.config.ends_normed
+        graph, model, ends_normed = self.graph, self.model, self.config.ends_normed
         x, stream = self._begin()
+        first, convolution = stream, model.convolution
         for block, names, after in zip(model.blocks, model.graph.blocks, [*model.blocks[1:], None]):
             beside = None
             if self.config.parallel:
@@ -103,7 +105,13 @@ class _Drawing:
             part = self._feed_forward(block.ffn, names, beside or x)
             part = part if block.ffn_output_norm is None else self._norm(part, block.ffn_output_norm)
             readers = self._readers() if after is None else after.attention.readers()
-            x, stream = self._after(part, stream, names.ffn.sum, norms[1], readers, block.streams[1])
+            if convolution is None:
+                x, stream = self._after(part, stream, names.ffn.sum, norms[1], readers, block.streams[1])
+                continue
+            x, _ = self._after(part, stream, names.ffn.sum, norms[1], (), None)
+            total = graph.add("Add", x.floats(), convolved(graph, convolution, first, self.keep))
+            x, convolution = self._flow(self._norm(total, convolution.norm)), None
+            stream = x.floats() if block.streams[1] is None else x.fixed(block.streams[1])
         return x
 
     def _readers(self) -> tuple[Linear | QuantizedLinear, ...]:

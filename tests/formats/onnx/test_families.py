@@ -60,6 +60,11 @@ FAMILIES = {
         dict(position_bias=MET | dict(buckets=0, queries=False), attention_scale=(2 * 20) ** -0.5),
     ),
     "deberta, queries alone": ("bert", dict(position_bias=MET | dict(keys=False), position_table=False)),
+    "deberta with a convolution": (
+        "bert",
+        dict(position_bias=MET, position_table=False, convolution={"kernel": 3, "activation": "gelu"}),
+    ),
+    "a convolution after one layer": ("bert", dict(num_layers=1, convolution={"kernel": 5, "activation": "relu"})),
     "positions that meet shared keys": (
         "bert",
         dict(position_bias=MET, num_heads=6, num_kv_heads=2, head_dim=10, rope_theta=1e4, window=4),
@@ -104,7 +109,7 @@ def test_families(random_model, exported, sequences, name, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["static stream", "static stretched"])
-@pytest.mark.parametrize("name", ["deberta", "modernbert", "gemma3", "gpt-neox"])
+@pytest.mark.parametrize("name", ["deberta with a convolution", "modernbert", "gemma3", "gpt-neox"])
 def test_streams_in_codes_and_tokens_that_stretch(random_model, exported, sequences, name, strategy):
     """Where norms stand otherwise than in BERT and Llama."""
     family, changes = FAMILIES[name]
@@ -113,7 +118,9 @@ def test_streams_in_codes_and_tokens_that_stretch(random_model, exported, sequen
     check(exported, model, quantized(model, strategy, tokens), tokens)
 
 
-@pytest.mark.parametrize("name", ["mpnet", "jina", "deberta", "modernbert", "embeddinggemma", "mistral"])
+@pytest.mark.parametrize(
+    "name", ["mpnet", "jina", "deberta", "deberta with a convolution", "modernbert", "embeddinggemma", "mistral"]
+)
 def test_padding_moves_nothing(random_model, exported, sequences, name):
     """Windows and biases go by the distance between tokens, wherever padding stands."""
     family, changes = FAMILIES[name]

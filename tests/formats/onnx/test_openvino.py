@@ -21,6 +21,7 @@ MODELS = {
         "bert",
         dict(position_bias={"kind": "disentangled", "buckets": 5, "distance": 9, "keys": True, "queries": True}),
     ),
+    "encoder with a convolution": ("bert", dict(convolution={"kernel": 3, "activation": "gelu"})),
     "encoder with windows": ("bert", dict(**WINDOWED, norm_first=True, embedding_norm=True)),
     "decoder": ("llama", {}),
     "decoder with windows": ("llama", dict(**WINDOWED, norm_outputs=True, attention_cap=4.0, rotary_dim=4)),
