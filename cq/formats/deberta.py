@@ -1,6 +1,6 @@
-"""DeBERTa-v2 and v3: config.json as entries of Config, and the keys and queries of relative positions, which are
-constants of a model: its layers make them of one table, once, as the weights are read. Must not know how attention uses
-them."""
+"""DeBERTa-v2 and v3: config.json as entries of Config, and weights as cq has them: the keys and queries of relative
+positions, which are constants of a model: its layers make them of one table, once, as the weights are read; and the
+kernel of the convolution as a matrix. Must not know how the model uses them."""
 
 import math
 import re
@@ -53,7 +53,7 @@ def _deberta(values: dict, where: str) -> dict:
             "distance": furthest,
             **{part: part in terms for part in _TERMS.values()},
         }
-    return found | _classifier(values, entries["hidden_size"], where)
+    return found | _convolution(values, where) | _classifier(values, entries["hidden_size"], where)
 
 
 def _terms(values: dict, where: str) -> set[str]:
@@ -63,6 +63,16 @@ def _terms(values: dict, where: str) -> set[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name in _TERMS for name in names):
         raise UnsupportedError(f"{where}: pos_att_type {brief(given)} is not implemented, only c2p and p2c")
     return {_TERMS[name] for name in names}
+
+
+def _convolution(values: dict, where: str) -> dict:
+    """Entries of Config of a convolution beside the first layer."""
+    kernel = size_of(values, "conv_kernel_size", where, 0, least=0)
+    if not kernel:
+        return {}
+    if size_of(values, "conv_groups", where, 1) != 1:
+        raise UnsupportedError(f"{where}: conv_groups {brief(values['conv_groups'])} is not implemented, only 1")
+    return {"convolution": {"kernel": kernel, "activation": activation_of(values, "tanh", where, "conv_act")}}
 
 
 def _classifier(values: dict, hidden: int, where: str) -> dict:
@@ -110,21 +120,25 @@ def with_positions(
     weights: Mapping[str, np.ndarray | Deferred], config: Config, modules: tuple[str, ...] | None, where: str
 ) -> dict[str, np.ndarray | Deferred]:
     """Weights by canonical name with the keys and queries of relative positions, which each layer makes of one table,
-    in place of that table, its norm and layers of their own; weights of other families as they are. modules: as
-    `position_layers` gives them; None: those that have weights. What transformers does not read either is left out.
+    in place of that table, its norm and layers of their own, and the convolution's weight as a matrix; weights of other
+    families as they are. modules: as `position_layers` gives them; None: those that have weights. What transformers
+    does not read either is left out.
     Raises FormatError for weights that are missing, of another shape or not finite."""
     if config.family not in READERS:
         return dict(weights)
     apart = (_TABLE, *(() if config.position_table else ("embed.position",)))
+    apart += () if config.convolution else ("convolution.",)
     own = {name: _LAYER_OWN.fullmatch(name) for name in weights}
     result = {name: array for name, array in weights.items() if not (own[name] or name.startswith(apart))}
-    bias = config.position_bias
+    bias, hidden, features = config.position_bias, config.hidden_size, config.num_heads * config.head_dim
+    if config.convolution is not None:
+        taken = _taken(weights, "convolution.weight", (hidden, hidden, config.convolution["kernel"]), where)
+        result["convolution.weight"] = np.ascontiguousarray(taken.swapaxes(1, 2)).reshape(hidden, -1)
     if bias is None:
         return result
     if modules is None:
         modules = tuple(match.group(1) for match in own.values() if match)
         modules += (_NORM,) if f"{_NORM}.weight" in weights else ()
-    hidden, features = config.hidden_size, config.num_heads * config.head_dim
     rows = _taken(weights, _TABLE, (2 * (bias["buckets"] or bias["distance"]), hidden), where)
     if _NORM in modules:
         weight, shift = (_taken(weights, f"{_NORM}.{leaf}", (hidden,), where) for leaf in ("weight", "bias"))

@@ -86,12 +86,10 @@ def basics(values: dict, where: str) -> dict:
     }
 
 
-def activation_of(values: dict, default: str, where: str) -> str:
-    name = values.get("hidden_act", default)
+def activation_of(values: dict, default: str, where: str, key: str = "hidden_act") -> str:
+    name = values.get(key, default)
     if not isinstance(name, str) or name not in _ACTIVATIONS:
-        raise UnsupportedError(
-            f"{where}: hidden_act {brief(name)} is not implemented; these are: {', '.join(_ACTIVATIONS)}"
-        )
+        raise UnsupportedError(f"{where}: {key} {brief(name)} is not implemented; these are: {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]
 
 

@@ -244,7 +244,8 @@ _DEBERTA = replace(
     _BERT,
     prefix="deberta.",
     outside=_BERT.outside
-    | {"encoder.rel_embeddings.weight": "embed.relative", "encoder.LayerNorm": "embed.relative_norm"},
+    | {"encoder.rel_embeddings.weight": "embed.relative", "encoder.LayerNorm": "embed.relative_norm"}
+    | {"encoder.conv.conv": "convolution", "encoder.conv.LayerNorm": "convolution.norm"},
     inside={
         "attention.self.query_proj": "attention.query",
         "attention.self.key_proj": "attention.key",
@@ -258,6 +259,7 @@ _DEBERTA = replace(
         "output.LayerNorm": "ffn_norm",
     },
     ignored=(*_BERT.ignored, "lm_predictions.", "mask_predictions."),
+    biases=(*_BERT_BIASES, "convolution"),
     folded=True,
 )
 _GATED = {"layer.1.DenseReluDense.wi_0": "ffn.gate", "layer.1.DenseReluDense.wi_1": "ffn.up"}

@@ -72,6 +72,7 @@ WANTED = {  # some entries of what comes of each
         classifier=None,
         position_bias={"kind": "disentangled", "buckets": 256, "distance": 512, "keys": True, "queries": True},
     ),
+    "deberta-v2-xlarge": dict(head_dim=64, convolution={"kernel": 3, "activation": "gelu"}),
     "nli-deberta-v3-small": dict(
         classifier="gelu", labels=("contradiction", "entailment", "neutral"), num_layers=6, pad_token_id=0
     ),

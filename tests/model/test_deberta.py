@@ -45,6 +45,12 @@ MODELS = {
     "keys of every distance": DebertaV2Config(
         **_ODD, pos_att_type=["c2p"], max_relative_positions=50, type_vocab_size=2
     ),
+    "v2 with a convolution": DebertaV2Config(
+        **_ODD | dict(hidden_act="gelu"), **_V3, conv_kernel_size=3, conv_act="gelu"
+    ),
+    "a convolution alone": DebertaV2Config(
+        **_SMALL | dict(num_hidden_layers=1, relative_attention=False), conv_kernel_size=5, conv_act="relu"
+    ),
     "queries alone": DebertaV2Config(
         **_SMALL | dict(num_hidden_layers=1, num_attention_heads=5),
         **_V3 | dict(share_att_key=False, pos_att_type=["p2c"]),
@@ -122,7 +128,7 @@ def test_scores_of_tokens_are_those_of_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", ["v3 odd", "keys of every distance"])
+@pytest.mark.parametrize("name", ["v3 odd", "keys of every distance", "v2 with a convolution"])
 def test_every_strategy(tmp_path, name, strategy):
     _, model = saved(tmp_path, DebertaV2Model, MODELS[name])
     survives(model, STRATEGIES[strategy], tmp_path)
@@ -138,8 +144,15 @@ def test_coverage_says_that_positions_meet_in_float32(tmp_path):
     assert rows["layers.1.attention.relative_keys"].reason == "meets queries or keys in float32"
 
 
+def test_coverage_says_that_a_convolution_is_float32(tmp_path):
+    _, model = saved(tmp_path, DebertaV2Model, MODELS["v2 with a convolution"])
+    (row,) = [row for row in cq.quantize(model, cq.Dynamic()).coverage(30) if row.name == "convolution"]
+    assert row.runs_in == "float32" and row.reason and row.shape == (3 * 42, 42)
+    assert row.multiply_adds == 30 * 3 * 42 * 42 and row.nbytes == 4 * (3 * 42 * 42 + 42)
+
+
 def test_a_result_does_not_depend_on_the_batch(tmp_path):
-    _, model = saved(tmp_path, DebertaV2Model, MODELS["v3 odd"])
+    _, model = saved(tmp_path, DebertaV2Model, MODELS["v2 with a convolution"])
     for chosen in (model, cq.quantize(model, cq.Dynamic())):
         alone = [chosen.forward([ids])[0] for ids in ragged()]
         assert all(map(np.array_equal, chosen.forward(ragged()), alone))
@@ -173,7 +186,7 @@ def test_a_sentencepiece_file_alone_is_not_read(tmp_path):
 
 def test_what_transformers_does_not_read_is_left_out(tmp_path):
     """A table of positions beside position_biased_input false, layers for positions beside share_att_key true, a norm
-    beside norm_rel_ebd none, the heads of pretraining."""
+    beside norm_rel_ebd none, a convolution without conv_kernel_size, the heads of pretraining."""
     saved(tmp_path, DebertaV2Model, changed(MODELS["v3"], norm_rel_ebd="none"))
     file = tmp_path / "model.safetensors"
     wanted, tensors = cq.load(tmp_path).forward(ragged()), load_file(file)
@@ -184,6 +197,7 @@ def test_what_transformers_does_not_read_is_left_out(tmp_path):
         "encoder.LayerNorm.bias": (40,),
         f"{at}pos_key_proj.weight": (40, 40),
         f"{at}pos_key_proj.bias": (40,),
+        "encoder.conv.conv.weight": (40, 40, 3),
         "lm_predictions.lm_head.dense.weight": (40, 40),
         "mask_predictions.dense.weight": (40, 40),
     }
@@ -224,7 +238,10 @@ def test_damage_is_found(tmp_path, name, change, words):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (dict(conv_kernel_size=3, conv_act="gelu"), "conv_kernel_size 3 is not implemented, only 0"),
+        (dict(conv_kernel_size=3), "conv_act 'tanh' is not implemented"),
+        (dict(conv_kernel_size=3, conv_act="gelu", conv_groups=2), "conv_groups 2 is not implemented, only 1"),
+        (dict(conv_kernel_size=2, conv_act="gelu"), "convolution: need an odd number of tokens as kernel, got 2"),
+        (dict(conv_kernel_size=3, conv_act="gelu"), "missing weight convolution.weight"),
         (dict(embedding_size=24), "embedding_size 24 is not implemented, only 40"),
         (dict(attention_head_size=8), "attention_head_size 8 is not implemented, only 10"),
         (dict(pos_att_type=["c2p", "p2p"]), "pos_att_type .*p2p.* is not implemented, only c2p and p2c"),
