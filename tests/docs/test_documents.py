@@ -36,6 +36,7 @@ def names(verses) -> dict:
     return {"texts": verses[:32], "documents": verses[40:44], "pairs": list(zip(verses[:8], verses[8:16]))}
 
 
+@pytest.mark.timeout(1200)  # a page compares, trains and searches: minutes on portable kernels beside other work
 @pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.name)
 def test_what_a_page_shows_runs(page, workplace, names, monkeypatch, short_turns):
     monkeypatch.chdir(workplace)
