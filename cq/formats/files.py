@@ -29,21 +29,13 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise CqError(f"{path}: is there and is not a regular file, so it cannot be replaced")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(one_line(f"{path.parent}: no such folder"))
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        _sweep(folder)
-        with _Unfinished(path.parent, folder) as unfinished:
-            if path.exists():
-                os.fchmod(unfinished.file.fileno(), stat.S_IMODE(path.stat().st_mode))
-            yield unfinished.file
-            unfinished.file.flush()
-            os.fsync(unfinished.file.fileno())
-            unfinished.become(path.name)
-        os.fsync(folder)  # so that the renaming lasts through a power cut
-    finally:
-        os.close(folder)
+    with _swept(path.parent) as folder, _Unfinished(path.parent, folder) as unfinished:
+        if path.exists():
+            os.fchmod(unfinished.file.fileno(), stat.S_IMODE(path.stat().st_mode))
+        yield unfinished.file
+        unfinished.file.flush()
+        os.fsync(unfinished.file.fileno())
+        unfinished.become(path.name)
 
 
 @contextlib.contextmanager
@@ -53,11 +45,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     empty folder, FileNotFoundError where the folder around it is missing, OSError."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise CqError(f"{path}: is there and is not an empty folder; choose another name")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(one_line(f"{path.parent}: no such folder"))
-    around = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        _sweep(around)
+    with _swept(path.parent):
         folder, lock = _new_folder(path.parent)
         try:
             yield folder
@@ -65,9 +53,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
-        os.fsync(around)
+
+
+@contextlib.contextmanager
+def _swept(path: Path) -> Iterator[int]:
+    """A folder, open, without what killed writers left; flushed where the block succeeds. Raises FileNotFoundError."""
+    if not path.is_dir():
+        raise FileNotFoundError(one_line(f"{path}: no such folder"))
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _sweep(folder)
+        yield folder
+        os.fsync(folder)  # so that a renaming lasts through a power cut
     finally:
-        os.close(around)
+        os.close(folder)
 
 
 def _new_folder(around: Path) -> tuple[Path, int]:

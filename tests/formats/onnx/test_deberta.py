@@ -1,10 +1,8 @@
 """DeBERTa's heads, exported, against transformers: one graph each for classes, tokens, answers and masked words."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from exports import PLAIN, error
 from families import outputs, ragged, saved
 from transformers import (
     DebertaV2Config,
@@ -16,9 +14,6 @@ from transformers import (
 )
 
 import cq
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_models import PLAIN, error
 
 _SMALL = dict(vocab_size=61, num_hidden_layers=2, intermediate_size=36, max_position_embeddings=190, type_vocab_size=0)
 _V3 = DebertaV2Config(

@@ -2,19 +2,15 @@
 there are, what a token sees."""
 
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from exports import check, error, quantized
 
 import cq
 from cq.formats.onnx import network
 from cq.model.position_bias import KINDS
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_models import check, error, quantized
 
 BUCKETS = {"kind": "buckets", "buckets": 8, "distance": 9}
 MET = {"kind": "disentangled", "buckets": 5, "distance": 9, "keys": True, "queries": True}
