@@ -49,6 +49,7 @@ cdef extern from "cq.h" nogil:
         const int32_t *bias_i32
         cq_activation activation
         int gated
+        int64_t hadamard
         const float *residual
         int64_t residual_stride
         const cq_coded *residual_coded
@@ -90,15 +91,19 @@ cdef extern from "cq.h" nogil:
         const float *up
         int64_t columns
         cq_activation activation
+        int64_t hadamard
         float *y
         const cq_codes *codes
+    ctypedef struct cq_hadamard_args:
+        float *x
+        int64_t columns, block
     ctypedef struct cq_cap_args:
         float *x
         int64_t columns
         float factor, most
     ctypedef struct cq_rope_args:
         float *x
-        int64_t stride, heads, dim, turned, positions
+        int64_t stride, heads, dim, turned, positions, hadamard
         const float *cosine
         const float *sine
         const int32_t *position
@@ -142,7 +147,7 @@ cdef extern from "cq.h" nogil:
     ctypedef struct cq_kept_args:
         float *qkv
         const int32_t *offsets
-        int64_t heads, kv_heads, dim, before, turned
+        int64_t heads, kv_heads, dim, before, turned, hadamard
         float scale, cap
         const float *cosine
         const float *sine
@@ -240,6 +245,7 @@ cdef extern from "cq.h" nogil:
         cq_norm_args norm
         cq_gate_args gate
         cq_cap_args cap
+        cq_hadamard_args hadamard
         cq_rope_args rope
         cq_embed_args embed
         cq_attention_args attention
@@ -258,7 +264,7 @@ cdef extern from "cq.h" nogil:
     ctypedef cq_status cq_call(int, const cq_args *, int64_t, int64_t, int64_t *)
     cq_call cq_quantize, cq_dequantize, cq_linear, cq_norm_rows, cq_gate, cq_cap, cq_rope, cq_embed, cq_attention
     cq_call cq_attention_kept, cq_dot_rows, cq_column_sums, cq_slope, cq_round, cq_exponents, cq_softmax_back
-    cq_call cq_rescale, cq_norm_kept, cq_norm_back, cq_adamw_step, cq_elementary
+    cq_call cq_hadamard, cq_rescale, cq_norm_kept, cq_norm_back, cq_adamw_step, cq_elementary
 
     # --- the machine ---
 

@@ -173,6 +173,7 @@ def linear(
     sum_form: Fixed | None = None,
     coding: PerToken | Fixed | None = None,
     gated: bool = False,
+    hadamard: int = 0,
 ) -> np.ndarray: ...
 @overload
 def linear(
@@ -188,6 +189,7 @@ def linear(
     sum_form: Fixed | None = None,
     coding: PerToken | Fixed | None = None,
     gated: bool = False,
+    hadamard: int = 0,
 ) -> np.ndarray | Coded: ...
 @overload
 def linear(
@@ -203,6 +205,7 @@ def linear(
     sum_form: Fixed | None = None,
     coding: PerToken | Fixed | None = None,
     gated: bool = False,
+    hadamard: int = 0,
 ) -> np.ndarray | Coded | tuple[np.ndarray | Coded, np.ndarray | Coded]: ...
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray: ...
 
@@ -228,8 +231,13 @@ def norm(
     factor: float = 1.0,
 ) -> tuple[np.ndarray | None, Coded | None, np.ndarray | None]: ...
 def cap(x: np.ndarray, factor: float = 1.0, most: float = 0.0) -> np.ndarray: ...
-def gate(g: np.ndarray, u: np.ndarray, activation: str | None, form: ResultForm = None) -> np.ndarray | Coded: ...
-def rope(x: np.ndarray, heads: int, dim: int, cosine: np.ndarray, sine: np.ndarray, position: np.ndarray) -> None: ...
+def hadamard(x: np.ndarray, block: int) -> np.ndarray: ...
+def gate(
+    g: np.ndarray, u: np.ndarray, activation: str | None, form: ResultForm = None, hadamard: int = 0
+) -> np.ndarray | Coded: ...
+def rope(
+    x: np.ndarray, heads: int, dim: int, cosine: np.ndarray, sine: np.ndarray, position: np.ndarray, hadamard: int = 0
+) -> None: ...
 def attention(
     qkv: np.ndarray | Coded,
     offsets: np.ndarray,
@@ -280,6 +288,7 @@ def attention_kept(
     form: Fixed | None = None,
     window: int | None = None,
     cap: float = 0.0,
+    hadamard: int = 0,
 ) -> np.ndarray | Coded: ...
 
 # --- float32, for training and analysis ---

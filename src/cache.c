@@ -76,8 +76,10 @@ static void keep_member(void *context, cq_queue *queue) {
             const int64_t place = a->kept[s].length + t - a->offsets[s], at = place - a->kept[s].first;
             const int64_t angle = place * (a->turned / 2);
             float *x = a->qkv + t * job->width;
-            for (int64_t h = 0; h < rotated; h++)
+            for (int64_t h = 0; h < rotated; h++) {
                 cq_active->rope(x + h * a->dim, a->turned, a->cosine + angle, a->sine + angle);
+                if (a->hadamard) cq_active->hadamard(x + h * a->dim, a->dim, a->hadamard);
+            }
             if (!a->form) {
                 keep_f32(job, a->kept + s, at, x + a->heads * a->dim, x + (a->heads + a->kv_heads) * a->dim);
                 continue;

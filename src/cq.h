@@ -152,13 +152,15 @@ typedef struct {
 /* What happens to a product before it is stored, in this order:
 *   y = act(product + bias) + residual, to `out` and `sum_codes`; z = norm(y), to `norm_out`; codes of z, or of y where
 *   there is no norm. Gated, which goes without a residual and a norm: y = product + bias, its columns a gate's and then
-*   as many of what it gates, z = act(gate) * gated (m, n / 2), to `norm_out`, and codes of z.
+*   as many of what it gates, z = act(gate) * gated (m, n / 2), transformed where `hadamard` is a size of blocks (see
+*   cq_hadamard), to `norm_out`, and codes of z.
  * Each of out, norm_out and codes is optional, but one there must be. The residual is float32 or coded, or absent. */
 typedef struct {
     const float *bias;       /* (n), optional */
     const int32_t *bias_i32; /* (n), optional: added to the int32 sum (scale x_scale * w_scale) */
     cq_activation activation;
     int gated;
+    int64_t hadamard;      /* 0: none */
     const float *residual; /* (m, n), optional */
     int64_t residual_stride;
     const cq_coded *residual_coded; /* (m, n), optional */
@@ -234,21 +236,32 @@ typedef struct {
 } cq_cap_args;
 cq_call cq_cap;
 
-/* y = act(gate) * up, each (rows, columns); to y or codes. CQ_NOT_FINITE where y holds NaN or Inf. */
+/* Each row of x (rows, columns) in place: every `block` neighbours become their Hadamard transform (in Sylvester's
+ * order) over sqrt(block), which is its own inverse. block: a power of two from 16 that divides columns. */
+typedef struct {
+    float *x;
+    int64_t columns, block;
+} cq_hadamard_args;
+cq_call cq_hadamard;
+
+/* y = act(gate) * up, each (rows, columns), transformed as by cq_hadamard where `hadamard` is not 0; to y or codes.
+ * CQ_NOT_FINITE where y holds NaN or Inf. */
 typedef struct {
     const float *gate, *up;
     int64_t columns;
     cq_activation activation;
+    int64_t hadamard;
     float *y;
     const cq_codes *codes;
 } cq_gate_args;
 cq_call cq_gate;
 
 /* Rotary positions (Su et al. 2021, halves convention): the first `turned` features of each token and head of x
- * (tokens, heads * dim) in place. cosine, sine: (positions, turned / 2); position[t] selects the row. */
+ * (tokens, heads * dim) in place. cosine, sine: (positions, turned / 2); position[t] selects the row.
+ * Each head is then transformed as by cq_hadamard where `hadamard` is not 0. */
 typedef struct {
     float *x;
-    int64_t stride, heads, dim, turned, positions;
+    int64_t stride, heads, dim, turned, positions, hadamard;
     const float *cosine, *sine;
     const int32_t *position;
 } cq_rope_args;
@@ -332,7 +345,8 @@ typedef struct {
 
 /* One layer's attention of new tokens, laid one after another, to themselves and to what their sequences have kept.
  *   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with
- * `cosine` and `sine` (positions, turned / 2) queries and keys are rotated by their place in the sequence. Keys and
+ * `cosine` and `sine` (positions, turned / 2) queries and keys are rotated by their place in the sequence, and
+ * transformed as in cq_rope. Keys and
  * values are then written behind kept[s].length tokens, where there is room for them; the lengths stay as they are.
  *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8
  * symmetric (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k
@@ -344,7 +358,7 @@ typedef struct {
 typedef struct {
     float *qkv;
     const int32_t *offsets; /* (sequences + 1): the new tokens of each */
-    int64_t heads, kv_heads, dim, before, turned;
+    int64_t heads, kv_heads, dim, before, turned, hadamard;
     float scale, cap;
     const float *cosine, *sine;
     int64_t angles;      /* rows of cosine and sine */
@@ -365,6 +379,7 @@ union cq_args {
     cq_norm_args norm;
     cq_gate_args gate;
     cq_cap_args cap;
+    cq_hadamard_args hadamard;
     cq_rope_args rope;
     cq_embed_args embed;
     cq_attention_args attention;

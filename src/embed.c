@@ -74,8 +74,11 @@ static void rope_tokens(void *context, cq_queue *queue) {
         for (; t < end; t++) {
             const int64_t position = a->position[t], at = position * (a->turned / 2);
             if (!is_row(job, queue, position, a->positions, t)) continue;
-            for (int64_t h = 0; h < a->heads; h++)
-                cq_active->rope(a->x + t * a->stride + h * a->dim, a->turned, a->cosine + at, a->sine + at);
+            for (int64_t h = 0; h < a->heads; h++) {
+                float *x = a->x + t * a->stride + h * a->dim;
+                cq_active->rope(x, a->turned, a->cosine + at, a->sine + at);
+                if (a->hadamard) cq_active->hadamard(x, a->dim, a->hadamard);
+            }
         }
 }
 

@@ -33,6 +33,7 @@ static void finish_row(gemm_job *job, cq_queue *queue, float *y, float *normed, 
         n /= 2;
         float *z = e->norm_out ? e->norm_out + row * n : y;
         cq_active->gate(y, y + n, e->activation, n, z);
+        if (e->hadamard) cq_active->hadamard(z, n, e->hadamard);
         y = z;
     }
     if (e->codes) finite &= cq_active->quantize(y, n, e->codes, row);

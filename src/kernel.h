@@ -133,6 +133,8 @@ typedef struct {
     /* y = norm of x, or of x + residual, which goes to `kept` (y itself will do). */
     int (*norm)(const cq_norm *norm, const float *x, const float *residual, int64_t n, float *kept, float *y);
     void (*gate)(const float *gate, const float *up, cq_activation activation, int64_t n, float *y);
+    /* Each `block` neighbours of x (n) in place -> their Hadamard transform over sqrt(block), as of cq_hadamard. */
+    void (*hadamard)(float *x, int64_t n, int64_t block);
     void (*rope)(float *x, int64_t dim, const float *cosine, const float *sine);
     void (*add)(const float *x, int64_t n, float *y); /* y += x */
     void (*scale)(float factor, int64_t n, float *y); /* y *= factor */

@@ -48,6 +48,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 #define OPAQUE(x) __asm__ volatile("" : "+x"((x).lo), "+x"((x).hi))
 
 #include "rows.h"
+#include "hadamard.h"
 #include "softmax.h"
 #include "training.h"
 #include "epilogue.h"

@@ -37,6 +37,11 @@ INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) {
     return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ), yes);
 }
 INLINE f32x16 f32_abs(f32x16 a) { return _mm512_abs_ps(a); }
+/* lane i ^ 1, 2, 4 or 8 */
+INLINE f32x16 f32_swap_1(f32x16 a) { return _mm512_permute_ps(a, 0xb1); }
+INLINE f32x16 f32_swap_2(f32x16 a) { return _mm512_permute_ps(a, 0x4e); }
+INLINE f32x16 f32_swap_4(f32x16 a) { return _mm512_shuffle_f32x4(a, a, 0xb1); }
+INLINE f32x16 f32_swap_8(f32x16 a) { return _mm512_shuffle_f32x4(a, a, 0x4e); }
 INLINE f32x16 f32_round(f32x16 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE f32x16 f32_keep_n(f32x16 a, int64_t n) { return _mm512_maskz_mov_ps(first(n), a); }
 INLINE f32x16 f32_fill_n(f32x16 a, int64_t n, float x) { return _mm512_mask_mov_ps(_mm512_set1_ps(x), first(n), a); }
@@ -124,6 +129,7 @@ INLINE i32x16 i32_byte(i32x16 w, const int j) {
 #define OPAQUE(x) __asm__ volatile("" : "+v"(x))
 
 #include "rows.h"
+#include "hadamard.h"
 #include "softmax.h"
 #include "training.h"
 #include "epilogue.h"

@@ -126,6 +126,11 @@ INLINE f32x16 f32_where_zero(f32x16 x, f32x16 yes, f32x16 no) {
     return FOURS(f32x16, choose_f32(x.v[i] == set_f32(0.0f), yes.v[i], no.v[i]));
 }
 INLINE f32x16 f32_abs(f32x16 a) { return FOURS(f32x16, abs_f32(a.v[i])); }
+/* lane i ^ 1, 2, 4 or 8 */
+INLINE f32x16 f32_swap_1(f32x16 a) { return FOURS(f32x16, __builtin_shuffle(a.v[i], (i32x4){1, 0, 3, 2})); }
+INLINE f32x16 f32_swap_2(f32x16 a) { return FOURS(f32x16, __builtin_shuffle(a.v[i], (i32x4){2, 3, 0, 1})); }
+INLINE f32x16 f32_swap_4(f32x16 a) { return FOURS(f32x16, a.v[i ^ 1]); }
+INLINE f32x16 f32_swap_8(f32x16 a) { return FOURS(f32x16, a.v[i ^ 2]); }
 INLINE f32x16 f32_round(f32x16 a) { return FOURS(f32x16, round_f32(a.v[i])); }
 INLINE f32x16 f32_fill_n(f32x16 a, int64_t n, float x) {
     return FOURS(f32x16, choose_f32(first(n, i), a.v[i], set_f32(x)));
@@ -243,6 +248,7 @@ INLINE i32x16 dot4(i32x16 acc, a_lane a, b_lanes b) {
 #define OPAQUE(x) __asm__ volatile("" : "+m"(x))
 
 #include "rows.h"
+#include "hadamard.h"
 #include "softmax.h"
 #include "training.h"
 #include "epilogue.h"

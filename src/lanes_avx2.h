@@ -46,6 +46,14 @@ INLINE f32x16 f32_abs(f32x16 a) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     return (f32x16){_mm256_and_ps(a.lo, magnitude), _mm256_and_ps(a.hi, magnitude)};
 }
+/* lane i ^ 1, 2, 4 or 8 */
+#define SWAP8_1(a) _mm256_permute_ps(a, 0xb1)
+#define SWAP8_2(a) _mm256_permute_ps(a, 0x4e)
+#define SWAP8_4(a) _mm256_permute2f128_ps(a, a, 0x01)
+INLINE f32x16 f32_swap_1(f32x16 a) { return OP1(f32x16, SWAP8_1, a); }
+INLINE f32x16 f32_swap_2(f32x16 a) { return OP1(f32x16, SWAP8_2, a); }
+INLINE f32x16 f32_swap_4(f32x16 a) { return OP1(f32x16, SWAP8_4, a); }
+INLINE f32x16 f32_swap_8(f32x16 a) { return (f32x16){a.hi, a.lo}; }
 #define ROUND8(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 INLINE f32x16 f32_round(f32x16 a) { return OP1(f32x16, ROUND8, a); }
 INLINE f32x16 f32_fill_n(f32x16 a, int64_t n, float x) {

@@ -1,4 +1,4 @@
-/* Drivers over rows: quantize, dequantize, ranges, norm, gate. Each shares rows out to the team; the kernels do a row.
+/* Drivers over rows: quantize, dequantize, ranges, norm, gate, Hadamard transforms. Each shares rows out to the team; the kernels do a row.
  * */
 #include <string.h>
 
@@ -124,6 +124,7 @@ static void gate_rows(void *context, cq_queue *queue) {
         for (; row < end; row++) {
             float *y = a->y ? a->y + row * n : scratch, lo, hi;
             cq_active->gate(a->gate + row * n, a->up + row * n, a->activation, n, y);
+            if (a->hadamard) cq_active->hadamard(y, n, a->hadamard);
             const int finite = a->codes ? cq_active->quantize(y, n, a->codes, row) : cq_active->min_max(y, n, &lo, &hi);
             if (!finite) note_bad(job, queue, row);
         }
@@ -146,4 +147,16 @@ cq_status cq_cap(int threads, const cq_args *args, int64_t rows, int64_t sequenc
     rows_job job = {.a = args, .columns = args->cap.columns};
     (void)sequences;
     return run_rows(threads, rows, 12, cap_rows, &job, bad);
+}
+
+static void hadamard_rows(void *context, cq_queue *queue) {
+    const cq_hadamard_args *a = &((const rows_job *)context)->a->hadamard;
+    for (int64_t row, end; cq_take(queue, &row, &end);)
+        for (; row < end; row++) cq_active->hadamard(a->x + row * a->columns, a->columns, a->block);
+}
+
+cq_status cq_hadamard(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    rows_job job = {.a = args, .columns = args->hadamard.columns};
+    (void)sequences;
+    return run_rows(threads, rows, 12, hadamard_rows, &job, bad);
 }

@@ -22,6 +22,7 @@ const cq_kernels ISA(cq_kernels) = {
     .flip = ISA(flip),
     .norm = ISA(norm),
     .gate = ISA(gate),
+    .hadamard = ISA(hadamard),
     .rope = ISA(rope),
     .add = ISA(add),
     .scale = ISA(scale),

@@ -72,6 +72,7 @@ _SIZES = {
         tied=True,
     ),
 }
+_SIZES["even llama"] = _SIZES["llama"] | dict(head_dim=16, intermediate_size=96)  # widths that transforms can rotate
 OBSERVERS = ("minmax", "moving_average", "percentile", "token_percentile", "histogram", "mse", "entropy")
 TEXTBOOK = cq.Scheme.textbook()
 
@@ -135,6 +136,8 @@ RECIPES |= {f"compensated {kind}": (kind, cq.Dynamic(), "compensate") for kind i
 RECIPES |= {
     "rotated llama": ("llama", cq.Dynamic(), "rotate"),
     "static best llama": ("llama", cq.Static(effort="best"), None),
+    "static best even llama": ("even llama", cq.Static(effort="best"), None),
+    "qat best even llama": ("even llama", _qat(cq.Dynamic(effort="best")), None),
     "dynamic classifier": ("classifier", cq.Dynamic(), None),
     "float32 encoder": ("encoder", None, None),
     "float32 llama": ("llama", None, None),

@@ -148,9 +148,9 @@ cdef class Kept:
 
 
 def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=None, sine=None, coding=None,
-                   form=None, window=None, float cap=0.0):
+                   form=None, window=None, float cap=0.0, int64_t hadamard=0):
     """Causal attention of new tokens to themselves and to what their sequences have kept; see cq_kept_args. qkv
-    float32 (tokens, (heads + 2 kv_heads) dim), rotated in place by cosine and sine as in rope where given.
+    float32 (tokens, (heads + 2 kv_heads) dim), changed in place by cosine, sine and hadamard as in rope where given.
     coding: None where float32 is kept; else PerHead, or Smoothed of the three. offsets int32 (sequences + 1,) from 0
     to tokens, one sequence for each that is kept. window, cap: as in attention, causal. → (tokens, heads * dim) in
     `form`: None or, of codes, Fixed."""
@@ -166,7 +166,7 @@ def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale,
     if cosine is not None:
         a.angles, a.turned = cosine.shape[0], turned_of(cosine, kept.dim)
         a.cosine = floats(cosine, "cosine", ANY, a.turned // 2)
-        a.sine = floats(sine, "sine", a.angles, a.turned // 2)
+        a.sine, a.hadamard = floats(sine, "sine", a.angles, a.turned // 2), block_of(hadamard, kept.dim)
     if (coding is None) != (kept.dtype == "float32"):
         raise CqError(f"coding: {coding}, where {kept.dtype} is kept")
     if coding is not None:

@@ -58,19 +58,40 @@ def cap(x, float factor=1.0, float most=0.0):
     return step.first(x)
 
 
-def gate(g, u, activation, form=None):
-    """act(g) * u, both float32 (rows, columns), in `form`."""
+def hadamard(x, int64_t block):
+    """Each `block` neighbours in the rows of x float32 (rows, columns) in place to their Hadamard transform over
+    sqrt(block), which is its own inverse. → x"""
+    cdef int64_t rows = x.shape[0], columns = x.shape[1]
+    cdef Step step = new_step(cq_hadamard, "hadamard", rows, [x])
+    cdef cq_hadamard_args *a = &step.args.hadamard
+    a.x, a.columns, a.block = floats(x, "x", rows, columns, WRITE), columns, block_of(block, columns)
+    if not block:
+        raise CqError("hadamard: need the size of a block, got 0")
+    return step.first(x)
+
+
+cdef int64_t block_of(int64_t block, int64_t columns) except -1:
+    """The size of blocks that are transformed, or 0: none are."""
+    if block and (block < 16 or block & (block - 1) or columns % block):
+        raise CqError(f"hadamard: blocks have a power of two from 16 that divides {columns} columns, got {block}")
+    return block
+
+
+def gate(g, u, activation, form=None, int64_t hadamard=0):
+    """act(g) * u, both float32 (rows, columns), in `form`; hadamard: the size of blocks that are transformed before,
+    as by `hadamard`, or 0."""
     cdef int64_t rows = g.shape[0], columns = g.shape[1]
     cdef Step step = new_step(cq_gate, "gate", rows, [g, u, form])
     cdef cq_gate_args *a = &step.args.gate
     a.gate, a.up, a.columns = floats(g, "gate", rows, columns), floats(u, "up", rows, columns), columns
-    a.activation = activation_of(activation)
+    a.activation, a.hadamard = activation_of(activation), block_of(hadamard, columns)
     return step.first(new_result(step, form, rows, columns, &a.y, &a.codes))
 
 
-def rope(x, int64_t heads, int64_t dim, cosine, sine, position):
+def rope(x, int64_t heads, int64_t dim, cosine, sine, position, int64_t hadamard=0):
     """Rotates the first heads * dim columns of x float32 (tokens, columns) in place; cosine and sine (positions, n):
-    the first 2 n features of each head turn; position int32 (tokens,)."""
+    the first 2 n features of each head turn; position int32 (tokens,). hadamard: the size of a head's blocks that are
+    transformed then, as by `hadamard`, or 0."""
     cdef int64_t tokens = x.shape[0], width = x.shape[1]
     cdef Step step = new_step(cq_rope, "rope", tokens, [x, cosine, sine, position])
     cdef cq_rope_args *a = &step.args.rope
@@ -80,7 +101,7 @@ def rope(x, int64_t heads, int64_t dim, cosine, sine, position):
     a.positions, a.turned = cosine.shape[0], turned_of(cosine, dim)
     a.cosine = floats(cosine, "cosine", a.positions, a.turned // 2)
     a.sine = floats(sine, "sine", a.positions, a.turned // 2)
-    a.position = int32s(position, "position", tokens)
+    a.position, a.hadamard = int32s(position, "position", tokens), block_of(hadamard, dim)
     step.first(None)
 
 

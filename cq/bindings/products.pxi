@@ -18,24 +18,26 @@ def matmul_integer(Coded a not None, Weight w not None):
 
 
 def linear(x, Packed w not None, bias=None, bias_i32=None, activation=None, residual=None, form=None, norm=None,
-           str keep="result", sum_form=None, coding=None, bint gated=False):
+           str keep="result", sum_form=None, coding=None, bint gated=False, int64_t hadamard=0):
     """norm(act(x w + bias) + residual) in `form`; see cq_linear_args and cq_epilogue.
 
     x: Coded (integer products), or float32 (m, k) for products in float32, or coded on the way in where `coding`,
     PerToken or Fixed, says how. bias: float32 (n,). bias_i32: int32 (n,) at scale x.scale * w.scale. residual:
     float32 (m, n) or Coded. norm: has weight, bias, eps and rms, as model.Norm. gated: act(gate) * up (m, n / 2) of
-    the halves of x w + bias. keep: "result": that; "both": a pair of it and, where it is in codes, the same in
+    the halves of x w + bias, transformed in blocks of `hadamard` where that is not 0. keep: "result": that; "both": a pair of it and, where it is in codes, the same in
     float32; "sum": a pair of it and what was normed, in `sum_form`: None or Fixed."""
     cdef int64_t rows = x.shape[0]
     cdef Step step = new_step(cq_linear, "linear", rows, [x, w, bias, bias_i32, residual, form])
     cdef cq_epilogue *e = &step.args.linear.epilogue
     if gated and (w.n % 2 or keep != "result" or norm is not None or residual is not None):
         raise CqError("gated: takes an even number of columns, and no norm, residual or other results")
+    if hadamard and not gated:
+        raise CqError("hadamard: is for gated products")
     if not (keep == "result" or keep == "both" or (keep == "sum" and norm is not None)):
         raise CqError(f"keep: {keep!r} is not 'result', 'both', or, with a norm, 'sum'")
     read_factors(step, x, w, coding)
     e.bias, e.bias_i32 = floats(bias, "bias", w.n, FLAT, MAYBE), int32s(bias_i32, "bias_i32", w.n, FLAT, MAYBE)
-    e.activation, e.gated = activation_of(activation), gated
+    e.activation, e.gated, e.hadamard = activation_of(activation), gated, block_of(hadamard, w.n // 2)
     read_residual(e, residual, rows, w.n)
     if norm is not None:
         read_norm(step, &step.norm, norm, w.n)

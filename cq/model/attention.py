@@ -27,9 +27,11 @@ MAX_KEYS = INT32_MAX // (255 * 255)  # of int8 attention: a sum of so many weigh
 class Rotary:
     """Cosine and sine tables of rotary positions (Su et al. 2021), grown as longer sequences come.
 
-    Angles round to float32, as in common implementations. Cosines and sines are rounded from float64."""
+    Angles round to float32, as in common implementations. Cosines and sines are rounded from float64. hadamard: the
+    size of blocks that are transformed of each head that was rotated (Config.head_hadamard); 0: none."""
 
-    def __init__(self, dim: int, theta: float, scaling: dict | None = None):
+    def __init__(self, dim: int, theta: float, scaling: dict | None = None, hadamard: int | None = None):
+        self.hadamard = hadamard or 0
         self.turning_point = turning_point(scaling)
         kinds = (False,) if self.turning_point is None else (False, True)
         self.frequencies = [frequencies(dim, theta, scaling, long) for long in kinds]
@@ -138,7 +140,8 @@ class Attention:
             self._norm_heads(qkv)
         if self.rotary is not None:
             assert isinstance(qkv, np.ndarray), "no form was asked for"
-            _core.rope(qkv, self.heads + self.kv_heads, self.dim, *self.rotary.tables(batch.span), batch.positions)
+            turns, block = self.rotary.tables(batch.span), self.rotary.hadamard
+            _core.rope(qkv, self.heads + self.kv_heads, self.dim, *turns, batch.positions, block)
         if batch.observe is not None:
             self._tap(batch, qkv, site)
         if batch.unseen is not None and isinstance(qkv, np.ndarray):
@@ -179,6 +182,7 @@ class Attention:
             form,
             self.window,
             self.cap,
+            0 if self.rotary is None else self.rotary.hadamard,
         )
         return self.output(Activation.of(context, form), None, then)
 

@@ -16,15 +16,17 @@ from .norm import Norm
 
 
 class FeedForward:
-    """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020)."""
+    """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020), of which a Hadamard transform may be taken
+    before the down projection (Config.hadamard)."""
 
     _NOT_JOINED: ClassVar[tuple[None, None, None]] = (None, None, None)
 
-    def __init__(self, up: Linear, down: Linear, gate: Linear | None, activation: str):
+    def __init__(self, up: Linear, down: Linear, gate: Linear | None, activation: str, hadamard: int | None = None):
         self.up: Linear | QuantizedLinear = up
         self.down: Linear | QuantizedLinear = down
         self.gate: Linear | QuantizedLinear | None = gate
         self.activation = activation
+        self.hadamard = hadamard or 0
         self._derived: tuple[object, object, Linear | QuantizedLinear | None] = self._NOT_JOINED
 
     def __getstate__(self) -> dict:
@@ -53,9 +55,9 @@ class FeedForward:
         if self.gate is None:
             hidden = self.up(x, form)
         elif (joint := self._joined()) is not None:
-            hidden = joint.gated(x, self.activation, form)
+            hidden = joint.gated(x, self.activation, form, self.hadamard)
         else:
-            hidden = _core.gate(self.gate(x), self.up(x), self.activation, form)
+            hidden = _core.gate(self.gate(x), self.up(x), self.activation, form, self.hadamard)
         batch.tap(site + "hidden", hidden)
         return self.down(Activation.of(hidden, form), None, then)
 

@@ -51,7 +51,7 @@ def blocks(config: Config, weights: Weights) -> list[Block]:
     for i, names in enumerate(Graph(config).blocks):
         layer, rotary = config.layer(i), None
         if layer.rope_theta is not None:
-            own = Rotary(config.turned, layer.rope_theta, layer.rope_scaling)
+            own = Rotary(config.turned, layer.rope_theta, layer.rope_scaling, config.head_hadamard)
             rotary = rotaries.setdefault((layer.rope_theta, layer.rope_scaling is None), own)
         made.append(_block(config, weights, names, layer.window, rotary))
         made[-1].attention.bias = bias
@@ -113,7 +113,7 @@ def _attention(config: Config, weights: Weights, name: str, window: int | None, 
 def _feed_forward(config: Config, weights: Weights, name: str) -> FeedForward:
     up = _linear(weights, name + ".up", None if config.gated else config.activation)
     gate = _linear(weights, name + ".gate") if config.gated else None
-    return FeedForward(up, _linear(weights, name + ".down"), gate, config.activation)
+    return FeedForward(up, _linear(weights, name + ".down"), gate, config.activation, config.hadamard)
 
 
 def _linear(weights: Weights, name: str, activation: str | None = None) -> Linear:

@@ -102,6 +102,9 @@ class Config:
         attention_cap: Attention's scores x become cap * tanh(x / cap); None: they stay.
         logits_cap: The same of the scores of words.
         convolution: What stands beside the first layer, see `cq.model.convolution.check_convolution`; None: nothing.
+        hadamard: Size of the blocks of neighbouring hidden features of gated feed-forward parts that a Hadamard
+            transform mixes before the down projection, a power of two from 16; None: there is none.
+        head_hadamard: The same of each head's queries and keys, after their rotary positions.
 
     Raises:
         FormatError: A value is of another type or out of range, or two do not go together.
@@ -173,6 +176,8 @@ class Config:
     attention_cap: float | None = None
     logits_cap: float | None = None
     convolution: dict | None = None
+    hadamard: int | None = None
+    head_hadamard: int | None = None
 
     def __post_init__(self) -> None:
         check_config(self)

@@ -24,6 +24,7 @@ _CHOICES = {
     "truncation_side": ("right", "left"),
     "pair_activation": ("identity", "sigmoid", "tanh"),
 }
+SMALLEST_BLOCK = 16  # of a Hadamard transform
 _MAY_BE_0 = ("type_vocab_size", "position_offset")
 _REALS = ("norm_eps", "embedding_scale", "residual_scale", "logits_scale")
 _OPTIONAL_REALS = ("rope_theta", "local_rope_theta", "attention_scale", "attention_cap", "logits_cap")
@@ -46,6 +47,7 @@ def check_config(config: "Config") -> None:
             raise FormatError(f"config: {name} must be a positive number, got {value!r}")
     _check_layers(config)
     _check_positions(config)
+    _check_transforms(config)
     width = config.embedding_width
     if width is not None and not (type(width) is int and 0 < width < 2**31 and not config.ends_normed):
         raise FormatError(f"config: embedding_width must be null or a size before an embed.norm, got {width!r}")
@@ -74,6 +76,22 @@ def _check_layers(config: "Config") -> None:
         raise FormatError("config: parallel parts need norm_first")
     if config.embedding_norm and (not config.norm_first or config.parallel):
         raise FormatError("config: embedding_norm needs norm_first, and parts one after another")
+
+
+def _check_transforms(config: "Config") -> None:
+    for name, width, possible, what in (
+        ("hadamard", config.intermediate_size, config.gated, "beside gates"),
+        ("head_hadamard", config.head_dim, config.rope_theta is not None, "beside rotary positions"),
+    ):
+        block = getattr(config, name)
+        if block is None:
+            continue
+        if not (possible and type(block) is int and block >= SMALLEST_BLOCK and not block & (block - 1)):
+            raise FormatError(
+                f"config: {name} must be null or a power of two from {SMALLEST_BLOCK} {what}, got {block!r:.100}"
+            )
+        if width % block:
+            raise FormatError(f"config: {name} {block} does not divide {width} features")
 
 
 def _check_positions(config: "Config") -> None:

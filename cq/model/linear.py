@@ -65,9 +65,13 @@ class Linear:
     def arrays(self) -> list[np.ndarray | Deferred]:
         return [a for a in (self.source, self.bias) if a is not None]
 
-    def gated(self, x: Activation, activation: str, form: ResultForm = None) -> np.ndarray | _core.Coded:
-        """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
-        return _core.linear(x.floats(), self.packed, self.bias, None, activation, form=form, gated=True)
+    def gated(
+        self, x: Activation, activation: str, form: ResultForm = None, hadamard: int = 0
+    ) -> np.ndarray | _core.Coded:
+        """act(gate) * up in `form`, of a layer that joins a gate and what it gates; as of _core.gate."""
+        return _core.linear(
+            x.floats(), self.packed, self.bias, None, activation, form=form, gated=True, hadamard=hadamard
+        )
 
     @overload
     def __call__(self, x: Activation, form: None = None, then: None = None) -> np.ndarray: ...
@@ -162,11 +166,21 @@ class QuantizedLinear:
             if a is not None
         ]
 
-    def gated(self, x: Activation, activation: str, form: ResultForm = None) -> np.ndarray | _core.Coded:
-        """act(gate) * up in `form`, of a layer that joins a gate and what it gates."""
+    def gated(
+        self, x: Activation, activation: str, form: ResultForm = None, hadamard: int = 0
+    ) -> np.ndarray | _core.Coded:
+        """act(gate) * up in `form`, of a layer that joins a gate and what it gates; as of _core.gate."""
         given, coding = x.for_product(self.input_form)
         return _core.linear(
-            given, self.weight, self._bias, self._bias_i32, activation, form=form, coding=coding, gated=True
+            given,
+            self.weight,
+            self._bias,
+            self._bias_i32,
+            activation,
+            form=form,
+            coding=coding,
+            gated=True,
+            hadamard=hadamard,
         )
 
     @overload

@@ -158,10 +158,14 @@ class Graph:
                 None,
                 f"{block.name}.ffn.[gu]*",
             )
-            yield Site(ffn.hidden, (ffn.down,), None, ffn.up if ffn.gate is not None else None, ffn.down)
+            yield Site(ffn.hidden, (ffn.down,), None, self._scaled_by(ffn), ffn.down)
             norm = self._after(block)
         if config.lm_head and config.causal:
             yield Site("head.input", ("head",), "final_norm" if config.ends_normed else norm, None, "head")
+
+    def _scaled_by(self, ffn: "FeedForwardPart") -> str | None:
+        """The layer whose outputs' scales are those of the hidden features: none where these are mixed."""
+        return ffn.up if ffn.gate is not None and self.config.hadamard is None else None
 
     def _after(self, block: "BlockPart") -> str | None:
         """The norm that gives what a block's successor reads, where norms stand in the stream."""

@@ -34,17 +34,23 @@ def prepared(
         raise CqError("calibration: effort='best' changes the model before it is calibrated; give samples")
     check_samples(samples, "calibration")
     samples = list(as_items(samples))
-    model = rotate(model) if rotates(model) else model
+    model = rotate(model, online=not isinstance(target, WeightOnly)) if rotates(model) else model
     best = replace(target, effort="best")
     if isinstance(best, Static) and folds(stretched := replace(best, stretch=True)):
         best = stretched
-    if isinstance(strategy, QAT):  # which finds its own rounding, and learns from the logits of float32
+    if compensates(best) and isinstance(best, Static):
+        best = replace(best, smooth=False)  # scales of features' own would round the weights anew
+    if isinstance(strategy, QAT):  # which compensates by itself, for it learns from the logits of the model before
         return model, replace(strategy, target=best), samples
-    if target.scheme.weight_symmetric and target.scheme.weight_granularity == "per_channel":
+    if compensates(best):
         model = compensate(model, samples, progress)
-        # scales of features' own would round the weights anew
-        best = replace(best, smooth=False) if isinstance(best, Static) else best
     return model, best, samples if isinstance(best, Static) else None
+
+
+def compensates(target: Single) -> bool:
+    """Whether the strategy's weights are rounded so that they compensate each other's errors."""
+    scheme = target.scheme
+    return target.effort == "best" and scheme.weight_symmetric and scheme.weight_granularity == "per_channel"
 
 
 def _is_best(strategy: Strategy | QAT, target: Single, samples: Samples) -> bool:

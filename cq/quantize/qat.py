@@ -13,10 +13,12 @@ from ..model import Transformer
 from ..model.forms import Fixed
 from ..model.inputs import as_items, check_samples
 from ..plan import Plan
+from ..prepare.compensate import compensate
 from ..prepare.equalize import equalize_values, split_outliers
 from ..strategies import QAT, Dynamic, Single, Static, WeightOnly
 from ..train import fit
 from .dynamic import plan_dynamic
+from .effort import compensates
 from .smooth import folds
 from .static import fixed, plan_fixed, plan_static
 from .weight_only import plan_weight_only
@@ -39,7 +41,11 @@ def trained(
     coarse = target.scheme.weight_granularity == "per_tensor"
     smooths = isinstance(target, Static) and folds(target)
     learns = isinstance(target, Static) and strategy.ranges == "learned"
-    model = _equalized(model, target) if coarse else model
+    teacher = model
+    if coarse:
+        model = _equalized(model, target)
+    elif compensates(target):
+        model = compensate(model, texts)
     found = None
     if coarse or smooths or learns:
         kind = target.observer if isinstance(target, Static) else "minmax"
@@ -47,7 +53,7 @@ def trained(
     plan, weights = _folded(_first_plan(model, target, found), model.weights())
     if coarse and found is not None:
         weights = _split(weights, model, plan, found)
-    network = fit(model, given, strategy, plan, weights, checkpoint, _without_loss(progress))
+    network = fit(teacher, given, strategy, plan, weights, checkpoint, _without_loss(progress))
     result, plan = Transformer(model.config, network.weights(), model.tokenizer), network.trained_plan()
     if isinstance(target, Static) and len(model.graph.sites) > len(model.graph.trunk):
         found = calibrate(result, texts, target.observer, tokens=0)
@@ -115,7 +121,7 @@ def _split(
     changed = [
         split_outliers(weights, block.ffn, calibration.tokens[block.ffn.hidden])
         for block in model.graph.blocks
-        if plan.coded(block.ffn.down)
+        if plan.coded(block.ffn.down) and model.config.hadamard is None  # which mixes outliers with others
     ]
     return weights | {name: array for part in changed for name, array in part.items()}
 

@@ -62,7 +62,8 @@ def _checked(strategy: object, original: Transformer | None) -> Chosen:
         raise CqError(
             f"strategies: {strategy} is a float32 model; give one that cq.quantize made of the model compared"
         )
-    if replace(model.config, tied=original.config.tied) != original.config:  # a rotated head is untied
+    changed = {name: getattr(original.config, name) for name in ("tied", "hadamard", "head_hadamard")}  # by rotate
+    if replace(model.config, **changed) != original.config:
         raise CqError(f"strategies: {strategy} was made of a model with another configuration than the one compared")
     return Ready(Path(strategy).name, model)
 

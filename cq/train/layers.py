@@ -13,7 +13,7 @@ from ..model.rope import frequencies, turning_point
 from .batch import Packed
 from .fake import Codes, WeightRange, fake_bias
 from .parameters import Parameters
-from .passes import column_sums, matmul, norm, norm_back, rescale
+from .passes import column_sums, hadamard, matmul, norm, norm_back, rescale
 
 # So many products of codes, which reach 255 * 255, add up to half of int32's end at most; the rest is for a bias.
 INTEGER_K, INTEGER_BIAS = 2**30 // 255**2, 2**30 - 1
@@ -124,9 +124,11 @@ class Norm:
 
 class Rotary:
     """Rotary positions (Su et al. 2021) over the first `turned` features of heads of `dim`: first half and second half
-    of these are the two coordinates. Angles round to float32 and their cosines from float64, as the model's own do."""
+    of these are the two coordinates. Angles round to float32 and their cosines from float64, as the model's own do.
+    hadamard: as of the model's Rotary, or None."""
 
-    def __init__(self, dim: int, turned: int, theta: float, scaling: dict | None = None):
+    def __init__(self, dim: int, turned: int, theta: float, scaling: dict | None = None, hadamard: int | None = None):
+        self.hadamard = hadamard
         if turning_point(scaling) is not None:
             raise UnsupportedError("train: rotary positions scaled by longrope are not implemented here")
         self.dim, (self.frequency, self.factor) = dim, frequencies(turned, theta, scaling)
@@ -145,8 +147,15 @@ class Rotary:
         cosine, sine = ((turn * self.factor).astype(np.float32).astype(dtype) for turn in turns)
         return cosine, sine
 
-    def turn(self, x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
-        """x (tokens, heads * dim) turned by the angles, a new array. The reverse turns back: give it -sine."""
+    def forward(self, x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
+        """x (tokens, heads * dim) turned by the angles, a new array."""
+        return hadamard(self._turned(x, cosine, sine), self.hadamard)
+
+    def backward(self, g: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
+        """Turned back: both steps are orthogonal, and the transform is symmetric. g may be changed."""
+        return self._turned(hadamard(g, self.hadamard), cosine, -sine)
+
+    def _turned(self, x: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
         half = cosine.shape[2]
         heads = x.reshape(len(x), -1, self.dim)
         a, b = heads[:, :, :half], heads[:, :, half : 2 * half]

@@ -30,7 +30,7 @@ from .fake import (
 )
 from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters, check_shapes
-from .passes import activate
+from .passes import activate, hadamard
 from .relative import RelativePositions
 
 # With one scale for each weight: how many times as far as elsewhere scales move, and norms and biases: their gradients
@@ -119,7 +119,7 @@ class Network:
         for layer in map(c.layer, range(c.num_layers)):
             kind = layer.rope_theta, layer.rope_scaling is None
             if layer.rope_theta is not None and kind not in made:
-                made[kind] = Rotary(c.head_dim, c.turned, layer.rope_theta, layer.rope_scaling)
+                made[kind] = Rotary(c.head_dim, c.turned, layer.rope_theta, layer.rope_scaling, c.head_hadamard)
             result.append(made.get(kind))
         return result
 
@@ -328,7 +328,7 @@ class Network:
         rotary = self.rotary[i]
         if rotary is not None:
             angles = rotary.tables(self.batch.positions, q.dtype)
-            q, k = (rotary.turn(y, *angles) for y in (q, k))
+            q, k = (rotary.forward(y, *angles) for y in (q, k))
         q_codes, k_codes, v_codes = (self._code(site, y) for site, y in zip(names.projections, (q, k, v)))
         return self._read(names.context, self.attention[i].forward(q_codes, k_codes, v_codes, self.batch))[0]
 
@@ -337,8 +337,8 @@ class Network:
         q, k, v = (self._code_back(site, d) for site, d in zip(names.projections, parts))
         rotary = self.rotary[i]
         if rotary is not None:
-            cosine, sine = rotary.tables(self.batch.positions, q.dtype)
-            q, k = (rotary.turn(y, cosine, -sine) for y in (q, k))
+            angles = rotary.tables(self.batch.positions, q.dtype)
+            q, k = (rotary.backward(y, *angles) for y in (q, k))
         if self.config.qk_norm:
             q, k = (
                 self._by_head(self.norms[f"{name}_norm"].backward, y) for name, y in ((names.query, q), (names.key, k))
@@ -359,7 +359,7 @@ class Network:
         gate, up = parts
         act, slope = activate(gate, c.activation)
         self.kept[i] = act, slope, up
-        return self._read(names.hidden, act * up)[0]
+        return self._read(names.hidden, hadamard(act * up, c.hadamard))[0]
 
     def _feed_back(self, i: int, names: FeedForwardPart, g: np.ndarray) -> np.ndarray:
         d = self._read_back(names.hidden, [g])
@@ -367,6 +367,7 @@ class Network:
             d *= self.kept.pop(i)
             return self._read_back(names.input, [d])
         act, slope, up = self.kept.pop(i)
+        d = hadamard(d, self.config.hadamard)  # its own transpose
         act *= d
         d *= up
         d *= slope

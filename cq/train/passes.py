@@ -56,6 +56,18 @@ def dot(x: np.ndarray, y: np.ndarray) -> float:
     return float(sum(dot_rows(*part).sum(dtype=np.float64) for part in parts))
 
 
+def hadamard(x: np.ndarray, block: int | None) -> np.ndarray:
+    """x (rows, n) with Hadamard transforms taken of its blocks of neighbours, in place or new; block None: as it is."""
+    if block is None:
+        return x
+    if x.dtype == np.float32:
+        return _core.hadamard(np.ascontiguousarray(x), block)
+    matrix = np.ones((1, 1))
+    while len(matrix) < block:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return np.asarray(x.reshape(len(x), -1, block) @ (matrix / np.sqrt(block))).reshape(x.shape)
+
+
 def activate(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(act(x), its derivative) of x (rows, n): "gelu" (by erf, to 2e-7), "gelu_tanh", "silu" or "relu"."""
     if x.dtype == np.float32:

@@ -14,6 +14,7 @@ from cq.model.norm import Norm
 
 TAILS = (*range(1, 20), 31, 32, 33, 34, 47, 48, 49, 64)  # around groups of 4 codes and vectors of 16 lanes
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
+HADAMARD = ((16, 16), (48, 16), (64, 32), (96, 32), (1536, 512), (4096, 4096))  # columns, block
 FIXED = (Fixed("uint8", False, 0.031, 121), Fixed("int8", False, 0.02, -7), Fixed("int8", True, 0.04, 0))
 DYNAMIC = (PerToken("uint8", False), PerToken("int8", False), PerToken("int8", True))
 GROUPED = (PerHead("int8", True, 16), PerHead("uint8", False, 5), PerHead("int8", True, 32))
@@ -347,6 +348,15 @@ def gate(rng) -> Iterator[Call]:
         yield Call(f"units {act}", _core.gate, (12 * floats(rng, 100, 100), np.ones((100, 100), np.float32), act))
 
 
+def hadamard(rng) -> Iterator[Call]:
+    for columns, block in HADAMARD:
+        x = floats(rng, 5, columns)
+        yield Call(f"{columns} {block}", _core.hadamard, (x, block), {}, (x,))
+    for (columns, block), form in product(HADAMARD, (None, FIXED[0], *DYNAMIC)):
+        arguments = floats(rng, 5, columns), floats(rng, 5, columns), "silu", form, block
+        yield Call(f"gate {columns} {block} {form}", _core.gate, arguments)
+
+
 def rope(rng) -> Iterator[Call]:
     for dim, tokens, beside in (*product((2, 8, 20, 32, 64, 80, 128), (1, 5), (0, 3)), (64, 200, 64)):
         x, angle = floats(rng, tokens, 3 * dim + beside), floats(rng, 9, dim // 2)
@@ -354,6 +364,14 @@ def rope(rng) -> Iterator[Call]:
         yield Call(
             f"{dim} {tokens} {beside}", _core.rope, (x, 3, dim, np.cos(angle), np.sin(angle), position), writes=(x,)
         )
+
+
+def rope_hadamard(rng) -> Iterator[Call]:
+    for dim, block in ((16, 16), (48, 16), (64, 64), (128, 128)):
+        x, angle = floats(rng, 5, 3 * dim + 3), floats(rng, 9, dim // 4)
+        position = rng.integers(0, 9, 5).astype(np.int32)
+        arguments = x, 3, dim, np.cos(angle), np.sin(angle), position, block
+        yield Call(f"{dim} {block}", _core.rope, arguments, writes=(x,))
 
 
 def embed(rng) -> Iterator[Call]:
@@ -486,7 +504,8 @@ def linear_gated(rng) -> Iterator[Call]:
             _core.linear,
             (x, weight(rng, k, 2 * n, i % 4 == 0)),
             (given if i % 3 == 1 else {})
-            | dict(bias=floats(rng, 2 * n) if i % 2 else None, activation=ACTIVATIONS[i % 5], form=form, gated=True),
+            | dict(bias=floats(rng, 2 * n) if i % 2 else None, activation=ACTIVATIONS[i % 5], form=form, gated=True)
+            | dict(hadamard=0 if n % 16 else n & -n),
         )
 
 
@@ -652,7 +671,9 @@ FAMILIES = (
     column_sums,
     norm,
     gate,
+    hadamard,
     rope,
+    rope_hadamard,
     embed,
     attention_f32,
     attention_static,

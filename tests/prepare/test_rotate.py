@@ -1,5 +1,7 @@
 """rotate: the same logits from weights without outliers, which int8 then holds better."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,13 @@ def saved(folder, family: str):
             value.copy_(torch.randn_like(value) * 0.1 + ("norm" in name))
     model.save_pretrained(folder)
     return folder
+
+
+def with_heads_of(dim: int, family: str, folder) -> cq.Transformer:
+    config, kind, more = FAMILIES[family]
+    torch.manual_seed(0)
+    kind(config(**SIZES | more | {"head_dim": dim})).save_pretrained(folder)
+    return cq.load(folder)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -102,3 +111,101 @@ def test_what_cannot_be_turned_is_refused(tiny_encoder, model):
         cq.rotate(cq.quantize(model, cq.Dynamic()))
     with pytest.raises(cq.CqError, match="need a cq.Transformer"):
         cq.rotate("model")
+
+
+def test_online_logits_stay(model):
+    """64 hidden features take one block; heads of 12 features take none."""
+    turned, plain = cq.rotate(model, online=True), cq.rotate(model)
+    assert turned.config.hadamard == 64 and turned.config.head_hadamard is None
+    assert (plain.config.hadamard, plain.config.head_hadamard) == (None, None)
+    for ours, theirs in zip(turned.logits(TOKENS), model.logits(TOKENS)):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
+    again = cq.rotate(turned, online=True)
+    assert again.config.hadamard == 64
+    np.testing.assert_allclose(again.logits(TOKENS)[0], model.logits(TOKENS)[0], atol=4e-5 * np.abs(theirs).max())
+
+
+def test_online_spreads_hidden_outliers(tmp_path):
+    """A hidden feature is hundreds of times the others, as of real decoders."""
+    model = cq.load(saved(tmp_path, "llama"))
+    weights = {name: np.array(value) for name, value in model.weights().items()}
+    for i in range(2):
+        weights[f"layers.{i}.ffn.up.weight"][5] *= 300
+        weights[f"layers.{i}.ffn.up.bias"][5] *= 300
+        weights[f"layers.{i}.ffn.down.weight"][:, 5] /= 300
+    model = cq.Transformer(model.config, weights)
+    exact = model.logits(TOKENS)[0]
+    for strategy, given in ((cq.Dynamic(), None), (cq.Static(smooth=False), [TOKENS])):
+        errors = [
+            np.abs(cq.quantize(cq.rotate(model, online=online), strategy, given).logits(TOKENS)[0] - exact).mean()
+            for online in (False, True)
+        ]
+        assert errors[1] < 0.9 * errors[0], errors
+
+
+@pytest.mark.parametrize("strategy", [None, cq.WeightOnly(), cq.Dynamic(), cq.Static(), cq.Static(stretch=True)])
+def test_online_is_saved_and_written_token_by_token(model, tmp_path, strategy):
+    turned = cq.rotate(model, online=True)
+    if strategy is not None:
+        turned = cq.quantize(turned, strategy, [TOKENS] if isinstance(strategy, cq.Static) else None)
+    cq.save(turned, tmp_path / "q.safetensors")
+    back = cq.load(tmp_path / "q.safetensors")
+    assert back.config == turned.config
+    ids, whole = TOKENS[0], turned.logits(TOKENS)
+    for a, b in zip(back.logits(TOKENS), whole):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(back.logits([ids])[0], whole[0])
+    text = back.generate(ids, max_new_tokens=5)
+    for i, token in enumerate(text):
+        assert token == turned.logits([np.array([*ids, *text[:i]], np.int32)])[0][-1].argmax()
+
+
+def test_online_needs_gates_of_even_widths(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SIZES | {"intermediate_size": 40})
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    model = cq.load(tmp_path)
+    assert cq.rotate(model, online=True).config.hadamard is None  # 40 = 8 * 5
+    with pytest.raises(cq.CqError, match="online: need True or False, got 1"):
+        cq.rotate(model, online=1)
+    sizes = model.config.to_dict() | {"intermediate_size": 96, "head_dim": 48}
+    for name, block in product(("hadamard", "head_hadamard"), (8, 24, 32.0, "64", 128)):
+        with pytest.raises(cq.FormatError, match=f"config: {name}"):
+            cq.Config(**sizes | {name: block})
+    for name, change in (("hadamard", {"gated": False}), ("head_hadamard", {"rope_theta": None})):
+        with pytest.raises(cq.FormatError, match=f"config: {name} must be .* beside"):
+            cq.Config(**sizes | {name: 16} | change)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+@pytest.mark.parametrize("family", ["tied llama", "qwen3"])
+def test_online_turns_queries_and_keys(tmp_path, family, kind):
+    """Of heads of 48 features, three blocks each; the same in a whole pass and with a cache of either kind."""
+    model = with_heads_of(48, family, tmp_path)
+    turned = cq.rotate(model, online=True)
+    assert turned.config.head_hadamard == 16
+    for ours, theirs in zip(turned.logits(TOKENS), model.logits(TOKENS)):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
+    if kind == "int8":
+        turned = cq.quantize(turned, cq.Dynamic())
+    ids = TOKENS[0]
+    text = turned.generate(ids, max_new_tokens=5)
+    for i, token in enumerate(text):
+        assert token == turned.logits([np.array([*ids, *text[:i]], np.int32)])[0][-1].argmax()
+
+
+def test_online_spreads_outliers_of_keys(tmp_path):
+    """Two features of every key are a hundred times the others, and the queries' as much smaller."""
+    model = with_heads_of(16, "llama", tmp_path)
+    weights = {name: np.array(value) for name, value in model.weights().items()}
+    for i in range(2):
+        for part, factor in (("key", 100.0), ("query", 0.01)):
+            for kind in ("weight", "bias"):
+                array = weights[f"layers.{i}.attention.{part}.{kind}"]
+                array.reshape(-1, 16, array.size // len(array))[:, [3, 11]] *= factor
+                array *= 8 if part == "query" else 1  # scores that matter
+    model = cq.Transformer(model.config, weights)
+    exact, turned = model.logits(TOKENS)[0], [cq.rotate(model, online=online) for online in (False, True)]
+    for strategy, given in ((cq.Dynamic(), None), (cq.Static(smooth=False), [TOKENS])):
+        errors = [np.abs(cq.quantize(m, strategy, given).logits(TOKENS)[0] - exact).mean() for m in turned]
+        assert errors[1] < 0.9 * errors[0], errors

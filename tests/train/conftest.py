@@ -41,6 +41,8 @@ _ODD = {
         convolution={"kernel": 3, "activation": "gelu"},
     ),
     "llama": _LLAMA,
+    "transformed": _LLAMA
+    | dict(num_layers=1, num_heads=2, head_dim=16, intermediate_size=32, hadamard=32, head_hadamard=16),
     "normed": _LLAMA | dict(family="qwen3", hidden_size=14, num_layers=1, qk_norm=True, tied=False),
     "gemma": _LLAMA
     | dict(

@@ -2,6 +2,7 @@
 checked against. Fake quantization is written as its papers write it."""
 
 import numpy as np
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
@@ -27,6 +28,13 @@ def exp2(t):
     t = t.detach().clamp(min=-125)
     f = t - torch.round(t)
     return 2 ** torch.round(t) * (((0.0550090745 * f + 0.242210984) * f + 0.693282902) * f + 1)
+
+
+def transformed(x, block):
+    """x with Hadamard transforms taken of its blocks of neighbours, or as it is."""
+    if block is None:
+        return x
+    return (x.reshape(-1, block) @ torch.tensor(scipy.linalg.hadamard(block) / block**0.5)).reshape(x.shape)
 
 
 class StepSize(torch.autograd.Function):
@@ -95,6 +103,7 @@ class Model:
             q, k = (self.norm(at + name, flat(y)).view(y.shape) for name, y in (("query_norm", q), ("key_norm", k)))
         if theta is not None:
             q, k = self.rotate(q, theta), self.rotate(k, theta)
+            q, k = (transformed(y, c.head_hadamard) for y in (q, k))
         q, k, v = (self.code(at + part, y) for part, y in (("query", q), ("key", k), ("value", v)))
         k, v = (y.repeat_interleave(c.num_heads // c.num_kv_heads, 1) for y in (k, v))
         scores = torch.einsum("qhd,khd->hqk", q, k) * (c.attention_scale or c.head_dim**-0.5)
@@ -153,7 +162,7 @@ class Model:
             hidden = act(read("gate")) * read("up")
         else:
             hidden = act(read("up"))
-        return self.linear(at + "down", self.code(at + "hidden", hidden))
+        return self.linear(at + "down", self.code(at + "hidden", transformed(hidden, self.c.hadamard)))
 
     def convolved(self, x):
         """(length, hidden)."""

@@ -15,7 +15,8 @@ from cq.train.passes import activate
 
 TEXTBOOK = cq.Scheme.textbook()
 FAMILIES = pytest.mark.parametrize(
-    "family", ["bert", "biased", "disentangled", "llama", "normed", "mixed", "gemma", "after", "parallel"]
+    "family",
+    ["bert", "biased", "disentangled", "llama", "transformed", "normed", "mixed", "gemma", "after", "parallel"],
 )
 SETUPS = {
     "float32": (None, False),

@@ -71,7 +71,7 @@ def watch_kernels(model, monkeypatch) -> dict[str, list]:
 
 @pytest.mark.parametrize("learned", [False, True], ids=["ranges", "learned"])
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-@pytest.mark.parametrize("family", ["bert", "llama", "mixed"])
+@pytest.mark.parametrize("family", ["bert", "llama", "transformed", "mixed"])
 def test_codes_and_outputs(small, ragged, monkeypatch, family, target, learned):
     """Kernels and NumPy sum in other orders, so a value that lies next to a boundary between two codes may fall to its
     other side; what follows it may differ too, and is not compared."""

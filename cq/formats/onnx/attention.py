@@ -14,7 +14,7 @@ from ...model.forms import PerHead, Smoothed
 from ...model.linear import QuantizedLinear
 from ...model.norm import Norm
 from ...model.sites import AttentionPart
-from .flow import Flow, decoded, encoded, folded, quantized
+from .flow import Flow, decoded, encoded, folded, quantized, transformed
 from .graph import Graph
 from .linear import Fold, capped, linear
 from .norm import normed
@@ -44,6 +44,8 @@ def attention(
             pairs = len(part.rotary.frequencies[0][0])
             parts = np.array([pairs, pairs, part.dim - 2 * pairs][: 2 + (2 * pairs < part.dim)])
             query, key = (_turned(graph, one, tokens.cosine, tokens.sine, parts) for one in (query, key))
+            if block := part.rotary.hadamard:
+                query, key = (transformed(graph, one, part.dim, block, 4) for one in (query, key))
         if late and forms is not None:
             query, key = quantized(graph, query, forms[0], part.scale), quantized(graph, key, forms[1])
         if past is not None:

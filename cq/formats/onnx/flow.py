@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
-from ... import affine
+from ... import _core, affine
 from ...model.forms import Fixed, Form, PerTensor, PerToken, Smoothed, Stretched
 from .graph import Graph, Operand
 
@@ -85,6 +85,15 @@ def affine_of(graph: Graph, x: str, factor: np.ndarray, shift: np.ndarray) -> st
     if (factor != 1).any():
         x = graph.add("Mul", x, factor.astype(np.float32))
     return graph.add("Add", x, shift.astype(np.float32)) if shift.any() else x
+
+
+def transformed(graph: Graph, x: str, features: int, block: int, axes: int) -> str:
+    """x, of so many axes, the last of which are features, with Hadamard transforms taken of their blocks."""
+    matrix = graph.constant(f"hadamard.{block}", _core.hadamard(np.eye(block, dtype=np.float32), block))
+    if features == block:
+        return graph.add("MatMul", x, matrix)
+    blocks = graph.add("Reshape", x, np.array([0] * (axes - 1) + [-1, block]))
+    return graph.add("Reshape", graph.add("MatMul", blocks, matrix), np.array([0] * (axes - 1) + [features]))
 
 
 def quantized(graph: Graph, x: str, form: Fixed | Smoothed, factor: float = 1.0) -> str:

@@ -14,7 +14,7 @@ from ...model.norm import Norm
 from ...model.sites import BlockPart
 from .attention import attention
 from .convolution import convolved
-from .flow import Flow, affine_of, folded, folds, quantized
+from .flow import Flow, affine_of, folded, folds, quantized, transformed
 from .graph import Graph
 from .linear import Fold, activated, capped, codes_of, linear
 from .norm import normed
@@ -34,7 +34,7 @@ _DRAWN = {
     *("answers", "multi_vector", "include_prompt"),  # the first: what `rank` reads of logits
     *("position_table", "position_bias", "embedding_width", "embedding_norm", "window", "local", "local_rope_theta"),
     *("rotated", "rotary_dim", "qk_norm_joint", "norm_outputs", "parallel", "embedding_scale", "residual_scale"),
-    *("logits_scale", "attention_scale", "attention_cap", "logits_cap", "convolution"),
+    *("logits_scale", "attention_scale", "attention_cap", "logits_cap", "convolution", "hadamard", "head_hadamard"),
 }
 
 
@@ -195,16 +195,19 @@ class _Drawing:
         if part.gate is None:
             hidden = self._flow(linear(graph, part.up, x, names.ffn.up))
             return linear(graph, part.down, hidden, names.ffn.down)
-        gate, fold, shift = linear(graph, part.gate, x, str(names.ffn.gate)), None, None
-        if folds(form):
-            factor, shift = folded(form)
-            fold = Fold(factor, np.zeros_like(factor))
+        gate = linear(graph, part.gate, x, str(names.ffn.gate))
+        factor, shift = folded(form) if folds(form) else (np.ones(1), None)
+        fold = None
+        if shift is not None and not part.hadamard:  # which mixes what the factors are of
+            fold, factor = Fold(factor, np.zeros_like(factor)), np.ones(1)
         up = linear(graph, part.up, x, names.ffn.up, fold)
         with graph.inside(names.ffn.hidden):
             product = graph.add("Mul", activated(graph, gate, part.activation), up)
+            if part.hadamard:
+                product = transformed(graph, product, self.config.intermediate_size, part.hadamard, 3)
             hidden = self._flow(product)
             if folds(form) and shift is not None:
-                moved = affine_of(graph, product, np.ones(1), shift)
+                moved = affine_of(graph, product, factor, shift)
                 hidden = self._flow().add(form, quantized(graph, moved, form))
         return linear(graph, part.down, hidden, names.ffn.down)
 

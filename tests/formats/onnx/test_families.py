@@ -85,6 +85,7 @@ FAMILIES = {
     "gemma3": ("llama", dict(**GEMMA, qk_norm=True, local_rope_theta=100.0)),
     "embeddinggemma": ("llama", dict(**GEMMA, qk_norm=True, causal=False, lm_head=False, tied=False)),
     "olmo2": ("llama", dict(norm_first=False, norm_outputs=True, qk_norm=True, qk_norm_joint=True)),
+    "hadamard transforms": ("llama", dict(head_dim=48, intermediate_size=96, hadamard=32, head_hadamard=16)),
     "smollm3": ("llama", dict(rotated=(False, True))),
     "granite": ("llama", dict(embedding_scale=12.0, residual_scale=0.3, logits_scale=1.25, attention_scale=0.2)),
     "gpt-neox": ("llama", dict(parallel=True, norm="layer", gated=False, activation="gelu", rotary_dim=4)),
@@ -105,7 +106,9 @@ def test_families(random_model, exported, sequences, name, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["static stream", "static stretched"])
-@pytest.mark.parametrize("name", ["deberta with a convolution", "modernbert", "gemma3", "gpt-neox"])
+@pytest.mark.parametrize(
+    "name", ["deberta with a convolution", "modernbert", "hadamard transforms", "gemma3", "gpt-neox"]
+)
 def test_streams_in_codes_and_tokens_that_stretch(random_model, exported, sequences, name, strategy):
     """Where norms stand otherwise than in BERT and Llama."""
     family, changes = FAMILIES[name]
