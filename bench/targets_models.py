@@ -138,7 +138,6 @@ def of_lm(lm: dict) -> list[Yardstick]:
 def of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
     every = contestants(lm_accuracy)
     rows, texts = ({row["name"]: row for row in every if row["work"] == work} for work in ("accuracy", "greedy"))
-    mixed = "cq static", "cq static, rotated", "cq mix, rotated", "cq mix, compensated"
 
     def over(base: str) -> Callable:
         return lambda row: 100 * (row["perplexity"] / rows[base]["perplexity"] - 1)
@@ -148,15 +147,19 @@ def of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
         return one(f"SmolLM2-135M {what}, %", percent, best, over(base), "{:.2f}", at_most=True)
 
     same = sorted(
-        (texts[name] for name in ("cq weight-only", "cq weight-only, compensated") if name in texts),
+        (texts[name] for name in ("cq weight-only", "cq weight-only, best") if name in texts),
         key=lambda row: -row["equal"],
     )[:1]
     found = [
-        lost("weight-only, perplexity over float32's", 0.2, ("cq weight-only", "cq weight-only, compensated")),
-        lost(
-            "dynamic, perplexity over float32's", 0.7, ("cq dynamic", "cq dynamic, rotated", "cq dynamic, compensated")
+        lost("weight-only, perplexity over float32's", 0.1, ("cq weight-only", "cq weight-only, best")),
+        lost("dynamic, perplexity over float32's", 0.5, ("cq dynamic", "cq dynamic, best")),
+        lost("static, perplexity over float32's", 1, ("cq static", "cq static, best")),
+        lost("static after QAT, perplexity over float32's", 0.5, ("cq static, QAT",)),
+        *(
+            one(f"SmolLM2-135M {name}, KL to float32", most, kept, lambda row: row["kl"], "{:.4f}", at_most=True)
+            for name, most in (("weight-only", 0.001), ("static", 0.01))
+            for kept in [[rows[f"cq {name}, best"]] if f"cq {name}, best" in rows else []]
         ),
-        lost("static, or a mix that is so by 90 %, perplexity over float32's", 3, mixed),
         lost(
             "int8 cache, weight-only's perplexity over that without",
             0.2,

@@ -13,7 +13,7 @@ from .measure import sqnr_db
 
 WINDOWS = 48
 # dynamic's and static's attention computes with what an int8 cache keeps
-CACHED = "cq float32", "cq weight-only", "cq weight-only, compensated"
+CACHED = "cq float32", "cq weight-only", "cq weight-only, best"
 GROUP = 32  # weights that share a scale, in the finest weight-only
 
 
@@ -24,7 +24,7 @@ def sets(lm) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def models(lm, sets) -> dict[str, cq.Transformer]:
-    return smollm.strategies(lm, sets[1]) | smollm.compensated(lm, sets[1])
+    return smollm.strategies(lm, sets[1]) | smollm.trained(lm) | smollm.textbook(lm, sets[1])
 
 
 def test_accuracy(benchmark, threads, models, lm_rivals, sets):
@@ -35,6 +35,7 @@ def test_accuracy(benchmark, threads, models, lm_rivals, sets):
         for name in CACHED
     }
     contestants |= {name: rival.logits for name, rival in lm_rivals.items()}
+    rival_bytes = {name: rival.nbytes for name, rival in lm_rivals.items()}
     tokens = Samples(sets[0]).limit(WINDOWS).tokens
     found = {name: [] for name in contestants}
 
@@ -66,6 +67,7 @@ def test_accuracy(benchmark, threads, models, lm_rivals, sets):
             "threads": threads,
             "kind": "accuracy",
             "windows": len(tokens),
+            "nbytes": models[name].nbytes if name in models else rival_bytes.get(name),
             "perplexity": float(np.exp(mean.pop("nll"))),
             "over_error": float(over.std(ddof=1) / len(over) ** 0.5),
         } | mean  # standard error of the perplexity's logarithm
@@ -79,12 +81,14 @@ def test_greedy(benchmark, threads, lm, models, lm_rivals):
     prompts = [lm.tokenize(prompt) for prompt in greedy.PROMPTS]
     fine = cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=GROUP))
     others = {
-        "cq float32, rotated": (cq.rotate(lm), None),
+        "cq float32, rotated": (cq.rotate(lm, online=True), None),
         f"cq weight-only, groups of {GROUP}": (cq.quantize(lm, fine), None),
         "cq weight-only, int8 cache": (models["cq weight-only"], "int8"),
     }
     others |= {
-        name: (model, None) for name, model in models.items() if name.startswith(("cq weight-only", "cq dynamic"))
+        name: (models[name], None)
+        for kind in ("weight-only", "dynamic", "static")
+        for name in (f"cq {kind}", f"cq {kind}, best")
     }
     rows = []
 

@@ -248,9 +248,7 @@ def show(model: Transformer, numbered: Iterator[tuple[int, object]], watch: Watc
     waiting: list[tuple[int, list[np.ndarray | Sequence]]] = []
     tokens = 0
     for number, sample in numbered:
-        batch = sample if isinstance(sample, (list, tuple)) and not _is_one(sample) else [sample]
-        with _sample(number):
-            sequences = model.tokens_of(batch)
+        sequences = _sequences(model, number, sample)
         size = sum(map(len, sequences))
         if waiting and tokens + size > _BATCH:
             yield _show_batch(model, waiting, watch)
@@ -259,6 +257,22 @@ def show(model: Transformer, numbered: Iterator[tuple[int, object]], watch: Watc
         tokens += size
     if waiting:
         yield _show_batch(model, waiting, watch)
+
+
+def beginning(model: Transformer, samples: list, most: int) -> list:
+    """The first samples that have `most` tokens together, or all of them."""
+    tokens = 0
+    for number, sample in enumerate(samples):
+        tokens += sum(map(len, _sequences(model, number, sample)))
+        if tokens >= most:
+            return samples[: number + 1]
+    return samples
+
+
+def _sequences(model: Transformer, number: int, sample: object) -> list[np.ndarray | Sequence]:
+    batch = sample if isinstance(sample, (list, tuple)) and not _is_one(sample) else [sample]
+    with _sample(number):
+        return model.tokens_of(batch)
 
 
 def _show_batch(model: Transformer, batch: list[tuple[int, list[np.ndarray | Sequence]]], watch: Watch) -> int:

@@ -250,8 +250,9 @@ class QAT(Training):
     float32 weights learn behind quantize/dequantize pairs at the sites where `target` has int8, and are then converted
     to it.
 
-    Where the target smooths, features' own scales come from calibration on the first 500 samples and rest. Where its
-    scheme has one scale for each weight, channels are equalized first (Nagel et al. 2019, arXiv:1906.04721).
+    What the target finds by calibration begins from the first samples, at most 500 and of some 32,768 tokens: static
+    ranges, features' own scales, which rest, and, with effort="best", weights that compensate each other's errors.
+    Where its scheme has one scale for each weight, channels are equalized first (Nagel et al. 2019, arXiv:1906.04721).
 
     Args:
         target: `WeightOnly()`, `Dynamic()` or `Static()`, with its scheme and its choice of layers.

@@ -36,11 +36,12 @@ class Source:
 class LanguageModel:
     """A rival that continues texts. logits: ids int32 (n,) → float32 (n, vocab). prefill: ids → call that runs them
     anew and finds the likeliest next token, which it returns. generate: ids, count → call that returns that many
-    likeliest tokens after them, one after another, whatever they are."""
+    likeliest tokens after them, one after another, whatever they are. nbytes: of its file."""
 
     logits: Callable[[np.ndarray], np.ndarray]
     prefill: Callable[[np.ndarray], Callable[[], int]]
     generate: Callable[[np.ndarray, int], Callable[[], list[int]]]
+    nbytes: int
 
 
 def runs_the_same(rival) -> bool:

@@ -44,7 +44,8 @@ def language_models(file, scratch, threads: int) -> dict:
         prompt, length = [list(map(str, ids.tolist()))], {"max_length": count, "min_length": count}
         return lambda: ready.generate_batch(prompt, **length, include_prompt_in_result=False)[0].sequences_ids[0]
 
-    return {"CTranslate2 int8": LanguageModel(logits, lambda ids: lambda call=generate(ids, 1): call()[0], generate)}
+    prefill = lambda ids: lambda call=generate(ids, 1): call()[0]
+    return {"CTranslate2 int8": LanguageModel(logits, prefill, generate, (folder / "model.bin").stat().st_size)}
 
 
 def _llama(file):

@@ -28,7 +28,7 @@ def language_models(file: Path, scratch: Path, threads: int) -> dict:
     choices.ftype, choices.allow_requantize = Q8_0, True
     if api.llama_model_quantize(str(file).encode(), str(made).encode(), choices):
         raise RuntimeError(f"llama.cpp cannot make Q8_0 of {file}")
-    return {"llama.cpp Q8_0": LanguageModel(*_Context(api, made, threads).ways())}
+    return {"llama.cpp Q8_0": LanguageModel(*_Context(api, made, threads).ways(), made.stat().st_size)}
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)

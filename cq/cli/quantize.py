@@ -47,6 +47,11 @@ _STABLE = 0.05  # of a range, in the median over sites: a step of the scale that
     "--target", type=click.Choice(list(STRATEGIES)), help="QAT: the strategy to convert to [default: static]."
 )
 @click.option("--steps", type=click.IntRange(min=1), help=f"QAT: number of optimizer steps [default: {QAT.steps}].")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help=f"QAT: number of samples in a step; for a language model 1, a window of text [default: {QAT.batch_size}].",
+)
 @learning_rate_option
 @click.option(
     "--checkpoint",
@@ -119,6 +124,7 @@ def quantize_command(
     strategy: str,
     target: str | None,
     steps: int | None,
+    batch_size: int | None,
     learning_rate: float | None,
     checkpoint: str | None,
     textbook: bool,
@@ -147,7 +153,14 @@ def quantize_command(
             "--effort best rotates and compensates by itself, needs --calibration, and is not for mixed"
         )
     record = record or out.with_suffix(".mix.json")
-    options = _Options(target, _training(steps, learning_rate), textbook, include, exclude, effort)
+    options = _Options(
+        target,
+        _training(steps=steps, batch_size=batch_size, learning_rate=learning_rate),
+        textbook,
+        include,
+        exclude,
+        effort,
+    )
     seen = () if compensated and strategy != "static" else calibration
     chosen: Strategy | QAT | None = None if strategy == "mixed" else _strategy(strategy, options, seen, observer)
     parts = _parts(options, calibration, observer) if chosen is None else []
@@ -239,8 +252,8 @@ class _Options(NamedTuple):
     effort: str | None
 
 
-def _training(steps: int | None, learning_rate: float | None) -> dict[str, Any]:
-    return {name: value for name, value in (("steps", steps), ("learning_rate", learning_rate)) if value is not None}
+def _training(**fields: float | None) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _parts(options: _Options, calibration: tuple[str, ...], observer: str | None) -> list[Single | QAT]:
@@ -256,7 +269,7 @@ def _parts(options: _Options, calibration: tuple[str, ...], observer: str | None
 def _strategy(name: str, options: _Options, calibration: tuple[str, ...], observer: str | None) -> Single | QAT:
     """The strategy that the options ask for."""
     if name != "qat" and (options.target or options.training):
-        raise click.UsageError(f"--target, --learning-rate and --steps are for qat, not for {name}")
+        raise click.UsageError(f"--target, --steps, --batch-size and --learning-rate are for qat, not for {name}")
     becomes = (options.target or "static") if name == "qat" else name
     needed = name in ("static", "qat") or options.effort == "best"
     if (observer and becomes != "static") or (calibration and not needed):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..calibrate import KEEP, Calibration, Progress, calibrate
+from ..calibrate import KEEP, Calibration, Progress, beginning, calibrate
 from ..errors import CalibrationError
 from ..model import Transformer
 from ..model.forms import Fixed
@@ -23,7 +23,7 @@ from .smooth import folds
 from .static import fixed, plan_fixed, plan_static
 from .weight_only import plan_weight_only
 
-_FIRST_RANGES = 500  # samples that ranges to be learned begin from
+_FIRST, _FIRST_TOKENS = 500, 1 << 15  # samples that preparation and first ranges go over, and tokens of them
 
 
 def trained(
@@ -37,14 +37,13 @@ def trained(
     that it was trained with. checkpoint: as for cq.train. Raises CalibrationError where there are no samples, CqError
     where they are none."""
     given, texts = _checked(samples, strategy)
+    texts = beginning(model, texts[:_FIRST], _FIRST_TOKENS)
     target = strategy.target
     coarse = target.scheme.weight_granularity == "per_tensor"
     smooths = isinstance(target, Static) and folds(target)
     learns = isinstance(target, Static) and strategy.ranges == "learned"
-    teacher = model
-    if coarse:
-        model = _equalized(model, target)
-    elif compensates(target):
+    teacher = model = _equalized(model, target) if coarse else model
+    if compensates(target):
         model = compensate(model, texts)
     found = None
     if coarse or smooths or learns:
@@ -69,13 +68,13 @@ def _without_loss(progress: Progress | None) -> Callable[[int, int, float], None
 
 
 def _checked(samples: Iterable | Calibration | None, strategy: QAT) -> tuple[list, list]:
-    """(the samples, those among them that calibration goes over)."""
+    """(the samples, and what of them is text)."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
     check_samples(samples, "calibration")
     samples = list(as_items(samples))
     texts = [list(row[:2]) for row in samples] if strategy.loss == "pairs" else samples
-    return samples, texts[:_FIRST_RANGES]
+    return samples, texts
 
 
 def _first_plan(model: Transformer, target: Single, found: Calibration | None) -> Plan:

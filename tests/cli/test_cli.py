@@ -495,7 +495,11 @@ def test_embed_reads_lines_and_writes_npy(run, tiny_encoder, tmp_path):
             2,
             "--observer is for static",
         ),
-        (["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--steps", "3"], 2, "--steps are for qat"),
+        (
+            ["quantize", "MODEL", "out.safetensors", "--strategy", "static", "--steps", "3"],
+            2,
+            "are for qat, not for static",
+        ),
         (
             ["quantize", "MODEL", "out.safetensors", "--strategy", "dynamic", "--learning-rate", "1e-4"],
             2,

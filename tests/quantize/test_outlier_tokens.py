@@ -1,6 +1,8 @@
 """Tokens thousands of times as large as the others, planted in a small decoder: stretched codes against a formula in
 NumPy, on every instruction set alike, and what they gain; and effort="best", which chooses them."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,26 @@ def test_best_needs_samples_and_says_so(planted):
         cq.quantize(model, cq.Static(effort="best"), calibrate(model, samples, "mse"))
     with pytest.raises(cq.CqError, match="takes the model as it is"):
         cq.Mixed((("*", cq.Dynamic(effort="best")),))
+
+
+def test_qat_of_the_best_begins_where_the_best_is(planted):
+    """A step too small for any float32: what is converted is what calibration alone gives."""
+    model, samples = planted
+    for target in (cq.Dynamic(effort="best"), cq.WeightOnly(effort="best")):
+        still = cq.quantize(model, cq.QAT(target=target, steps=1, batch_size=2, learning_rate=1e-30), samples[:12])
+        best = cq.quantize(model, target, samples[:12])
+        for a, b in zip(still.logits(samples[12:]), best.logits(samples[12:])):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_qat_prepares_on_some_of_its_samples(planted, monkeypatch):
+    model, samples = planted
+    qat, seen = sys.modules["cq.quantize.qat"], []
+    for name in ("compensate", "calibrate"):
+        real = getattr(qat, name)
+        monkeypatch.setattr(qat, name, lambda m, s, *a, real=real, **k: seen.append(len(s)) or real(m, s, *a, **k))
+    most = len(samples[0]) + len(samples[1]) + 1
+    monkeypatch.setattr(qat, "_FIRST_TOKENS", most)
+    strategy = cq.QAT(target=cq.Static(effort="best"), steps=1, batch_size=2)
+    cq.quantize(model, strategy, samples)
+    assert seen == [3, 3]
