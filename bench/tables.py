@@ -141,6 +141,7 @@ TABLES = {
     "large": Table("A model larger than memory allows in float32", "large", tables_lm.large),
     "onnx": Table("all-MiniLM-L6-v2 exported to ONNX", "onnx", tables_encoder.exported),
     "calibration": Table("Calibration", "calibration", tables_encoder.calibration),
+    "preparation": Table("Preparing a decoder", "preparation", tables_lm.preparation),
     "train": Table("A step of training", "train", tables_encoder.train),
     "qat": Table("Quantization-aware training of all-MiniLM-L6-v2", "qat", tables_encoder.qat),
 }

@@ -187,3 +187,26 @@ def large(result: dict) -> str:
         "tensor, the "
         "interpreter included. The first token packs the weights.\n\n" + markdown(lines) + "\n\n" + machine(result)
     )
+
+
+def preparation(result: dict) -> str:
+    """A line per size, a column per strategy: what its best effort takes."""
+
+    def shown(row: dict) -> str:
+        step = f", {row['step_seconds']:.1f} s a step" if "step_seconds" in row else ""
+        return f"{row['seconds']:.0f} s{step}<br>{row['peak_bytes'] / 1e9:.1f} GB"
+
+    rows = contestants(result)
+    names = dict.fromkeys(row["name"] for row in rows)
+    lines = [["random Llama-type models", "float32 GB", *names]]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        here = {row["name"]: row for row in rows if row["case"] == case}
+        size = 4e-9 * next(iter(here.values()))["parameters"]
+        lines.append([case, f"{size:.2f}", *(shown(here[name]) for name in names)])
+    return (
+        f'With {joined(result["cards"], "{}")} threads: the time of `cq.quantize` with effort="best", of QAT with '
+        "three steps of one sequence of 512 tokens, and the process's peak memory.\n\n"
+        + markdown(lines)
+        + "\n\n"
+        + machine(result)
+    )
