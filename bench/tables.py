@@ -136,6 +136,7 @@ TABLES = {
     "lm": Table("SmolLM2-135M", "lm", tables_lm.lm, LM),
     "language": Table("", "lm_accuracy", tables_lm.language, beside=("lm",)),
     "lm_accuracy": Table("SmolLM2-135M, accuracy", "lm_accuracy", tables_lm.lm_accuracy),
+    "lm_long": Table("SmolLM2-135M, long windows", "lm_accuracy", tables_lm.lm_long),
     "lm_greedy": Table("SmolLM2-135M, greedy texts", "lm_accuracy", tables_lm.lm_greedy),
     "generate": Table("SmolLM2-135M, generation", "generate", tables_lm.generate),
     "large": Table("A model larger than memory allows in float32", "large", tables_lm.large),

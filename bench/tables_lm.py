@@ -77,6 +77,32 @@ def language(accuracy: dict, speed: dict) -> str:
 def lm_accuracy(result: dict) -> str:
     """A line per contestant: perplexity, and how far its scores are from float32's."""
     rows = [row for row in contestants(result) if row["work"] == "accuracy"]
+    return (
+        f"{rows[0]['windows']} windows of 512 tokens from the last 10 % of WikiText-2's validation text. Best: "
+        'effort="best". Models are prepared and trained, and static is calibrated, on 54 windows of the first 80 %. ±: '
+        "the standard error of the difference, window by window. KL: of the next token's distribution from float32's. "
+        "Flips: predictions that changed between right and wrong. int8 cache: every token reads keys and values as "
+        "they are kept, its own included; dynamic's and static's attention does so anyway.\n\n"
+        + _scores(rows)
+        + "\n\n"
+        + machine(result)
+    )
+
+
+def lm_long(result: dict) -> str:
+    """The same of long windows."""
+    rows = [row for row in contestants(result) if row["work"] == "long"]
+    if not rows:
+        return "Not measured yet."
+    return (
+        f"{rows[0]['windows']} {rows[0]['case']} tokens of the same text.\n\n"
+        + _scores(rows)
+        + "\n\n"
+        + machine(result)
+    )
+
+
+def _scores(rows: list[dict]) -> str:
     base = rows[0]["perplexity"]
     lines = [
         ["SmolLM2-135M-Instruct", "perplexity", "over float32 %", "KL nats", "top-1 as float32 %", "flips %", "SQNR dB"]
@@ -94,14 +120,7 @@ def lm_accuracy(result: dict) -> str:
                 "∞" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
             ]
         )
-    return (
-        f"{rows[0]['windows']} windows of 512 tokens from the last 10 % of WikiText-2's validation text. Best: "
-        'effort="best". Models are prepared, and static is calibrated, on 54 windows of the first 80 %; QAT takes 150 '
-        "steps of one window each. ±: the standard error of the "
-        "difference, window by window. KL: of the next token's distribution from float32's. Flips: predictions that "
-        "changed between right and wrong. int8 cache: every token reads keys and values as they are kept, its own "
-        "included; dynamic's and static's attention does so anyway.\n\n" + markdown(lines) + "\n\n" + machine(result)
-    )
+    return markdown(lines)
 
 
 def lm_greedy(result: dict) -> str:

@@ -1,6 +1,8 @@
 """What int8 costs SmolLM2-135M-Instruct: perplexity of real text and agreement with float32 on it, and how long greedy
 texts stay the same; cq's strategies and peers alike. No time is measured."""
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,8 @@ from . import greedy, smollm
 from .measure import sqnr_db
 
 WINDOWS = 48
+LONG, LONG_WINDOWS = 2048, 8
+LONG_ONES = "cq float32", "cq weight-only, best", "cq dynamic, best", "cq static, best"
 # dynamic's and static's attention computes with what an int8 cache keeps
 CACHED = "cq float32", "cq weight-only", "cq weight-only, best"
 GROUP = 32  # weights that share a scale, in the finest weight-only
@@ -30,13 +34,34 @@ def models(lm, sets) -> dict[str, cq.Transformer]:
 def test_accuracy(benchmark, threads, models, lm_rivals, sets):
     """Windows of 512 tokens without overlap, evenly spread."""
     contestants = {name: lambda ids, model=model: model.logits([ids])[0] for name, model in models.items()}
-    contestants |= {
-        f"{name}, int8 cache": lambda ids, model=models[name]: smollm.through_cache(model, ids, "int8")
-        for name in CACHED
-    }
+    contestants |= cached(models, CACHED)
     contestants |= {name: rival.logits for name, rival in lm_rivals.items()}
-    rival_bytes = {name: rival.nbytes for name, rival in lm_rivals.items()}
+    sizes = {name: one.nbytes for name, one in (models | lm_rivals).items()}
     tokens = Samples(sets[0]).limit(WINDOWS).tokens
+    scored(
+        benchmark, contestants, tokens, {"case": "WikiText-2 validation", "work": "accuracy", "threads": threads}, sizes
+    )
+
+
+def test_long(benchmark, threads, models, sets):
+    """Windows of LONG tokens: the same text, four windows joined."""
+    contestants = {name: lambda ids, model=models[name]: model.logits([ids])[0] for name in LONG_ONES}
+    contestants |= cached(models, [name for name in LONG_ONES if name in CACHED])
+    joined = [np.concatenate(sets[0][at : at + 4]) for at in range(0, len(sets[0]) - 4, 4)]
+    tokens = Samples(joined).limit(LONG_WINDOWS).tokens
+    assert {len(ids) for ids in tokens} == {LONG}
+    scored(benchmark, contestants, tokens, {"case": f"windows of {LONG:,}", "work": "long", "threads": threads}, {})
+
+
+def cached(models: dict[str, cq.Transformer], names: Iterable[str]) -> dict[str, Callable]:
+    return {
+        f"{name}, int8 cache": lambda ids, model=models[name]: smollm.through_cache(model, ids, "int8")
+        for name in names
+    }
+
+
+def scored(benchmark, contestants: dict[str, Callable], tokens: list[np.ndarray], what: dict, sizes: dict) -> None:
+    """Rows of what each contestant's scores are worth beside those of the first, which is float32."""
     found = {name: [] for name in contestants}
 
     def measured() -> None:
@@ -60,18 +85,15 @@ def test_accuracy(benchmark, threads, models, lm_rivals, sets):
     for name, parts in found.items():
         mean = {key: float(np.mean([part[key] for part in parts])) for key in parts[0]}
         over = np.array([part["nll"] for part in parts]) - exact
-        row = {
-            "case": "WikiText-2 validation",
-            "work": "accuracy",
+        row = what | {
             "name": name,
-            "threads": threads,
             "kind": "accuracy",
             "windows": len(tokens),
-            "nbytes": models[name].nbytes if name in models else rival_bytes.get(name),
+            "nbytes": sizes.get(name),
             "perplexity": float(np.exp(mean.pop("nll"))),
             "over_error": float(over.std(ddof=1) / len(over) ** 0.5),
-        } | mean  # standard error of the perplexity's logarithm
-        rows.append(row | {"sqnr_db": None if row["sqnr_db"] == np.inf else row["sqnr_db"]})
+        }  # standard error of the perplexity's logarithm
+        rows.append(row | mean | {"sqnr_db": None if mean["sqnr_db"] == np.inf else mean["sqnr_db"]})
     assert rows[0]["kl"] == 0 and rows[0]["top1"] == 1
     benchmark.extra_info["rows"] = rows
 

@@ -187,6 +187,19 @@ def test_a_model_quantized_before_is_measured_as_it_is(tiny_encoder, tiny_lm, pa
         cq.sensitivity(cq.load(tiny_encoder), pairs, strategies=[file])
 
 
+def test_the_best_made_before_is_measured_beside_its_original(random_model, tmp_path):
+    """Rotated, online too: its configuration says so, and it still is the original's."""
+    model, weights = random_model("llama", head_dim=16, intermediate_size=32)
+    plain = {name: array for name, array in weights.items() if not name.endswith("norm.bias")}
+    model = cq.Transformer(model.config, plain)
+    ids = [np.arange(start, start + 12) % model.config.vocab_size for start in range(0, 40, 5)]
+    best = cq.quantize(model, Dynamic(), calibration=ids)
+    assert best.config.hadamard == 32 and best.config.head_hadamard == 16
+    cq.save(best, tmp_path / "best.safetensors")
+    _, fast, row = cq.compare(model, ids, [Dynamic(effort="fast"), tmp_path / "best.safetensors"], repeats=1).rows
+    assert row.strategy == "file" and row.sqnr_db > fast.sqnr_db - 3
+
+
 def test_a_quantized_model_cannot_be_the_original(encoder):
     with pytest.raises(CqError, match=r"float32 model, got one already quantized \(dynamic\)"):
         cq.compare(cq.quantize(encoder, Dynamic()), ["a text"])
