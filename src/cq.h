@@ -346,8 +346,8 @@ typedef struct {
 /* One layer's attention of new tokens, laid one after another, to themselves and to what their sequences have kept.
  *   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with
  * `cosine` and `sine` (positions, turned / 2) queries and keys are rotated by their place in the sequence, and
- * transformed as in cq_rope. Keys and
- * values are then written behind kept[s].length tokens, where there is room for them; the lengths stay as they are.
+ * transformed as in cq_rope. Keys and values are then written behind kept[s].length tokens, where there is room for
+ * them; the lengths stay as they are.
  *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8
  * symmetric (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k
  * and v, whose codes are not read. The form's arrays for results are not used.

@@ -1,5 +1,5 @@
-/* Drivers over rows: quantize, dequantize, ranges, norm, gate, Hadamard transforms. Each shares rows out to the team; the kernels do a row.
- * */
+/* Drivers over rows: quantize, dequantize, ranges, norm, gate, Hadamard transforms. Each shares rows out to the team;
+ * the kernels do a row. */
 #include <string.h>
 
 #include "kernel.h"

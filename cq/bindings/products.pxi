@@ -24,8 +24,9 @@ def linear(x, Packed w not None, bias=None, bias_i32=None, activation=None, resi
     x: Coded (integer products), or float32 (m, k) for products in float32, or coded on the way in where `coding`,
     PerToken or Fixed, says how. bias: float32 (n,). bias_i32: int32 (n,) at scale x.scale * w.scale. residual:
     float32 (m, n) or Coded. norm: has weight, bias, eps and rms, as model.Norm. gated: act(gate) * up (m, n / 2) of
-    the halves of x w + bias, transformed in blocks of `hadamard` where that is not 0. keep: "result": that; "both": a pair of it and, where it is in codes, the same in
-    float32; "sum": a pair of it and what was normed, in `sum_form`: None or Fixed."""
+    the halves of x w + bias, transformed in blocks of `hadamard` where that is not 0. keep: "result": that; "both": a
+    pair of it and, where it is in codes, the same in float32; "sum": a pair of it and what was normed, in
+    `sum_form`: None or Fixed."""
     cdef int64_t rows = x.shape[0]
     cdef Step step = new_step(cq_linear, "linear", rows, [x, w, bias, bias_i32, residual, form])
     cdef cq_epilogue *e = &step.args.linear.epilogue
