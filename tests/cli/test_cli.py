@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from interrupts import heed_interrupts
 
 import cq
 from cq.cli import main
@@ -581,14 +582,10 @@ def test_input_that_is_not_text(run, tiny_encoder, tmp_path):
 _PROGRAM = "from cq.cli import main; print('started', flush=True); main(prog_name='cq')"
 
 
-def _heed_interrupts():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it in what it runs in the background
-
-
 def _command(*arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
-        preexec_fn=_heed_interrupts,
+        preexec_fn=heed_interrupts,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from interrupts import heed_interrupts
 
 import cq
 from cq.formats import files
@@ -170,6 +171,7 @@ def test_interrupted_while_it_is_loaded(tmp_path, command):
     run = subprocess.Popen(
         [sys.executable, *command, "info"],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        preexec_fn=heed_interrupts,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
