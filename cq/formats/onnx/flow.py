@@ -16,8 +16,8 @@ _POWERS = np.ldexp(np.float32(1), np.arange(121))  # by which a token may stretc
 
 
 class Coded(NamedTuple):
-    """uint8 codes (batch, length, n) with parameters found at inference: scale and zero point, scalars, or, where
-    `per_token`, (batch, length, 1). A zero point is uint8, or int32 where scales are per token."""
+    """uint8 codes (tokens, n) with parameters found at inference: scale and zero point, scalars, or, where
+    `per_token`, (tokens, 1). A zero point is uint8, or int32 where scales are per token."""
 
     codes: str
     scale: Operand
@@ -39,11 +39,12 @@ def folded(form: Smoothed) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Flow:
-    """An activation (batch, length, n): float32 and, made where they are first asked for, its codes."""
+    """An activation (tokens of all sequences, padding among them, n): float32 and, made where they are first asked for,
+    its codes."""
 
     def __init__(self, graph: Graph, values: str = "", keep: str | None = None):
-        """values: in float32; "" where it comes in one form alone, see `add`. keep: bool (batch, length, 1), which of
-        its rows are tokens; None: all."""
+        """values: in float32; "" where it comes in one form alone, see `add`. keep: bool (tokens, 1), which of its
+        rows are no padding; None: all."""
         self.graph, self.values, self._keep = graph, values, keep
         self._decoded: dict[Form, str] = {}
         self._coded: dict[Form, Coded] = {}
@@ -115,7 +116,7 @@ def decoded(graph: Graph, codes: str, form: Fixed | Smoothed, factor: float = 1.
 
 def stretched(graph: Graph, x: str, form: Stretched) -> tuple[str, str]:
     """x through codes that a token may stretch, and back: what they stand for before it is multiplied by the token's
-    power of two, and that power (batch, length, 1)."""
+    power of two, and that power (tokens, 1)."""
     scale, inverse = form.columns.scale, form.columns.inverse
     steps = graph.add("Div", x, scale)
     reach = steps if np.isnan(inverse).any() else graph.add("Mul", x, inverse)  # as the kernels find the power

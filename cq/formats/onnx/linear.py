@@ -8,7 +8,7 @@ import numpy as np
 from ... import _core
 from ...errors import UnsupportedError
 from ...model.deferred import Deferred, read
-from ...model.forms import Fixed, PerTensor, PerToken, Smoothed, Stretched
+from ...model.forms import Fixed, PerTensor, PerToken, Smoothed, Stretched, has_one_scale
 from ...model.linear import Linear, QuantizedLinear
 from .flow import Coded, Flow
 from .graph import Graph
@@ -82,7 +82,7 @@ def codes_of(graph: Graph, weight: _core.Weight, name: str, by_output: bool = Fa
 def linear(
     graph: Graph, layer: Linear | QuantizedLinear, x: Flow, name: str, fold: Fold | None = None, table: str = ""
 ) -> str:
-    """float32 (batch, length, outputs) of a layer. fold: of what it gives, of a layer without activation. table: the
+    """float32 (tokens, outputs) of a layer. fold: of what it gives, of a layer without activation. table: the
     constant that holds its weight (outputs, inputs), float32 or in codes, where others read it too."""
     with graph.inside(name):
         if isinstance(layer, Linear):
@@ -90,21 +90,16 @@ def linear(
             y = y if fold is None else graph.add("Mul", y, fold.factor.astype(np.float32))
         else:
             codes, bias = codes_of(graph, layer.weight, table or name, bool(table)), layer.bias_floats
-            if isinstance(layer.input_form, (Fixed, Smoothed)) and layer.bias_codes is not None:
-                bias = layer.bias_codes * (float(layer.input_form.scale) * codes.scale.astype(np.float64))
             y = _product(graph, layer, x, codes if fold is None else codes.scaled(fold.factor))
         if fold is not None:
             bias = fold.shift if bias is None else bias * fold.factor + fold.shift
-        y = y if bias is None else graph.add("Add", y, bias.astype(np.float32))
+        y = graph.add("Add", y, bias.astype(np.float32)) if bias is not None and bias.any() else y
         return activated(graph, y, layer.activation)
 
 
 def _float(graph: Graph, layer: Linear, x: str, name: str, table: str) -> str:
     if table:  # which stays as it lies
-        rows = graph.add("Reshape", x, np.array([-1, layer.shape[0]]))
-        y = graph.add("Gemm", rows, graph.constant(table, layer.source), transB=1)
-        size = graph.add("Slice", graph.add("Shape", x), np.array([0]), np.array([2]))
-        return graph.add("Reshape", y, graph.add("Concat", size, np.array([-1]), axis=0))
+        return graph.add("Gemm", x, graph.constant(table, layer.source), transB=1)
     source = layer.source
     turned = Deferred(layer.shape, np.float32, lambda: read(source).T)
     return graph.add("MatMul", x, graph.constant(f"{name}.weight", turned, layer))
@@ -113,12 +108,24 @@ def _float(graph: Graph, layer: Linear, x: str, name: str, table: str) -> str:
 def _product(graph: Graph, layer: QuantizedLinear, x: Flow, codes: Codes) -> str:
     """x times a weight in codes, in float32."""
     form, weight = layer.input_form, codes.turned(graph)
+    if has_one_scale(form):
+        return _fixed(graph, layer, x.fixed(form), weight, form)
     if isinstance(form, (PerToken, PerTensor)):
         return _dynamic(graph, x.coded(form), weight, layer.weight)
     if isinstance(form, Stretched):
         decoded, power = x.stretched(form)
         return graph.add("Mul", graph.add("MatMul", decoded, weight.decoded(graph)), power)
-    return graph.add("MatMul", x.floats() if form is None else x.fixed(form), weight.decoded(graph))
+    return graph.add("MatMul", x.floats(), weight.decoded(graph))
+
+
+def _fixed(graph: Graph, layer: QuantizedLinear, x: str, codes: Codes, form: Fixed | Smoothed) -> str:
+    """The same of codes with one scale that is known beforehand. A bias in codes is a part of their sum, as in cq, and
+    in onnxruntime, whose kernel for this wants two axes: what it gives is the same float32."""
+    bias = None
+    if layer.bias_codes is not None:
+        scale = np.float32(form.scale) * codes.scale
+        bias = graph.add("DequantizeLinear", layer.bias_codes, scale, **{"axis": 0} if scale.ndim else {})
+    return graph.add("Gemm", x, codes.decoded(graph), bias)
 
 
 def _dynamic(graph: Graph, x: Coded, codes: Codes, weight: _core.Weight) -> str:

@@ -76,7 +76,7 @@ class _Drawing:
         self.keep: str | None = None
         if not self.writes:
             kept = graph.add("Cast", self.given, to=graph.onnx.TensorProto.BOOL)
-            self.keep = graph.add("Unsqueeze", kept, np.array([2]))
+            self.keep = graph.add("Reshape", kept, np.array([-1, 1]))
         self._outputs(self._hidden())
 
     def _flow(self, values: str = "") -> Flow:
@@ -109,7 +109,7 @@ class _Drawing:
                 x, stream = self._after(part, stream, names.ffn.sum, norms[1], readers, block.streams[1])
                 continue
             x, _ = self._after(part, stream, names.ffn.sum, norms[1], (), None)
-            total = graph.add("Add", x.floats(), convolved(graph, convolution, first, self.keep))
+            total = graph.add("Add", x.floats(), convolved(graph, convolution, first, self.keep, self.places))
             x, convolution = self._flow(self._norm(total, convolution.norm)), None
             stream = x.floats() if block.streams[1] is None else x.fixed(block.streams[1])
         return x
@@ -125,22 +125,24 @@ class _Drawing:
         model, embed, norm = self.model, self.model.embedding, self.model.blocks[0].attention_norm
         with self.graph.inside("embed"):
             x = self._embedded()
+            x = self.graph.add("Reshape", x, np.array([-1, model.config.embedding_width or model.config.hidden_size]))
         if not self.config.starts_normed:
             return self._flow(x) if norm is None else self._normed(x, norm, model.blocks[0].attention.readers()), x
         assert embed.norm is not None, "what starts normed has this norm"
-        flow = self._flow(self._norm(x, embed.norm))
+        readers = model.blocks[0].attention.readers() if model.projection is None else ()
+        flow = self._normed_in_stream(x, embed.norm, readers)
         if model.projection is not None:
             flow = self._flow(linear(self.graph, model.projection, flow, "embed.project"))
         return flow, flow.floats() if embed.stream is None else flow.fixed(embed.stream)
 
     def _embedded(self) -> str:
-        """The rows of the tables, summed."""
+        """The rows of the tables, summed, (batch, length, width)."""
         graph, embed = self.graph, self.model.embedding
         x = self._word()
         x = x if embed.scale == 1 else graph.add("Mul", x, np.float32(embed.scale))
         if embed.position is not None:
             table = graph.constant("embed.position", embed.position[embed.offset :])
-            x = graph.add("Add", x, graph.add("Gather", table, self.places.positions))
+            x = graph.add("Add", x, self.places.rows(table))
         if embed.type is None:
             return x
         if self.types is None:
@@ -159,7 +161,7 @@ class _Drawing:
         if self.config.ends_normed:
             return self._flow(total) if norm is None else self._normed(total, norm, readers), kept
         assert norm is not None, "norms stand in the stream"
-        flow = self._flow(self._norm(total, norm))
+        flow = self._normed_in_stream(total, norm, readers)
         return flow, flow.floats() if form is None else flow.fixed(form)
 
     def _norm(self, x: str, norm: Norm, form: Smoothed | None = None) -> str:
@@ -173,6 +175,14 @@ class _Drawing:
             return self._flow(self._norm(x, norm))
         return self._flow().add(form, quantized(self.graph, self._norm(x, norm, form), form))
 
+    def _normed_in_stream(self, x: str, norm: Norm, readers: tuple) -> Flow:
+        """A norm whose result goes on as it is, too. Two norms take less time than what they spare, a product and a
+        sum."""
+        flow, form = self._flow(self._norm(x, norm)), common_form(readers)
+        if folds(form) and not norm.rms:
+            flow.add(form, quantized(self.graph, self._norm(x, norm, form), form))
+        return flow
+
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _attention(self, block: Block, names: BlockPart, x: Flow) -> str:
@@ -182,7 +192,7 @@ class _Drawing:
             shape = "batch", part.kv_heads, "past", part.dim
             at = f"past_key_values.{names.name.rpartition('.')[2]}"
             past = graph.input(f"{at}.key", np.float32, shape), graph.input(f"{at}.value", np.float32, shape)
-        heads = attention(graph, part, names.attention, x, self.places.tokens(part), past)
+        heads = attention(graph, part, names.attention, x, self.places, past)
         if past is not None:
             shape = "batch", part.kv_heads, "total", part.dim
             for kind, value in (("key", heads.key), ("value", heads.value)):
@@ -204,7 +214,7 @@ class _Drawing:
         with graph.inside(names.ffn.hidden):
             product = graph.add("Mul", activated(graph, gate, part.activation), up)
             if part.hadamard:
-                product = transformed(graph, product, self.config.intermediate_size, part.hadamard, 3)
+                product = transformed(graph, product, self.config.intermediate_size, part.hadamard, 2)
             hidden = self._flow(product)
             if folds(form) and shift is not None:
                 moved = affine_of(graph, product, factor, shift)
@@ -220,11 +230,12 @@ class _Drawing:
         if codes.scale.ndim == 0:
             rows = graph.add("Gather", codes.name, self.ids)
             return graph.add("DequantizeLinear", rows, codes.scale, codes.zeros)
-        ids = graph.add("Reshape", self.ids, np.array([-1]))  # since parameters of an axis are one row
-        parameters = {f"{_WORD}.scale": codes.scale, f"{_WORD}.zero_point": codes.zeros}
-        of_ids = [graph.add("Gather", graph.constant(name, array), ids) for name, array in parameters.items()]
-        rows = graph.add("DequantizeLinear", graph.add("Gather", codes.name, ids), *of_ids, axis=0)
-        return graph.add("Reshape", rows, graph.add("Concat", self.sizes, np.array([-1]), axis=0))
+        rows = graph.add("Cast", graph.add("Gather", codes.name, self.ids), to=graph.onnx.TensorProto.FLOAT)
+        if codes.zero_point is not None:
+            zeros = graph.constant(f"{_WORD}.zero_point", codes.zero_point.astype(np.float32)[:, None])
+            rows = graph.add("Sub", rows, graph.add("Gather", zeros, self.ids))
+        scales = graph.constant(f"{_WORD}.scale", codes.scale[:, None])
+        return graph.add("Mul", rows, graph.add("Gather", scales, self.ids))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -236,7 +247,7 @@ class _Drawing:
                 x = self._normed(dense, model.transform.norm, (model.head,))
             self._scores(x, model.head)
             return
-        hidden = x.floats()
+        hidden = self.places.apart(x.floats(), config.hidden_size)
         if model.classifier is not None:
             graph.output("logits", self._classes(hidden), ("batch", len(config.labels)))
             return
@@ -251,6 +262,7 @@ class _Drawing:
         graph, config = self.graph, self.config
         shares = config.tied and (isinstance(head, Linear) or self.model.embedding.source is head.weight)
         scores, shape = linear(graph, head, x, "head", table=_WORD if shares else ""), ("batch", "length")
+        scores = self.places.apart(scores, config.head_size)
         if config.multi_vector is not None:
             vectors = normalized(graph, scores) if config.multi_vector["normalize"] else scores
             graph.output("token_embeddings", vectors, (*shape, config.head_size))
@@ -263,13 +275,13 @@ class _Drawing:
     def _classes(self, hidden: str) -> str:
         head = self.model.classifier
         assert head is not None, "asked for where there is one"
-        graph, one = self.graph, np.array([1])  # as sequences of one token: kernels in codes want three axes
-        x = Flow(graph, graph.add("Unsqueeze", self._read_by_classifier(hidden), one))
+        graph = self.graph
+        x = Flow(graph, self._read_by_classifier(hidden))
         if head.dense is not None:
             dense = linear(graph, head.dense, x, "classifier.dense")
             own = head.dense.activation is None  # else the layer had it
             x = Flow(graph, activated(graph, dense, head.activation) if own else dense)
-        return graph.add("Squeeze", linear(graph, head.scores, x, "classifier.scores"), one)
+        return linear(graph, head.scores, x, "classifier.scores")
 
     def _read_by_classifier(self, hidden: str) -> str:
         """As Transformer._read_by_classifier."""

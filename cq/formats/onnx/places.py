@@ -19,12 +19,13 @@ _LENGTH = np.array([1])  # the axis of tokens
 class Tokens(NamedTuple):
     """Names of what a layer's attention needs to know of its tokens. mask: float32, added to scores
     (batch, kv heads, queries of all that share a kv head, keys): broadcasts. cosine, sine: (batch or 1, 1, length,
-    turned / 2), or None where no position turns. relative: what layers share of the positions that they meet, or None
-    where they meet none."""
+    turned / 2), or None where no position turns. ones: (keys, 1), through codes, where attention is in codes; else
+    None. relative: what layers share of the positions that they meet, or None where they meet none."""
 
     mask: str
     cosine: str | None
     sine: str | None
+    ones: str | None
     relative: Relative | None
 
 
@@ -35,11 +36,19 @@ class Places:
         """given: attention_mask (batch, keys). sizes: the shape (batch, length) of the tokens. past: whether keys may
         stand before the first of these."""
         self.graph, self.config, self.given, self._past = graph, config, given, past
+        self._sizes = sizes
         with graph.inside("positions"):
             self._length = graph.add("Slice", sizes, np.array([1]), np.array([2]))
-            self.positions = self._positions()
         self._masks: dict[int | None, str] = {}
         self._angles: dict[int, tuple[str, str]] = {}
+        self._shapes: dict[tuple[int, ...], str] = {}
+
+    def apart(self, x: str, *features: int) -> str:
+        """x (tokens of all sequences, n) → (batch, length, *features)."""
+        if features not in self._shapes:
+            with self.graph.inside("positions"):
+                self._shapes[features] = self.graph.add("Concat", self._sizes, np.array(features), axis=0)
+        return self.graph.add("Reshape", x, self._shapes[features])
 
     def tokens(self, part: Attention) -> Tokens:
         """Of a layer's attention."""
@@ -47,23 +56,47 @@ class Places:
             with self.graph.inside("mask"):
                 self._masks[part.window] = self._mask(part)
         relative = None if part.relative is None else self._relative
+        ones = self._ones if isinstance(part.forms, tuple) else None
         if part.rotary is None:
-            return Tokens(self._masks[part.window], None, None, relative)
+            return Tokens(self._masks[part.window], None, None, ones, relative)
         if id(part.rotary) not in self._angles:
             with self.graph.inside("rotary"):
                 self._angles[id(part.rotary)] = self._turns(part.rotary)
-        return Tokens(self._masks[part.window], *self._angles[id(part.rotary)], relative)
+        return Tokens(self._masks[part.window], *self._angles[id(part.rotary)], ones, relative)
+
+    @cached_property
+    def _ones(self) -> str:
+        graph, one = self.graph, np.uint8(1)
+        with graph.inside("ones"):
+            keys = graph.add("Slice", graph.add("Shape", self.given), np.array([1]), np.array([2]))
+            shape = graph.add("Concat", keys, np.array([1]), axis=0)
+            return graph.add("DequantizeLinear", graph.add("Expand", one, shape), np.float32(1), np.uint8(0))
 
     @cached_property
     def _relative(self) -> Relative:
         with self.graph.inside("relative"):
             return Relative(self.graph, self.config, self._length)
 
+    def rows(self, table: str) -> str:
+        """The rows of `table` that the tokens' positions say, (batch, length, n) or (length, n)."""
+        if self._counted:
+            return self.graph.add("Gather", table, self._positions)
+        return self.graph.add("Slice", table, np.array([0]), self._length, np.array([0]))
+
+    @property
+    def _counted(self) -> bool:
+        """Whether the mask says which position a sequence's first token has."""
+        return bool(self._past or self.config.position_offset and not self._reads_unseen)
+
+    @cached_property
     def _positions(self) -> str:
         """int64 (batch or 1, length)."""
+        with self.graph.inside("positions"):
+            return self._numbered()
+
+    def _numbered(self) -> str:
         graph, length = self.graph, self._length
-        counted = self._past or self.config.position_offset and not self._reads_unseen
-        if not counted:
+        if not self._counted:
             places = graph.add("Range", np.array(0), graph.add("Squeeze", length), np.array(1))
             return graph.add("Unsqueeze", places, np.array([0]))
         places = graph.add("CumSum", self.given, np.array(1))
@@ -140,7 +173,7 @@ class Places:
             total = graph.add("Unsqueeze", graph.add("ReduceSum", self.given, _LENGTH, keepdims=1), np.array([2, 3]))
             longer = graph.add("Greater", total, np.array(rotary.turning_point))
             frequencies = graph.add("Where", longer, rotary.frequencies[1][0], plain)
-        places = graph.add("Cast", self.positions, to=graph.onnx.TensorProto.FLOAT)
+        places = graph.add("Cast", self._positions, to=graph.onnx.TensorProto.FLOAT)
         angles = graph.add("Mul", graph.add("Unsqueeze", places, np.array([1, 3])), frequencies)
         cosine, sine = (graph.add(op, angles) for op in ("Cos", "Sin"))
         if factor == 1:
