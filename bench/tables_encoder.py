@@ -104,7 +104,27 @@ def efficiency(result: dict) -> str:
 def encoder_accuracy(result: dict) -> str:
     return (
         "Cosine: with float32's embeddings, in the mean. Compensated: `cq.compensate` first, on static's "
-        "calibration.\n\n" + _pairs(result["rows"], "default") + "\n\n" + machine(result)
+        "calibration.\n\n" + _pairs(result["rows"], "default") + "\n\n" + machine(result, timed=False)
+    )
+
+
+def ranks(result: dict) -> str:
+    """A line per way: correlations of scores, and shares of queries whose documents keep their order."""
+    rows = result["rows"]
+    facts, keys = rows[0], ("gold", "float32", "first", "order", "order_beyond")
+    beyond = f"those {facts['margin']} apart in the same order, %"
+    heads = ("Spearman ×100<br>with people's scores", "with float32's scores", "same best document, %")
+    lines = [["cross-encoder", *heads, "all in the same order, %", beyond]]
+    for row in rows:
+        shares = (f"{100 * row[key]:.1f}" if key in row else "–" for key in keys[2:])
+        lines.append([row["name"], *(f"{row[key]:.3f}" if key in row else "–" for key in keys[:2]), *shares])
+    return (
+        f"all-MiniLM-L6-v2, trained for {facts['steps']} steps on STS 2012 to score a pair of sentences, 0…1. "
+        f"Spearman: of {facts['pairs']:,} pairs of STS 2014. The other columns: share of {facts['queries']} queries "
+        f"for which the model ranks {facts['documents']} documents as float32 does; these are the sentence that STS "
+        "2014 pairs with the query and others of the same file. The last column asks only for the order of any two "
+        f"documents that float32 scores more than {facts['margin']} apart. float32's scores are those of transformers "
+        f"within {facts['to_transformers']:.0e}.\n\n{markdown(lines)}\n\n{machine(result, timed=False)}"
     )
 
 

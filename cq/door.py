@@ -15,6 +15,8 @@ from .errors import CqError, one_line
 # What comes through as it is: cq's own; the system's, which name files; and what says how a program ends.
 _PASSES = (CqError, OSError, MemoryError, Warning, ImportError, StopIteration)
 _SHOWN = ("__repr__", "__str__", "__format__")  # of arguments, called to name them in messages
+_LIBRARIES = ("numpy", "tokenizers", "safetensors")
+_COMPILED = tuple(f"{name}." for name in (__package__, *_LIBRARIES))  # so begin the names of Cython's functions
 
 
 class own_errors:
@@ -99,7 +101,7 @@ def _is_ours(error: BaseException, trace: TracebackType | None) -> bool:
         return False
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not code.co_filename.startswith(_known()):
+        if not code.co_filename.startswith(_known()) and not code.co_name.startswith(_COMPILED):
             return code.co_name in _SHOWN
         trace = trace.tb_next
     return True
@@ -110,5 +112,5 @@ def _known() -> tuple[str, ...]:
     """Where cq, the standard library and installed packages lie; "<string>" is where dataclasses are made."""
     paths = sysconfig.get_paths()
     found = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    found |= {str(Path(sys.modules[name].__file__ or "").parent) for name in ("numpy", "tokenizers", "safetensors")}
+    found |= {str(Path(sys.modules[name].__file__ or "").parent) for name in _LIBRARIES}
     return str(Path(__file__).parent), *sorted(found), "<frozen", "<string>", "<__array_function__"

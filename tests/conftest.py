@@ -133,7 +133,6 @@ def kernel_bits():
             text=True,
             env=os.environ | {"CQ_ISA": isa},
             capture_output=True,
-            timeout=280,
         )
         assert run.returncode == 0, run.stderr
         lines = run.stdout.splitlines()

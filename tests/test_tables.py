@@ -8,6 +8,7 @@ from pathlib import Path
 import greedy
 import measure
 import numpy as np
+import orders
 import pytest
 import run
 import tables
@@ -211,6 +212,19 @@ def test_greedy_texts_are_compared_up_to_the_first_other_token():
     ours, theirs = [np.array([5, 4]), np.array([5, 4])], [np.array([5, 4]), np.array([5, 3])]
     found = greedy.compared([np.array([1]), np.array([2])], ours, theirs, logits)
     assert (found["equal"], found["first"], found["gaps"]) == (1, [None, 1], [None, 1.0]) and asked == [[2, 5]]
+
+
+def test_orders_agree_wholly_or_beyond_a_margin():
+    exact = np.array([[0.9, 0.5, 0.495, 0.1], [0.2, 0.8, 0.3, 0.1], [0.7, 0.6, 0.5, 0.4]])
+    close, best, last = exact.copy(), exact.copy(), exact.copy()
+    close[0, 1:3] = 0.495, 0.5  # what is close changes places
+    best[1, 2] = 0.85
+    last[2, 3] = 0.5  # as good as the one before it, which comes first
+    same = {"first": 1.0, "order": 1.0, "order_beyond": 1.0}
+    assert orders.agreement(exact, exact, 0.01) == orders.agreement(exact, exact / 2 + 0.1, 0.01) == same
+    assert orders.agreement(exact, close, 0.01) == same | {"order": 2 / 3}
+    assert orders.agreement(exact, best, 0.01) == {"first": 2 / 3, "order": 2 / 3, "order_beyond": 2 / 3}
+    assert orders.agreement(exact, last, 0.01) == same | {"order_beyond": 2 / 3}
 
 
 def test_two_threads_over_one():

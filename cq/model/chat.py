@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, TypeGuard
 
 from ..errors import CqError, UnsupportedError
+from .inputs import is_iterable
 
 CPU_SECONDS, WALL_SECONDS = 5, 60  # of one template; the latter where the machine is busy with other things
 MEMORY = 512 << 20  # bytes of the process in which templates run
@@ -50,6 +51,8 @@ def render(
     Raises CqError for messages that are none, and a template that fails, refuses them or takes too much time or memory;
     UnsupportedError without a template or jinja2."""
     template = _chosen(template, tools)
+    if not is_iterable(messages):
+        raise CqError(f"messages: need a list of dicts, got {messages!r:.200}")
     messages = [_message(message, i) for i, message in enumerate(messages)]
     for name, items in (("tools", tools), ("documents", documents)):
         if items is not None and not (isinstance(items, (list, tuple)) and all(isinstance(x, Mapping) for x in items)):

@@ -5,9 +5,11 @@ from functools import cache
 
 import numpy as np
 import pytest
+from fuzz import Unnameable
 
 import cq
 from cq import CalibrationError, CqError
+from cq.door import guarded
 
 F32, I8, U8 = np.float32, np.int8, np.uint8
 B, A = np.ones((8, 5), I8), np.ones((3, 8), U8)
@@ -138,6 +140,7 @@ LINEAR = [
     ("bias, NaN", lambda: linear(bias=spoiled(BIAS, np.nan)), CqError, r"bias: NaN at index \(2,\)"),
     ("activation, unknown", lambda: linear(activation="tanh"), CqError, "activation: 'tanh'.*gelu_tanh"),
     ("activation, list", lambda: linear(activation=["relu"]), CqError, r"activation: \['relu'\]"),
+    ("activation, without a name", lambda: linear(activation=Unnameable()), CqError, "linear: no name"),
     ("activation, function", lambda: linear(activation=np.tanh), CqError, "activation: "),
     ("residual, shape", lambda: linear(residual=X), CqError, r"residual: .*\(3, 5\).*\(3, 8\)"),
     ("residual, QTensor's shape", lambda: linear(residual=q(X)), CqError, r"residual: .*\(3, 5\).*\(3, 8\)"),
@@ -232,6 +235,12 @@ MASKED = [
 @pytest.mark.parametrize("case", PACK + MATMUL + LINEAR + TENSOR + MASKED, ids=lambda case: case[0])
 def test_one_clear_error(case, assert_clear):
     assert_clear(*case)
+
+
+def test_compiled_functions_of_libraries_are_behind_the_door():
+    choice = guarded(np.random.default_rng(0).choice, "choice")
+    with pytest.raises(CqError, match="choice: Cannot take a larger sample"):
+        choice(3, 5, replace=False)
 
 
 def test_strange_but_right():

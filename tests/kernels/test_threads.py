@@ -19,13 +19,13 @@ QUIET_FORK = "-Wignore:This process:DeprecationWarning"
 
 
 def python(code: str, **environment: str | None) -> subprocess.CompletedProcess:
-    """Runs a script in a new process; None takes a variable away."""
+    """Runs a script in a new process, for as long as pytest lets the test run; None takes a variable away."""
     inherited = {
         name: value for name, value in os.environ.items() if name not in environment and not name.startswith("OMP_")
     }
     given = {name: value for name, value in environment.items() if value is not None}
     command = [sys.executable, QUIET_FORK, "-c", code]
-    return subprocess.run(command, env=inherited | given, text=True, capture_output=True, timeout=200)
+    return subprocess.run(command, env=inherited | given, text=True, capture_output=True)
 
 
 def output(code: str, **environment: str | None) -> str:

@@ -218,6 +218,10 @@ def test_strangers_end_soon_with_a_short_error(template, words, monkeypatch):
     "messages, arguments, words",
     [
         ([USER, "Hi"], {}, "message 1"),
+        (0, {}, "messages: need a list of dicts, got 0"),
+        (None, {}, "messages: need a list of dicts, got None"),
+        (USER, {}, "messages: need a list of dicts, got {'role"),
+        ("Hi", {}, "messages: need a list of dicts, got 'Hi'"),
         ([USER], {"tools": [print]}, "tools: need a list of JSON objects"),
         ([USER], {"documents": "x"}, "documents: need a list"),
         ([USER], {"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message: goes on"),
