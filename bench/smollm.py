@@ -33,16 +33,31 @@ def windows(model: cq.Transformer) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return tokens[int(REPORTED * len(tokens)) :], before.limit(CALIBRATED_ON).tokens
 
 
-def strategies(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
-    """Name → the float32 model, and what each strategy makes of it, as it is and with its best effort."""
+def plain(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
+    """Name → the float32 model, and what each strategy makes of it as it is."""
     return {
         "cq float32": model,
         "cq weight-only": cq.quantize(model, cq.WeightOnly()),
         "cq dynamic": cq.quantize(model, cq.Dynamic()),
         "cq static": cq.quantize(model, cq.Static(), calibration),
-    } | {
+    }
+
+
+def best(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
+    """What each strategy makes of it with its best effort."""
+    return {
         f"cq {kind.name}, best": cq.quantize(model, kind(effort="best"), calibration)
         for kind in (cq.WeightOnly, cq.Dynamic, cq.Static)
+    }
+
+
+def as_fast_as_best(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
+    """The same but for the weights' rounding, which takes minutes and does not change the speed."""
+    turned = cq.rotate(model, online=True)
+    return {
+        "cq weight-only, best": cq.quantize(cq.rotate(model), cq.WeightOnly()),
+        "cq dynamic, best": cq.quantize(turned, cq.Dynamic()),
+        "cq static, best": cq.quantize(turned, cq.Static(smooth=False, stretch=True), calibration),
     }
 
 

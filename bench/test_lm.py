@@ -10,12 +10,13 @@ from .measure import Entry, contest, sqnr_db
 
 NEW, ROUNDS = 64, 5
 CALIBRATED_ON = 2  # windows: static's speed does not depend on them, its accuracy is measured by lm_accuracy
-FLOATS = ("cq float32", "cq weight-only")
+FLOATS = ("cq float32", "cq weight-only", "cq weight-only, best")
 
 
 @pytest.fixture(scope="module")
 def lm_strategies(lm) -> dict:
-    return smollm.strategies(lm, smollm.windows(lm)[1][:CALIBRATED_ON])
+    calibration = smollm.windows(lm)[1][:CALIBRATED_ON]
+    return smollm.plain(lm, calibration) | smollm.as_fast_as_best(lm, calibration)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,12 @@ def sets(lm) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def models(lm, sets) -> dict[str, cq.Transformer]:
-    return smollm.strategies(lm, sets[1]) | smollm.trained(lm, sets[1]) | smollm.textbook(lm, sets[1])
+    return (
+        smollm.plain(lm, sets[1])
+        | smollm.best(lm, sets[1])
+        | smollm.trained(lm, sets[1])
+        | smollm.textbook(lm, sets[1])
+    )
 
 
 def test_accuracy(benchmark, threads, models, lm_rivals, sets):
