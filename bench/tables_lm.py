@@ -217,13 +217,13 @@ def preparation(result: dict) -> str:
 
     rows = contestants(result)
     names = dict.fromkeys(row["name"] for row in rows)
-    lines = [["random Llama-type models", "float32 GB", *names]]
+    lines = [["random Llama-type models: parameters, tokens", "float32 GB", *names]]
     for case in dict.fromkeys(row["case"] for row in rows):
         here = {row["name"]: row for row in rows if row["case"] == case}
         size = 4e-9 * next(iter(here.values()))["parameters"]
         lines.append([case, f"{size:.2f}", *(shown(here[name]) for name in names)])
     return (
-        f'With {joined(result["cards"], "{}")} threads: the time of `cq.quantize` with effort="best", of QAT with '
+        f'Threads: {joined(result["cards"], "{}")}. The time of `cq.quantize` with effort="best", of QAT with '
         "three steps of one sequence of 512 tokens, and the process's peak memory.\n\n"
         + markdown(lines)
         + "\n\n"
