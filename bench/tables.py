@@ -77,11 +77,13 @@ def _machine(folder: Path) -> str:
 def _table(name: str, folder: Path) -> str:
     if name not in TABLES:
         raise ValueError(f"table:{name} is not known; these are: {', '.join(TABLES)}")
-    source = folder / f"{TABLES[name].suite}.json"
-    result = _result(source)
-    where = f"`bench/results/{folder.name}/{source.name}`"
-    others = [_result(folder / f"{other}.json") for other in TABLES[name].beside]
-    return f"{TABLES[name].make(result, *others)}  \nNumbers: {where}, made by `{result['command']}`."
+    sources = [folder / f"{suite}.json" for suite in (TABLES[name].suite, *TABLES[name].beside)]
+    results = [_result(source) for source in sources]
+    made = "; ".join(
+        f"`bench/results/{folder.name}/{source.name}`, made by `{result['command']}`"
+        for source, result in zip(sources, results)
+    )
+    return f"{TABLES[name].make(*results)}  \nNumbers: {made}."
 
 
 def _result(path: Path) -> dict:
