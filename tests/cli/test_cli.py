@@ -384,6 +384,15 @@ def test_quantize_trains(run, tiny_encoder, prose, tmp_path, target):
     assert found.strategy == target and np.array_equal(found.forward(tokens)[0], expected.forward(tokens)[0])
 
 
+def test_quantize_trains_a_language_model_from_its_best(run, tiny_lm, prose, tmp_path):
+    out, model = tmp_path / "q.safetensors", cq.load(tiny_lm)
+    given = ["--effort", "best", "--steps", 2, "--batch-size", 1, "--learning-rate", "1e-3", "--calibration", prose]
+    run("quantize", tiny_lm, out, "--strategy", "qat", *given)
+    strategy = cq.QAT(target=cq.Static(effort="best"), steps=2, batch_size=1, learning_rate=1e-3)
+    expected, tokens = cq.quantize(model, strategy, read(prose, model)), [np.arange(9)]
+    np.testing.assert_array_equal(cq.load(out).logits(tokens)[0], expected.logits(tokens)[0])
+
+
 def test_quantize_textbook_include_exclude(run, tiny_encoder, tmp_path):
     out = tmp_path / "out.safetensors"
     run(
