@@ -36,7 +36,8 @@ SUITES = {
     "ranks": 4,
     "train": 3,
     "lm": 4,
-    "lm_accuracy": 65,
+    "lm_accuracy": 90,
+    "outlier_tokens": 4,
     "generate": 4,
     "onnx": 2,
     "large": 6,
@@ -77,7 +78,17 @@ PACKAGES = {
     "llama.cpp": "llama-cpp-python",
 }
 # suites of one run, with the most threads
-ONCE = ("calibration", "preparation", "neighbour", "encoder_accuracy", "ranks", "lm_accuracy", "large", "qat")
+ONCE = (
+    "calibration",
+    "preparation",
+    "neighbour",
+    "encoder_accuracy",
+    "ranks",
+    "lm_accuracy",
+    "outlier_tokens",
+    "large",
+    "qat",
+)
 PROFILED = ("--strategy", "dynamic", "--strategy", "static", "--shape", "8x128", "--shape", "1x16")
 MIX_BUDGET = 0.1  # of Spearman ×100
 LOW_PEAK = 0.9  # of the best one of a run

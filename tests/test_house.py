@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "convert": {"errors", "_core", "affine", "qtensor", "model", "coding", "plan"},
     "formats": {"errors", "door", "_core", "affine", "strategies", "qtensor", "model", "plan", "plan_json", "convert"},
     "calibrate": {"errors", "observers", "model"},
-    "prepare": {"errors", "_core", "affine", "functions", "observers", "model", "coding", "calibrate"},
+    "prepare": {"errors", "_core", "affine", "functions", "observers", "qtensor", "model", "coding", "calibrate"},
     "train": {"errors", "door", "_core", "affine", "strategies", "functions", "observers", "model", "plan", "formats"},
     "quantize": {
         "errors",

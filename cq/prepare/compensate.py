@@ -13,6 +13,7 @@ from ..errors import CalibrationError, CqError
 from ..model import Transformer
 from ..model.inputs import check_samples
 from ..observers.tokens import Tokens
+from ..qtensor import QTensor
 from .cholesky import inverse_factor
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)  # the exponent of a channel's size in what divides it
@@ -44,25 +45,30 @@ class _Place(NamedTuple):
         return np.repeat(scale.reshape(-1, 1, self.dim), self.group, 1).reshape(-1)
 
 
-def compensate(model: Transformer, calibration: Iterable, progress: Progress | None = None) -> Transformer:
+def compensate(
+    model: Transformer, calibration: Iterable, progress: Progress | None = None, *, group_size: int | None = None
+) -> Transformer:
     """Rounds a model's weights so that they compensate each other's errors, at no cost at inference.
 
     First the channels between layers are equalized: the inputs of attention's output and, where a feed-forward part is
     gated, of its down projection are divided by a scale for each channel, which the layers on either side take in
     (SmoothQuant, arXiv:2211.10438). Logits stay the same up to float rounding. Then the weight of every linear layer is
-    rounded to symmetric int8 per output channel, input by input, and the inputs that follow take back what is left of
-    the outputs' error (GPTQ, arXiv:2210.17323). The word table, a head tied to it and a sequence classifier's head stay
-    as they are. Memory: the float32 model twice, and for each site that layers read a float32 matrix of its width
-    squared.
+    rounded to symmetric int8 per output channel, or group of its inputs, input by input, and the inputs that follow
+    take back what is left of the outputs' error (GPTQ, arXiv:2210.17323). The word table, a head tied to it and a
+    sequence classifier's head stay as they are. Memory: the float32 model twice, and for each site that layers read a
+    float32 matrix of its width squared.
 
     Args:
         model: A float32 model.
         calibration: Any iterable of samples, as for `quantize`: some thousand tokens or more of the kind that the model
             is for.
         progress: Called with (done, total or None) as samples pass, and then as sites are done.
+        group_size: How many neighbouring inputs of an output channel share a scale, as in `Scheme`, a positive multiple
+            of 4; None: all of them.
 
     Returns:
-        A new float32 model whose weights stand for those codes. `quantize` finds them again with the default scheme.
+        A new float32 model whose weights stand for those codes. `quantize` finds them again with the default scheme, or
+        with one of such groups.
 
     Raises:
         CalibrationError: There are no samples.
@@ -75,16 +81,18 @@ def compensate(model: Transformer, calibration: Iterable, progress: Progress | N
     check_samples(calibration, "calibration")
     if progress is not None and not callable(progress):
         raise CqError(f"progress: need a function of (done, total), got {type(progress).__name__}")
+    if group_size is not None and (type(group_size) is not int or group_size < 4 or group_size % 4):
+        raise CqError(f"group_size: need a positive multiple of 4, or None, got {group_size!r}")
     places = list(_places(model))
     squares, tokens = _seen(model, calibration, places, progress)
     weights = model.weights()
     for place in places:
         if place.source is not None:
-            _equalize(weights, place, tokens.pop(place.site).rows, squares[place.site])
+            _equalize(weights, place, tokens.pop(place.site).rows, squares[place.site], group_size)
     for done, place in enumerate(places, 1):
         factor = _factor(squares.pop(place.site))
         for name in place.layers:
-            weights[f"{name}.weight"] = rounded(weights[f"{name}.weight"], factor)
+            weights[f"{name}.weight"] = rounded(weights[f"{name}.weight"], factor, group_size)
         if progress is not None:
             progress(done, len(places))
     return Transformer(model.config, weights, model.tokenizer)
@@ -133,7 +141,9 @@ def _seen(model: Transformer, samples: Iterable, places: list[_Place], progress:
 # --- channels ---------------------------------------------------------------------------------------------------------
 
 
-def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, square: np.ndarray) -> None:
+def _equalize(
+    weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, square: np.ndarray, group_size: int | None
+) -> None:
     """Moves scales from the place's channels into the layers on either side, in `weights`, and takes them out of
     `square`."""
     (name,) = place.layers
@@ -147,7 +157,7 @@ def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, squa
             scale = place.shared(functions.power(size, strength) * functions.power(reach, -other))
             scales.append(scale / functions.exp(functions.log(scale).mean()))
     y = _core.matmul(x, weight.T)
-    best = min(scales, key=lambda scale: _error(x, weight, y, place.spread(scale).astype(np.float32)))
+    best = min(scales, key=lambda scale: _error(x, weight, y, place.spread(scale).astype(np.float32), group_size))
     spread = place.spread(best)
     weights[f"{name}.weight"] = (weight * spread).astype(np.float32)
     square /= np.outer(spread, spread).astype(np.float32)
@@ -156,7 +166,7 @@ def _equalize(weights: dict[str, np.ndarray], place: _Place, x: np.ndarray, squa
             weights[part] = (weights[part].T / best).T.astype(np.float32)
 
 
-def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray) -> float:
+def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray, group_size: int | None) -> float:
     """Of the outputs y of weight's layer when x / scale goes in as codes of each token's own, and the weight is in
     codes too: each token's over its outputs' size, averaged."""
     size = np.square(y).sum(1)
@@ -164,7 +174,7 @@ def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray) 
     lo, hi = np.minimum(given.min(1, keepdims=True), 0), np.maximum(given.max(1, keepdims=True), 0)
     step = np.maximum((hi - lo) / 255, affine.SMALLEST_SCALE)
     codes = np.rint(given / step) * step
-    error = _core.matmul(codes, quantize_weight(weight, True, "per_channel", None).dequantize().T) - y
+    error = _core.matmul(codes, _quantized(weight, group_size).dequantize().T) - y
     return float((np.square(error).sum(1) / np.maximum(size, 1e-3 * size.mean() or 1.0)).mean())
 
 
@@ -187,28 +197,44 @@ def _factor(square: np.ndarray) -> _Factor:
     return _Factor(order, inverse_factor(damped[np.ix_(order, order)]).astype(np.float32))
 
 
-def rounded(weight: np.ndarray, factor: _Factor) -> np.ndarray:
-    """weight float32 (n, k) → what the codes of the rounded weight stand for. The code of each output's largest weight
-    stays ±127, so that rounding the result finds the same scale and codes."""
+def rounded(weight: np.ndarray, factor: _Factor, group_size: int | None = None) -> np.ndarray:
+    """weight float32 (n, k) → what the codes of the rounded weight stand for. The code of the largest weight under each
+    scale stays ±127, so that rounding the result finds the same scales and codes."""
     result = np.empty_like(weight)
     for at in range(0, len(weight), _ROWS):
         rows = weight[at : at + _ROWS]
-        scale = quantize_weight(rows, True, "per_channel", None).scale
-        result[at : at + _ROWS, factor.order] = (_codes(rows[:, factor.order].T.copy(), scale, factor.upper) * scale).T
+        scales, fixed = _scales(rows, group_size)
+        left, scales, fixed = (np.ascontiguousarray(one[:, factor.order].T) for one in (rows, scales, fixed))
+        result[at : at + _ROWS, factor.order] = (_codes(left, scales, fixed, factor.upper) * scales).T
     return result
 
 
-def _codes(left: np.ndarray, scale: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """left (k, n), of which errors are taken back as they arise: changed. → codes (k, n) float32."""
-    k, largest = len(left), np.abs(left).argmax(0)
-    fixed = np.copysign(np.float32(127), left[largest, np.arange(left.shape[1])])
-    codes = np.empty_like(left)
+def _scales(weight: np.ndarray, group_size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Of weight (n, k): every weight's scale, float32 (n, k), and the code ±127 of the largest under each scale among
+    zeros, float32 (n, k)."""
+    size = group_size or weight.shape[1]
+    scales = _quantized(weight, size).scale
+    fixed = np.zeros_like(weight)
+    for start in range(0, weight.shape[1], size):
+        largest = np.abs(weight[:, start : start + size]).argmax(1)[:, None] + start
+        np.put_along_axis(fixed, largest, np.copysign(np.float32(127), np.take_along_axis(weight, largest, 1)), 1)
+    return np.repeat(scales, size, 1)[:, : weight.shape[1]], fixed
+
+
+def _quantized(weight: np.ndarray, group_size: int | None) -> QTensor:
+    return quantize_weight(weight, True, "per_group" if group_size else "per_channel", group_size)
+
+
+def _codes(left: np.ndarray, scales: np.ndarray, fixed: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """left (k, n), of which errors are taken back as they arise: changed. → codes (k, n) float32, `fixed` where that is
+    not 0."""
+    k, codes = len(left), np.empty_like(left)
     for start in range(0, k, _COLUMNS):
         end = min(start + _COLUMNS, k)
         errors = np.empty((end - start, left.shape[1]), np.float32)
         for i in range(start, end):
-            codes[i] = np.where(largest == i, fixed, np.clip(np.rint(left[i] / scale), -127, 127))
-            errors[i - start] = error = (left[i] - codes[i] * scale) / upper[i, i]
+            codes[i] = np.where(fixed[i], fixed[i], np.clip(np.rint(left[i] / scales[i]), -127, 127))
+            errors[i - start] = error = (left[i] - codes[i] * scales[i]) / upper[i, i]
             left[i + 1 : end] -= upper[i, i + 1 : end, None] * error
         left[end:] -= _core.matmul(upper[start:end, end:].T, errors)
     return codes

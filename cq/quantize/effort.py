@@ -1,5 +1,5 @@
 """What effort="best" does to a model before its plan is made: rotation, where the model goes through one unchanged, and
-rounding that compensates its own errors, where the strategy's weights have a scale per output. Makes no plan."""
+rounding that compensates its own errors, where a scale of the strategy's weights is an output's own. Makes no plan."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -43,14 +43,14 @@ def prepared(
     if isinstance(strategy, QAT):  # which compensates by itself, for it learns from the logits of the model before
         return model, replace(strategy, target=best), samples
     if compensates(best):
-        model = compensate(model, samples, progress)
+        model = compensate(model, samples, progress, group_size=target.scheme.group_size)
     return model, best, samples if isinstance(best, Static) else None
 
 
 def compensates(target: Single) -> bool:
     """Whether the strategy's weights are rounded so that they compensate each other's errors."""
     scheme = target.scheme
-    return target.effort == "best" and scheme.weight_symmetric and scheme.weight_granularity == "per_channel"
+    return target.effort == "best" and scheme.weight_symmetric and scheme.weight_granularity != "per_tensor"
 
 
 def _is_best(strategy: Strategy | QAT, target: Single, samples: Samples) -> bool:

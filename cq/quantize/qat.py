@@ -44,7 +44,7 @@ def trained(
     learns = isinstance(target, Static) and strategy.ranges == "learned"
     teacher = model = _equalized(model, target) if coarse else model
     if compensates(target):
-        model = compensate(model, texts)
+        model = compensate(model, texts, group_size=target.scheme.group_size)
     found = None
     if coarse or smooths or learns:
         kind = target.observer if isinstance(target, Static) else "minmax"

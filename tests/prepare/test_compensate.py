@@ -46,38 +46,44 @@ def error(model, exact) -> float:
     return sum(np.square(ours - theirs).sum() for ours, theirs in zip(model.logits(OTHERS), exact.logits(OTHERS)))
 
 
-def test_rounding_is_that_of_optimal_brain_quantization(rng):
+@pytest.mark.parametrize("group_size", [None, 8])
+def test_rounding_is_that_of_optimal_brain_quantization(rng, group_size):
     """Input by input: the others take back the error as Frantar et al. say, with the inverse of what is left at each
     step."""
     x = rng.standard_normal((200, 24)) @ rng.standard_normal((24, 24))
     weight, square = rng.standard_normal((5, 24)).astype(np.float32), (x.T @ x).astype(np.float32)
-    scale = quantize_weight(weight, True, "per_channel", None).scale
-    left, largest = weight.astype(np.float64), np.abs(weight).argmax(1)
+    groups = np.split(weight, 24 // (group_size or 24), 1)
+    scale = np.concatenate([np.repeat(np.abs(w).max(1)[:, None] / 127, w.shape[1], 1) for w in groups], 1)
+    largest = np.concatenate([np.abs(w) == np.abs(w).max(1)[:, None] for w in groups], 1)
+    left = weight.astype(np.float64)
     damped = square.astype(np.float64) + DAMPING * np.diag(square).mean() * np.eye(24)
     codes, rest = np.empty_like(left), list(np.argsort(-np.diag(square), kind="stable"))
     while rest:
         inverse, i = np.linalg.inv(damped[np.ix_(rest, rest)]), rest[0]
-        codes[:, i] = np.clip(np.rint(left[:, i] / scale), -127, 127)
-        codes[largest == i, i] = np.copysign(127, weight[largest == i, i])
-        left[:, rest] -= np.outer((left[:, i] - codes[:, i] * scale) / inverse[0, 0], inverse[0])
+        codes[:, i] = np.clip(np.rint(left[:, i] / scale[:, i]), -127, 127)
+        codes[largest[:, i], i] = np.copysign(127, weight[largest[:, i], i])
+        left[:, rest] -= np.outer((left[:, i] - codes[:, i] * scale[:, i]) / inverse[0, 0], inverse[0])
         rest.pop(0)
-    found = rounded(weight, _factor(square))
-    np.testing.assert_array_equal(np.rint(found / scale[:, None]), codes)
-    plain = quantize_weight(weight, True, "per_channel", None)
+    found = rounded(weight, _factor(square), group_size)
+    np.testing.assert_array_equal(np.rint(found / scale), codes)
+    plain = quantize_weight(weight, True, "per_group" if group_size else "per_channel", group_size)
     errors = [np.square(x @ (w - weight).T).sum() for w in (found, plain.dequantize())]
     assert errors[0] < 0.8 * errors[1]  # 0.5 ± 0.07 over 20 seeds
 
 
-def test_quantize_finds_the_codes_again(model):
-    made = cq.compensate(model, SAMPLES)
+@pytest.mark.parametrize("group_size", [None, 20])
+def test_quantize_finds_the_codes_again(model, group_size):
+    """20 does not divide 64 inputs: the last group is shorter."""
+    made = cq.compensate(model, SAMPLES, group_size=group_size)
     assert made.strategy is None and made.config == model.config
     for (name, layer), (_, before) in zip(made.linears(), model.linears()):
         if name == "head" and model.config.tied:
             assert layer.weight.tobytes() == before.weight.tobytes()
         else:
-            found = quantize_weight(layer.weight, True, "per_channel", None)
+            found = quantize_weight(layer.weight, True, "per_group" if group_size else "per_channel", group_size)
             np.testing.assert_allclose(found.dequantize(), layer.weight, rtol=1e-6)
-            assert (np.abs(found.data).max(1) == 127).all()
+            starts = range(0, layer.weight.shape[1], group_size or layer.weight.shape[1])
+            assert (np.maximum.reduceat(np.abs(found.data), starts, axis=1) == 127).all()
 
 
 def test_errors_are_smaller(tiny_lm, rng):
@@ -102,7 +108,7 @@ def test_channels_are_made_alike_and_nothing_else_changes(tiny_lm, monkeypatch):
         weights[f"layers.1.{name}.weight"][row] *= 100
         weights[f"layers.1.{name}.bias"][row] *= 100
     model = cq.Transformer(model.config, weights)
-    monkeypatch.setattr(importlib.import_module("cq.prepare.compensate"), "rounded", lambda weight, factor: weight)
+    monkeypatch.setattr(importlib.import_module("cq.prepare.compensate"), "rounded", lambda weight, *_: weight)
     made = cq.compensate(model, SAMPLES)
     for ours, theirs in zip(made.logits(OTHERS), model.logits(OTHERS)):
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
@@ -145,6 +151,9 @@ def test_what_cannot_be_compensated_is_refused(model):
         cq.compensate(model, "a text")
     with pytest.raises(cq.CqError, match="progress: need a function"):
         cq.compensate(model, SAMPLES, 1)
+    for group_size in 0, 6, 8.0, True:
+        with pytest.raises(cq.CqError, match="group_size: need a positive multiple of 4, or None, got"):
+            cq.compensate(model, SAMPLES, group_size=group_size)
     with pytest.raises(cq.CalibrationError, match="no samples came"):
         cq.compensate(model, [])
     with pytest.raises(cq.CqError, match="sample 1: .*id"):
