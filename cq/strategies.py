@@ -198,7 +198,7 @@ class Training:
     Args:
         steps: Number of optimizer steps.
         batch_size: Number of samples in a pass.
-        accumulate: Number of passes in a step; their gradients are averaged.
+        accumulate: Number of passes in a step; their gradients are averaged. Smaller passes take less memory.
         learning_rate: Peak learning rate, reached after `warmup` steps.
         warmup: Number of steps of the warm-up.
         weight_decay: Of matrices and tables.
@@ -248,7 +248,7 @@ class QAT(Training):
     """Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877).
 
     float32 weights learn behind quantize/dequantize pairs at the sites where `target` has int8, and are then converted
-    to it.
+    to it. The memory that this takes is as for `cq.train`.
 
     What the target finds by calibration begins from the first samples, at most 500 and of some 32,768 tokens: static
     ranges, features' own scales, which rest, and, with effort="best", weights that compensate each other's errors.

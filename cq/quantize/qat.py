@@ -16,7 +16,7 @@ from ..plan import Plan
 from ..prepare.compensate import compensate
 from ..prepare.equalize import equalize_values, split_outliers
 from ..strategies import QAT, Dynamic, Single, Static, WeightOnly
-from ..train import fit
+from ..train import Network, fit
 from .dynamic import plan_dynamic
 from .effort import compensates
 from .smooth import folds
@@ -39,25 +39,34 @@ def trained(
     given, texts = _checked(samples, strategy)
     texts = beginning(model, texts[:_FIRST], _FIRST_TOKENS)
     target = strategy.target
-    coarse = target.scheme.weight_granularity == "per_tensor"
-    smooths = isinstance(target, Static) and folds(target)
-    learns = isinstance(target, Static) and strategy.ranges == "learned"
-    teacher = model = _equalized(model, target) if coarse else model
-    if compensates(target):
-        model = compensate(model, texts, group_size=target.scheme.group_size)
-    found = None
-    if coarse or smooths or learns:
-        kind = target.observer if isinstance(target, Static) else "minmax"
-        found = calibrate(model, texts, kind, tokens=KEEP if coarse or smooths else 0)
-    plan, weights = _folded(_first_plan(model, target, found), model.weights())
-    if coarse and found is not None:
-        weights = _split(weights, model, plan, found)
-    network = fit(teacher, given, strategy, plan, weights, checkpoint, _without_loss(progress))
-    result, plan = Transformer(model.config, network.weights(), model.tokenizer), network.trained_plan()
-    if isinstance(target, Static) and len(model.graph.sites) > len(model.graph.trunk):
+    teacher = _equalized(model, target) if _coarse(target) else model
+    network = _begun(teacher, strategy, texts)
+    fit(teacher, given, strategy, network, checkpoint, _without_loss(progress))
+    result, plan = Transformer(network.config, network.weights(), model.tokenizer), network.trained_plan()
+    if isinstance(target, Static) and len(network.graph.sites) > len(network.graph.trunk):
         found = calibrate(result, texts, target.observer, tokens=0)
         plan = _calibrated_heads(plan, result, found, target)
     return result, plan
+
+
+def _coarse(target: Single) -> bool:
+    """Whether each weight has one scale."""
+    return target.scheme.weight_granularity == "per_tensor"
+
+
+def _begun(model: Transformer, strategy: QAT, texts: list) -> Network:
+    """The network that training begins with. What it is made of, as large as itself, is freed before that."""
+    target, learns, found = strategy.target, strategy.ranges == "learned", None
+    static = target if isinstance(target, Static) else None
+    tokens = KEEP if _coarse(target) or (static and folds(static)) else 0
+    if compensates(target):
+        model = compensate(model, texts, group_size=target.scheme.group_size)
+    if tokens or (static and learns):
+        found = calibrate(model, texts, static.observer if static else "minmax", tokens=tokens)
+    plan, weights = _folded(_first_plan(model, target, found), model.weights())
+    if _coarse(target) and found is not None:
+        weights = _split(weights, model, plan, found)
+    return Network(model.config, plan, weights, learns)
 
 
 def _without_loss(progress: Progress | None) -> Callable[[int, int, float], None] | None:

@@ -2,5 +2,6 @@
 
 from .data import Windows, encode_text, split_text
 from .loop import fit, random_weights, train
+from .network import Network
 
-__all__ = ["Windows", "encode_text", "fit", "random_weights", "split_text", "train"]
+__all__ = ["Network", "Windows", "encode_text", "fit", "random_weights", "split_text", "train"]

@@ -192,8 +192,13 @@ class Attention:
             self._heads(dk, rows, length, True)[...] += of_k
         if self.relative is not None:
             self.relative.settle()
-        del self.coded, self.weights, self.tanhs
+        self.forget()
         return dq, dk, dv
+
+    def forget(self) -> None:
+        """Frees what the reverse needs."""
+        for name in ("coded", "weights", "tanhs", "v_scale"):
+            self.__dict__.pop(name, None)
 
     def _heads(self, x: np.ndarray, rows: slice, length: int, keys: bool = False) -> np.ndarray:
         """A view (sequences, kv_heads, query heads of each, length, x's columns of a head); of keys and values the

@@ -40,3 +40,9 @@ class Convolution:
         for tap, (places, inside) in enumerate(zip(self.places.T, self.inside.T)):
             x[places[inside]] += rows[inside, tap]  # each of these tokens once
         return x, g
+
+    def forget(self) -> None:
+        """Frees what the reverse needs."""
+        self.places = self.inside = self.slope = np.empty(0)
+        self.product.forget()
+        self.norm.forget()

@@ -121,12 +121,16 @@ class ExactHeads(Exact):
 class Clipping:
     """What sites of a fixed range share: gradients stop where the latest array was clipped."""
 
-    _outside: np.ndarray
+    _outside: np.ndarray = np.empty(0, np.int64)
 
     def backward(self, g: np.ndarray) -> np.ndarray:
         """The gradient of what was coded from that of the codes' values, in place: none outside the range."""
         g.reshape(-1)[self._outside] = 0
         return g
+
+    def forget(self) -> None:
+        """Frees what the reverse needs."""
+        self._outside = Clipping._outside
 
     def _encode(self, x: np.ndarray, form: Fixed, scale: float, zero_point: int) -> Codes:
         qmin, qmax = affine.code_range(form.dtype, form.symmetric)
@@ -209,6 +213,10 @@ class Learned(Clipping):
         total -= dot(g, x) / self.params()[0]
         self.add_gradient(np.array([total / np.sqrt(g.shape[1] * largest)]))
         return g
+
+    def forget(self) -> None:
+        super().forget()
+        self._kept = None
 
 
 class Resting(Clipping):
@@ -306,6 +314,7 @@ class LearnedWeight(WeightRange):
     def __init__(self, name: str, coding: WeightCoding, scale: np.ndarray, zero_point: np.ndarray):
         super().__init__(name, coding)
         self.scale, self.zero_point = scale, zero_point
+        self._latest: tuple[np.ndarray, np.ndarray] | None = None  # of the weight: its codes, and what was clipped
 
     def params(self) -> tuple[np.ndarray, np.ndarray]:
         """float32 scale and int32 zero point, of the scale's shape."""
@@ -326,19 +335,24 @@ class LearnedWeight(WeightRange):
         scale = self.params()[0].astype(w.dtype)
         limits = self._limits(scale, self.zero_point)
         codes, stored, clipped = to_codes(w, *limits)
-        self._codes, self._outside = (
-            Codes(codes, scale, in_bytes(stored, scale, limits[1])),
-            find_outside(w, clipped, *limits),
-        )
-        return self._codes
+        self._latest = codes, find_outside(w, clipped, *limits)
+        return Codes(codes, scale, in_bytes(stored, scale, limits[1]))
+
+    def forget(self) -> None:
+        """Frees what the reverse would have to find again."""
+        self._latest = None
 
     def backward(self, w: np.ndarray, g: np.ndarray) -> np.ndarray:
         """g: the gradient of the weight's rounded values, made in place that of the weight. Returns the scales'
         gradient, as in Learned, n being the number of weights that share a scale."""
+        if self._latest is None:
+            self(w)
+        assert self._latest is not None, "a call keeps them"
+        codes, outside = self._latest
         largest = 127 if self.coding.symmetric else np.maximum(128 + self.zero_point, 127 - self.zero_point)
         over = dot_rows if self.scale.ndim else dot
-        total = np.asarray(over(g, self._codes.values), g.dtype)
-        g.reshape(-1)[self._outside] = 0
+        total = np.asarray(over(g, codes), g.dtype)
+        g.reshape(-1)[outside] = 0
         total = total - np.asarray(over(g, w), g.dtype) / self.params()[0]
         return np.asarray(np.asarray(total, np.float64) / np.sqrt(w.size // self.scale.size * largest))
 

@@ -11,12 +11,13 @@ from .. import _core, functions
 from ..errors import UnsupportedError
 from ..model.rope import frequencies, turning_point
 from .batch import Packed
-from .fake import Codes, WeightRange, fake_bias
+from .fake import Codes, LearnedWeight, WeightRange, fake_bias
 from .parameters import Parameters
 from .passes import column_sums, hadamard, matmul, norm, norm_back, rescale
 
 # So many products of codes, which reach 255 * 255, add up to half of int32's end at most; the rest is for a bias.
 INTEGER_K, INTEGER_BIAS = 2**30 // 255**2, 2**30 - 1
+MOST_COPIED = 1 << 22  # elements of a weight
 
 
 class Linear:
@@ -29,17 +30,40 @@ class Linear:
         self.parameters, self.name, self.fake, self.bias_kind, self.fixed = parameters, weight, fake, bias_kind, fixed
         self.bias = bias if bias in parameters.values else None
         self.x: Codes | None = None  # what the reverse needs
+        self._coded: tuple[Codes, _core.Weight | None] | None = None
 
     @property
     def weight(self) -> np.ndarray:
         """(outputs, inputs)."""
         return self.parameters.values[self.name]
 
+    @property
+    def codes(self) -> Codes:
+        """Of the weight, as it was when they were first asked for since `refresh`."""
+        return self._code()[0]
+
+    @property
+    def packed(self) -> _core.Weight | None:
+        """The same as integer products take it, None where they cannot."""
+        return self._code()[1]
+
+    def _code(self) -> tuple[Codes, _core.Weight | None]:
+        if self._coded is None:
+            codes = Codes(self.weight) if self.fake is None else self.fake(self.weight)
+            stored = codes.stored
+            self._coded = codes, None if stored is None or stored.columns > INTEGER_K else packed(stored)
+        return self._coded
+
     def refresh(self) -> None:
-        """Codes the weight anew; to be called whenever it has changed."""
-        self.codes = Codes(self.weight) if self.fake is None else self.fake(self.weight)
-        stored = self.codes.stored
-        self.packed = None if stored is None or stored.columns > INTEGER_K else packed(stored)
+        """Forgets the weight's codes, which are made anew when asked for; to be called whenever it has changed."""
+        self._coded = None
+        if isinstance(self.fake, LearnedWeight):
+            self.fake.forget()
+
+    def forget(self) -> None:
+        """Forgets what the reverse needs, too."""
+        self.x = None
+        self.refresh()
 
     def forward(self, x: Codes) -> np.ndarray:
         """(tokens, outputs)."""
@@ -77,15 +101,30 @@ class Linear:
     def backward(self, g: np.ndarray) -> np.ndarray:
         """(tokens, inputs). g is left as it is. Of the rounded values of x and w, not of their codes."""
         assert self.x is not None, "backward comes after forward"
-        (x, self.x), w = (self.x, None), self.codes
+        x, self.x = self.x, None
         if self.bias is not None:
             self.parameters.add(self.bias, column_sums(g))
-        dx = matmul(g if w.scale is None else rescale(g, w.scale), w.values)
+        dx = self._inputs_back(g)
         if isinstance(x.scale, np.ndarray):
             scaled = rescale(g, 1, row_scales=x.scale[:, 0])
             self.parameters.add_product(self.name, scaled.T, x.values)
         else:
             self.parameters.add_product(self.name, g.T, x.values, x.scale)
+        return dx
+
+    def _inputs_back(self, g: np.ndarray) -> np.ndarray:
+        """The gradient of the inputs' rounded values. Products copy what they multiply, so a word table takes part in
+        several, which continue one sum."""
+        w = self.codes
+        dx: np.ndarray | None = None
+        step = max(1, MOST_COPIED // w.values.shape[1])
+        for start in range(0, len(w.values), step):
+            some = slice(start, start + step)
+            part = np.ascontiguousarray(g[:, some])
+            if w.scale is not None:
+                part = rescale(part, w.scale[some] if isinstance(w.scale, np.ndarray) and w.scale.ndim else w.scale)
+            dx = matmul(part, w.values[some], dx, dx is not None)
+        assert dx is not None, "a layer has outputs"
         return dx
 
 
@@ -120,6 +159,9 @@ class Norm:
         if self.bias is not None:
             self.parameters.add(self.bias, column_sums(g))
         return dx
+
+    def forget(self) -> None:
+        self.kept = []
 
 
 class Rotary:

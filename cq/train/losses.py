@@ -1,40 +1,52 @@
-"""Losses and their gradients. Knows outputs of models, no models."""
+"""Losses and their gradients. Knows outputs of models, no models. Those of words are large, and become their gradients
+in place."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from .. import functions
 from ..model import Config
-from .passes import dot, dot_rows, exponents
+from .passes import dot, dot_parts, dot_rows, exponents, whole_spans
 
 
-def next_token(logits: list[np.ndarray], ids: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
+def next_token(logits: list[np.ndarray], ids: list[np.ndarray]) -> float:
     """Mean cross-entropy, in nats, of every token but each sequence's first: logits (len, vocab), row i of which
-    predicts ids i + 1, → (loss, gradients of the same shapes). A batch of single tokens has loss 0."""
+    predicts ids i + 1, and which become their gradients. A batch of single tokens has loss 0."""
     predicted = sum(len(s) - 1 for s in ids)
-    total, gradients = 0.0, []
+    total = 0.0
     for rows, s in zip(logits, ids):
-        p, log_sum = _softmax(rows)
         at = np.arange(len(s) - 1), s[1:]
-        total += float((log_sum[:-1] - rows[at]).sum(dtype=np.float64))
-        p[at] -= 1
-        p[-1] = 0
-        p /= max(predicted, 1)
-        gradients.append(p)
-    return total / max(predicted, 1), gradients
+        said = rows[at]
+        log_sum = _softmax(rows)
+        total += float((log_sum[:-1] - said).sum(dtype=np.float64))
+        rows[at] -= 1
+        rows[-1] = 0
+        rows /= max(predicted, 1)
+    return total / max(predicted, 1)
 
 
-def logit_distillation(logits: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
+def logit_distillation(logits: list[np.ndarray], targets: list[np.ndarray]) -> float:
     """Mean KL(softmax(target) ‖ softmax(logits)) of every token, in nats (Hinton et al. 2015): both lists of (len,
-    vocab) → (loss, gradients)."""
-    tokens = sum(map(len, logits))
-    total, gradients = 0.0, []
+    vocab), of which logits become their gradients."""
+    tokens, total = sum(map(len, logits)), 0.0
     for rows, wanted in zip(logits, targets):
-        (p, log_sum), (t, target_sum) = _softmax(rows), _softmax(wanted)
-        total += dot(t, (wanted - target_sum[:, None]) - (rows - log_sum[:, None]))
+        total += dot_parts(_distilled(rows, wanted, tokens))
+    return total / tokens
+
+
+def _distilled(logits: np.ndarray, targets: np.ndarray, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some rows after another: what words' shares are to be, and by how much their logarithms are off."""
+    step = whole_spans(logits.shape[1])
+    for start in range(0, len(logits), step):
+        p, wanted = logits[start : start + step], targets[start : start + step]
+        off, t = p.copy(), np.array(wanted, order="C")
+        log_sum, target_sum = _softmax(p), _softmax(t)
+        off -= log_sum[:, None]
+        np.subtract(wanted - target_sum[:, None], off, out=off)
+        yield t, off
         p -= t
         p /= tokens
-        gradients.append(p)
-    return total / tokens, gradients
 
 
 def hidden_distillation(hidden: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
@@ -92,14 +104,13 @@ def pool_back(gradient: np.ndarray, hidden: list[np.ndarray], config: Config) ->
     return result
 
 
-def _softmax(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """softmax of each row, and the logarithm of its sum of exponentials."""
+def _softmax(x: np.ndarray) -> np.ndarray:
+    """Of each row, in place; gives the logarithms of their sums of exponentials."""
     top = x.max(axis=1, keepdims=True)
-    p = np.array(x, order="C")
-    exponents(p, 1.0, False)
-    total = p.sum(axis=1, keepdims=True)
-    p /= total
-    return p, (functions.log(total) + top)[:, 0]
+    exponents(x, 1.0, False)
+    total = x.sum(axis=1, keepdims=True)
+    x /= total
+    return np.asarray((functions.log(total) + top)[:, 0])
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

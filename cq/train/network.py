@@ -11,34 +11,25 @@ import numpy as np
 from .. import functions
 from ..model import Config
 from ..model.forms import Fixed, Form, PerHead, PerTensor, PerToken, Smoothed, Stretched, has_one_scale
-from ..model.sites import AttentionPart, BlockPart, FeedForwardPart, Graph
+from ..model.sites import BlockPart, Graph
 from ..plan import Plan
 from .attention import Attention, PositionBias, Sight, kind_of
 from .batch import Packed
+from .block import Block, kept_bytes
 from .convolution import Convolution
-from .fake import (
-    Codes,
-    Exact,
-    ExactHeads,
-    Learned,
-    LearnedWeight,
-    Ranged,
-    Resting,
-    Stretching,
-    WeightRange,
-    first_scale,
-)
+from .fake import Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, Stretching, WeightRange, first_scale
 from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters, check_shapes
-from .passes import activate, hadamard
+from .reading import Fake, Reading
 from .relative import RelativePositions
 
 # With one scale for each weight: how many times as far as elsewhere scales move, and norms and biases: their gradients
 # average more. MiniLM loses 6 % less after 100 steps than with 5 for scales, 3 % less after 600 than with 1 for the
 # others (30: 2 %).
 FASTER, VECTORS = 20, 100
+# What blocks may keep of a pass for its reverse, in bytes. Where it would be more, each is computed anew for it.
+MOST_KEPT = 1 << 29
 
-Pass = Callable[[np.ndarray], np.ndarray]  # of a part, forward or in reverse: (tokens, hidden) → the same
 AnyForm = TypeVar("AnyForm", bound=Form | PerHead)
 
 
@@ -63,13 +54,12 @@ class Network:
         self.linears = {name: self._linear(name) for name in self.trunk}
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
         self.norms = {name: Norm(self.parameters, name, config.norm_eps, config.norm == "rms") for name in norms}
-        self.convolution = Convolution.of(self.parameters, config, self.norms)
         self.bias = PositionBias.of(self.parameters, config)
-        self.attention = [self._attention(i, block) for i, block in enumerate(self.graph.blocks)]
-        self.rotary = self._rotaries()
+        self.reading = Reading(plan, self.graph, self.sites, self.linears)
+        self.blocks = self._blocks()
         self.embedding = Embedding(self.parameters, self._word(), config.position_offset, config.embedding_scale)
-        self.kept: dict[int, np.ndarray | tuple] = {}  # layer → what its feed-forward's reverse needs
-        self.refresh()
+        self.observing, self.recomputes = True, False
+        self.inputs: list[np.ndarray] = []  # of blocks that are computed anew
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -97,7 +87,7 @@ class Network:
                 scales[f"{site}.scale"] = np.array([form.scale]), min(rates[name] for name in readers)
         return scales
 
-    def _site(self, site: str, form: Form | PerHead) -> Exact | Ranged | Learned | Resting | Stretching:
+    def _site(self, site: str, form: Form | PerHead) -> Fake:
         if isinstance(form, PerHead):
             return ExactHeads(site, form.group_size)
         if isinstance(form, Stretched):
@@ -122,6 +112,14 @@ class Network:
                 made[kind] = Rotary(c.head_dim, c.turned, layer.rope_theta, layer.rope_scaling, c.head_hadamard)
             result.append(made.get(kind))
         return result
+
+    def _blocks(self) -> list[Block]:
+        convolution = Convolution.of(self.parameters, self.config, self.norms)
+        parts = zip(self.graph.blocks, self._rotaries(), [convolution] + [None] * self.config.num_layers)
+        return [
+            Block(self.config, names, self.reading, self.norms, self._attention(i, names), rotary, beside)
+            for i, (names, rotary, beside) in enumerate(parts)
+        ]
 
     def _attention(self, i: int, block: BlockPart) -> Attention:
         c, kind = self.config, kind_of(self.forms.get(block.attention.query))
@@ -201,12 +199,16 @@ class Network:
     # --- running ------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Codes all weights anew: after they have changed."""
+        """To be called after weights have changed: their codes are made anew."""
         for linear in self.linears.values():
             linear.refresh()
 
     def observe(self, on: bool) -> None:
         """Whether moving averages move."""
+        self.observing = on
+        self._let_observe(on)
+
+    def _let_observe(self, on: bool) -> None:
         for site in self.sites.values():
             if isinstance(site, Ranged):
                 site.observing = on
@@ -219,33 +221,31 @@ class Network:
             if isinstance(linear.fake, LearnedWeight):
                 gradient = linear.fake.backward(linear.weight, self.parameters.gradients[linear.name])
                 self.parameters.gradients[f"{name}.weight.scale"][...] = gradient
+                if self.recomputes:
+                    linear.refresh()
 
     def forward(self, batch: Packed) -> np.ndarray:
-        """Final hidden states (tokens, hidden)."""
-        self.batch = batch
+        """Final hidden states (tokens, hidden). Where blocks would keep more than MOST_KEPT for the reverse, only their
+        inputs stay, and it computes one block after another anew (Chen et al. 2016, arXiv:1604.06174), to the same
+        bits."""
+        self.batch, self.inputs = batch, []
+        self.recomputes = kept_bytes(self.config, batch, self.parameters.flat.itemsize) > MOST_KEPT
         x = self.embedding.forward(batch)
         if self.config.starts_normed:
             x = self.norms["embed.norm"].forward(x)
         if self.config.embedding_width is not None:
-            (x,) = self._read("embed.input", x)
-        first = x
-        for i, block in enumerate(self.graph.blocks):
-            attend, feed = partial(self._attend, i, block.attention), partial(self._feed, i, block.ffn)
-            if self.config.parallel:
-                y = self._branch(block.attention_norm, block.attention_output_norm, x, attend)
-                y += x
-                y += self._branch(block.ffn_norm, block.ffn_output_norm, x, feed)
-                x = y
-            else:
-                x = self._around(block.attention_norm, block.attention_output_norm, x, attend)
-                x = self._around(block.ffn_norm, block.ffn_output_norm, x, feed)
-            if i == 0 and self.convolution is not None:
-                x = self.convolution.forward(first, x, batch)
+            (x,) = self.reading.read("embed.input", x)
+        for block in self.blocks:
+            y = block.forward(x, batch)
+            if self.recomputes:
+                self.inputs.append(x)
+                block.forget()
+            x = y
         return self.norms["final_norm"].forward(x) if self.config.ends_normed else x
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """(tokens, hidden) → (tokens, vocab), after `forward`."""
-        scores, cap = self._read("head.input", hidden)[0], self.config.logits_cap
+        scores, cap = self.reading.read("head.input", hidden)[0], self.config.logits_cap
         if self.config.logits_scale != 1:
             scores *= np.asarray(self.config.logits_scale, scores.dtype)
         if cap is not None:
@@ -258,7 +258,7 @@ class Network:
             g = g * (1 - self.tanh * self.tanh)
         if self.config.logits_scale != 1:
             g = g * np.asarray(self.config.logits_scale, g.dtype)
-        return self._read_back("head.input", [g])
+        return self.reading.read_back("head.input", [g])
 
     def backward(self, hidden: np.ndarray | None = None, logits: np.ndarray | None = None) -> None:
         """From the gradients of what `forward` and `logits` gave, either or both, to those of the parameters. May write
@@ -271,129 +271,19 @@ class Network:
         assert g is not None, "either gradient must be given"
         if self.config.ends_normed:
             g = self.norms["final_norm"].backward(g)
-        first = None
-        for i, block in reversed(list(enumerate(self.graph.blocks))):
-            attend, feed = partial(self._attend_back, i, block.attention), partial(self._feed_back, i, block.ffn)
-            if i == 0 and self.convolution is not None:
-                first, g = self.convolution.backward(g)
-            if self.config.parallel:
-                d = self._branch_back(block.ffn_norm, block.ffn_output_norm, g, feed)
-                d += self._branch_back(block.attention_norm, block.attention_output_norm, g, attend)
-                d += g
-                g = d
-            else:
-                g = self._around_back(block.ffn_norm, block.ffn_output_norm, g, feed)
-                g = self._around_back(block.attention_norm, block.attention_output_norm, g, attend)
-        g = g if first is None else g + first
+        for block in reversed(self.blocks):
+            g = self._again_and_back(block, g) if self.recomputes else block.backward(g)
         if self.config.embedding_width is not None:
-            g = self._read_back("embed.input", [g])
+            g = self.reading.read_back("embed.input", [g])
         if self.config.starts_normed:
             g = self.norms["embed.norm"].backward(g)
         self.embedding.backward(g)
 
-    def _branch(self, norm: str | None, output: str | None, x: np.ndarray, part: Pass) -> np.ndarray:
-        """What a part adds to the residual stream x, a new array."""
-        y = part(x if norm is None or not self.config.norm_first else self.norms[norm].forward(x))
-        y = y if output is None else self.norms[output].forward(y)
-        if self.config.residual_scale != 1:
-            y *= np.asarray(self.config.residual_scale, y.dtype)
-        return y
-
-    def _branch_back(self, norm: str | None, output: str | None, g: np.ndarray, part_back: Pass) -> np.ndarray:
-        """From the gradient of what the part added to that of x, a new array."""
-        if self.config.residual_scale != 1:
-            g = g * np.asarray(self.config.residual_scale, g.dtype)
-        d = part_back(g if output is None else self.norms[output].backward(g))
-        return d if norm is None or not self.config.norm_first else self.norms[norm].backward(d)
-
-    def _around(self, norm: str | None, output: str | None, x: np.ndarray, part: Pass) -> np.ndarray:
-        """The residual stream after a part, normed where norms stand in it."""
-        y = self._branch(norm, output, x, part)
-        y += x
-        return y if self.config.ends_normed or norm is None else self.norms[norm].forward(y)
-
-    def _around_back(self, norm: str | None, output: str | None, g: np.ndarray, part_back: Pass) -> np.ndarray:
-        if not self.config.ends_normed and norm is not None:
-            g = self.norms[norm].backward(g)
-        d = self._branch_back(norm, output, g, part_back)
-        d += g
-        return d
-
-    def _attend(self, i: int, names: AttentionPart, x: np.ndarray) -> np.ndarray:
-        q, k, v = self._read(names.input, x)
-        if self.config.qk_norm:
-            q, k = (
-                self._by_head(self.norms[f"{name}_norm"].forward, y) for name, y in ((names.query, q), (names.key, k))
-            )
-        rotary = self.rotary[i]
-        if rotary is not None:
-            angles = rotary.tables(self.batch.positions, q.dtype)
-            q, k = (rotary.forward(y, *angles) for y in (q, k))
-        q_codes, k_codes, v_codes = (self._code(site, y) for site, y in zip(names.projections, (q, k, v)))
-        return self._read(names.context, self.attention[i].forward(q_codes, k_codes, v_codes, self.batch))[0]
-
-    def _attend_back(self, i: int, names: AttentionPart, g: np.ndarray) -> np.ndarray:
-        parts = self.attention[i].backward(self._read_back(names.context, [g]))
-        q, k, v = (self._code_back(site, d) for site, d in zip(names.projections, parts))
-        rotary = self.rotary[i]
-        if rotary is not None:
-            angles = rotary.tables(self.batch.positions, q.dtype)
-            q, k = (rotary.backward(y, *angles) for y in (q, k))
-        if self.config.qk_norm:
-            q, k = (
-                self._by_head(self.norms[f"{name}_norm"].backward, y) for name, y in ((names.query, q), (names.key, k))
-            )
-        return self._read_back(names.input, [q, k, v])
-
-    def _by_head(self, norm: Pass, x: np.ndarray) -> np.ndarray:
-        """x (tokens, heads * dim) through `norm`, of rows (tokens * heads, dim), or of all heads together."""
-        width = x.shape[1] if self.config.qk_norm_joint else self.config.head_dim
-        return norm(x.reshape(-1, width)).reshape(x.shape)
-
-    def _feed(self, i: int, names: FeedForwardPart, x: np.ndarray) -> np.ndarray:
-        c, parts = self.config, self._read(names.input, x)
-        if not c.gated:
-            hidden, slope = activate(parts[0], c.activation)
-            self.kept[i] = slope
-            return self._read(names.hidden, hidden)[0]
-        gate, up = parts
-        act, slope = activate(gate, c.activation)
-        self.kept[i] = act, slope, up
-        return self._read(names.hidden, hadamard(act * up, c.hadamard))[0]
-
-    def _feed_back(self, i: int, names: FeedForwardPart, g: np.ndarray) -> np.ndarray:
-        d = self._read_back(names.hidden, [g])
-        if not self.config.gated:
-            d *= self.kept.pop(i)
-            return self._read_back(names.input, [d])
-        act, slope, up = self.kept.pop(i)
-        d = hadamard(d, self.config.hadamard)  # its own transpose
-        act *= d
-        d *= up
-        d *= slope
-        return self._read_back(names.input, [d, act])
-
-    def _code(self, site: str, x: np.ndarray) -> Codes:
-        return self.sites[site](x) if site in self.sites else Codes(x)
-
-    def _code_back(self, site: str, g: np.ndarray) -> np.ndarray:
-        return self.sites[site].backward(g) if site in self.sites else g
-
-    def _read(self, site: str, x: np.ndarray) -> list[np.ndarray]:
-        """What each layer that reads a site makes of it; those that stay float32 read it uncoded."""
-        coded, names = self._code(site, x), self.graph.readers(site)
-        return [self.linears[name].forward(coded if self.plan.coded(name) else Codes(x)) for name in names]
-
-    def _read_back(self, site: str, gradients: list[np.ndarray]) -> np.ndarray:
-        through = past = None
-        for name, g in zip(self.graph.readers(site), gradients):
-            d = self.linears[name].backward(g)
-            if self.plan.coded(name):
-                through = d if through is None else np.add(through, d, out=through)
-            else:
-                past = d if past is None else np.add(past, d, out=past)
-        if through is not None:
-            through = self._code_back(site, through)
-            return through if past is None else np.add(through, past, out=through)
-        assert past is not None, f"something reads {site}"
-        return past
+    def _again_and_back(self, block: Block, g: np.ndarray) -> np.ndarray:
+        """A block's reverse after another forward, in which ranges rest: they have moved by what it sees already."""
+        self._let_observe(False)
+        block.forward(self.inputs.pop(), self.batch)
+        self._let_observe(self.observing)
+        g = block.backward(g)
+        block.forget()
+        return g

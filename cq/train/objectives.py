@@ -57,8 +57,7 @@ class NextToken(Objective):
     def loss(self, samples: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         batch = Packed(samples)
         logits = self.network.logits(self.network.forward(batch))
-        loss, gradients = losses.next_token(batch.split(logits), samples)
-        return loss, {"logits": batch.join(gradients)}
+        return losses.next_token(batch.split(logits), samples), {"logits": logits}
 
 
 class Distillation(Objective):
@@ -72,8 +71,8 @@ class Distillation(Objective):
         batch, config = Packed(samples), self.model.config
         states = self.network.forward(batch)
         if "head" in self.network.trunk:
-            loss, gradients = losses.logit_distillation(batch.split(self.network.logits(states)), targets)
-            return loss, {"logits": batch.join(gradients)}
+            logits = self.network.logits(states)
+            return losses.logit_distillation(batch.split(logits), targets), {"logits": logits}
         hidden = batch.split(states)
         loss, gradients = losses.hidden_distillation(hidden, targets)
         if config.pooling is not None:

@@ -1,7 +1,8 @@
 """What training does to arrays: in C for float32, which trains (src/training.h, src/products.c), so that every CPU
 gives the same bits, and by plain formulas for float64, in which gradients are checked. Knows no layers."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .. import _core, functions
 
-_SPAN = 4096
+_SPAN, _PART = 4096, 1 << 20
 # erfc(x) = exp(-x * x) * (a1 t + ... + a5 t**5), t = 1 / (1 + p x), x >= 0, to 1.5e-7: Abramowitz, Stegun 1964, 7.1.26
 _P, _A = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
@@ -48,12 +49,27 @@ def dot_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def dot(x: np.ndarray, y: np.ndarray) -> float:
     """Of all elements of two arrays of one shape: sums of _SPAN products in their precision, added in float64."""
-    if x.dtype != np.float32:
-        return float((x * y).sum())
-    x, y = x.reshape(-1), y.reshape(-1)
-    whole = x.size // _SPAN * _SPAN
-    parts = [(x[:whole].reshape(-1, _SPAN), y[:whole].reshape(-1, _SPAN)), (x[None, whole:], y[None, whole:])]
-    return float(sum(dot_rows(*part).sum(dtype=np.float64) for part in parts))
+    return dot_parts([(x, y)])
+
+
+def dot_parts(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """`dot` of arrays that come in parts, one after another: each but the last of `whole_spans` rows."""
+    sums, last = [], 0.0
+    for x, y in parts:
+        if x.dtype != np.float32:
+            last += float((x * y).sum())
+            continue
+        x, y = x.reshape(-1), y.reshape(-1)
+        whole = x.size // _SPAN * _SPAN
+        sums.append(dot_rows(x[:whole].reshape(-1, _SPAN), y[:whole].reshape(-1, _SPAN)))
+        last = float(dot_rows(x[None, whole:], y[None, whole:])[0])
+    return float(np.concatenate(sums).sum(dtype=np.float64)) + last if sums else last
+
+
+def whole_spans(columns: int) -> int:
+    """So many rows, or a multiple, of an array are whole spans of `dot`: some _PART elements, or more where need be."""
+    rows = _SPAN // math.gcd(columns, _SPAN)
+    return max(1, _PART // (rows * columns)) * rows
 
 
 def hadamard(x: np.ndarray, block: int | None) -> np.ndarray:

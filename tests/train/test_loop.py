@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cq
-from cq.train import Windows
+from cq.train import Network, Windows
 
 TEXTBOOK = cq.Scheme.textbook()
 
@@ -71,8 +71,13 @@ def test_resumed_training_gives_the_same_bits(small, ragged, plan_for, tmp_path,
         freeze=None if learned else 7,
         ranges="learned" if learned else "moving_average",
     )
-    plan = plan_for(config, cq.Static(), default=(0.05, 100))
-    whole = loop.fit(model, data, choices, plan, weights)
+
+    def fit(choices, *rest) -> Network:
+        network = Network(config, plan_for(config, choices.target, default=(0.05, 100)), weights, learned)
+        loop.fit(model, data, choices, network, *rest)
+        return network
+
+    whole = fit(choices)
 
     def stop(done, total, loss):
         if done == 6:
@@ -80,28 +85,28 @@ def test_resumed_training_gives_the_same_bits(small, ragged, plan_for, tmp_path,
 
     file = tmp_path / "training.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(model, data, choices, plan, weights, file, stop)
+        fit(choices, file, stop)
     steps = []
-    resumed = loop.fit(model, data, choices, plan, weights, file, lambda done, total, loss: steps.append(done))
+    resumed = fit(choices, file, lambda done, total, loss: steps.append(done))
     assert steps == [6, 7, 8, 9]
     assert (
         whole.parameters.flat.tobytes() == resumed.parameters.flat.tobytes()
         and whole.trained_plan() == resumed.trained_plan()
     )
-    again = loop.fit(model, data, choices, plan, weights, file, lambda *_: pytest.fail("it was done"))
+    again = fit(choices, file, lambda *_: pytest.fail("it was done"))
     assert again.parameters.flat.tobytes() == whole.parameters.flat.tobytes()
     for other in (
         dataclasses.replace(choices, seed=1),
         dataclasses.replace(choices, target=cq.Static(exclude=("*.up",))),
     ):
         with pytest.raises(cq.FormatError, match="another training"):
-            loop.fit(model, data, other, plan_for(config, other.target), weights, file)
+            fit(other, file)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(cq.FormatError):
-        loop.fit(model, data, choices, plan, weights, file)
+        fit(choices, file)
     cq.save(model, file)
     with pytest.raises(cq.FormatError, match="not a checkpoint of a training"):
-        loop.fit(model, data, choices, plan, weights, file)
+        fit(choices, file)
 
 
 @pytest.mark.parametrize("ranges", ["moving_average", "learned"])

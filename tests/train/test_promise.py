@@ -89,18 +89,18 @@ def test_codes_and_outputs(small, ragged, monkeypatch, family, target, learned):
         ranges="learned" if learned else "moving_average",
     )
     kept = []
-    monkeypatch.setattr(sys.modules["cq.quantize.qat"], "fit", lambda *a, **k: kept.append(fit(*a, **k)) or kept[0])
+    monkeypatch.setattr(sys.modules["cq.quantize.qat"], "fit", lambda *a: kept.append(a[3]) or fit(*a))
     q = cq.quantize(model, qat, sequences)
     network = kept[0]
     network.observe(False)
     promised = {}
-    code = network._code
+    code = network.reading.code
 
     def promise(site, x):
         promised[site] = code(site, x), x
         return promised[site][0]
 
-    monkeypatch.setattr(network, "_code", promise)
+    monkeypatch.setattr(network.reading, "code", promise)
     batch = Packed(sequences)
     hidden = network.forward(batch)
     outputs = network.logits(hidden) if config.lm_head else hidden
