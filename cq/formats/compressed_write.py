@@ -19,6 +19,7 @@ from ..qtensor import QTensor
 from .checkpoint import float_tensors
 from .compressed_codes import FileCodes
 from .compressed_config import METHOD, MIXED, PACKED, PLAIN
+from .deberta import POSITION_LAYER, without_positions
 from .files import replacing_folder, write_whole
 from .folder import folder_files, named_tokens
 from .huggingface import assembled, read_coded_settings, read_weights
@@ -78,7 +79,9 @@ class _Writer:
         self._left: list[str] = []  # linear layers in float32
         word = model.embedding.source
         self.tensors: Tensors = {self._named("embed.word"): _table(word)} if isinstance(word, _core.Weight) else {}
-        self.tensors |= {self._named(name): array for name, array in float_tensors(model).items()}
+        floats = without_positions(float_tensors(model), model.config)
+        self.tensors |= {self._named(name): array for name, array in floats.items()}
+        self._left += [self._named(name).rpartition(".")[0] for name in floats if POSITION_LAYER.fullmatch(name)]
         found = [name for name, layer in model.linears() if self._put(name, layer)]
         self.biases = frozenset(name.split(".", 2)[2] for name in found if name.startswith("layers."))
 

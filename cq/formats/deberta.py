@@ -5,6 +5,7 @@ kernel of the convolution as a matrix. Must not know how the model uses them."""
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,10 @@ _TERMS = {"c2p": "keys", "p2c": "queries"}  # content meets a position's key; a 
 _POOLERS = ("gelu", "relu", "tanh")
 _TABLE, _NORM = "embed.relative", "embed.relative_norm"
 _LAYERS = {"keys": "key", "queries": "query"}
+# of config.json, where each layer has keys and queries of positions of its own
+WRITTEN = {"share_att_key": False, "norm_rel_ebd": "none"}
 _LAYER_OWN = re.compile(r"layers\.[0-9]+\.(attention\.position_(?:key|query))\.(?:weight|bias)")
+POSITION_LAYER = re.compile(r"layers\.[0-9]+\.attention\.position_(?:key|query)\.weight")
 
 
 def _deberta(values: dict, where: str) -> dict:
@@ -99,6 +103,29 @@ def _without_tie(values: dict, where: str) -> dict:
     return _deberta(values, where)
 
 
+def as_deberta(config: Config) -> dict[str, Any]:
+    """The inverse of `READERS` beside what a BERT has, for weights as `without_positions` gives them."""
+    bias, convolution = config.position_bias, config.convolution
+    if bias is not None:
+        terms = [name for name, part in _TERMS.items() if bias[part]]
+    else:  # only how many there are counts
+        scale = config.attention_scale
+        terms = [] if scale is None else list(_TERMS)[: round(1 / (scale * scale * config.head_dim)) - 1]
+    found = {
+        "legacy": config.family == "deberta-v2",
+        "relative_attention": bias is not None,
+        "pos_att_type": terms,
+        "position_buckets": (bias or {}).get("buckets") or -1,
+        "max_relative_positions": (bias or {}).get("distance", -1),
+        "position_biased_input": config.position_table,
+        **WRITTEN,
+    }
+    if convolution is not None:
+        act = {"gelu_tanh": "gelu_new"}.get(convolution["activation"], convolution["activation"])
+        found |= {"conv_kernel_size": convolution["kernel"], "conv_act": act}
+    return found | ({} if config.classifier is None else {"pooler_hidden_act": config.classifier})
+
+
 def position_layers(values: dict, where: str) -> tuple[str, ...]:
     """The modules, beside those of all models of the family, that relative positions go through, as config.json says;
     each has a bias."""
@@ -151,6 +178,37 @@ def with_positions(
                 packed = _core.pack_floats(np.ascontiguousarray(weight).T)
                 met = _core.linear(rows, packed, _taken(weights, f"{name}.bias", (features,), where))
                 result[f"layers.{i}.attention.relative_{part}"] = np.ascontiguousarray(met.T)
+    return result
+
+
+def without_positions(weights: Mapping[str, np.ndarray | Deferred], config: Config) -> dict[str, np.ndarray | Deferred]:
+    """The inverse of `with_positions`, for a config.json with WRITTEN; weights of other families as they are. The table
+    has a 1 in a feature of its own for each position, so that a layer's weight holds that layer's keys or queries
+    themselves, whatever became of those that were read, and every reader gets the same bits. Raises UnsupportedError
+    where there are more positions than features."""
+    result, hidden, bias = dict(weights), config.hidden_size, config.position_bias
+    if config.family not in READERS:
+        return result
+    if config.convolution is not None and "convolution.weight" in weights:
+        kernel = read(weights["convolution.weight"]).reshape(hidden, config.convolution["kernel"], hidden)
+        result["convolution.weight"] = np.ascontiguousarray(kernel.swapaxes(1, 2))
+    if bias is None:
+        return result
+    positions = 2 * (bias["buckets"] or bias["distance"])
+    if positions > hidden:
+        raise UnsupportedError(
+            f"weights: keys of {positions} relative positions go back into no table of {hidden} features; "
+            f"{config.family} models are written where there are no more positions than features"
+        )
+    result[_TABLE] = np.eye(positions, hidden, dtype=np.float32)
+    for i in range(config.num_layers):
+        for part, layer in _LAYERS.items():
+            if bias[part]:
+                rows = read(result.pop(f"layers.{i}.attention.relative_{part}"))
+                weight = np.zeros((len(rows), hidden), np.float32)
+                weight[:, :positions] = rows
+                own = f"layers.{i}.{_own(layer)}"
+                result |= {f"{own}.weight": weight, f"{own}.bias": np.zeros(len(rows), np.float32)}
     return result
 
 

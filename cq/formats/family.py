@@ -25,12 +25,12 @@ class Family:
     # canonical module → those whose outputs it holds one after another, or, `by_head`, head by head
     fused: dict[str, tuple[str, ...]] | None = None
     by_head: bool = False
+    bare: tuple[str, ...] = ()  # beginnings of names of heads that have no prefix, beside those of all families
     raised: bool = False  # 1 is added to weights of norms
     shared: bool = False  # a layer's number is that of a group of layers, which share its weights
     turned: bool = False  # matrices in layers are (in, out)
     # rows of queries and keys: what turns together side by side, not half a head apart
     paired: bool = False
-    folded: bool = False  # weights are made of others as they are read, so that none can be written
 
     @property
     def plain(self) -> bool:

@@ -9,6 +9,8 @@ from tokenizers import Tokenizer
 from ..errors import UnsupportedError
 from ..model.config import Config
 from .config_json import NAMES
+from .deberta import READERS as DEBERTAS
+from .deberta import as_deberta
 from .defaults import DEFAULTS
 from .sentence import POOLINGS
 
@@ -22,7 +24,18 @@ _CLASSES = {  # what the names of a family's classes in transformers begin with
     "mistral": "Mistral",
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
+    "electra": "Electra",
+    "mpnet": "MPNet",
+    "deberta-v2": "DebertaV2",
+    "deberta-v2-new": "DebertaV2",
+    "t5": "T5Encoder",
+    "t5-gated": "T5Encoder",
+    "granite": "Granite",
+    "smollm3": "SmolLM3",
+    "olmo2": "Olmo2",
+    "olmo3": "Olmo3",
 }
+_TYPES = {"deberta-v2-new": "deberta-v2", "t5-gated": "t5"}  # of families that have another name here
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "relu": "relu"}
 _ROPE = {  # Config.rope_scaling's name → config.json's
     "kind": "rope_type",
@@ -60,7 +73,7 @@ def config_json(config: Config, biases: frozenset[str]) -> dict[str, Any]:
         raise UnsupportedError(f"config.json of {family} models is not written; it is of: {', '.join(_CLASSES)}")
     entries = {
         "architectures": [_CLASSES[family] + _kind(config)],
-        "model_type": family,
+        "model_type": _TYPES.get(family, family),
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_layers,
@@ -98,25 +111,58 @@ def _kind(config: Config) -> str:
 def _encoder(config: Config) -> dict[str, Any]:
     if config.family == "distilbert":
         return {}
-    return {"type_vocab_size": config.type_vocab_size, "layer_norm_eps": config.norm_eps}
+    if config.family in ("t5", "t5-gated"):
+        return _t5(config)
+    found = {"type_vocab_size": config.type_vocab_size, "layer_norm_eps": config.norm_eps}
+    if config.family == "electra":
+        found["embedding_size"] = config.embedding_width or config.hidden_size
+    if config.family == "mpnet":
+        del found["type_vocab_size"]
+    return found | (as_deberta(config) if config.family in DEBERTAS else {})
+
+
+def _t5(config: Config) -> dict[str, Any]:
+    bias = config.position_bias or {}
+    activation = "gelu" if config.gated and config.activation == "gelu_tanh" else _ACTIVATIONS[config.activation]
+    return {
+        "head_dim": config.head_dim,
+        "layer_norm_epsilon": config.norm_eps,
+        "feed_forward_proj": "gated-" * config.gated + activation,
+        "relative_attention_num_buckets": bias.get("buckets"),
+        "relative_attention_max_distance": bias.get("distance"),
+    }
 
 
 def _decoder(config: Config, biases: frozenset[str]) -> dict[str, Any]:
-    scaling = config.rope_scaling
-    entries = {
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": None if scaling is None else {_ROPE.get(name, name): scaling[name] for name in scaling},
-    }
     own = {
-        "sliding_window": None,
-        "use_sliding_window": False,
+        "sliding_window": config.window,
+        "use_sliding_window": config.window is not None,
         "attention_bias": "attention.query" in biases,
         "mlp_bias": "ffn.up" in biases,
+        "embedding_multiplier": config.embedding_scale,
+        "residual_multiplier": config.residual_scale,
+        "logits_scaling": 1 / config.logits_scale,
+        "attention_multiplier": config.score_scale,
     }
-    return entries | {name: value for name, value in own.items() if name in DEFAULTS[config.family]} | _ids(config)
+    entries: dict[str, Any] = {name: value for name, value in own.items() if name in DEFAULTS[config.family]}
+    if (config.window is not None and config.family != "mistral") or config.family == "olmo3":
+        windows = [config.layer(i).window for i in range(config.num_layers)]
+        entries["layer_types"] = ["full_attention" if one is None else "sliding_attention" for one in windows]
+    if config.rotated:
+        entries["no_rope_layers"] = list(map(int, config.rotated))
+    heads = {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim}
+    return heads | {"rms_norm_eps": config.norm_eps} | _rotary(config) | entries | _ids(config)
+
+
+def _rotary(config: Config) -> dict[str, Any]:
+    scaling = config.rope_scaling
+    said = None if scaling is None else {_ROPE.get(name, name): scaling[name] for name in scaling}
+    if config.local_rope_theta is None:
+        return {"rope_theta": config.rope_theta, "rope_scaling": said}
+    thetas = {"full_attention": config.rope_theta, "sliding_attention": config.local_rope_theta}
+    kinds: dict[str, Any] = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()}
+    kinds["full_attention"] |= said or {}
+    return {"rope_parameters": kinds}
 
 
 def _ids(config: Config) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from ..model.deferred import Deferred
 from .gguf_config import read_entries
 from .gguf_tokenizer import read_vocabulary
 from .mapped import MappedFile
-from .name_tables import GGUF
-from .names import canonical, check_weights
+from .name_tables_gguf import GGUF, table_of
+from .names import canonical, check_weights, module_of
 from .untrusted import as_file
 
 MAX_ENTRIES = 1 << 16  # of metadata, and tensors; the largest in the wild have a few thousand
@@ -62,13 +62,14 @@ def read_gguf(path: str | os.PathLike) -> tuple[Config, dict[str, np.ndarray | D
 
     arrays = {name: Deferred(tensor.shape, np.float32, partial(decoded, name)) for name, tensor in tensors.items()}
     config = read_entries(values, arrays, where)
-    architecture = values["general.architecture"]
-    weights = canonical(arrays, architecture, where, GGUF, config=config)
+    table = table_of(values["general.architecture"], arrays)
+    weights = canonical(arrays, table, where, GGUF, config=config)
     _check_shapes(weights, config, where)
-    if GGUF[architecture].paired:
+    if GGUF[table].paired:
         weights = {name: _halves(array, name, config) for name, array in weights.items()}
     weights = {name: array if array.ndim == 2 else array.read().copy() for name, array in weights.items()}
-    weights = check_weights(weights, config, where)
+    biases = tuple({module_of(name) for name in weights if name.endswith(".bias")})
+    weights = check_weights(weights, config, where, biases)
     return config, weights, read_vocabulary(values, config.vocab_size, name.parent, where)
 
 

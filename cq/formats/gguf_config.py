@@ -3,33 +3,17 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from ..errors import FormatError, UnsupportedError, brief
 from ..model.config import Config
 from ..model.deferred import Deferred
 from ..model.generate import TURN_ENDS
-from ..model.rope import yarn_attention
-from .decoders import MOST_LAYERS
+from .decoders import MOST_LAYERS, half_window
+from .families import activation_of
+from .gguf_architectures import ARCHITECTURES, Architecture, Windows
+from .gguf_rotary import scaling_of
 from .keys import check_keys
-from .untrusted import real_of, size_of
+from .untrusted import flag_of, real_of, size_of
 
-_DECODER: dict[str, Any] = {"norm_first": True, "causal": True, "lm_head": True}
-_LLAMA = _DECODER | {"norm": "rms", "norm_eps": 1e-6, "activation": "silu", "gated": True, "rope_theta": 10000.0}
-# general.architecture → what it alone says, as entries of Config; epsilon and theta: where the file does not
-_ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": _LLAMA | {"family": "llama"},
-    "mistral3": _LLAMA | {"family": "mistral"},
-    "qwen2": _LLAMA | {"family": "qwen2"},
-    "qwen3": _LLAMA | {"family": "qwen3", "qk_norm": True},
-    "granite": _LLAMA | {"family": "granite"},
-    "olmo2": _LLAMA
-    | {"family": "olmo2", "norm_first": False, "norm_outputs": True, "qk_norm": True, "qk_norm_joint": True},
-    "gemma2": _LLAMA
-    | {"family": "gemma2", "norm_outputs": True, "activation": "gelu_tanh", "attention_cap": 50.0, "logits_cap": 30.0},
-    "gpt2": _DECODER | {"family": "gpt2", "norm": "layer", "norm_eps": 1e-5, "activation": "gelu_tanh"},
-    "bert": {"family": "bert", "norm": "layer", "norm_eps": 1e-12, "activation": "gelu", "causal": False},
-}
 # keys of numbers → the entry of Config, whether it is the key's inverse, and the architectures that have it
 _NUMBERS = {
     "embedding_scale": ("embedding_scale", False, ("granite",)),
@@ -37,23 +21,23 @@ _NUMBERS = {
     "logit_scale": ("logits_scale", True, ("granite",)),
     "attention.scale": ("attention_scale", False, ("granite",)),
     "attn_logit_softcapping": ("attention_cap", False, ("gemma2",)),
-    "final_logit_softcapping": ("logits_cap", False, ("gemma2",)),
+    "final_logit_softcapping": ("logits_cap", False, ("gemma2", "gemma3")),
 }
 _EPSILON = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
 _SPECIAL = (3, 4)  # of tokenizer.ggml.token_type: control tokens, and those that a user defined
 _POOLINGS = {0: None, 1: "mean", 2: "cls", 3: "last"}  # of pooling_type
-_SCALINGS = ("none", "linear", "yarn")  # of rope.scaling.type
+_DENSE = ("dense_2", "dense_3")  # after pooling, one after another
 
 
 def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Config:
-    """The configuration in a GGUF file's metadata; of tensors only shapes are read, and rope_freqs.weight. What is
-    absent counts as llama.cpp counts it. Raises FormatError, UnsupportedError naming the entry; messages start with
-    `where`."""
+    """The configuration in a GGUF file's metadata; of tensors only shapes are read, and factors of rotary positions.
+    What is absent counts as llama.cpp counts it. Raises FormatError, UnsupportedError naming the entry; messages start
+    with `where`."""
     architecture = values.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise UnsupportedError(
             f"{where}: general.architecture {brief(architecture)} is not implemented; these are: "
-            + ", ".join(_ARCHITECTURES)
+            + ", ".join(ARCHITECTURES)
         )
     if values.get("split.count", 1) not in (0, 1):
         raise UnsupportedError(
@@ -66,52 +50,23 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
         for key, value in values.items()
         if key.startswith(architecture + ".")
     }
-    at, known = f"{where}: {architecture}", _ARCHITECTURES[architecture]
-    if own.get("attention.causal", known["causal"]) != known["causal"]:
+    at, row = f"{where}: {architecture}", ARCHITECTURES[architecture]
+    causal = row.fixed["causal"]
+    if own.get("attention.causal", causal) != causal:
         raise UnsupportedError(
-            f"{at}.attention.causal {brief(own['attention.causal'])} is not implemented, only {known['causal']}"
+            f"{at}.attention.causal {brief(own['attention.causal'])} is not implemented, only {causal}"
         )
-    heads, hidden = size_of(own, "attention.head_count", at), size_of(own, "embedding_length", at)
-    head_dim = size_of(own, "attention.key_length", at, max(hidden // heads, 1))
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if size_of(own, key, at, head_dim) != head_dim:
-            raise UnsupportedError(
-                f"{at}.{key} {brief(own[key])} is not implemented, only that of the head, {head_dim}"
-            )
-    positions = size_of(own, "context_length", at)
-    windowed = architecture == "gemma2"
-    if (
-        not windowed
-        and own.get("attention.sliding_window")
-        and size_of(own, "attention.sliding_window", at) < positions
-    ):
-        raise UnsupportedError(f"{at}.attention.sliding_window {own['attention.sliding_window']} is not implemented")
     if "token_embd.weight" not in tensors:
         raise FormatError(f"{where}: no tensor token_embd.weight")
-    entries = known | {
-        "vocab_size": tensors["token_embd.weight"].shape[0],
-        "hidden_size": hidden,
-        "num_layers": size_of(own, "block_count", at),
-        "num_heads": heads,
-        "num_kv_heads": size_of(own, "attention.head_count_kv", at, heads),
-        "head_dim": head_dim,
-        "intermediate_size": size_of(own, "feed_forward_length", at),
-        "max_positions": positions,
-        "max_length": positions,
-        "norm_eps": real_of(own, _EPSILON[known["norm"]], at, known["norm_eps"]),
-    }
-    entries |= _numbers(own, architecture, at)
-    if windowed:
-        entries |= _gemma2(own, entries, at)
+    entries = row.fixed | _sizes(row, own, tensors, at) | _numbers(own, architecture, at)
+    entries |= _parts(row, own, entries, tensors, architecture, at)
+    if "rope_theta" in row.fixed:
+        entries |= _rotary(row, own, entries, tensors, at)
+    entries |= _windows(row, own, entries, at)
     padding = values.get("tokenizer.ggml.padding_token_id")
     if type(padding) is int and 0 <= padding < entries["vocab_size"]:
         entries["pad_token_id"] = padding
-    if "rope_theta" in known:
-        entries |= {
-            "rope_theta": real_of(own, "rope.freq_base", at, known["rope_theta"]),
-            "rope_scaling": _scaling(own, tensors, positions, head_dim, at),
-        }
-    if known["causal"]:
+    if causal:
         entries |= {
             "tied": "output.weight" not in tensors,
             "bos_token_id": values.get("tokenizer.ggml.bos_token_id"),
@@ -120,11 +75,111 @@ def read_entries(values: dict, tensors: dict[str, Deferred], where: str) -> Conf
             "generation": _sampling(values),
         }
     else:
-        entries |= _pooled(own, at) | {"type_vocab_size": _rows(tensors, "token_types.weight")}
+        entries |= {"type_vocab_size": _rows(tensors, "token_types.weight"), "tail": _tail(tensors)}
+    if not causal or "pooling_type" in own:
+        entries |= _pooled(own, at)
     try:
         return Config(**entries)
     except FormatError as error:
         raise FormatError(f"{where}: {str(error).removeprefix('config: ')}") from None
+
+
+def _sizes(row: Architecture, own: dict, tensors: dict[str, Deferred], at: str) -> dict:
+    heads, hidden = size_of(own, "attention.head_count", at), size_of(own, "embedding_length", at)
+    head_dim = size_of(own, "attention.key_length", at, max(hidden // heads, 1))
+    for key in ("attention.value_length", *(() if row.partial else ("rope.dimension_count",))):
+        if size_of(own, key, at, head_dim) != head_dim:
+            raise UnsupportedError(
+                f"{at}.{key} {brief(own[key])} is not implemented, only that of the head, {head_dim}"
+            )
+    positions, layers = size_of(own, "context_length", at), size_of(own, "block_count", at)
+    if layers > MOST_LAYERS:
+        raise FormatError(f"{at}.block_count: {layers} layers; at most {MOST_LAYERS} are read")
+    return {
+        "vocab_size": tensors["token_embd.weight"].shape[0],
+        "hidden_size": hidden,
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": size_of(own, "attention.head_count_kv", at, heads),
+        "head_dim": head_dim,
+        "intermediate_size": size_of(own, "feed_forward_length", at),
+        "max_positions": positions,
+        "max_length": positions,
+        "norm_eps": real_of(own, _EPSILON[row.fixed["norm"]], at, row.fixed["norm_eps"]),
+    }
+
+
+def _parts(
+    row: Architecture, own: dict, entries: dict, tensors: dict[str, Deferred], architecture: str, at: str
+) -> dict:
+    """What the parts of a layer compute, and the scale of embeddings."""
+    found: dict[str, Any] = {"embedding_scale": math.sqrt(entries["hidden_size"])} if row.scaled else {}
+    if entries["num_layers"] == row.by_width:
+        found["attention_scale"] = 1 / math.sqrt(entries["hidden_size"] / entries["num_heads"])
+    parallel = flag_of(own, "use_parallel_residual", at, architecture == "gptneox")
+    if parallel and architecture != "gptneox":
+        raise UnsupportedError(f"{at}.use_parallel_residual True is not implemented for this architecture")
+    found["parallel"] = parallel
+    if architecture == "modern-bert":
+        found["activation"] = activation_of(own, entries["activation"], at, "hidden_activation")
+    if row.buckets:
+        buckets = size_of(own, "attention.relative_buckets_count", at)
+        found["position_bias"] = {"kind": "buckets", "buckets": buckets, "distance": 128}
+        if "enc.blk.0.ffn_gate.weight" in tensors:
+            found |= {"family": "t5-gated", "gated": True, "activation": "gelu_tanh"}
+    return found
+
+
+def _rotary(row: Architecture, own: dict, entries: dict, tensors: dict[str, Deferred], at: str) -> dict:
+    turned, layers = entries["head_dim"], entries["num_layers"]
+    if row.partial:
+        turned = size_of(own, "rope.dimension_count", at, turned)
+    found: dict[str, Any] = {
+        "rope_theta": real_of(own, "rope.freq_base", at, row.fixed["rope_theta"]),
+        "rope_scaling": scaling_of(own, tensors, entries["max_positions"], turned, at),
+    }
+    if row.unrotated:
+        found["rotated"] = tuple((i + 1) % row.unrotated != 0 for i in range(layers))
+    return found | ({"rotary_dim": turned} if row.partial else {})
+
+
+def _windows(row: Architecture, own: dict, entries: dict, at: str) -> dict:
+    """The window, which layers have it, and how fast their rotary positions turn."""
+    key, windows = "attention.sliding_window", row.windows
+    if windows is None:
+        if own.get(key) and size_of(own, key, at) < entries["max_positions"]:
+            raise UnsupportedError(f"{at}.{key} {own[key]} is not implemented")
+        return {}
+    if windows.width is None and not own.get(key):  # 0 says none
+        return {}
+    window = size_of(own, key, at, windows.width)
+    local = _local(windows, own, entries["num_layers"], at)
+    if not any(local):
+        return {}
+    found: dict[str, Any] = {"window": half_window(window, key, at) if windows.sides else window}
+    found["local"] = () if all(local) else local
+    theta = real_of(own, "rope.freq_base_swa", at, windows.theta or entries["rope_theta"])
+    if windows.unscaled or theta != entries["rope_theta"]:
+        found["local_rope_theta"] = theta
+    return found | ({} if row.windowed is None else {"family": row.windowed})
+
+
+def _local(windows: Windows, own: dict, layers: int, at: str) -> tuple[bool, ...]:
+    """Which layers have the window: a truth value for each, or all but one of so many; 0: all."""
+    key = "attention.sliding_window_pattern"
+    given = own.get(key)
+    if isinstance(given, list):
+        if len(given) != layers or not all(one in (0, 1) for one in given):
+            raise FormatError(f"{at}.{key} must have a truth value for each of {layers} layers, got {brief(given)}")
+        return tuple(map(bool, given))
+    period = size_of(own, key, at, windows.period, least=0)
+    return tuple(not period or (i % period != 0 if windows.first else (i + 1) % period != 0) for i in range(layers))
+
+
+def _tail(tensors: dict[str, Deferred]) -> tuple[dict, ...]:
+    """The layers after pooling, as far as there are some."""
+    found = [tensors[f"{name}.weight"] for name in _DENSE if f"{name}.weight" in tensors]
+    return tuple({"kind": "dense", "features": tensor.shape[0], "activation": "identity"} for tensor in found)
 
 
 def _numbers(own: dict, architecture: str, at: str) -> dict:
@@ -138,20 +193,6 @@ def _numbers(own: dict, architecture: str, at: str) -> dict:
         value = real_of(own, key, at, None)
         found[entry] = 1 / value if inverse else value
     return found
-
-
-def _gemma2(own: dict, entries: dict, at: str) -> dict:
-    """Every other layer has a window; the scale of scores of the model of 46 layers is that of its width, as llama.cpp
-    has them."""
-    layers, width = entries["num_layers"], entries["hidden_size"]
-    if layers > MOST_LAYERS:
-        raise FormatError(f"{at}.block_count {layers}; at most {MOST_LAYERS} are read")
-    return {
-        "embedding_scale": math.sqrt(width),
-        "attention_scale": 1 / math.sqrt(width / entries["num_heads"]) if layers == 46 else None,
-        "window": size_of(own, "attention.sliding_window", at, 4096),
-        "local": tuple(i % 2 == 0 for i in range(layers)),
-    }
 
 
 def _rows(tensors: dict[str, Deferred], name: str) -> int:
@@ -195,57 +236,3 @@ def _sampling(values: dict) -> dict | None:
     found = {ours: values.get(f"general.sampling.{theirs}") for theirs, ours in names.items()}
     found = {name: value for name, value in found.items() if value is not None}
     return found | {"do_sample": True} if found.get("temperature") else found or None
-
-
-def _scaling(own: dict, tensors: dict[str, Deferred], positions: int, head_dim: int, at: str) -> dict | None:
-    """Config.rope_scaling. A llama3 scaling lies in the file as the factors that it comes to, one per frequency."""
-    kind, factor = own.get("rope.scaling.type", "linear"), 1.0
-    if kind not in _SCALINGS:
-        raise UnsupportedError(
-            f"{at}.rope.scaling.type {brief(kind)} is not implemented; these are: {', '.join(_SCALINGS)}"
-        )
-    for key in ("rope.scale_linear", "rope.scaling.factor"):
-        if kind != "none" and own.get(key):  # 0 says none
-            factor = real_of(own, key, at, 1.0)
-    attention = real_of(own, "rope.scaling.attn_factor", at, 1.0)
-    if kind != "yarn" and attention != 1:
-        raise UnsupportedError(f"{at}.rope.scaling.attn_factor {attention} is not implemented, only 1 without yarn")
-    if "rope_freqs.weight" in tensors:
-        if factor != 1 or kind == "yarn":
-            raise UnsupportedError(f"{at}.rope.scaling.type {kind} with rope_freqs.weight is not implemented")
-        return _factors(tensors["rope_freqs.weight"], head_dim, at)
-    if kind == "yarn":
-        return _yarn(own, factor, attention, positions, at)
-    return None if factor == 1 else {"kind": "linear", "factor": factor}
-
-
-def _yarn(own: dict, factor: float, attention: float, positions: int, at: str) -> dict:
-    key, by = "rope.scaling.yarn_attn_factor", own.get("rope.scaling.yarn_log_multiplier")
-    whole = yarn_attention(factor)
-    if by:  # 0 says none
-        whole /= yarn_attention(factor, real_of(own, "rope.scaling.yarn_log_multiplier", at, 1.0))
-    whole *= attention
-    # converters and llama.cpp read this entry in different ways
-    if abs(real_of(own, key, at, whole) / whole - 1) > 1e-4:
-        raise UnsupportedError(
-            f"{at}.{key} {brief(own[key])} is not implemented, only {whole:.6g}, which the factor asks for"
-        )
-    return {
-        "kind": "yarn",
-        "factor": factor,
-        "attention_factor": whole,
-        "original_positions": size_of(own, "rope.scaling.original_context_length", at, positions),
-        "beta_fast": real_of(own, "rope.scaling.yarn_beta_fast", at, 32.0),
-        "beta_slow": real_of(own, "rope.scaling.yarn_beta_slow", at, 1.0),
-    }
-
-
-def _factors(tensor: Deferred, head_dim: int, at: str) -> dict:
-    if tensor.shape != (head_dim // 2,):
-        raise FormatError(
-            f"{at}: rope_freqs.weight has shape {tensor.shape}; wanted {(head_dim // 2,)}, half of a head"
-        )
-    factors = tensor.read()
-    if not np.all((factors > 1e-6) & (factors < 1e12)):  # NaN is neither
-        raise FormatError(f"{at}: rope_freqs.weight must be positive numbers, got {brief(factors.tolist())}")
-    return {"kind": "factors", "factors": factors.tolist()}

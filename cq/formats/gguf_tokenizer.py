@@ -17,10 +17,14 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # of tokenizer.ggml.tok
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CAPITAL = re.compile("[A-Z]")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+
+
+def _cased(after: str, digits: str) -> str:
+    """Words that begin where a small letter is followed by a capital. after: what stays with a word; digits: how many
+    make one."""
+    begin = r"[^\r\n\p{L}\p{N}]?"
+    words = f"{begin}{_UPPER}*{_LOWER}+{after}|{begin}{_UPPER}+{_LOWER}*{after}|{digits}"
+    return words + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def _bytes(use_regex: bool) -> dict:
@@ -37,18 +41,30 @@ _PRE = {  # tokenizer.ggml.pre → what cuts a text into words, in turn
     "llama-bpe": _split(_WORDS % r"\p{N}{1,3}"),
     "qwen2": _split(_WORDS % r"\p{N}"),
     "deepseek-r1-qwen": _split(_WORDS % r"\p{N}"),
-    "tekken": _split(_TEKKEN),
+    "tekken": _split(_cased("", r"\p{N}")),
+    "gpt-4o": _split(_cased("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", r"\p{N}{1,3}")),
+    "dbrx": _split(_WORDS % r"\p{N}{1,3}"),
+    "olmo": [_bytes(True)],
 }
-_ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "roberta-bpe": "gpt-2"}
+_ALIASES = {
+    "llama3": "llama-bpe",
+    "llama-v3": "llama-bpe",
+    "roberta-bpe": "gpt-2",
+    "starcoder": "smollm",
+    "refact": "smollm",
+    "smaug-bpe": "dbrx",
+    "mpt": "olmo",
+    "modern-bert": "olmo",
+}
 # general.architecture → what goes for one that is not said
 _UNSAID = {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen3": "qwen2"}
 _WHOLE = ("llama-bpe", "tekken")  # words that are tokens stay whole, whatever the merges; texts begin with bos
-_COMPOSED = ("qwen2",)  # texts are brought to Unicode's NFC
+_COMPOSED = ("qwen2", "olmo")  # texts are brought to Unicode's NFC
 
 
 def read_vocabulary(values: dict, vocab_size: int, folder: Path, where: str) -> Tokenizer | None:
-    """The tokenizer of a GGUF file's metadata: byte-level BPE (model "gpt2") with the pre-tokenizers gpt-2, smollm,
-    llama-bpe, qwen2 and tekken, SentencePiece's BPE by scores (model "llama"), or WordPiece (model "bert"). Where the
+    """The tokenizer of a GGUF file's metadata: byte-level BPE (model "gpt2") with the pre-tokenizers of `_PRE` and
+    `_ALIASES`, SentencePiece's BPE by scores (model "llama"), or WordPiece (model "bert"). Where the
     file has none, or another, that of the tokenizer.json in `folder`.
 
     Raises UnsupportedError where there is another and no tokenizer.json; FormatError where entries contradict each
@@ -253,10 +269,12 @@ def _built(
 
 def _surroundings(values: dict, begins: bool, tokens: list[str], where: str) -> dict | None:
     """What puts the beginning and the end of a sequence around its tokens, where the file asks for them. begins: texts
-    begin with bos unless it says otherwise."""
+    begin with bos unless it says otherwise. Encoders have cls and seperator in their place."""
     ends = []
-    for name, default in (("bos", begins), ("eos", False)):
+    for name, other, default in (("bos", "cls", begins), ("eos", "seperator", False)):
         wanted = flag_of(values, f"tokenizer.ggml.add_{name}_token", where, default)
+        own = f"tokenizer.ggml.{name}_token_id" in values or f"tokenizer.ggml.{other}_token_id" not in values
+        name = name if own else other
         ends.append([_token(values, name, tokens, where)] if wanted else [])
     if not any(ends):
         return None

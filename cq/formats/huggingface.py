@@ -1,6 +1,7 @@
 """A Hugging Face folder, sentence-transformers files included, as configuration, weights and tokenizer. Must not know
 how a model computes."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +16,8 @@ from ..model.config import Config
 from ..model.deferred import Deferred, read
 from .compressed_config import Quantization, read_quantization
 from .config_json import read_config
-from .deberta import with_positions
+from .deberta import READERS as DEBERTAS
+from .deberta import WRITTEN, with_positions, without_positions
 from .encoders import family_of
 from .files import write_whole
 from .generation import read_generation
@@ -78,16 +80,21 @@ def write_folder(
     dtype: str = "float32",
 ) -> None:
     """A folder that `read_folder` reads: config.json and tokenizer.json of the folder `like`, and model.safetensors
-    with `weights` (canonical name → float32) in `dtype`, "float32" or "float16". What is there is replaced. Raises
-    OSError."""
+    with `weights` (canonical name → float32) in `dtype`, "float32" or "float16". What is there is replaced. Of a
+    DeBERTa config.json says that layers have positions of their own, see deberta.without_positions. Raises OSError,
+    UnsupportedError."""
     folder, source = Path(path), Path(like)
+    config = read_settings(source).config
+    whole = {name: read(array) for name, array in without_positions(weights, config).items()}
+    heads = config.num_heads if FAMILIES[family].by_head else 1
+    named = {name: array.astype(dtype) for name, array in foreign(whole, family, heads, config).items()}
     folder.mkdir(exist_ok=True)
-    whole = {name: read(array) for name, array in weights.items()}
-    heads = read_settings(source).config.num_heads if FAMILIES[family].by_head else 1
-    named = {name: array.astype(dtype) for name, array in foreign(whole, family, heads).items()}
     for name in ("config.json", "tokenizer.json"):
         if (source / name).exists() and source.resolve() != folder.resolve():
             write_whole(folder / name, (source / name).read_bytes())
+    if family in DEBERTAS:
+        values = read_json(folder / "config.json") | WRITTEN
+        write_whole(folder / "config.json", (json.dumps(values, indent=2) + "\n").encode())
     write_safetensors(folder / "model.safetensors", named, {"format": "pt"})
 
 
@@ -113,8 +120,10 @@ def read_coded_settings(root: Path) -> Settings:
     coded = values.pop("quantization_config", None)
     quantization = None if coded is None else read_quantization(coded, str(file))
     config, biases = parse_config(values, str(file))
-    if quantization is not None and (config.position_bias or {}).get("kind") == "disentangled":
-        raise UnsupportedError(f"{file}: quantization_config is not implemented of {config.family} models")
+    if quantization is not None and config.family in DEBERTAS and flag_of(values, "share_att_key", str(file)):
+        raise UnsupportedError(
+            f"{file}: quantization_config is not implemented of {config.family} models with share_att_key true"
+        )
     limit, lowercase = read_limits(folder)
     if limit is not None:
         config = replace(config, max_length=min(limit, config.max_positions))

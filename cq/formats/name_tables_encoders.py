@@ -259,8 +259,8 @@ _DEBERTA = replace(
         "output.LayerNorm": "ffn_norm",
     },
     ignored=(*_BERT.ignored, "lm_predictions.", "mask_predictions."),
+    bare=("pooler.", "lm_predictions."),
     biases=(*_BERT_BIASES, "convolution"),
-    folded=True,
 )
 _GATED = {"layer.1.DenseReluDense.wi_0": "ffn.gate", "layer.1.DenseReluDense.wi_1": "ffn.up"}
 ENCODERS = {

@@ -108,10 +108,8 @@ def foreign(
 ) -> dict[str, np.ndarray]:
     """The inverse of `canonical`, with the family's prefix. heads: of families whose fused weights lie head by head.
     head: the configuration whose head has its names; None: any. Raises UnsupportedError for a family without a
-    table, or whose weights are not what its files hold."""
+    table, and for a weight that its files do not hold."""
     table, result = _family(family, "weights"), dict[str, np.ndarray]()
-    if table.folded:
-        raise UnsupportedError(f"weights: those of {family} models change as they are read, and cannot be written back")
     others = (table.classifier or {}) | (table.words or {}) if head is None else _head_names(table, head, ())
     outside = table.outside | others
     if table.shared:
@@ -123,8 +121,10 @@ def foreign(
         inside = {ours: theirs for theirs, ours in (table.inside if layer else outside).items()}
         short = layer.group(2) if layer else name
         module, _, leaf = short.rpartition(".")
+        if short not in inside and module not in inside:
+            raise UnsupportedError(f"weights: {name} has no name in the files of {family} models")
         new = inside.get(short) or f"{inside[module]}.{leaf}"
-        prefix = "" if new.startswith(_BARE) else table.prefix
+        prefix = "" if new.startswith(_BARE + table.bare) else table.prefix
         result[f"{prefix}{table.layer}{layer.group(1)}.{new}" if layer else prefix + new] = array
     return result
 
@@ -166,7 +166,7 @@ def _split(
     """Weights of layers as (out, in), each module's apart, norms' weights as they multiply."""
     result, widths = {}, _widths(config)
     for name, array in weights.items():
-        module = _module(name)
+        module = module_of(name)
         turned = table.turned and _LAYER.fullmatch(name) is not None and array.ndim == 2
         shape, parts = array.shape[::-1] if turned else array.shape, (table.fused or {}).get(module)
         if parts is None:
@@ -225,7 +225,7 @@ def _fuse(weights: dict[str, np.ndarray], table: Family, heads: int) -> dict[str
     )
     result = {}
     for name, array in weights.items():
-        module = _module(name)
+        module = module_of(name)
         if module in others:
             continue
         if module in first:
@@ -316,10 +316,10 @@ def _bias_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of the biases that must be there. A bias found in one layer is wanted in all."""
     if biases is None:
-        biases = tuple({_module(name) for name in weights if name.endswith(".bias")})
+        biases = tuple({module_of(name) for name in weights if name.endswith(".bias")})
     wanted = {}
     for name, shape in shapes.items():
-        module = _module(name)
+        module = module_of(name)
         if name.startswith("tail.") and name.removesuffix("weight") + "bias" in weights:  # its own file has said so
             wanted[name.removesuffix("weight") + "bias"] = shape[:1]
         if name.endswith(".weight") and any(module == part or module.startswith(part + ".") for part in biases):
@@ -327,7 +327,7 @@ def _bias_shapes(
     return wanted
 
 
-def _module(name: str) -> str:
+def module_of(name: str) -> str:
     """ "layers.3.ffn.up.weight" → "ffn.up": what the layers have in common."""
     match = _LAYER.fullmatch(name)
     return (match.group(2) if match else name).rpartition(".")[0]

@@ -61,6 +61,10 @@ CUTS = {
     "qwen2": _split(_QWEN2),
     "deepseek-r1-qwen": _split(_QWEN2),
     "llama3": _split(_LLAMA3),
+    "dbrx": _split(_LLAMA3),
+    "refact": pre_tokenizers.Sequence([pre_tokenizers.Digits(True), _GPT2]),
+    "olmo": _GPT2,
+    "modern-bert": _GPT2,
     "roberta-bpe": _GPT2,
 }
 
@@ -146,7 +150,7 @@ def same(ours: Tokenizer, theirs: Tokenizer, texts=TEXTS) -> None:
 @pytest.mark.parametrize("pre", CUTS)
 def test_ids_are_those_of_the_tokenizer_that_was_converted(load, pre):
     theirs = trained(CUTS[pre])
-    if pre == "qwen2":
+    if pre in ("qwen2", "olmo", "modern-bert"):
         theirs.normalizer = normalizers.NFC()
     ours = load(vocabulary(theirs, pre, add_bos_token=False)).tokenizer
     same(ours, theirs)
@@ -176,6 +180,13 @@ def test_words_of_tekken(load):
     cut = [word for word, _ in ours.pre_tokenizer.pre_tokenize_str("HelloWorld ABCdef it's 123 ./\nÜberA\n\n x")]
     assert cut == ["Hello", "World", "ĠABCdef", "Ġit", "'s", "Ġ", "1", "2", "3", "Ġ./Ċ", "Ãľber", "A", "ĊĊ", "Ġx"]
     assert ours.encode("the").ids[0] == 1
+
+
+def test_words_of_gpt_4o(load):
+    """As tekken's, but that contractions stay with their word, and up to three digits together."""
+    ours = load(vocabulary(trained(_GPT2), "gpt-4o")).tokenizer
+    cut = [word for word, _ in ours.pre_tokenizer.pre_tokenize_str("HelloWorld ABC'Ddef it's 12345 ./\nÜberA\n\n x")]
+    assert cut == ["Hello", "World", "ĠABC'D", "def", "Ġit's", "Ġ", "123", "45", "Ġ./Ċ", "Ãľber", "A", "ĊĊ", "Ġx"]
 
 
 def test_llama3_begins_every_text_and_keeps_words_whole(load):
@@ -210,6 +221,20 @@ def test_ends_are_added_where_the_file_asks(load):
     ids = list(model.tokenize("the cat"))
     assert (ids[0], ids[-1]) == (1, 0)
     assert ids[1:-1] == model.tokenizer.encode("the cat", add_special_tokens=False).ids
+
+
+def test_an_encoder_s_ends_are_cls_and_sep(load):
+    made = vocabulary(trained(_GPT2), "modern-bert", add_bos_token=True, add_eos_token=True)
+
+    def more(writer):
+        made(writer)
+        for name, new in (("bos", "cls"), ("eos", "seperator")):
+            writer.add_uint32(
+                f"tokenizer.ggml.{new}_token_id", writer.kv_data[0].pop(f"tokenizer.ggml.{name}_token_id").value
+            )
+
+    ids = list(load(more).tokenize("the cat"))
+    assert (ids[0], ids[-1]) == (1, 0)
 
 
 def test_ends_and_template_are_kept(load, tmp_path):

@@ -264,12 +264,52 @@ def test_other_kinds_are_refused(tmp_path, change, words):
         cq.load(tmp_path)
 
 
-def test_what_is_not_written(tmp_path):
-    """No file of another program's has keys and queries of positions as they are here."""
-    _, model = saved(tmp_path, DebertaV2Model, MODELS["v3"])
+def results(model):
+    if model.config.classifier is not None:
+        return [model.classify(ragged())]
+    return model.logits(ragged()) if model.config.head_size else model.forward(ragged())
+
+
+@pytest.mark.parametrize(
+    "kind, part, said",
+    [
+        (DebertaV2Model, "last_hidden_state", {}),
+        (DebertaV2ForMaskedLM, "logits", {}),
+        (DebertaV2ForMaskedLM, "logits", dict(legacy=False)),
+        (DebertaV2ForTokenClassification, "logits", {}),
+        (DebertaV2ForSequenceClassification, "logits", {}),
+        (DebertaV2ForQuestionAnswering, "start_logits", {}),
+    ],
+)
+@pytest.mark.parametrize("name", ["v3", "v2 with a convolution", "queries alone", "positions that nothing meets"])
+def test_a_folder_that_is_written_gives_the_same_bits(tmp_path, name, kind, part, said):
+    """transformers reads all of it, and adds in another order."""
+    reference, model = saved(tmp_path, kind, changed(MODELS[name], **said))
     settings, weights, _ = read_folder(tmp_path)
-    with pytest.raises(cq.UnsupportedError, match="deberta-v2 models change as they are read"):
+    write_folder(tmp_path / "again", tmp_path, weights, settings.family)
+    again = cq.load(tmp_path / "again")
+    assert again.config == model.config and all(map(np.array_equal, results(again), results(model)))
+    theirs, found = kind.from_pretrained(tmp_path / "again", output_loading_info=True)
+    assert not found["unexpected_keys"]
+    close(outputs(theirs.eval(), ragged(), part), outputs(reference, ragged(), part))
+
+
+def test_a_changed_model_is_written(tmp_path):
+    """Though no table and layers give keys and queries that were changed one by one."""
+    _, model = saved(tmp_path, DebertaV2Model, MODELS["v3"])
+    rng = np.random.default_rng(3)
+    weights = {
+        name: rng.standard_normal(array.shape).astype(np.float32) * np.float32(0.2)
+        for name, array in model.weights().items()
+    }
+    write_folder(tmp_path, tmp_path, weights, "deberta-v2")
+    changed, again = cq.Transformer(model.config, weights), cq.load(tmp_path)
+    assert all(map(np.array_equal, again.forward(ragged()), changed.forward(ragged())))
+    assert np.abs(again.forward(ragged())[3] - model.forward(ragged())[3]).max() > 0.1
+
+
+def test_more_positions_than_features_are_not_written(tmp_path):
+    saved(tmp_path, DebertaV2Model, MODELS["keys of every distance"])
+    settings, weights, _ = read_folder(tmp_path)
+    with pytest.raises(cq.UnsupportedError, match="keys of 100 relative positions go back into no table of 42 feat"):
         write_folder(tmp_path / "again", tmp_path, weights, settings.family)
-    quantized = cq.quantize(model, cq.Dynamic(cq.Scheme(attention="float32")))
-    with pytest.raises(cq.UnsupportedError, match="deberta-v2"):
-        cq.export(quantized, tmp_path / "w8a8", format="compressed-tensors")
