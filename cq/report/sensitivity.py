@@ -233,8 +233,8 @@ def _shared(layers: list[Layer], kinds: list[str], scores: dict[str, tuple[str, 
             if kind in layer.alone
         }
         for name in scores.keys() & noise.keys():
-            noise[name] = max(0.0, noise[name] - sum(noise[member] for member in scores[name]))
-        whole = sum(noise.values()) or 1.0
+            noise[name] = max(0.0, noise[name] - functions.total(noise[member] for member in scores[name]))
+        whole = functions.total(noise.values()) or 1.0
         layers = [
             dataclasses.replace(
                 layer,

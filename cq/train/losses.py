@@ -52,9 +52,9 @@ def _distilled(logits: np.ndarray, targets: np.ndarray, tokens: int) -> Iterator
 def hidden_distillation(hidden: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
     """Squared distance from the target states as a share of their squared length, over all tokens: both lists of (len,
     hidden) → (loss, gradients). -10 log10 of the loss is the signal to noise ratio in dB."""
-    length = sum(dot(t, t) for t in targets) or 1.0
+    length = functions.total(dot(t, t) for t in targets) or 1.0
     gradients = [h - t for h, t in zip(hidden, targets)]
-    loss = sum(dot(d, d) for d in gradients) / length
+    loss = functions.total(dot(d, d) for d in gradients) / length
     for d in gradients:
         d *= 2 / length
     return loss, gradients
