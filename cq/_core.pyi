@@ -323,4 +323,5 @@ def adamw(
     square: np.ndarray,
     units: np.ndarray | None,
     choices: Sequence[float],
+    row_rates: np.ndarray | None = None,
 ) -> None: ...

@@ -105,9 +105,11 @@ cq_call cq_slope;
 typedef struct {
     float beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep;
 } cq_adamw;
+/* row_rates: NULL, or what the rate is multiplied by in each row of `columns` parameters. */
 typedef struct {
     cq_adamw adamw;
-    const float *g, *units;
+    const float *g, *units, *row_rates;
+    int64_t columns;
     float *mean, *square, *p;
 } cq_adamw_args;
 cq_call cq_adamw_step;

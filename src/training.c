@@ -80,9 +80,17 @@ cq_status cq_softmax_back(int threads, const cq_args *args, int64_t rows, int64_
 
 static void adamw_spans(void *context, cq_queue *queue) {
     const cq_adamw_args *a = ARGS(adamw);
-    EACH_SPAN(at, size) {
-        cq_active->adamw(&a->adamw, a->g + at, size, a->units ? a->units + at : NULL, a->mean + at, a->square + at,
-                         a->p + at);
+    EACH_SPAN(start, size) {
+        for (int64_t at = start, n = size; at < start + size; at += n, n = start + size - at) {
+            cq_adamw moves = a->adamw;
+            if (a->row_rates) {
+                const int64_t row = at / a->columns, left = (row + 1) * a->columns - at;
+                moves.rate *= a->row_rates[row];
+                n = n < left ? n : left;
+            }
+            cq_active->adamw(&moves, a->g + at, n, a->units ? a->units + at : NULL, a->mean + at, a->square + at,
+                             a->p + at);
+        }
     }
 }
 

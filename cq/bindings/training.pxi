@@ -139,9 +139,10 @@ def norm_back(g, weight, kept, factors, bint rms):
     return dx, of_weight
 
 
-def adamw(p, g, mean, square, units, choices):
+def adamw(p, g, mean, square, units, choices, row_rates=None):
     """A step of AdamW over flat float32 arrays (n,), of which p, mean and square change; units (n,) or None. choices:
-    beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep (see cq_adamw)."""
+    beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep (see cq_adamw). row_rates (rows,): what the rate
+    is multiplied by in each of so many equal parts."""
     cdef int64_t n = p.shape[0]
     cdef cq_args args
     cdef cq_adamw_args *a = &args.adamw
@@ -150,4 +151,9 @@ def adamw(p, g, mean, square, units, choices):
     a.p, a.mean = floats(p, "p", n, FLAT, WRITE), floats(mean, "mean", n, FLAT, WRITE)
     a.square, a.g = floats(square, "square", n, FLAT, WRITE), floats(g, "g", n)
     a.units = floats(units, "units", n, FLAT, MAYBE)
+    a.row_rates = floats(row_rates, "row_rates", ANY, FLAT, MAYBE)
+    if row_rates is not None:
+        a.columns = n // max(1, row_rates.shape[0])
+        if a.columns * row_rates.shape[0] != n:
+            raise CqError(f"row_rates: {n} parameters are not {row_rates.shape[0]} equal rows")
     call(cq_adamw_step, &args, n, "adamw")

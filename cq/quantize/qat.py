@@ -66,7 +66,7 @@ def _begun(model: Transformer, strategy: QAT, texts: list) -> Network:
     plan, weights = _folded(_first_plan(model, target, found), model.weights())
     if _coarse(target) and found is not None:
         weights = _split(weights, model, plan, found)
-    return Network(model.config, plan, weights, learns)
+    return Network(model.config, plan, weights, learns, alike=compensates(target))
 
 
 def _without_loss(progress: Progress | None) -> Callable[[int, int, float], None] | None:

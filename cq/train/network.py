@@ -20,6 +20,7 @@ from .convolution import Convolution
 from .fake import Exact, ExactHeads, Learned, LearnedWeight, Ranged, Resting, Stretching, WeightRange, first_scale
 from .layers import Embedding, Linear, Norm, Rotary
 from .parameters import Parameters, check_shapes
+from .passes import dot_rows
 from .reading import Fake, Reading
 from .relative import RelativePositions
 
@@ -37,10 +38,17 @@ class Network:
     """plan: where weights and activations are coded, and how; codes with fixed parameters begin at the plan's, or are
     found by moving averages. weights: canonical name → array (see Config.shapes), and biases, with what the plan folds
     into them; copied. learns: whether scales of weights and of fixed codes are learned (Esser et al. 2020) from where
-    their extremes and the plan put them. dtype: float64 for checks of gradients."""
+    their extremes and the plan put them. dtype: float64 for checks of gradients. alike: whether rows of weights move in
+    proportion to their size."""
 
     def __init__(
-        self, config: Config, plan: Plan, weights: dict[str, np.ndarray], learns: bool = False, dtype: type = np.float32
+        self,
+        config: Config,
+        plan: Plan,
+        weights: dict[str, np.ndarray],
+        learns: bool = False,
+        dtype: type = np.float32,
+        alike: bool = False,
     ):
         self.config, self.plan, self.graph, self.learns = config, plan, Graph(config), learns
         self.forms, self.trunk = plan.sites(self.graph), [name for site in self.graph.trunk for name in site.readers]
@@ -48,8 +56,12 @@ class Network:
         self.coarse = any(coding.granularity == "per_tensor" for coding in codings)  # one scale for a weight
         check_shapes(config, weights)
         self._zero_points: dict[str, np.ndarray] = {}
-        scales = self._first_scales(weights) if learns else {}
-        self.parameters = Parameters(weights, scales, VECTORS if scales and self.coarse else 1.0, dtype)
+        sizes = self._row_sizes(weights) if alike else {}
+        mean = functions.total(float(size.sum()) for size in sizes.values()) / max(1, sum(map(len, sizes.values())))
+        scales = self._first_scales(weights, mean) if learns else {}
+        vectors = VECTORS if scales and self.coarse else 1.0
+        row_rates = {name: (size / mean).astype(np.float32) for name, size in sizes.items()}
+        self.parameters = Parameters(weights, scales, vectors, dtype, row_rates)
         self.sites = {site: self._site(site, form) for site, form in self.forms.items()}
         self.linears = {name: self._linear(name) for name in self.trunk}
         norms = [name.removesuffix(".weight") for name in weights if name.endswith("norm.weight")]
@@ -69,13 +81,23 @@ class Network:
     def _learns(self, linear: str) -> bool:
         return self.learns and self.plan.coded(linear) and self.plan.layers[linear].coding.granularity != "per_group"
 
-    def _first_scales(self, weights: dict) -> dict[str, tuple[np.ndarray, float]]:
+    def _row_sizes(self, weights: dict) -> dict[str, np.ndarray]:
+        """The size of each row of the weights that are coded. After rotation and equalization rows differ a
+        hundredfold; Adam's steps, of one size for all, move the small ones by many codes and the large ones by none."""
+        names = dict.fromkeys(self._weight_name(name) for name in self.trunk if self.plan.coded(name))
+        rows = {name: np.ascontiguousarray(weights[name]) for name in names}
+        return {
+            name: np.maximum(np.sqrt(dot_rows(w, w) / w.shape[1], dtype=np.float64), 1e-6) for name, w in rows.items()
+        }
+
+    def _first_scales(self, weights: dict, size: float) -> dict[str, tuple[np.ndarray, float]]:
         """Scales to learn, each with its unit step: a step moves a scale by as large a part of it as it moves a typical
-        weight of the layer at hand, which is what Esser et al.'s gradient scale is for under plain SGD."""
+        weight of the layer at hand, which is what Esser et al.'s gradient scale is for under plain SGD. size: of such a
+        weight, where it is one for all layers; else 0."""
         scales, rates, faster = {}, {}, FASTER if self.coarse else 1
         for name in self.trunk:
             w = weights[self._weight_name(name)]
-            rates[name] = faster / max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6)
+            rates[name] = faster / (size or max(float(np.sqrt(np.mean(np.square(w, dtype=np.float64)))), 1e-6))
             if self._learns(name):
                 scale, self._zero_points[name] = first_scale(w, self.plan.layers[name].coding)
                 scales[f"{name}.weight.scale"] = scale, rates[name]

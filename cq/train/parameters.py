@@ -12,8 +12,9 @@ class Parameters:
     """values, gradients: name → view. Flat order: what decays (matrices and tables), norms and biases, learned scales.
 
     weights: canonical name → array, copied. scales: name → (initial scales, unit step: the part of itself by which a
-    learning rate of 1 moves each). vectors: how many times as far as matrices norms and biases move. dtype: float32, or
-    float64 for checks of gradients."""
+    learning rate of 1 moves each). vectors: how many times as far as matrices norms and biases move. row_rates: name →
+    how many times as far each row of a matrix moves, float32 (rows,). dtype: float32, or float64 for checks of
+    gradients."""
 
     def __init__(
         self,
@@ -21,14 +22,17 @@ class Parameters:
         scales: dict[str, tuple[np.ndarray, float]] | None = None,
         vectors: float = 1.0,
         dtype: type = np.float32,
+        row_rates: dict[str, np.ndarray] | None = None,
     ):
-        self.vectors, scales = vectors, scales or {}
+        self.vectors, scales, row_rates = vectors, scales or {}, row_rates or {}
         arrays = [item for wanted in (True, False) for item in weights.items() if (item[1].ndim > 1) == wanted]
         arrays += [(name, scale) for name, (scale, _) in scales.items()]
         sizes = [array.size for _, array in arrays]
         self.flat: np.ndarray = np.empty(sum(sizes), dtype)
         self.flat_gradient: np.ndarray = np.zeros(sum(sizes), dtype)
-        self.decayed = sum(array.size for array in weights.values() if array.ndim > 1)
+        self.matrices = [
+            (array.size, row_rates.get(name)) for name, array in arrays if name in weights and array.ndim > 1
+        ]
         self.plain = sum(array.size for array in weights.values())  # from here on: scales
         self.units: np.ndarray = np.array([unit for scale, unit in scales.values() for _ in range(scale.size)], dtype)
         self.values: dict[str, np.ndarray] = {}

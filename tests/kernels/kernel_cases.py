@@ -633,6 +633,15 @@ def adamw(rng) -> Iterator[Call]:
         yield Call(
             f"{n} {units} {keep}", _core.adamw, (p, g, mean, square, unit, (*choices, keep)), writes=(p, mean, square)
         )
+    for rows, columns in product((1, 7), (*TAILS, 5000)):  # the latter: rows that several tasks share
+        p, g, mean, square = (np.abs(floats(rng, rows * columns)) for _ in range(4))
+        own = np.abs(floats(rng, rows))
+        yield Call(
+            f"{rows} rows of {columns}",
+            _core.adamw,
+            (p, g, mean, square, None, (*choices, 1.0), own),
+            writes=(p, mean, square),
+        )
 
 
 def attention_relative(rng) -> Iterator[Call]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cq import CqError, FormatError
+from cq import CqError, FormatError, _core
 from cq.train.data import Shuffled, Windows, split_text
 from cq.train.optimizer import AdamW, learning_rate
 from cq.train.parameters import Parameters
@@ -52,6 +52,19 @@ def test_norms_and_biases_may_move_faster():
     AdamW(parameters, 0.0, (0.9, 0.999)).step(0.01, 1e9)
     for name, moved in (("w", 0.01), ("b", 0.05), ("s", 0.01)):
         np.testing.assert_allclose(1 - parameters.values[name], moved, rtol=1e-5)
+
+
+def test_rows_may_move_in_proportion_to_their_size():
+    sizes = np.array([1.0, 0.01, 5.0], np.float32)
+    parameters = Parameters({"w": np.ones((3, 4)), "v": np.ones((2, 2))}, row_rates={"w": sizes})
+    for gradient in parameters.gradients.values():
+        gradient[...] = 2.0
+    AdamW(parameters, 0.0, (0.9, 0.999)).step(0.01, 1e9)
+    np.testing.assert_allclose(1 - parameters.values["w"], 0.01 * sizes[:, None] * np.ones(4), rtol=1e-3)
+    np.testing.assert_allclose(1 - parameters.values["v"], 0.01, rtol=1e-4)
+    with pytest.raises(CqError, match="row_rates: 12 parameters are not 5 equal rows"):
+        one = np.ones(12, np.float32)
+        _core.adamw(one, one, one, one, None, (0.5,) * 8, np.ones(5, np.float32))
 
 
 def test_the_schedule():
