@@ -25,6 +25,7 @@ OF_SUITE = {
     "neighbour": targets_models.of_neighbour,
     "lm": targets_models.of_lm,
     "lm_accuracy": targets_models.of_lm_accuracy,
+    "lm_qat": targets_models.of_lm_qat,
     "encoder_accuracy": targets_models.of_encoder,
     "compare_minilm": targets_models.of_mix,
     "compare_shakespeare": targets_models.of_shipped,

@@ -135,20 +135,37 @@ def of_lm(lm: dict) -> list[Yardstick]:
     ]
 
 
-def of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
-    every = contestants(lm_accuracy)
-    rows, texts = ({row["name"]: row for row in every if row["work"] == work} for work in ("accuracy", "greedy"))
-
-    def over(base: str) -> Callable:
-        return lambda row: 100 * (row["perplexity"] / rows[base]["perplexity"] - 1)
+def _lost(rows: dict[str, dict]) -> Callable[..., Yardstick]:
+    """A function (what, percent, names, base) → the yardstick that the best of these rows loses at most so much."""
 
     def lost(what: str, percent: float, names: Iterable[str], base: str = "cq float32") -> Yardstick:
         best = sorted((rows[name] for name in names if name in rows), key=lambda row: row["perplexity"])[:1]
-        return one(f"SmolLM2-135M {what}, %", percent, best, over(base), "{:.2f}", at_most=True)
+        return one(
+            f"SmolLM2-135M {what}, %",
+            percent,
+            best,
+            lambda row: 100 * (row["perplexity"] / rows[base]["perplexity"] - 1),
+            "{:.2f}",
+            at_most=True,
+        )
 
+    return lost
+
+
+def of_lm_qat(lm_qat: dict) -> list[Yardstick]:
+    lost = _lost({row["name"]: row for row in contestants(lm_qat)})
+    found = [
+        lost("static after QAT, perplexity over float32's", 0.5, ("cq static, QAT",)),
+        lost("dynamic after QAT, perplexity over static's", 0, ("cq dynamic, QAT",), "cq static, QAT"),
+    ]
+    return [as_measured(row) for row in found]
+
+
+def of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
+    every = contestants(lm_accuracy)
+    rows, texts = ({row["name"]: row for row in every if row["work"] == work} for work in ("accuracy", "greedy"))
+    lost = _lost(rows)
     weights = [name for name in rows if name.startswith("cq weight-only, best") and "cache" not in name]
-    coded = [row for name, row in rows.items() if name.startswith(("cq dynamic", "cq static"))]
-    others = sorted((row for row in coded if row["name"] != "cq dynamic, QAT"), key=lambda row: row["perplexity"])
     same = sorted(
         (texts[name] for name in ("cq weight-only", "cq weight-only, best") if name in texts),
         key=lambda row: -row["equal"],
@@ -157,13 +174,6 @@ def of_lm_accuracy(lm_accuracy: dict) -> list[Yardstick]:
         lost("weight-only, perplexity over float32's", 0.1, ["cq weight-only", *weights]),
         lost("dynamic, perplexity over float32's", 0.5, ("cq dynamic", "cq dynamic, best")),
         lost("static, perplexity over float32's", 1, ("cq static", "cq static, best")),
-        lost("static after QAT, perplexity over float32's", 0.5, ("cq static, QAT",)),
-        lost(
-            "dynamic after QAT, perplexity over the best of the others with int8 activations",
-            0,
-            ("cq dynamic, QAT",),
-            *(row["name"] for row in others[:1]),
-        ),
         *(
             one(f"SmolLM2-135M {name}, KL to float32", most, kept, lambda row: row["kl"], "{:.4f}", at_most=True)
             for name, most in (("weight-only", 0.001), ("static", 0.01))

@@ -132,6 +132,13 @@ RECIPES |= {
         "qat textbook": _qat(cq.Static(TEXTBOOK, observer="minmax")),
     }.items()
 }
+RECIPES |= {
+    "weight-only best groups llama": (
+        "llama",
+        cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=8), effort="best"),
+        None,
+    )
+}
 RECIPES |= {f"compensated {kind}": (kind, cq.Dynamic(), "compensate") for kind in ("encoder", "llama")}
 RECIPES |= {
     "rotated llama": ("llama", cq.Dynamic(), "rotate"),
@@ -153,7 +160,7 @@ def _made(recipe: str, executor=None) -> cq.Transformer:
         model = cq.compensate(model, samples) if before == "compensate" else cq.rotate(model)
     if strategy is None:
         return model
-    needs = isinstance(strategy, (cq.Static, cq.QAT, cq.Mixed))
+    needs = isinstance(strategy, (cq.Static, cq.QAT, cq.Mixed)) or strategy.effort == "best"
     return cq.quantize(model, strategy, calibration=samples if needs else None, executor=executor)
 
 
