@@ -251,9 +251,8 @@ class QAT(Training):
     to it. The memory that this takes is as for `cq.train`.
 
     What the target finds by calibration begins from the first samples, at most 500 and of some 32,768 tokens: static
-    ranges, features' own scales, which rest, and, with effort="best", weights that compensate each other's errors;
-    each row of these then moves in proportion to its size, for rows differ a hundredfold. Where its scheme has one
-    scale for each weight, channels are equalized first (Nagel et al. 2019, arXiv:1906.04721).
+    ranges, features' own scales, which rest, and, with effort="best", compensated weights, each row of which then moves
+    in proportion to its size. With one scale for a weight, channels are equalized first (arXiv:1906.04721).
 
     Args:
         target: `WeightOnly()`, `Dynamic()` or `Static()`, with its scheme and its choice of layers.
