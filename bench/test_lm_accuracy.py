@@ -61,10 +61,9 @@ def cached(models: dict[str, cq.Transformer], names: Iterable[str]) -> dict[str,
 def test_greedy(benchmark, threads, lm, models, lm_rivals):
     """Texts that go on greedily from ten prompts, beside float32's."""
     prompts = [lm.tokenize(prompt) for prompt in greedy.PROMPTS]
-    fine = cq.WeightOnly(cq.Scheme(weight_granularity="per_group", group_size=smollm.GROUP))
     others = {
         "cq float32, rotated": (cq.rotate(lm, online=True), None),
-        f"cq weight-only, groups of {smollm.GROUP}": (cq.quantize(lm, fine), None),
+        f"cq weight-only, groups of {smollm.GROUP}": (cq.quantize(lm, cq.WeightOnly(smollm.FINE)), None),
         "cq weight-only, int8 cache": (models["cq weight-only"], "int8"),
     }
     others |= {

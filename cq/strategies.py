@@ -129,8 +129,8 @@ class WeightOnly(_Strategy):
         exclude: Patterns of layers that stay in float32.
         effort: "fast" takes the model's weights as they are. "best" prepares the model on the samples first: a decoder
             is rotated (`cq.rotate`), and weights are rounded so that they compensate each other's errors
-            (`cq.compensate`). That takes minutes. Where activations are quantized the rotation is online and costs 2 to
-            4 % of a decoder's time; all else costs nothing at inference. What `forward` gives of a decoder is then
+            (`cq.compensate`). That takes minutes. Where activations are quantized the rotation is online and costs up
+            to 5 % of a decoder's time; all else costs nothing at inference. What `forward` gives of a decoder is then
             rotated too. None: "best" where samples are given to a strategy that needs none itself, else "fast".
 
     Raises:

@@ -28,7 +28,7 @@ effort_option = click.option(
     type=click.Choice([effort for effort in EFFORTS if effort]),
     help="best: prepare the model on the samples of --calibration first; a decoder's features are rotated, and weights "
     "rounded so that they compensate each other's errors. Takes minutes; a decoder with quantized activations then "
-    "runs 2 to 4 % slower.",
+    "runs up to 5 % slower.",
 )
 learning_rate_option = click.option(
     "--learning-rate", type=float, help=f"QAT: peak learning rate [default: {QAT.learning_rate:g}]."

@@ -30,7 +30,7 @@ def rotate(model: Transformer, online: bool = False) -> Transformer:
         online: Whether Hadamard transforms at inference rotate what no weight can: queries and keys after their rotary
             positions, and the hidden features of gated feed-forward parts (R3 and R4 of SpinQuant). Both have large
             outliers, so that activations in codes lose less. Each transform of n features costs n log n additions a
-            token, together 2 to 4 % of the model's time.
+            token, together up to 5 % of the model's time.
 
     Returns:
         A new float32 model, to be quantized in the place of `model`.

@@ -15,7 +15,7 @@ from ..strategies import QAT, Training
 from .checkpoint import checked, restore, store
 from .data import Shuffled, Windows
 from .network import Network
-from .objectives import OBJECTIVES, Objective
+from .objectives import OBJECTIVES
 from .optimizer import AdamW, learning_rate
 from .passes import freed_memory_kept
 from .ranges import narrow
@@ -88,8 +88,7 @@ def fit(
         source: Windows | Shuffled = data
     else:
         source = Shuffled(objective.samples(data), training.seed)
-    if network.coarse and network.learns:
-        _narrow(network, objective, source.batch(0, training.batch_size))
+    narrow(network, objective, source.batch(0, training.batch_size))
     untrained = _untrained(network)
     if checkpoint is not None:
         checkpoint = checked(checkpoint)
@@ -114,11 +113,6 @@ def fit(
             progress(step + 1, training.steps, loss)
     for name, array in untrained.items():
         network.parameters.values[name][...] = array
-
-
-def _narrow(network: Network, objective: Objective, samples: list) -> None:
-    targets = objective.targets(samples)
-    narrow(network, lambda: objective.loss(samples, targets)[0])
 
 
 def _untrained(network: Network) -> dict[str, np.ndarray]:

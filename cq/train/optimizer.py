@@ -44,16 +44,13 @@ class AdamW:
         moves = b1, b2, clip * (1 - b1), clip * clip * (1 - b2), 1 / math.sqrt(second), EPSILON
         rate, keep, faster = rate / first, 1 - rate * self.weight_decay, rate / first * self.parameters.vectors
 
-        def move(start: int, end: int, *ends: float, **more: np.ndarray | None) -> None:
-            part, units = slice(start, end), more.get("units")
-            _core.adamw(
-                p[part], g[part], self.mean[part], self.square[part], units, (*moves, *ends), more.get("row_rates")
-            )
-
-        end, plain = 0, self.parameters.plain
+        start, plain = 0, self.parameters.plain
+        parts: list[tuple] = []
         for size, row_rates in self.parameters.matrices:
-            move(end, end + size, rate, keep, row_rates=row_rates)
-            end += size
-        move(end, plain, faster, 1.0)
-        move(plain, p.size, rate, 1.0, units=self.parameters.units)
+            parts.append((slice(start, start + size), None, (rate, keep), row_rates))
+            start += size
+        parts.append((slice(start, plain), None, (faster, 1.0), None))
+        parts.append((slice(plain, p.size), self.parameters.units, (rate, 1.0), None))
+        for part, units, ends, row_rates in parts:
+            _core.adamw(p[part], g[part], self.mean[part], self.square[part], units, (*moves, *ends), row_rates)
         return norm

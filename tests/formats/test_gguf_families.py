@@ -10,25 +10,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from families import ODD, SMALL
 from safetensors.numpy import load_file
 
 import cq
 from cq.errors import FormatError, UnsupportedError
 
-_SMALL = dict(
-    vocab_size=61,
-    hidden_size=40,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=36,
-    max_position_embeddings=90,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=0,
-    tie_word_embeddings=False,
-)
-_ODD = _SMALL | dict(hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=35)
 _TIED = dict(tie_word_embeddings=True)
 _RMS = dict(rms_norm_eps=2.0**-18)  # which float32 holds
 _LAYER = dict(layer_norm_eps=2.0**-18)
@@ -44,7 +31,7 @@ _LONGROPE = dict(
     partial_rotary_factor=0.6,
 )
 _GEMMA = _TIED | _RMS | dict(head_dim=16, query_pre_attn_scalar=16)
-_BERT = {key: value for key, value in _SMALL.items() if key != "num_key_value_heads"}
+_BERT = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
 _BERT_ODD = _BERT | dict(hidden_size=42, num_attention_heads=3, intermediate_size=35)
 _T5 = dict(vocab_size=61, d_model=40, d_kv=10, d_ff=36, num_layers=2, num_heads=4, layer_norm_epsilon=2.0**-18)
 _T5_ODD = _T5 | dict(d_model=27, d_kv=7, d_ff=31, num_heads=3, relative_attention_num_buckets=8)
@@ -60,11 +47,11 @@ def _neox(sizes, share, **more):
 
 # general.architecture, class of transformers, configuration
 MODELS = {
-    "gemma3": ("gemma3", "Gemma3ForCausalLM", _SMALL | _GEMMA | dict(num_hidden_layers=7, sliding_window=13)),
+    "gemma3": ("gemma3", "Gemma3ForCausalLM", SMALL | _GEMMA | dict(num_hidden_layers=7, sliding_window=13)),
     "gemma3 stretched": (
         "gemma3",
         "Gemma3ForCausalLM",
-        _ODD
+        ODD
         | _GEMMA
         | dict(head_dim=10, query_pre_attn_scalar=10, sliding_window=13, layer_types=["sliding_attention"] * 3)
         | dict(rope_parameters=dict(full_attention=_DEFAULT | dict(rope_type="linear", factor=8.0)))
@@ -73,28 +60,28 @@ MODELS = {
     "embeddinggemma": (
         "gemma-embedding",
         "Gemma3TextModel",
-        _SMALL | _GEMMA | _BOTH | dict(num_hidden_layers=7, sliding_window=13),
+        SMALL | _GEMMA | _BOTH | dict(num_hidden_layers=7, sliding_window=13),
     ),
-    "phi3": ("phi3", "Phi3ForCausalLM", _SMALL | _RMS | dict(sliding_window=20, rope_parameters=_LONGROPE)),
-    "phi3 odd": ("phi3", "Phi3ForCausalLM", _ODD | _RMS | dict(sliding_window=None)),
+    "phi3": ("phi3", "Phi3ForCausalLM", SMALL | _RMS | dict(sliding_window=20, rope_parameters=_LONGROPE)),
+    "phi3 odd": ("phi3", "Phi3ForCausalLM", ODD | _RMS | dict(sliding_window=None)),
     "phi4-mini": (
         "phi3",
         "Phi3ForCausalLM",
-        _SMALL | _RMS | _TIED | dict(sliding_window=None, rope_parameters=_DEFAULT | dict(partial_rotary_factor=0.8)),
+        SMALL | _RMS | _TIED | dict(sliding_window=None, rope_parameters=_DEFAULT | dict(partial_rotary_factor=0.8)),
     ),
-    "smollm3": ("smollm3", "SmolLM3ForCausalLM", _SMALL | _RMS | dict(num_hidden_layers=5)),
-    "smollm3 odd": ("smollm3", "SmolLM3ForCausalLM", _ODD | _RMS | _TIED | dict(attention_bias=True, mlp_bias=True)),
-    "olmo3": ("olmo2", "Olmo3ForCausalLM", _SMALL | _RMS | dict(num_hidden_layers=5, sliding_window=19)),
+    "smollm3": ("smollm3", "SmolLM3ForCausalLM", SMALL | _RMS | dict(num_hidden_layers=5)),
+    "smollm3 odd": ("smollm3", "SmolLM3ForCausalLM", ODD | _RMS | _TIED | dict(attention_bias=True, mlp_bias=True)),
+    "olmo3": ("olmo2", "Olmo3ForCausalLM", SMALL | _RMS | dict(num_hidden_layers=5, sliding_window=19)),
     "olmo3 stretched": (
         "olmo2",
         "Olmo3ForCausalLM",
-        _ODD
+        ODD
         | _RMS
         | dict(sliding_window=19, layer_types=["full_attention", "sliding_attention", "full_attention"])
         | dict(rope_parameters=dict(rope_type="linear", rope_theta=5e5, factor=8.0)),
     ),
-    "neox": ("gptneox", "GPTNeoXForCausalLM", _neox(_SMALL, 0.4)),
-    "neox odd": ("gptneox", "GPTNeoXForCausalLM", _neox(_ODD, 1.0, use_parallel_residual=False)),
+    "neox": ("gptneox", "GPTNeoXForCausalLM", _neox(SMALL, 0.4)),
+    "neox odd": ("gptneox", "GPTNeoXForCausalLM", _neox(ODD, 1.0, use_parallel_residual=False)),
     "nomic": ("nomic-bert", "NomicBertModel", _BERT | _LAYER | dict(rope_parameters=_DEFAULT | dict(rope_theta=1e3))),
     "nomic odd": ("nomic-bert", "NomicBertModel", _BERT_ODD | _LAYER),
     "modernbert": ("modern-bert", "ModernBertModel", _MODERN),

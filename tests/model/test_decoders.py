@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from configurations import LLAMA
-from families import STRATEGIES, close, outputs, ragged, saved, survives
+from families import ODD, SMALL, STRATEGIES, close, outputs, ragged, saved, survives
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -37,21 +37,7 @@ from cq.formats.huggingface import parse_config, read_folder, write_folder
 from cq.model.generate import Generator, Step
 from cq.model.sampling import Sampling
 
-_SMALL = dict(
-    vocab_size=61,
-    hidden_size=40,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=36,
-    max_position_embeddings=200,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=0,
-    tie_word_embeddings=False,
-)
-_ODD = _SMALL | dict(hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=35)
-_ONE = _SMALL | dict(vocab_size=67, num_attention_heads=5, num_key_value_heads=5, num_hidden_layers=2)
+_ONE = SMALL | dict(vocab_size=67, num_attention_heads=5, num_key_value_heads=5, num_hidden_layers=2)
 _TIED = dict(tie_word_embeddings=True)
 _LONG = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0, 1.1, 1.3], long_factor=[1.0, 2.0, 5.0])
 _MULTIPLIED = dict(embedding_multiplier=12.0, logits_scaling=0.8, residual_multiplier=0.22, attention_multiplier=0.2)
@@ -68,56 +54,56 @@ def _neox(sizes, share=0.5, **more):
 
 
 DECODERS = {
-    "mistral": (MistralForCausalLM, MistralConfig(**_SMALL, sliding_window=20)),
-    "mistral odd": (MistralForCausalLM, MistralConfig(**_ODD, head_dim=12, sliding_window=67)),
+    "mistral": (MistralForCausalLM, MistralConfig(**SMALL, sliding_window=20)),
+    "mistral odd": (MistralForCausalLM, MistralConfig(**ODD, head_dim=12, sliding_window=67)),
     "mistral one": (MistralForCausalLM, MistralConfig(**_ONE, sliding_window=1)),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_SMALL, use_sliding_window=True, sliding_window=17, max_window_layers=1)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=17, max_window_layers=1)),
     "qwen3": (
         Qwen3ForCausalLM,
-        Qwen3Config(**_ODD, head_dim=8, use_sliding_window=True, sliding_window=64, max_window_layers=0),
+        Qwen3Config(**ODD, head_dim=8, use_sliding_window=True, sliding_window=64, max_window_layers=0),
     ),
     "gemma2": (
         Gemma2ForCausalLM,
-        Gemma2Config(**_gemma(_SMALL), attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
+        Gemma2Config(**_gemma(SMALL), attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
     ),
-    "gemma2 odd": (Gemma2ForCausalLM, Gemma2Config(**_gemma(_ODD, head_dim=10), attention_bias=True)),
+    "gemma2 odd": (Gemma2ForCausalLM, Gemma2Config(**_gemma(ODD, head_dim=10), attention_bias=True)),
     "gemma2 one": (Gemma2ForCausalLM, Gemma2Config(**_gemma(_ONE), attn_logit_softcapping=None)),
     "gemma3": (
         Gemma3ForCausalLM,
-        Gemma3TextConfig(**_gemma(_SMALL), sliding_window_pattern=2, rope_scaling=dict(rope_type="linear", factor=8.0)),
+        Gemma3TextConfig(**_gemma(SMALL), sliding_window_pattern=2, rope_scaling=dict(rope_type="linear", factor=8.0)),
     ),
-    "gemma3 odd": (Gemma3ForCausalLM, Gemma3TextConfig(**_gemma(_ODD, head_dim=10), sliding_window_pattern=3)),
+    "gemma3 odd": (Gemma3ForCausalLM, Gemma3TextConfig(**_gemma(ODD, head_dim=10), sliding_window_pattern=3)),
     "gemma3 one": (Gemma3ForCausalLM, Gemma3TextConfig(**_gemma(_ONE, final_logit_softcapping=5.0))),
     "phi3": (
         Phi3ForCausalLM,
-        Phi3Config(**_SMALL, rope_parameters=_LONG | dict(partial_rotary_factor=0.6), sliding_window=50),
+        Phi3Config(**SMALL, rope_parameters=_LONG | dict(partial_rotary_factor=0.6), sliding_window=50),
     ),
-    "phi3 odd": (Phi3ForCausalLM, Phi3Config(**_ODD, sliding_window=None)),
+    "phi3 odd": (Phi3ForCausalLM, Phi3Config(**ODD, sliding_window=None)),
     "phi3 one": (
         Phi3ForCausalLM,
         Phi3Config(
             **_ONE | _TIED, rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.75)
         ),
     ),
-    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**_SMALL, no_rope_layer_interval=3)),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**SMALL, no_rope_layer_interval=3)),
     "smollm3 odd": (
         SmolLM3ForCausalLM,
-        SmolLM3Config(**_ODD, no_rope_layers=[0, 1, 0], attention_bias=True, use_sliding_window=True, sliding_window=9),
+        SmolLM3Config(**ODD, no_rope_layers=[0, 1, 0], attention_bias=True, use_sliding_window=True, sliding_window=9),
     ),
     "smollm3 one": (SmolLM3ForCausalLM, SmolLM3Config(**_ONE | _TIED, no_rope_layer_interval=2, mlp_bias=True)),
-    "granite": (GraniteForCausalLM, GraniteConfig(**_SMALL, **_MULTIPLIED)),
-    "granite odd": (GraniteForCausalLM, GraniteConfig(**_ODD, **_MULTIPLIED, attention_bias=True)),
+    "granite": (GraniteForCausalLM, GraniteConfig(**SMALL, **_MULTIPLIED)),
+    "granite odd": (GraniteForCausalLM, GraniteConfig(**ODD, **_MULTIPLIED, attention_bias=True)),
     "granite one": (GraniteForCausalLM, GraniteConfig(**_ONE | _TIED, embedding_multiplier=0.3, mlp_bias=True)),
-    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**_SMALL)),
-    "olmo2 odd": (Olmo2ForCausalLM, Olmo2Config(**_ODD, attention_bias=True)),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**SMALL)),
+    "olmo2 odd": (Olmo2ForCausalLM, Olmo2Config(**ODD, attention_bias=True)),
     "olmo2 one": (Olmo2ForCausalLM, Olmo2Config(**_ONE | _TIED)),
-    "olmo3": (Olmo3ForCausalLM, Olmo3Config(**_SMALL | dict(num_hidden_layers=5), sliding_window=19)),
+    "olmo3": (Olmo3ForCausalLM, Olmo3Config(**SMALL | dict(num_hidden_layers=5), sliding_window=19)),
     "olmo3 long": (  # layers with a window are not stretched
         Olmo3ForCausalLM,
-        Olmo3Config(**_SMALL, sliding_window=19, rope_scaling=dict(rope_type="linear", factor=8.0)),
+        Olmo3Config(**SMALL, sliding_window=19, rope_scaling=dict(rope_type="linear", factor=8.0)),
     ),
-    "gpt_neox": (GPTNeoXForCausalLM, _neox(_SMALL, 0.4)),
-    "gpt_neox odd": (GPTNeoXForCausalLM, _neox(_ODD, 1.0, attention_bias=False)),
+    "gpt_neox": (GPTNeoXForCausalLM, _neox(SMALL, 0.4)),
+    "gpt_neox odd": (GPTNeoXForCausalLM, _neox(ODD, 1.0, attention_bias=False)),
     "gpt_neox one": (GPTNeoXForCausalLM, _neox(_ONE, 0.25, use_parallel_residual=False)),
 }
 FAMILIES = [name for name in DECODERS if " " not in name]
@@ -239,14 +225,14 @@ def test_coverage_counts_what_a_window_shows(loaded):
 
 
 def test_an_encoder_of_gemma3_sees_half_a_window_on_either_side(tmp_path):
-    config = Gemma3TextConfig(**_gemma(_SMALL), sliding_window_pattern=2, use_bidirectional_attention=True)
+    config = Gemma3TextConfig(**_gemma(SMALL), sliding_window_pattern=2, use_bidirectional_attention=True)
     reference, model = saved(tmp_path, Gemma3TextModel, config)
     assert (model.config.causal, model.config.window) == (False, 11)
     close(model.forward(ragged()), outputs(reference, ragged(), "last_hidden_state"))
 
 
 def test_a_sliding_window_that_is_not_used_counts_for_nothing():
-    config = Qwen2Config(**_SMALL, use_sliding_window=False, sliding_window=20).to_dict() | dict(sliding_window=20)
+    config = Qwen2Config(**SMALL, use_sliding_window=False, sliding_window=20).to_dict() | dict(sliding_window=20)
     assert parse_config(config, "x")[0].window is None
 
 

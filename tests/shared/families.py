@@ -8,6 +8,21 @@ import cq
 from cq.report.metrics import sqnr_db
 
 TEXTBOOK = cq.Scheme.textbook()
+# configurations of decoders, in transformers' words, the second in odd sizes
+SMALL = dict(
+    vocab_size=61,
+    hidden_size=40,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=36,
+    max_position_embeddings=200,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+    tie_word_embeddings=False,
+)
+ODD = SMALL | dict(hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=35)
 TOLERANCE = 1e-4  # of logits and hidden states, which are of the order of 1
 STRATEGIES = {
     "weight-only": cq.WeightOnly(),

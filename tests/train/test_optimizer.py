@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+import cq
 from cq import CqError, FormatError, _core
 from cq.train.data import Shuffled, Windows, split_text
+from cq.train.network import Network
 from cq.train.optimizer import AdamW, learning_rate
 from cq.train.parameters import Parameters
 
@@ -117,3 +119,19 @@ def test_a_text_is_cut_between_characters():
     assert "".join(split_text(text.encode(), "x")) == text
     with pytest.raises(FormatError, match="x: not UTF-8"):
         split_text(b"abc\xff" * 30, "x")
+
+
+def test_rows_of_a_network_move_alike(small, plan_for):
+    """Each in proportion to its size, and scales by one part of themselves; without it, all by one step."""
+    config, weights = small("llama")
+    weights["layers.0.attention.query.weight"][2] *= 100
+    plan = plan_for(config, cq.Static(), default=(0.05, 100))
+    network = Network(config, plan, weights, learns=True, alike=True)
+    rates = dict(zip(network.parameters.values, (rates for _, rates in network.parameters.matrices)))
+    found = rates["layers.0.attention.query.weight"]
+    size = np.sqrt(np.square(weights["layers.0.attention.query.weight"]).mean(1))
+    np.testing.assert_allclose(found / found[0], size / size[0], rtol=1e-5)
+    assert found[2] > 30 * np.delete(found, 2).max()
+    assert np.ptp(network.parameters.units) == 0
+    plain = Network(config, plan, weights, learns=True)
+    assert all(rates is None for _, rates in plain.parameters.matrices) and np.ptp(plain.parameters.units) > 0

@@ -13,9 +13,9 @@ TEXTBOOK = cq.Scheme.textbook()
 
 @pytest.fixture
 def begun(small, ragged, plan_for):
-    """begun(target) → a network of the small encoder, one weight of which lies far out, and its loss against the
-    float32 model as a function. The outlier meets a hidden unit that never speaks, so that clipping it costs
-    nothing."""
+    """begun(target) → a network of the small encoder, one weight of which lies far out, its objective, which is the
+    float32 model's outputs, samples, and the loss on these as a function. The outlier meets a hidden unit that never
+    speaks, so that clipping it costs nothing."""
 
     def make(target):
         config, weights = small("bert", activation="relu")
@@ -26,18 +26,18 @@ def begun(small, ragged, plan_for):
         network = Network(config, plan, weights, learns=True)
         objective = Distillation(model, network)
         targets = objective.targets(data)
-        return network, lambda: objective.loss(data, targets)[0]
+        return network, objective, data, lambda: objective.loss(data, targets)[0]
 
     return make
 
 
 def test_an_outlier_is_clipped_where_the_loss_gains(begun):
-    network, loss = begun(cq.WeightOnly(TEXTBOOK))
+    network, objective, samples, loss = begun(cq.WeightOnly(TEXTBOOK))
     down = network.linears["layers.0.ffn.down"].fake
     down.span(*(end(network.linears["layers.0.ffn.down"].weight) for end in (np.min, np.max)))
     network.refresh()
     before, (_, wide), float_weights = loss(), down.ends(), network.weights()
-    narrow(network, loss)
+    narrow(network, objective, samples)
     assert wide > 39 and down.ends()[1] < 20 and loss() < 0.5 * before
     assert all(np.array_equal(float_weights[name], weight) for name, weight in network.weights().items())
     after = loss()
@@ -46,16 +46,16 @@ def test_an_outlier_is_clipped_where_the_loss_gains(begun):
 
 
 def test_scales_by_channel_stay(begun):
-    network, loss = begun(cq.Static())
+    network, objective, samples, _ = begun(cq.Static())
     before = network.parameters.flat.copy()
-    narrow(network, loss)
+    narrow(network, objective, samples)
     assert np.array_equal(network.parameters.flat, before)
 
 
 @pytest.mark.parametrize("scheme", [TEXTBOOK, cq.Scheme(activation_dtype="int8", activation_symmetric=True)])
 def test_a_span_is_what_affine_says(begun, scheme):
     """Both kinds of learned ranges: scale and zero point of lo … hi, and its ends within half a step."""
-    network, _ = begun(cq.Static(scheme))
+    network, *_ = begun(cq.Static(scheme))
     found = [fake for fake, _ in network.learned_ranges() if fake.scale.size == 1]
     assert len(found) == (2 * (4 + 3 + 6) if scheme == TEXTBOOK else 2 * (4 + 3))
     for fake in found:
