@@ -22,7 +22,7 @@ GROUP = 32  # weights that share a scale, in the finest weight-only: as many as 
 FINE, FINEST = cq.Scheme(weight_granularity="per_group", group_size=GROUP), f"cq weight-only, best, groups of {GROUP}"
 WINDOWS = 40  # that are reported on
 CALIBRATED_ON = 54  # windows, evenly spread over the former
-# a window a step, some ten seconds each
+# a window a step, some five seconds each on two cores
 TRAINING = {"steps": 100, "batch_size": 1, "learning_rate": 2e-5, "warmup": 10}
 
 
