@@ -60,6 +60,26 @@ static void keep_i8(const kept_job *job, const cq_kept *kept, int64_t at, const 
     }
 }
 
+/* Codes of columns first .. first + n - 1 of a token, by parameters that hold for all of them. */
+static int code_part(const cq_codes *form, const cq_coded *all, const float *x, int64_t first, int64_t n, int64_t t) {
+    cq_codes part = *form;
+    part.codes = (uint8_t *)form->codes + first, part.column_scales = NULL;
+    part.scale = all->scale, part.zero_point = all->zero_point;
+    return cq_active->quantize(x + first, n, &part, t);
+}
+
+/* Codes of a token. Static queries and keys have one scale each, so that only the values' are read of all columns'. */
+static int code_token(const kept_job *job, const cq_codes *form, const float *x, int64_t t) {
+    const cq_kept_args *a = job->a;
+    if (form->dynamic) return cq_active->quantize(x, job->width, form, t);
+    const int64_t q = a->heads * a->dim, k = a->kv_heads * a->dim;
+    cq_codes values = *form;
+    values.codes = (uint8_t *)form->codes + q + k;
+    values.column_scales += q + k, values.column_inverses += q + k, values.column_zero_points += q + k;
+    return code_part(form, &a->q, x, 0, q, t) & code_part(form, &a->k, x, q, k, t) &
+           cq_active->quantize(x + q + k, k, &values, t);
+}
+
 /* Tasks are tokens. */
 static void keep_member(void *context, cq_queue *queue) {
     kept_job *job = context;
@@ -84,7 +104,7 @@ static void keep_member(void *context, cq_queue *queue) {
                 keep_f32(job, a->kept + s, at, x + a->heads * a->dim, x + (a->heads + a->kv_heads) * a->dim);
                 continue;
             }
-            if (!cq_active->quantize(x, job->width, &form, t)) {
+            if (!code_token(job, &form, x, t)) {
                 cq_first_bad(&job->bad, t);
                 cq_fail(queue, CQ_NOT_FINITE);
             }

@@ -349,8 +349,9 @@ typedef struct {
  * transformed as in cq_rope. Keys and values are then written behind kept[s].length tokens, where there is room for
  * them; the lengths stay as they are.
  *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8
- * symmetric (dynamic, group = dim), or of every column (static), where products see the scales and zero points of q, k
- * and v, whose codes are not read. The form's arrays for results are not used.
+ * symmetric (dynamic, group = dim), or static: queries and keys by the scale and zero point of q and k, values by those
+ * of their columns in the form; products see the scales and zero points of q, k and v, whose codes are not read. The
+ * form's arrays for results are not used.
  *   A token sees itself and `before` tokens before it, which must be kept; cap as in cq_attention.
  *   The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that
  * cq_attention gives for the whole sequences with after = 0. CQ_NO_ROOM and *bad = the sequence, before anything is

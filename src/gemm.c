@@ -279,6 +279,7 @@ static void tiles_member(void *context, cq_queue *queue) {
             const int64_t row = first_row(job, block);
             ready_block(job, &work, queue, block);
             set_columns(job, &work, &s, column);
+            fetch_columns(job, column + CQ_TILE);
             set_rows(job, &work, &s, row, row, first_row(job, block + 1) - row, column);
             job->product(job, &work, queue, &s, row, column);
         }
@@ -297,6 +298,7 @@ static void blocks_member(void *context, cq_queue *queue) {
             ready_block(job, &work, queue, block);
             for (int64_t column = 0; column < job->n; column += CQ_TILE) {
                 set_columns(job, &work, &s, column);
+                fetch_columns(job, column + CQ_TILE);
                 set_rows(job, &work, &s, row, row, rows, column);
                 job->product(job, &work, queue, &s, row, column);
             }

@@ -55,6 +55,26 @@ static int64_t first_row(const gemm_job *job, int64_t block) {
     return min(units * block / job->blocks * CQ_TILE_ROWS, job->m);
 }
 
+/* What the next tile reads beside its weights, and what its share of the rows is then normed and coded with, on its way
+ * while this one is worked on: where weights are streamed from memory these lines are nowhere near, and each array would
+ * be waited for. (Inlined always, as GCC 12 drops calls of a function that only prefetches.) */
+static inline __attribute__((always_inline)) void fetch_columns(const gemm_job *job, int64_t column) {
+    const cq_weight *w = job->w;
+    const cq_epilogue *e = job->e;
+    const cq_codes *codes = e ? e->codes : NULL;
+#define FETCH(array, at) if (array) __builtin_prefetch((array) + (at))
+    for (int64_t j = column; j < min(column + CQ_TILE, job->n); j += 16) {
+        FETCH(w->column_sums, j);
+        FETCH(w->scales, j);
+        if (!e) continue;
+        FETCH(e->bias_i32, j);
+        FETCH(e->bias, j);
+        if (e->norm) __builtin_prefetch(e->norm->weight + j);
+        if (codes) FETCH(codes->column_inverses, e->gated ? j / 2 : j);
+    }
+#undef FETCH
+}
+
 /* Fills what all rows of a strip share: columns from `column` on. */
 static void set_columns(const gemm_job *job, const gemm_work *work, cq_strip *s, int64_t column) {
     const cq_weight *w = job->w;

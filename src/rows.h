@@ -183,15 +183,19 @@ INLINE float stretch_of(const float *x, int64_t n, const cq_codes *out) {
     return steps <= 127.5f * power ? power : 0.0f;
 }
 
-/* Given parameters of every column, of x divided by `stretch`. */
+/* Given parameters of every column, of x divided by `stretch`. Zero points of a stretched form are all in the middle. */
 INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, float stretch, encoding *e,
                              uint8_t *codes) {
-    const f32x16 shrink = f32_set(1.0f / stretch); /* a power of two: nothing is rounded */
+    /* a power of two: nothing is rounded */
+    const f32x16 shrink = f32_set(1.0f / stretch), middle = f32_set(out->is_signed ? 0.0f : 128.0f);
     float zeros[64];
     int64_t at = 0;
     e->zeros = zeros;
+    for (int p = 0; p < 64; p += 16) f32_store(zeros + p, middle);
     for (; at + 64 <= n; at += 64) {
-        for (int p = 0; p < 64; p += 16) f32_store(zeros + p, f32_from_i32(i32_load(out->column_zero_points + at + p)));
+        if (!out->stretched)
+            for (int p = 0; p < 64; p += 16)
+                f32_store(zeros + p, f32_from_i32(i32_load(out->column_zero_points + at + p)));
         e->inverses = out->column_inverses + at, e->scales = out->column_scales + at;
 #define SHRUNK(p) f32_mul(f32_load(x + at + 16 * p), shrink)
         encode_64(BY_COLUMN, 1, e, SHRUNK(0), SHRUNK(1), SHRUNK(2), SHRUNK(3), codes + at);

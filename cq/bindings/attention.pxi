@@ -151,9 +151,9 @@ def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale,
                    form=None, window=None, float cap=0.0, int64_t hadamard=0):
     """Causal attention of new tokens to themselves and to what their sequences have kept; see cq_kept_args. qkv
     float32 (tokens, (heads + 2 kv_heads) dim), changed in place by cosine, sine and hadamard as in rope where given.
-    coding: None where float32 is kept; else PerHead, or Smoothed of the three. offsets int32 (sequences + 1,) from 0
-    to tokens, one sequence for each that is kept. window, cap: as in attention, causal. → (tokens, heads * dim) in
-    `form`: None or, of codes, Fixed."""
+    coding: None where float32 is kept; else PerHead, or Smoothed of the three, of which values alone may have scales of
+    each feature's own. offsets int32 (sequences + 1,) from 0 to tokens, one sequence for each that is kept. window,
+    cap: as in attention, causal. → (tokens, heads * dim) in `form`: None or, of codes, Fixed."""
     cdef int64_t tokens = qkv.shape[0], width = (heads + 2 * kept.kv_heads) * kept.dim
     cdef Step step = new_step(cq_attention_kept, "attention", tokens, [qkv, offsets, kept, cosine, sine, coding])
     cdef cq_kept_args *a = &step.args.kept

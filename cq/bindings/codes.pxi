@@ -4,9 +4,8 @@
 cdef class Coded:
     """Activations in codes: codes (rows, columns) uint8 or int8, x = scale * (codes - zero_point). scale (float32)
     and zero_point (int32) are one number each; or one per row, (rows,); or one per group of a row's columns, (rows,
-    groups); or one per column for all rows, (1, columns). decode: None, or (scale, zero_point), arrays (1, columns),
-    that say what the codes stand for where products see it through weights of other scales; with one scale per row it
-    multiplies these."""
+    groups); or one per column for all rows, (1, columns). decode: None, or the form, Smoothed, whose columns say
+    what the codes stand for where products see it through weights of other scales."""
     cdef cq_coded c
     cdef readonly object codes, scale, zero_point, decode
     cdef readonly int64_t rows, columns
@@ -46,11 +45,14 @@ cdef class Coded:
 
     def dequantize(self):
         """float32 (rows, columns)."""
-        if self.decode is not None or not self.by_rows():
-            scale, zero_point = (np.repeat(p, self.columns // p.shape[1], 1)
-                                 for p in self.decode or (self.scale, self.zero_point))
-            x = scale * (self.codes - zero_point).astype(np.float32)
-            return x * self.scale[:, None] if self.decode is not None and self.c.scales != NULL else x
+        if self.decode is not None:
+            form = self.decode
+            scale = form.columns.scale / form.scale if form.kind == "stretched" else form.columns.scale
+            x = scale * (self.codes - form.columns.zero_point).astype(np.float32)
+            return x * self.scale[:, None] if form.kind == "stretched" else x
+        if not self.by_rows():
+            scale, zero_point = (np.repeat(p, self.columns // p.shape[1], 1) for p in (self.scale, self.zero_point))
+            return scale * (self.codes - zero_point).astype(np.float32)
         cdef Step step = new_step(cq_dequantize, "dequantize", self.rows, [self])
         cdef cq_dequantize_args *a = &step.args.dequantize
         a.coded, a.columns = self.c, self.columns
@@ -93,10 +95,9 @@ cdef Coded new_codes(cq_codes *to, form, int64_t rows, int64_t columns):
     elif to.column_scales == NULL:
         result = Coded(codes, form.scale, form.zero_point)
     elif to.stretched:
-        result = Coded(codes, new_floats(&to.scales, rows, FLAT), form.zero_point,
-                       (form.columns.scale / form.scale, form.columns.zero_point))
+        result = Coded(codes, new_floats(&to.scales, rows, FLAT), form.zero_point, form)
     else:
-        result = Coded(codes, form.scale, form.zero_point, (form.columns.scale, form.columns.zero_point))
+        result = Coded(codes, form.scale, form.zero_point, form)
     to.codes = <void *>result.c.codes
     return result
 
