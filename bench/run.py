@@ -35,7 +35,7 @@ SUITES = {
     "encoder_accuracy": 6,
     "ranks": 4,
     "train": 3,
-    "lm": 4,
+    "lm": 8,
     "lm_accuracy": 30,
     "lm_qat": 45,
     "outlier_tokens": 4,

@@ -75,28 +75,26 @@ static inline __attribute__((always_inline)) void fetch_columns(const gemm_job *
 #undef FETCH
 }
 
-/* Fills what all rows of a strip share: columns from `column` on. */
+/* Fills what all rows of a strip, which is all 0 at first, share: columns from `column` on. */
 static void set_columns(const gemm_job *job, const gemm_work *work, cq_strip *s, int64_t column) {
     const cq_weight *w = job->w;
     const cq_epilogue *e = job->e;
     const int n = s->columns = (int)min(CQ_TILE, job->n - column);
-    memset(s->start, 0, sizeof s->start);
+    const int32_t *bias = e && e->bias_i32 ? e->bias_i32 + column : NULL;
     if (job->a || job->form) {
         memcpy(s->column_sums, w->column_sums + column, (size_t)n * 4);
         if (w->zero_points) memcpy(s->zero_points, w->zero_points + column, (size_t)n * 4);
-        if (e && e->bias_i32) memcpy(s->start, e->bias_i32 + column, (size_t)n * 4);
-        if (work->zero)
+        if (!bias && !work->zero) memset(s->start, 0, sizeof s->start);
+        else
             for (int j = 0; j < n; j++)
-                s->start[j] = (int32_t)((uint32_t)s->start[j] - (uint32_t)work->zero * (uint32_t)s->column_sums[j]);
+                s->start[j] =
+                    (int32_t)((bias ? (uint32_t)bias[j] : 0) - (uint32_t)work->zero * (uint32_t)s->column_sums[j]);
     }
     if (!e) return;
-    if (w->scales && w->group_size >= w->k) memcpy(s->scales, w->scales + column, (size_t)n * 4);
-    else
-        for (int j = 0; j < n; j++) s->scales[j] = 1.0f;
-    if (job->a && !job->a->scales)
-        for (int j = 0; j < n; j++) s->scales[j] *= job->a->scale;
+    const float x_scale = job->a && !job->a->scales ? job->a->scale : 1.0f;
+    const float *scales = w->scales && w->group_size >= w->k ? w->scales + column : NULL;
+    for (int j = 0; j < n; j++) s->scales[j] = (scales ? scales[j] : 1.0f) * x_scale;
     if (e->bias) memcpy(s->bias, e->bias + column, (size_t)n * 4);
-    else memset(s->bias, 0, sizeof s->bias);
     s->activation = e->gated ? CQ_IDENTITY : e->activation;
     if (!e->codes || job->whole_rows) return;
     const cq_codes *codes = e->codes;
