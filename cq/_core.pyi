@@ -77,11 +77,7 @@ class Coded:
     @property
     def nbytes(self) -> int: ...
     def __init__(
-        self,
-        codes: np.ndarray,
-        scale: float | np.ndarray,
-        zero_point: int | np.ndarray,
-        decode: Smoothed | None = None,
+        self, codes: np.ndarray, scale: float | np.ndarray, zero_point: int | np.ndarray, decode: Smoothed | None = None
     ) -> None: ...
     def dequantize(self) -> np.ndarray: ...
 

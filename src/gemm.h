@@ -56,8 +56,8 @@ static int64_t first_row(const gemm_job *job, int64_t block) {
 }
 
 /* What the next tile reads beside its weights, and what its share of the rows is then normed and coded with, on its way
- * while this one is worked on: where weights are streamed from memory these lines are nowhere near, and each array would
- * be waited for. (Inlined always, as GCC 12 drops calls of a function that only prefetches.) */
+ * while this one is worked on: where weights are streamed from memory these lines are nowhere near, and each array
+ * would be waited for. (Inlined always, as GCC 12 drops calls of a function that only prefetches.) */
 static inline __attribute__((always_inline)) void fetch_columns(const gemm_job *job, int64_t column) {
     const cq_weight *w = job->w;
     const cq_epilogue *e = job->e;

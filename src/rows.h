@@ -183,7 +183,7 @@ INLINE float stretch_of(const float *x, int64_t n, const cq_codes *out) {
     return steps <= 127.5f * power ? power : 0.0f;
 }
 
-/* Given parameters of every column, of x divided by `stretch`. Zero points of a stretched form are all in the middle. */
+/* Given parameters of every column, of x divided by `stretch`. A stretched form's zero points are all in the middle. */
 INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, float stretch, encoding *e,
                              uint8_t *codes) {
     /* a power of two: nothing is rounded */

@@ -206,14 +206,16 @@ def _numpy_features() -> str:
 
 
 def _ways() -> dict[str, dict[str, str]]:
-    ways = {f"CQ_ISA={isa}": {"CQ_ISA": isa} for isa in cq.info()["isa_available"][:-1]}
-    ways |= {f"{n} threads": {"OMP_NUM_THREADS": str(n), "OPENBLAS_NUM_THREADS": str(n)} for n in (1, 5)}
-    ways |= {f"OPENBLAS_CORETYPE={core}": {"OPENBLAS_CORETYPE": core} for core in ("Haswell", "Prescott")}
+    """Settings of a child, several in each, since all must give the bytes of none."""
+    one, five = ({"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n} for n in "15")
+    plain = {"NPY_DISABLE_CPU_FEATURES": _numpy_features(), "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-AVX2,-AVX512F"}
+    others = cq.info()["isa_available"][:-1]
+    ways = {
+        f"CQ_ISA={isa}, {t['OMP_NUM_THREADS']} threads": {"CQ_ISA": isa} | t for isa, t in zip(others, (one, five) * 2)
+    }
     return ways | {
-        "plain NumPy and libm": {
-            "NPY_DISABLE_CPU_FEATURES": _numpy_features(),
-            "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-AVX2,-AVX512F",
-        }
+        "BLAS of another CPU, 1 thread": {"OPENBLAS_CORETYPE": "Prescott"} | one,
+        "plain NumPy and libm, 5 threads": plain | five,
     }
 
 

@@ -33,7 +33,7 @@ def run_commands(example) -> None:
 
 @pytest.fixture
 def names(verses) -> dict:
-    return {"texts": verses[:32], "documents": verses[40:44], "pairs": list(zip(verses[:8], verses[8:16]))}
+    return {"texts": verses[:16], "documents": verses[40:44], "pairs": list(zip(verses[16:24], verses[24:32]))}
 
 
 @pytest.mark.timeout(1200)  # a page compares, trains and searches: minutes on portable kernels beside other work
