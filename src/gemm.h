@@ -91,9 +91,11 @@ static void set_columns(const gemm_job *job, const gemm_work *work, cq_strip *s,
                     (int32_t)((bias ? (uint32_t)bias[j] : 0) - (uint32_t)work->zero * (uint32_t)s->column_sums[j]);
     }
     if (!e) return;
-    const float x_scale = job->a && !job->a->scales ? job->a->scale : 1.0f;
-    const float *scales = w->scales && w->group_size >= w->k ? w->scales + column : NULL;
-    for (int j = 0; j < n; j++) s->scales[j] = (scales ? scales[j] : 1.0f) * x_scale;
+    if (w->scales && w->group_size >= w->k) memcpy(s->scales, w->scales + column, (size_t)n * 4);
+    else
+        for (int j = 0; j < n; j++) s->scales[j] = 1.0f;
+    if (job->a && !job->a->scales)
+        for (int j = 0; j < n; j++) s->scales[j] *= job->a->scale;
     if (e->bias) memcpy(s->bias, e->bias + column, (size_t)n * 4);
     s->activation = e->gated ? CQ_IDENTITY : e->activation;
     if (!e->codes || job->whole_rows) return;
