@@ -10,6 +10,15 @@ from cq.report import metrics
 from . import cross_encoder, encoder, minilm, orders
 
 MARGIN = 0.01  # of a score, which is 0…1: what is closer may change places
+FINE = cq.Scheme(weight_granularity="per_group", group_size=32)
+STRATEGIES = {
+    "weight-only": cq.WeightOnly(),
+    "weight-only, best": cq.WeightOnly(effort="best"),
+    "weight-only, best, groups of 32": cq.WeightOnly(FINE, effort="best"),
+    "dynamic": cq.Dynamic(),
+    "dynamic, best": cq.Dynamic(effort="best"),
+    "static": cq.Static(),
+}
 PAIRS, COMPARED = 600, 200  # those that are correlated; pairs whose scores transformers gives too
 pytest.importorskip("torch", reason="the cross-encoder is trained by torch")
 pytestmark = pytest.mark.timeout(0)  # pytest's own limit is for tests
@@ -34,8 +43,9 @@ def test_ranks(benchmark, threads):
         wanted = cross_encoder.reference(folder, pairs[:COMPARED])
         difference = float(np.abs(exact[:COMPARED] - wanted).max())
         rows.append({"name": "float32", "gold": 100 * metrics.spearman(exact, gold), "to_transformers": difference})
-        for name, strategy in {"weight-only": cq.WeightOnly(), "dynamic": cq.Dynamic(), "static": cq.Static()}.items():
-            q = cq.quantize(model, strategy, calibration if name == "static" else None)
+        for name, strategy in STRATEGIES.items():
+            plain = name in ("weight-only", "dynamic")
+            q = cq.quantize(model, strategy, None if plain else calibration)
             found, order = scores(q)
             row = {"gold": 100 * metrics.spearman(found, gold), "float32": 100 * metrics.spearman(found, exact)}
             row["difference"] = float(np.sqrt(np.square(order - ranked).mean()))
