@@ -107,7 +107,7 @@ def of_calibration(calibration: dict) -> list[Yardstick]:
 
 
 def _isa(result: dict) -> str | None:
-    """That of the machine, or that which it was held to."""
+    """The instruction set that the suite ran on: the machine's best, or the one it was limited to."""
     return next(iter(result.get("cards", {}).values()), {}).get("isa")
 
 
@@ -124,10 +124,9 @@ def of_lm(lm: dict) -> list[Yardstick]:
     over = lambda peer: lambda row: row["ahead_of"].get(peer)
     beside = "SmolLM2-135M prefill of 512: {}'s time over cq's"
     if _isa(lm) == "avx2":
-        goals = {"CTranslate2 int8": 1.3, "cq float32": 1.7}
         return [
-            one(beside.format(peer.removesuffix(" int8")), goal, prefill, over(peer), "{:.2f}")
-            for peer, goal in goals.items()
+            one(beside.format("CTranslate2"), 1.3, prefill, over("CTranslate2 int8"), "{:.2f}"),
+            one("SmolLM2-135M prefill of 512: float32's time over int8's", 1.7, prefill, over("cq float32"), "{:.2f}"),
         ]
     return [
         one(

@@ -10,7 +10,7 @@ from .measure import Entry, contest, sqnr_db
 
 NEW, ROUNDS = 64, 12
 CALIBRATED_ON = 2  # windows: static's speed does not depend on them, its accuracy is measured by lm_accuracy
-FLOATS = ("cq float32", "cq weight-only", "cq weight-only, best")
+FLOATS = ("cq float32", "cq weight-only", "cq weight-only, best", smollm.FINEST)
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,17 @@ import pytest
 import cq
 from cq.report import metrics
 
-from . import cross_encoder, encoder, minilm, orders
+from . import cross_encoder, encoder, minilm, orders, smollm
 
 MARGIN = 0.01  # of a score, which is 0…1: what is closer may change places
-FINE = cq.Scheme(weight_granularity="per_group", group_size=32)
 STRATEGIES = {
     "weight-only": cq.WeightOnly(),
     "weight-only, best": cq.WeightOnly(effort="best"),
-    "weight-only, best, groups of 32": cq.WeightOnly(FINE, effort="best"),
+    f"weight-only, best, groups of {smollm.GROUP}": cq.WeightOnly(smollm.FINE, effort="best"),
     "dynamic": cq.Dynamic(),
     "dynamic, best": cq.Dynamic(effort="best"),
     "static": cq.Static(),
+    "static, best": cq.Static(effort="best"),
 }
 PAIRS, COMPARED = 600, 200  # those that are correlated; pairs whose scores transformers gives too
 pytest.importorskip("torch", reason="the cross-encoder is trained by torch")

@@ -68,7 +68,7 @@ static int code_part(const cq_codes *form, const cq_coded *all, const float *x, 
     return cq_active->quantize(x + first, n, &part, t);
 }
 
-/* Codes of a token. Static queries and keys have one scale each, so that only the values' are read of all columns'. */
+/* Codes of a token. Static queries and keys have one scale each, so only the values' columns are read. */
 static int code_token(const kept_job *job, const cq_codes *form, const float *x, int64_t t) {
     const cq_kept_args *a = job->a;
     if (form->dynamic) return cq_active->quantize(x, job->width, form, t);

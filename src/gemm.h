@@ -55,9 +55,9 @@ static int64_t first_row(const gemm_job *job, int64_t block) {
     return min(units * block / job->blocks * CQ_TILE_ROWS, job->m);
 }
 
-/* What the next tile reads beside its weights, and what its share of the rows is then normed and coded with, on its way
- * while this one is worked on: where weights are streamed from memory these lines are nowhere near, and each array
- * would be waited for. (Inlined always, as GCC 12 drops calls of a function that only prefetches.) */
+/* Prefetches what the tile at `column` reads beside its weights, and what its columns are normed and coded with. Where
+ * weights are streamed from memory, these lines are in no cache, and the tile would wait for each array. Always
+ * inlined: GCC 12 drops calls of a function that only prefetches. */
 static inline __attribute__((always_inline)) void fetch_columns(const gemm_job *job, int64_t column) {
     const cq_weight *w = job->w;
     const cq_epilogue *e = job->e;
@@ -75,7 +75,7 @@ static inline __attribute__((always_inline)) void fetch_columns(const gemm_job *
 #undef FETCH
 }
 
-/* Fills what all rows of a strip, which is all 0 at first, share: columns from `column` on. */
+/* Fills what all rows of a strip share: columns from `column` on. The strip is all 0 before its first tile. */
 static void set_columns(const gemm_job *job, const gemm_work *work, cq_strip *s, int64_t column) {
     const cq_weight *w = job->w;
     const cq_epilogue *e = job->e;

@@ -191,7 +191,8 @@ INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, flo
     float zeros[64];
     int64_t at = 0;
     e->zeros = zeros;
-    for (int p = 0; p < 64; p += 16) f32_store(zeros + p, middle);
+    if (out->stretched)
+        for (int p = 0; p < 64; p += 16) f32_store(zeros + p, middle);
     for (; at + 64 <= n; at += 64) {
         if (!out->stretched)
             for (int p = 0; p < 64; p += 16)
@@ -203,7 +204,8 @@ INLINE void quantize_columns(const float *x, int64_t n, const cq_codes *out, flo
     }
     EACH_16(i, n - at, width, {
         const int32_t *from = out->column_zero_points + at + i;
-        const f32x16 zero = f32_from_i32(width == 16 ? i32_load(from) : i32_load_n(from, width));
+        const f32x16 own = f32_from_i32(width == 16 ? i32_load(from) : i32_load_n(from, width)),
+                     zero = out->stretched ? middle : own;
         i32_store_8(
             codes + at + i,
             lanes_encode(f32_mul(load_some(x + at + i, width), shrink), load_some(out->column_inverses + at + i, width),

@@ -258,7 +258,7 @@ def verses() -> list[str]:
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory, minilm_folder, smollm_file, verses) -> Path:
     """What the pages name: two models and a cross-encoder of random head, texts and scored pairs. The encoders are the
-    first layer of the real one, for the pages' time."""
+    first layer of the real one, so that the pages run quickly."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / smollm_file.name).symlink_to(smollm_file)
     config = json.loads((minilm_folder / "config.json").read_text()) | {"num_hidden_layers": 1}

@@ -206,7 +206,7 @@ def _numpy_features() -> str:
 
 
 def _ways() -> dict[str, dict[str, str]]:
-    """Settings of a child, several in each, since all must give the bytes of none."""
+    """The environments of the children. Each changes several settings, since none may change a byte."""
     one, five = ({"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n} for n in "15")
     plain = {"NPY_DISABLE_CPU_FEATURES": _numpy_features(), "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-AVX2,-AVX512F"}
     others = cq.info()["isa_available"][:-1]

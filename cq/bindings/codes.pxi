@@ -4,14 +4,14 @@
 cdef class Coded:
     """Activations in codes: codes (rows, columns) uint8 or int8, x = scale * (codes - zero_point). scale (float32)
     and zero_point (int32) are one number each; or one per row, (rows,); or one per group of a row's columns, (rows,
-    groups); or one per column for all rows, (1, columns). decode: None, or the form, Smoothed, whose columns say
-    what the codes stand for where products see it through weights of other scales."""
+    groups); or one per column for all rows, (1, columns). smoothed: the form, Smoothed, of codes that products see
+    through weights of other scales, or None; its columns say what such codes stand for."""
     cdef cq_coded c
-    cdef readonly object codes, scale, zero_point, decode
+    cdef readonly object codes, scale, zero_point, smoothed
     cdef readonly int64_t rows, columns
 
-    def __init__(self, codes, scale, zero_point, decode=None):
-        self.codes, self.scale, self.zero_point, self.decode = codes, scale, zero_point, decode
+    def __init__(self, codes, scale, zero_point, smoothed=None):
+        self.codes, self.scale, self.zero_point, self.smoothed = codes, scale, zero_point, smoothed
         self.rows, self.columns = codes.shape
         self.c.is_signed, self.c.stride = codes.dtype == INT8, self.columns
         self.c.codes = pointer(codes, "codes", c"b" if self.c.is_signed else c"B", self.rows, self.columns, READ)
@@ -29,7 +29,7 @@ cdef class Coded:
             int32s(zero_point, "zero_point", ANY, ANY)
 
     def __reduce__(self):
-        return Coded, (self.codes, self.scale, self.zero_point, self.decode)
+        return Coded, (self.codes, self.scale, self.zero_point, self.smoothed)
 
     cdef bint by_rows(self):
         """Whether there is one scale for all, or one per row."""
@@ -45,8 +45,8 @@ cdef class Coded:
 
     def dequantize(self):
         """float32 (rows, columns)."""
-        if self.decode is not None:
-            form = self.decode
+        form = self.smoothed
+        if form is not None:
             scale = form.columns.scale / form.scale if form.kind == "stretched" else form.columns.scale
             x = scale * (self.codes - form.columns.zero_point).astype(np.float32)
             return x * self.scale[:, None] if form.kind == "stretched" else x
@@ -94,10 +94,9 @@ cdef Coded new_codes(cq_codes *to, form, int64_t rows, int64_t columns):
         result = Coded(codes, new_floats(&to.scales, rows, groups), new_int32s(&to.zero_points, rows, groups))
     elif to.column_scales == NULL:
         result = Coded(codes, form.scale, form.zero_point)
-    elif to.stretched:
-        result = Coded(codes, new_floats(&to.scales, rows, FLAT), form.zero_point, form)
     else:
-        result = Coded(codes, form.scale, form.zero_point, form)
+        scale = new_floats(&to.scales, rows) if to.stretched else form.scale
+        result = Coded(codes, scale, form.zero_point, form)
     to.codes = <void *>result.c.codes
     return result
 
