@@ -22,7 +22,7 @@ cdef extern from *:
 MAX_K = CQ_MAX_K
 COMPILER = "gcc " + COMPILER_VERSION.decode()
 PANEL = CQ_PANEL
-ISAS = ("scalar", "avx2", "avx512bw", "avxvnni", "avx512vnni")  # slowest first
+ISAS = ("scalar", "avx2", "avx512bw", "avxvnni", "avx512vnni", "amx")  # slowest first
 cdef int threads = 1, trainings = 0  # read and written under Python's lock
 
 include "bindings/arrays.pxi"    # pointers to checked arrays, new arrays, errors

@@ -27,21 +27,8 @@ typedef cq_status cq_call(int threads, const cq_args *args, int64_t rows, int64_
 
 /* --- the CPU and the choice of kernels ---------------------------------------------------------------------------- */
 
-/* What this CPU and operating system support (CPUID, XGETBV). AVX2 includes FMA; AVX512BW includes F; AVX512VNNI
- * includes F, BW, DQ, VL. UNSAVED: the CPU has it, but the system does not save its registers. */
-enum {
-    CQ_HAS_AVX2 = 1,
-    CQ_HAS_AVX512VNNI = 2,
-    CQ_HAS_AVXVNNI = 4,
-    CQ_UNSAVED_AVX = 8,
-    CQ_UNSAVED_AVX512 = 16,
-    CQ_HAS_AVX512BW = 32,
-    CQ_UNSAVED_AVX512BW = 64
-};
-unsigned cq_cpu_features(void);
-
-/* Picks the best supported kernels, or those that CQ_ISA (scalar, avx2, avx512bw, avxvnni, avx512vnni) names. Returns
- * 0; 1 where CQ_ISA is unknown; 2 where the CPU lacks it. Must succeed once before any function below. */
+/* Picks the best supported kernels, or those that CQ_ISA (scalar, avx2, avx512bw, avxvnni, avx512vnni, amx) names.
+ * Returns 0; 1 where CQ_ISA is unknown; 2 where the CPU lacks it. Must succeed once before any function below. */
 int cq_select(void);
 /* Why this machine does not run a set of kernels, or NULL where it does. */
 const char *cq_isa_lacks(const char *name);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu.h"
 #include "kernel.h"
 
 static cq_kernels chosen;
@@ -14,13 +15,20 @@ static const struct {
     const cq_kernels *table;
     void (*change)(cq_kernels *to);
     unsigned needs;
-} sets[] = {{"avx512vnni", &cq_kernels_avx512vnni, NULL, CQ_HAS_AVX512VNNI},
+} sets[] = {{"amx", &cq_kernels_avx512vnni, cq_products_amx, CQ_HAS_AVX512VNNI | CQ_HAS_AMX},
+            {"avx512vnni", &cq_kernels_avx512vnni, NULL, CQ_HAS_AVX512VNNI},
             {"avxvnni", &cq_kernels_avx2, cq_products_avxvnni_vex, CQ_HAS_AVX2 | CQ_HAS_AVXVNNI},
             {"avxvnni", &cq_kernels_avx2, cq_products_avxvnni_evex, CQ_HAS_AVX512VNNI},
             {"avx512bw", &cq_kernels_avx2, cq_products_avx512bw, CQ_HAS_AVX2 | CQ_HAS_AVX512BW},
             {"avx2", &cq_kernels_avx2, NULL, CQ_HAS_AVX2},
             {"scalar", &cq_kernels_scalar, NULL, 0}};
 enum { SETS = sizeof sets / sizeof *sets };
+
+/* Whether this process can run a set. */
+static int runs(int i, unsigned features) {
+    const unsigned needs = sets[i].needs;
+    return (features & needs) == needs && (!(needs & CQ_HAS_AMX) || cq_may_use_tiles());
+}
 
 int cq_select(void) {
     const unsigned features = cq_cpu_features();
@@ -30,7 +38,7 @@ int cq_select(void) {
     for (int i = 0; i < SETS; i++) {
         if (want && strcmp(want, sets[i].name)) continue;
         known = 1;
-        if ((features & sets[i].needs) != sets[i].needs) continue;
+        if (!runs(i, features)) continue;
         chosen = *sets[i].table;
         if (sets[i].change) sets[i].change(&chosen);
         return 0;
@@ -43,11 +51,15 @@ const char *cq_isa_lacks(const char *name) {
     const char *why = "not known";
     for (int i = 0; i < SETS; i++) {
         if (strcmp(name, sets[i].name)) continue;
-        if ((features & sets[i].needs) == sets[i].needs) return NULL;
+        if (runs(i, features)) return NULL;
         const unsigned unsaved = (features & CQ_UNSAVED_AVX512 ? CQ_HAS_AVX512VNNI : 0) |
-                                 (features & CQ_UNSAVED_AVX512BW ? CQ_HAS_AVX512BW : 0);
-        why = features & CQ_UNSAVED_AVX || sets[i].needs & unsaved ? "the operating system does not save its registers"
-                                                                   : "this CPU does not have it";
+                                 (features & CQ_UNSAVED_AVX512BW ? CQ_HAS_AVX512BW : 0) |
+                                 (features & CQ_UNSAVED_AMX ? CQ_HAS_AMX : 0);
+        if ((features & sets[i].needs) == sets[i].needs)
+            why = "the operating system does not let this process use its registers";
+        else if (features & CQ_UNSAVED_AVX || sets[i].needs & unsaved)
+            why = "the operating system does not save its registers";
+        else why = "this CPU does not have it";
     }
     return why;
 }

@@ -184,6 +184,7 @@ typedef struct {
 extern const cq_kernels cq_kernels_scalar, cq_kernels_avx2, cq_kernels_avx512vnni;
 /* Put AVX-VNNI's products of int8 in the place of AVX2's, in the encoding that the CPU has. */
 void cq_products_avx512bw(cq_kernels *to);
+void cq_products_amx(cq_kernels *to);
 void cq_products_avxvnni_vex(cq_kernels *to);
 void cq_products_avxvnni_evex(cq_kernels *to);
 extern const cq_kernels *const cq_active; /* filled by cq_select */
