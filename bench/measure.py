@@ -58,7 +58,7 @@ def contest(
                 found.append([call / entry.steps for call in turn(entry.call, turn_s, warm)])
 
         benchmark.pedantic(one_round, rounds=rounds, iterations=1)
-    rows = _rows(case, entries, seconds, threads)
+    rows = _rows(case, entries, seconds, threads, min if turn_s else np.median)
     benchmark.extra_info["rows"] = rows
     return rows
 
@@ -98,11 +98,21 @@ def _read(size: int, threads: int, team: ThreadPoolExecutor) -> Entry:
     )
 
 
-def _rows(case: str, entries: list[Entry], seconds: list[list[list[float]]], threads: int) -> list[dict]:
-    """One dictionary per entry. "seconds": the median call of the round where that is least, for others may have had
-    the cores in some rounds; "best": the least call, which of limits (peaks, reads) counts. Of cq's: "ahead_of", rival
-    → its time over this, and "ahead_of_best_peer", the least of those that are not cq."""
-    times = [float(min(map(np.min if e.work in ("peak", "read") else np.median, s))) for e, s in zip(entries, seconds)]
+def _rows(
+    case: str,
+    entries: list[Entry],
+    seconds: list[list[list[float]]],
+    threads: int,
+    over_rounds: Callable[[list[float]], float],
+) -> list[dict]:
+    """One dictionary per entry. "seconds": the median call of a round, and of the rounds the least, for others may have
+    had the cores in some, or the median, where a round is one long call, whose least one is luck (over_rounds); "best":
+    the least call, which of limits (peaks, reads) counts. Of cq's: "ahead_of", rival → its time over this, and
+    "ahead_of_best_peer", the least of those that are not cq."""
+    times = [
+        float(min(map(min, s)) if e.work in ("peak", "read") else over_rounds([float(np.median(calls)) for calls in s]))
+        for e, s in zip(entries, seconds)
+    ]
     peak = {e.kind: e.operations / t for e, t in zip(entries, times) if e.work == "peak"}
     read = {e.more["size"]: e.weight_bytes / t for e, t in zip(entries, times) if e.work == "read"}
     rows = []

@@ -44,7 +44,8 @@ def _work(rows: list[dict], work: str) -> str:
     won, table = _shapes(
         ours, lambda here, m: joined(row[f"percent_of_{bound[m]}"] for row in here), lambda m: f"<br>% of {bound[m]}"
     )
-    return f"**{work}**, beside {', '.join(peers)}; ahead in {won}:\n\n{table}" + _wrong(rows)
+    beside = f", beside {', '.join(peers)}; ahead in {won}" if peers else ""
+    return f"**{work}**{beside}:\n\n{table}" + _wrong(rows)
 
 
 def _wrong(rows: list[dict]) -> str:

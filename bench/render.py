@@ -7,6 +7,11 @@ from collections.abc import Callable
 BUSY = 0.5  # load average above the number of cores, which the suite that ran before may have kept busy
 
 
+def isa(result: dict) -> str | None:
+    """The instruction set that the suite ran on: the machine's best, or the one it was limited to."""
+    return next(iter(result.get("cards", {}).values()), {}).get("isa")
+
+
 def is_cq(row: dict) -> bool:
     return row["name"].startswith("cq")
 

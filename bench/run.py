@@ -69,6 +69,11 @@ LIMITS = {
         "ATEN_CPU_CAPABILITY": "avx512",
     },
 }
+LIMITS["avx512vnni"] = LIMITS["avx512bw"] | {
+    "CQ_ISA": "avx512vnni",
+    "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX512_E1",
+}
 LIMITS["avxvnni"] = LIMITS["avx2"] | {"CQ_ISA": "avxvnni", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}
 # how the names of a peer's rows begin → its package
 PACKAGES = {
@@ -107,8 +112,10 @@ def main() -> int:
     which.add_argument("--missing", action="store_true")
     options = parser.parse_args()
     os.chdir(ROOT)
-    isa = options.isa or card(options.threads[0])["isa"]
-    os.environ.update(LIMITS.get(isa, {}))
+    found = card(options.threads[0])
+    isa = options.isa or found["isa"]
+    if isa != found["isa_available"][-1]:
+        os.environ.update(LIMITS.get(isa, {}))
     machine = card(options.threads[0])
     out = options.out.resolve() / machine_slug(machine)
     wanted = missing(out, isa, HELD if options.isa else tuple(every)) if options.missing else options.only

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from products import speedups
-from render import ahead, best_of, by_threads, contestants, is_cq
+from render import ahead, best_of, by_threads, contestants, is_cq, isa
 from targets_products import of_two_threads
 from yardstick import FAST, INT8_STREAM, Yardstick, as_measured, every, one
 
@@ -14,7 +14,7 @@ MANY = (*LARGE, "32 sentences", "stream of sentences")
 
 def of_model(model: dict) -> list[Yardstick]:
     rows = contestants(model)
-    goal = 1.2 if _isa(model) == "avx2" else 1.25
+    goal = 1.2 if isa(model) == "avx2" else 1.25
     fastest = [
         best
         for case in dict.fromkeys(row["case"] for row in rows)
@@ -106,11 +106,6 @@ def of_calibration(calibration: dict) -> list[Yardstick]:
     ]
 
 
-def _isa(result: dict) -> str | None:
-    """The instruction set that the suite ran on: the machine's best, or the one it was limited to."""
-    return next(iter(result.get("cards", {}).values()), {}).get("isa")
-
-
 def of_lm(lm: dict) -> list[Yardstick]:
     rows = contestants(lm)
     prefill, decode = (
@@ -123,7 +118,7 @@ def of_lm(lm: dict) -> list[Yardstick]:
     )
     over = lambda peer: lambda row: row["ahead_of"].get(peer)
     beside = "SmolLM2-135M prefill of 512: {}'s time over cq's"
-    if _isa(lm) == "avx2":
+    if isa(lm) == "avx2":
         return [
             one(beside.format("CTranslate2"), 1.3, prefill, over("CTranslate2 int8"), "{:.2f}"),
             one("SmolLM2-135M prefill of 512: float32's time over int8's", 1.7, prefill, over("cq float32"), "{:.2f}"),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from products import LARGE_ROWS, sizes, speedups
-from render import ahead, best_of, by_threads, contestants, is_cq
+from render import ahead, best_of, by_threads, contestants, is_cq, isa
 from yardstick import FAST, Yardstick, every, one
 
 INT8 = ("codes → int32", "codes → float32", "codes → codes", "float32, int8 inside")
@@ -15,13 +15,14 @@ def of_gemm(gemm: dict) -> list[Yardstick]:
     many = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] >= 128]
     single = [row for row in products if row["work"] == PRODUCT and sizes(row)[0] == 1]
     floats = [row for row in products if row["work"] == WEIGHT_ONLY]
+    goal = {"avxvnni": 95, "avx512bw": 95}.get(isa(gemm), 97)
     rows = [
         every(
             "int8 product, 128 rows and more: percent of peak",
-            "≥ 97 on every shape",
+            f"≥ {goal} on every shape",
             many,
             lambda row: row["percent_of_peak"],
-            97,
+            goal,
             "{:.1f}",
         )
     ]
@@ -35,14 +36,18 @@ def of_gemm(gemm: dict) -> list[Yardstick]:
             "{:.2f}",
         )
         for work in INT8
+        if any(ahead(row) is not None for row in products if row["work"] == work)
     ]
+    if isa(gemm) in ("avx512vnni", "amx"):
+        rows.append(
+            one(
+                "int8 product 8×768×3072, GOPS",
+                {1: 400, 2: 760},
+                _case(products, "8×768×3072", PRODUCT),
+                lambda row: row["gops"],
+            )
+        )
     rows += [
-        one(
-            "int8 product 8×768×3072, GOPS",
-            {1: 400, 2: 760},
-            _case(products, "8×768×3072", PRODUCT),
-            lambda row: row["gops"],
-        ),
         one(
             "int8 product 1×4096×4096, percent of read bandwidth", 90, _case(products, "1×4096×4096", PRODUCT), _of_read
         ),
