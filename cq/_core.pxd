@@ -3,7 +3,7 @@ from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t
 
 
 cdef extern from "cq.h" nogil:
-    enum: CQ_PANEL, CQ_MAX_K
+    enum: CQ_PANEL, CQ_LINE, CQ_MAX_K
     enum: CQ_BY_ONE, CQ_BY_ROW, CQ_BY_COLUMN
     ctypedef enum cq_status: CQ_OK, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM, CQ_OUT_OF_RANGE
     ctypedef enum cq_activation: CQ_IDENTITY, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU

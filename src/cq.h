@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define CQ_PANEL 16     /* columns of a packed panel */
+#define CQ_LINE 64      /* bytes of a cache line */
 #define CQ_MAX_K 65793  /* floor((2^31 - 1) / (255 * 128)): any sum of this many uint8 x int8 products fits int32 */
 
 typedef enum { CQ_OK = 0, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM, CQ_OUT_OF_RANGE } cq_status;

@@ -42,11 +42,17 @@ static void finish_row(gemm_job *job, cq_queue *queue, float *y, float *normed, 
 
 /* --- A's rows as the tiles read them ------------------------------------------------------------------------------ */
 
-static int needs_copy(const gemm_job *job) { return job->form || (job->a && (job->a->is_signed || job->w->k % 4)); }
+static int is_unaligned(const gemm_job *job) {
+    return cq_active->align_from && job->m >= cq_active->align_from &&
+           ((uintptr_t)job->a->codes | (uintptr_t)job->a->stride) % CQ_LINE;
+}
+static int needs_copy(const gemm_job *job) {
+    return job->form || (job->a && (job->a->is_signed || job->w->k % 4 || is_unaligned(job)));
+}
 
 static void copy_row(gemm_job *job, const gemm_work *work, cq_queue *queue, int64_t row, int64_t i) {
     const int64_t k = job->w->k;
-    uint8_t *to = work->codes + i * job->k4;
+    uint8_t *to = work->codes + i * job->line;
     if (job->form) {
         cq_codes out = *job->form;
         out.codes = to, out.scales = work->scales + i, out.zero_points = work->zeros + i, out.row_sums = NULL;
@@ -58,7 +64,7 @@ static void copy_row(gemm_job *job, const gemm_work *work, cq_queue *queue, int6
     } else {
         memcpy(to, (const uint8_t *)job->a->codes + row * job->a->stride, (size_t)k);
     }
-    memset(to + k, 0, (size_t)(job->k4 - k));
+    memset(to + k, 0, (size_t)(job->line - k));
 }
 
 /* Results that may not fit int32 are checked. */
@@ -75,7 +81,7 @@ static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t
     work->block = block;
     if (work->codes) {
         for (int64_t i = 0; i < rows; i++) copy_row(job, work, queue, first + i, i);
-        work->a = work->codes, work->stride = job->k4;
+        work->a = work->codes, work->stride = job->line;
     } else {
         work->a = (const uint8_t *)job->a->codes + first * job->a->stride, work->stride = job->a->stride;
     }
@@ -251,7 +257,7 @@ static int open_work(const gemm_job *job, gemm_work *work, cq_queue *queue) {
     int lacking = 0;
     *work = (gemm_work){.block = -1};
 #define ROOM(field, wanted, bytes) if (wanted) lacking |= !(work->field = cq_scratch(bytes))
-    ROOM(codes, needs_copy(job), rows * job->k4);
+    ROOM(codes, needs_copy(job), rows * job->line);
     ROOM(scales, job->form, rows * 4);
     ROOM(zeros, job->form || (coded && is_signed && job->a->zero_points), rows * 4);
     ROOM(sums, coded && job->w->zero_points, rows * 4);
@@ -330,7 +336,7 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     if (!job->m || !job->n) return CQ_OK;
     const int64_t k = job->w->k;
     const double work = (double)job->m * (double)job->n * (double)k;
-    job->k4 = up(k, 4);
+    job->k4 = up(k, 4), job->line = cq_active->align_from ? up(k, CQ_LINE) : job->k4;
     job->column_tiles = (job->n + CQ_TILE - 1) / CQ_TILE;
     job->whole_rows = e && (e->norm || e->gated || (e->codes && (e->codes->dynamic || e->codes->stretched || e->out)));
     atomic_init(&job->bad, INT64_MAX);

@@ -13,6 +13,7 @@ typedef struct gemm_work gemm_work;
 
 struct gemm_job {
     int64_t m, n, k4; /* k4: k in whole groups of 4 */
+    int64_t line;     /* bytes of a row of A that is copied */
     int64_t blocks, block_rows, column_tiles;
     int whole_rows; /* a row is finished once all of its columns are there */
     const cq_weight *w;

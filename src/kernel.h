@@ -92,6 +92,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int rows_f32, panels; /* shape of the tiles that this set is fastest with */
+    int align_from; /* 0, or: from so many rows on products read A fastest where its rows begin with a cache line */
 
     /* acc (rows, 16 * panels) = start (16 * panels) + a (rows, 4 * groups) uint8 x panels. a's rows hold 4 * groups
      * bytes. */

@@ -95,7 +95,9 @@ static void strip_i8_amx(const uint8_t *a, int64_t a_stride, const int8_t *b, in
         for (int p = 0; p < panels; p++)
             memcpy(b_rest + p * TILE_BYTES, b + p * panel_stride + steps * TILE_BYTES, (size_t)rest * CQ_PANEL);
     }
-    const int bare = s->c && s->columns == CQ_TILE && !s->row_zeros && !s->row_sums; /* sums that go out as they are */
+    const int bare =
+        s->c && s->columns == CQ_TILE && !s->row_zeros && !s->row_sums &&
+        !(((uintptr_t)s->c | (uintptr_t)(4 * s->stride)) % CQ_LINE); /* sums that go out as they are, in whole lines */
     const int64_t sum_stride = bare ? s->stride : CQ_TILE;
     int shaped = 0, rows;
     for (int64_t row = 0; row < s->rows; row += rows) {
@@ -140,4 +142,6 @@ static double peak_i8_amx(int64_t repeats) {
     return (double)repeats * 64 * 4 * SIDE * SIDE * DEPTH * 2;
 }
 
-void cq_products_amx(cq_kernels *to) { to->name = "amx", to->strip_i8 = strip_i8_amx, to->peak_i8 = peak_i8_amx; }
+void cq_products_amx(cq_kernels *to) {
+    to->name = "amx", to->align_from = FEWEST, to->strip_i8 = strip_i8_amx, to->peak_i8 = peak_i8_amx;
+}

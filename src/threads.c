@@ -28,7 +28,7 @@ typedef struct {
     int helpers, room; /* threads that exist; that may join this round */
     void (*member)(void *context, cq_queue *queue);
     void *context;
-    cq_queue *queue;
+    cq_tasks *tasks;
 } cq_team;
 static cq_team team;
 
@@ -61,12 +61,14 @@ static void leave(void) {
     }
 }
 
-static void *help(void *nothing) {
+/* number: which helper it is, from 1. */
+static void *help(void *number) {
     uint64_t seen = UINT64_MAX;
     cq_floats_begin(); /* it has inherited the mode of the thread that hired it */
     for (int turns = 0;;) {
         if (join(&seen)) {
-            team.member(team.context, team.queue);
+            team.member(team.context,
+                        &(cq_queue){team.tasks, 1 + (int)((intptr_t)number - 1) % (team.tasks->runs - 1), 0});
             leave();
             turns = 0;
         } else if (turns++ < TURNS) {
@@ -81,7 +83,7 @@ static void *help(void *nothing) {
             turns = 0;
         }
     }
-    return nothing;
+    return number;
 }
 
 /* As many helpers as there may be. Signals are the process's other threads'. */
@@ -94,19 +96,20 @@ static void hire(int wanted) {
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
     pthread_t thread;
-    while (team.helpers < wanted && !pthread_create(&thread, &attributes, help, NULL)) team.helpers++;
+    while (team.helpers < wanted && !pthread_create(&thread, &attributes, help, (void *)(intptr_t)(team.helpers + 1)))
+        team.helpers++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
 }
 
 /* One phase, from its opening until every helper that joined has left. */
-static void round_of(const cq_phase *phase, void *context, cq_queue *queue, int room) {
-    team.member = phase->member, team.context = context, team.queue = queue, team.room = room;
+static void round_of(const cq_phase *phase, void *context, cq_tasks *tasks, int room) {
+    team.member = phase->member, team.context = context, team.tasks = tasks, team.room = room;
     atomic_store(&team.state, (atomic_load(&team.state) / ROUND + 1) * ROUND + OPEN);
     atomic_fetch_add(&team.wake, 1);
     const int sleepers = atomic_load(&team.sleepers);
     if (sleepers) wake_up(&team.wake, sleepers < room ? sleepers : room);
-    phase->member(context, queue);
+    phase->member(context, &(cq_queue){tasks, 0, 0});
     atomic_fetch_and(&team.state, ~(uint64_t)OPEN);
     for (int turns = 0; atomic_load(&team.state) & JOINED;) {
         if (turns++ < TURNS) {
@@ -120,22 +123,30 @@ static void round_of(const cq_phase *phase, void *context, cq_queue *queue, int 
     }
 }
 
+static void share_out(const cq_phase *phase, int threads, cq_tasks *to) {
+    const int64_t portions = threads == 1 ? 1 : threads * phase->chunks;
+    to->grain = (phase->tasks + portions - 1) / portions, to->runs = threads < CQ_RUNS ? threads : CQ_RUNS;
+    atomic_init(&to->status, CQ_OK);
+    for (int64_t i = 0; i < to->runs; i++) {
+        atomic_init(&to->run[i].next, phase->tasks * i / to->runs);
+        to->run[i].end = phase->tasks * (i + 1) / to->runs;
+    }
+}
+
 cq_status cq_run(int threads, double work, void *context, const cq_phase *phases, int count) {
     const int alone = threads <= 1 || work < SERIAL_BELOW || (count == 1 && phases[0].tasks == 1);
     const int serial = alone || atomic_load(&team.forked) || atomic_exchange(&team.taken, 1);
-    cq_queue queues[2] = {0};
-    for (int i = 0; i < count; i++) {
-        const int64_t portions = serial ? 1 : threads * phases[i].chunks;
-        queues[i].tasks = phases[i].tasks, queues[i].grain = (phases[i].tasks + portions - 1) / portions;
-    }
+    cq_tasks tasks[2];
+    for (int i = 0; i < count; i++) share_out(&phases[i], serial ? 1 : threads, &tasks[i]);
     const unsigned floats = cq_floats_begin();
     if (!serial) hire(threads - 1);
-    for (int i = 0; i < count && !atomic_load(&queues[0].status); i++) {
-        if (serial) phases[i].member(context, &queues[i]);
-        else round_of(&phases[i], context, &queues[i], threads - 1);
+    for (int i = 0; i < count && !atomic_load(&tasks[0].status); i++) {
+        if (serial) phases[i].member(context, &(cq_queue){&tasks[i], 0, 0});
+        else round_of(&phases[i], context, &tasks[i], threads - 1);
     }
     if (!serial) atomic_store(&team.taken, 0);
     cq_floats_end(floats);
-    const int first = atomic_load(&queues[0].status);
-    return (cq_status)(first ? first : atomic_load(&queues[1].status));
+    for (int i = 0; i < count; i++)
+        if (atomic_load(&tasks[i].status)) return (cq_status)atomic_load(&tasks[i].status);
+    return CQ_OK;
 }

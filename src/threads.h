@@ -7,21 +7,39 @@
 
 #include "cq.h"
 
+/* The tasks of a call, in as many runs of neighbours as it has threads. */
+enum { CQ_RUNS = 64 }; /* at most */
 typedef struct {
-    _Atomic int64_t next;
-    int64_t tasks, grain;
+    int64_t grain;
+    int runs;
     _Atomic int status; /* first failure of any member */
+    struct {
+        _Alignas(64) _Atomic int64_t next;
+        int64_t end;
+    } run[CQ_RUNS];
+} cq_tasks;
+
+/* What a member takes its tasks from: its own run first, which from call to call is the same part of the work, so that
+ * what it wrote lies in its core's caches; then what others have not begun. */
+typedef struct {
+    cq_tasks *tasks;
+    int first, done; /* the run that it began with, and how many it has seen the end of */
 } cq_queue;
 
 /* Takes the next tasks begin .. end-1. Returns 0 when none is left; a member then touches its own memory alone. */
 static inline int cq_take(cq_queue *q, int64_t *begin, int64_t *end) {
-    *begin = atomic_fetch_add(&q->next, q->grain);
-    if (*begin >= q->tasks) return 0;
-    *end = *begin + q->grain < q->tasks ? *begin + q->grain : q->tasks;
-    return 1;
+    cq_tasks *t = q->tasks;
+    for (; q->done < t->runs; q->done++) {
+        const int i = (q->first + q->done) % t->runs;
+        *begin = atomic_fetch_add(&t->run[i].next, t->grain);
+        if (*begin >= t->run[i].end) continue;
+        *end = *begin + t->grain < t->run[i].end ? *begin + t->grain : t->run[i].end;
+        return 1;
+    }
+    return 0;
 }
 
-static inline void cq_fail(cq_queue *q, cq_status status) { atomic_store(&q->status, (int)status); }
+static inline void cq_fail(cq_queue *q, cq_status status) { atomic_store(&q->tasks->status, (int)status); }
 
 /* How floats are computed: rounded to nearest, denormals neither flushed nor read as zero, exceptions masked. The
  * caller's thread may have it otherwise; work begins with cq_floats_begin and ends by giving its result back. */

@@ -57,10 +57,17 @@ cdef uint8_t *bytes_of(array, str name, int64_t rows, int64_t columns=FLAT, int 
 
 
 cdef object empty(int64_t rows, int64_t columns, dtype):
-    """A new array (rows, columns), or (rows,), with room for as many rows as a recording tape asks for."""
+    """A new array (rows, columns), or (rows,), with room for as many rows as a recording tape asks for. A large one
+    begins with a cache line, so that no vector lies across two."""
     tape = tapes.get(PyThread_get_thread_ident()) if tapes else None
     cdef int64_t room = rows if tape is None else max(rows, (<Tape>tape).capacity)
-    found = new_array(room, dtype) if columns == FLAT else new_array((room, columns), dtype)
+    cdef tuple shape = (room, columns)[:1 if columns == FLAT else 2]
+    cdef int64_t size = room * (1 if columns == FLAT else columns) * dtype.itemsize
+    if size < 4096:
+        found = new_array(shape, dtype)
+    else:
+        memory = new_array(size + CQ_LINE, UINT8)
+        found = ndarray(shape, dtype, memory, -<int64_t><size_t>bytes_of(memory, "memory", ANY) % CQ_LINE)
     return found if room == rows else found[:rows]
 
 
