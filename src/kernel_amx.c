@@ -1,6 +1,6 @@
 /* AMX: products of int8 in tiles of 16 rows by 16 columns. Only products of 8 rows and more are this file's; all else
- * is avx512vnni's. TDPBUSD multiplies 16 rows of 64 codes by 64 rows of a panel, which lie as packed: 16 cycles on
- * Sapphire and Granite Rapids. A tile is loaded line by line, 8 cycles from the first-level cache. */
+ * is avx512vnni's. Cost a core: TDPBUSD, which multiplies 16 rows of 64 codes by 64 rows of a panel as they are packed,
+ * 16 cycles; the load of a tile 8 from the first-level cache, if its rows begin with a cache line. */
 #include <string.h>
 
 #include "kernel.h"
@@ -39,7 +39,18 @@ static inline void shape_tiles(int rows) {
         shapes.row_bytes[i] = DEPTH, shapes.rows[i] = (uint8_t)(i > 5 ? SIDE : low ? lower : rows - lower);
         if (!shapes.rows[i]) shapes.row_bytes[i] = 0;
     }
-    __asm__ volatile("ldtilecfg %0" : : "m"(shapes) : "memory");
+    __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+}
+
+/* A library may shape a thread's tiles once and rely on that from then on: they are left as they were. */
+static inline tile_shapes shapes_before(void) {
+    tile_shapes shapes;
+    __asm__ volatile("sttilecfg %0" : "=m"(shapes));
+    return shapes;
+}
+static inline void give_back(const tile_shapes *shapes) {
+    if (shapes->palette) __asm__ volatile("ldtilecfg %0" : : "m"(*shapes));
+    else __asm__ volatile("tilerelease" : :);
 }
 
 /* A product's operands as far as they make whole steps of DEPTH, and the rest, filled with zeros. */
@@ -99,6 +110,7 @@ static void strip_i8_amx(const uint8_t *a, int64_t a_stride, const int8_t *b, in
         s->c && s->columns == CQ_TILE && !s->row_zeros && !s->row_sums &&
         !(((uintptr_t)s->c | (uintptr_t)(4 * s->stride)) % CQ_LINE); /* sums that go out as they are, in whole lines */
     const int64_t sum_stride = bare ? s->stride : CQ_TILE;
+    const tile_shapes before = shapes_before();
     int shaped = 0, rows;
     for (int64_t row = 0; row < s->rows; row += rows) {
         rows = (int)(s->rows - row < BLOCK ? s->rows - row : BLOCK);
@@ -127,10 +139,11 @@ static void strip_i8_amx(const uint8_t *a, int64_t a_stride, const int8_t *b, in
         }
         if (!bare) cq_kernels_avx512vnni.store_i8(acc, CQ_TILE, rows, s, row);
     }
-    __asm__ volatile("tilerelease" : :);
+    give_back(&before);
 }
 
 static double peak_i8_amx(int64_t repeats) {
+    const tile_shapes before = shapes_before();
     shape_tiles(BLOCK);
     for (int64_t n = 0; n < repeats * 1024; n += 16) {
         MULTIPLY(0, 4, 6);
@@ -138,7 +151,7 @@ static double peak_i8_amx(int64_t repeats) {
         MULTIPLY(2, 5, 6);
         MULTIPLY(3, 5, 7);
     }
-    __asm__ volatile("tilerelease" : :);
+    give_back(&before);
     return (double)repeats * 64 * 4 * SIDE * SIDE * DEPTH * 2;
 }
 

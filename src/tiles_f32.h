@@ -8,17 +8,29 @@ BULKY void tile_f32(const int R, const int P, const cq_operands *o, int64_t k, i
     const int64_t next_bytes = o->next_bytes;
 #define GET(r, p) f32x16 c##r##p = R > r && P > p && add ? f32_load(c + r * c_stride + 16 * p) : f32_set(0.0f);
     EVERY_ACC(GET)
-    for (int64_t i = 0; i < k; i++, a += a_step, b += b_step) {
-        f32x16 b0 = f32_load(b), b1, b2, b3;
-        if (P > 1) b1 = f32_load(b + panel_stride);
-        if (P > 2) b2 = f32_load(b + 2 * panel_stride);
-        if (P > 3) b3 = f32_load(b + 3 * panel_stride);
-        if (P == 1 && R >= 4) __builtin_prefetch(next), next += next_bytes;
 #define FMA(r, p) c##r##p = f32_fma(x, b##p, c##r##p)
-#define ROW(r) if (R > r) { const f32x16 x = f32_set(a[r * a_row]); ROW_PANELS(FMA, r) }
-        EVERY_ROW(ROW)
-#undef ROW
+#define ROW(r) if (R > r) { const f32x16 x = f32_set(from[r * a_row]); ROW_PANELS(FMA, r) }
+#define STEP(a_at, b_at) { \
+        const float *from = a + (a_at), *line = b + (b_at); \
+        f32x16 b0 = f32_load(line), b1, b2, b3; \
+        if (P > 1) b1 = f32_load(line + panel_stride); \
+        if (P > 2) b2 = f32_load(line + 2 * panel_stride); \
+        if (P > 3) b3 = f32_load(line + 3 * panel_stride); \
+        EVERY_ROW(ROW) \
     }
+#define FETCH_NEXT(steps) if (P == 1 && R >= 4) __builtin_prefetch(next), next += (steps) * next_bytes;
+    if (a_step == 1 && b_step == CQ_PANEL)
+        for (; k >= 4; k -= 4, a += 4, b += 4 * CQ_PANEL) {
+            FETCH_NEXT(4)
+            STEP(0, 0) STEP(1, CQ_PANEL) STEP(2, 2 * CQ_PANEL) STEP(3, 3 * CQ_PANEL)
+        }
+    for (; k > 0; k--, a += a_step, b += b_step) {
+        FETCH_NEXT(1)
+        STEP(0, 0)
+    }
+#undef FETCH_NEXT
+#undef STEP
+#undef ROW
 #define PUT(r, p) f32_store(c + r * c_stride + 16 * p, c##r##p)
 #define ROW(r) ROW_PANELS(PUT, r)
     EVERY_ROW(ROW)

@@ -90,9 +90,11 @@ static int64_t from_registers(const uint8_t *a, int64_t a_stride, const int8_t *
     if (s->activation == CQ_IDENTITY && s->out && residual) TILES(TO_F32, CQ_IDENTITY, 1);
     if (residual) return 0;
     if (s->activation == CQ_IDENTITY && s->out) TILES(TO_F32, CQ_IDENTITY, 0);
-    if (s->activation == CQ_IDENTITY) TILES(TO_CODES, CQ_IDENTITY, 0);
     if (s->activation == CQ_GELU && s->out) TILES(TO_F32, CQ_GELU, 0);
-    if (s->activation == CQ_GELU) TILES(TO_CODES, CQ_GELU, 0);
+    if (s->row_zeros) return 0; /* a given scale for codes comes with one for what is multiplied */
+    if (s->activation == CQ_IDENTITY)
+        return full_tiles(TO_CODES, CQ_IDENTITY, 0, 0, a, a_stride, b, panel_stride, groups, s);
+    if (s->activation == CQ_GELU) return full_tiles(TO_CODES, CQ_GELU, 0, 0, a, a_stride, b, panel_stride, groups, s);
     return 0;
 #undef TILES
 }

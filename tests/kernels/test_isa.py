@@ -13,13 +13,6 @@ from cq import _core
 
 HERE = Path(__file__).parent
 ISAS = _core.isa_available()
-SMALL_SIGNAL_STACK = """
-import ctypes
-class Stack(ctypes.Structure):
-    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("bytes", ctypes.c_size_t)]
-room = ctypes.create_string_buffer(4096)
-assert not ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(ctypes.addressof(room), 0, 4096)), None)
-"""
 ALL = ("scalar", "avx2", "avx512bw", "avxvnni", "avx512vnni", "amx")
 
 
@@ -127,13 +120,6 @@ def test_missing_is_refused(isa):
     assert run.returncode == 1 and run.stdout == ""
     last = run.stderr.splitlines()[-1]
     assert "UnsupportedError" in last and f"CQ_ISA={isa!r}" in last and ", ".join(ISAS) in last
-
-
-@pytest.mark.skipif("amx" not in ISAS, reason="this CPU has no AMX")
-def test_tiles_are_left_alone_where_the_system_refuses_them():
-    """Linux does where a thread's stack for signals is too small to save tiles on."""
-    run = python("-c", SMALL_SIGNAL_STACK + "import cq; print(cq.info()['isa'], cq.info()['isa_missing'])")
-    assert run.stdout.startswith("avx512vnni ['amx (the operating system does not let this process"), run.stderr
 
 
 def test_missing_is_refused_on_a_lesser_cpu():
