@@ -105,9 +105,9 @@ def _rows(
     threads: int,
     over_rounds: Callable[[list[float]], float],
 ) -> list[dict]:
-    """One dictionary per entry. "seconds": the median call of a round, and of the rounds the least, for others may have
-    had the cores in some, or the median, where a round is one long call, whose least one is luck (over_rounds); "best":
-    the least call, which of limits (peaks, reads) counts. Of cq's: "ahead_of", rival → its time over this, and
+    """One dictionary per entry. "seconds": over_rounds of each round's median call. The least round counts, for others
+    may have had the cores in some; where a round is one long call, whose least is luck, the median does. "best": the
+    least call, which of limits (peaks, reads) counts. Of cq's: "ahead_of", rival → its time over this, and
     "ahead_of_best_peer", the least of those that are not cq."""
     times = [
         float(min(map(min, s)) if e.work in ("peak", "read") else over_rounds([float(np.median(calls)) for calls in s]))

@@ -112,10 +112,8 @@ def main() -> int:
     which.add_argument("--missing", action="store_true")
     options = parser.parse_args()
     os.chdir(ROOT)
-    found = card(options.threads[0])
-    isa = options.isa or found["isa"]
-    if isa != found["isa_available"][-1]:
-        os.environ.update(LIMITS.get(isa, {}))
+    isa = options.isa or card(options.threads[0])["isa"]
+    os.environ.update(LIMITS.get(isa, {}))
     machine = card(options.threads[0])
     out = options.out.resolve() / machine_slug(machine)
     wanted = missing(out, isa, HELD if options.isa else tuple(every)) if options.missing else options.only

@@ -183,10 +183,11 @@ typedef struct {
 } cq_kernels;
 
 extern const cq_kernels cq_kernels_scalar, cq_kernels_avx2, cq_kernels_avx512vnni;
-/* Put AVX-VNNI's products of int8 in the place of AVX2's, in the encoding that the CPU has. */
+/* Put a set's products of int8 in the place of those of the table that it shares all else with: AVX2's, or AVX-512
+ * VNNI's for AMX. AVX-VNNI has two encodings. */
 void cq_products_avx512bw(cq_kernels *to);
-void cq_products_amx(cq_kernels *to);
 void cq_products_avxvnni_vex(cq_kernels *to);
 void cq_products_avxvnni_evex(cq_kernels *to);
+void cq_products_amx(cq_kernels *to);
 extern const cq_kernels *const cq_active; /* filled by cq_select */
 #endif

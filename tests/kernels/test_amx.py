@@ -2,12 +2,12 @@
 
 import ctypes
 import os
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from compiled import compiled
 
 import cq
 from cq import _core
@@ -39,13 +39,9 @@ def test_tiles_are_left_alone_where_the_system_refuses_them():
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
     """Functions that set, read and release the shapes of this thread's tiles."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
+    library = compiled(tmp_path_factory.mktemp("tiles"), SHAPES)
+    if library is None:
         pytest.skip("no C compiler to reach the thread's tiles with")
-    source = tmp_path_factory.mktemp("tiles") / "shapes.c"
-    source.write_text(SHAPES)
-    library = source.with_suffix(".so")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
     return ctypes.CDLL(str(library))
 
 

@@ -1,11 +1,10 @@
 """What cq makes of a CPU's features and the registers that its system saves: src/cpu.c, asked about other machines."""
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from compiled import compiled
 
 SOURCE = Path(__file__).parents[2] / "src" / "cpu.c"
 AVX2, AVX512VNNI, AVXVNNI, UNSAVED_AVX, UNSAVED_AVX512, AVX512BW, UNSAVED_AVX512BW = 1, 2, 4, 8, 16, 32, 64  # cpu.h
@@ -21,18 +20,16 @@ LEAF_1, AVX512 = FMA | OSXSAVE | AVX, HAS_AVX2 | F | DQ | BW | VL
 
 @pytest.fixture(scope="module")
 def features_of(tmp_path_factory):
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler to compile src/cpu.c for other machines")
-    source = tmp_path_factory.mktemp("cpu") / "cpu.c"
-    source.write_text(
+    library = compiled(
+        tmp_path_factory.mktemp("cpu"),
         f'#include "{SOURCE}"\n'
         "unsigned ask(unsigned c1, unsigned last7, unsigned b7, unsigned c7, unsigned d7, unsigned a71,\n"
         "             uint64_t state) {\n"
-        "    return features_of(c1, last7, b7, c7, d7, a71, state);\n}\n"
+        "    return features_of(c1, last7, b7, c7, d7, a71, state);\n}\n",
+        f"-I{SOURCE.parent}",
     )
-    library = source.with_suffix(".so")
-    subprocess.run([compiler, "-shared", "-fPIC", f"-I{SOURCE.parent}", "-o", library, source], check=True)
+    if library is None:
+        pytest.skip("no C compiler to compile src/cpu.c for other machines")
     ask = ctypes.CDLL(str(library)).ask
     ask.restype, ask.argtypes = ctypes.c_uint, [ctypes.c_uint] * 6 + [ctypes.c_uint64]
     return ask
