@@ -280,20 +280,14 @@ cdef extern from "cq.h" nogil:
 
     # --- weights and products ---
 
-    ctypedef struct cq_products_f32:
-        const float *a
-        const float *b
-        float *c
+    ctypedef struct cq_products:
+        const void *a
+        const void *b
+        void *c
         int64_t a_row, a_column, b_row, b_column, c_row, m, n, k, count
         const int64_t *a_at
         const int64_t *b_at
         const int64_t *c_at
-        int add
-    ctypedef struct cq_product_f64:
-        const double *a
-        const double *b
-        double *c
-        int64_t a_row, a_column, b_row, b_column, c_row, m, n, k
         int add
     int64_t cq_packed_bytes(int64_t, int64_t)
     void *cq_weight_memory(int64_t)
@@ -302,6 +296,6 @@ cdef extern from "cq.h" nogil:
     void cq_unpack(const cq_weight *, int8_t *)
     void cq_pack_f32(int, const float *, int64_t, int64_t, int64_t, int64_t, float *)
     cq_status cq_matmul_i8(int, const cq_coded *, int64_t, const cq_weight *, int32_t *, int64_t)
-    cq_status cq_multiply_f32(int, const cq_products_f32 *)
-    cq_status cq_multiply_f64(int, const cq_product_f64 *)
+    cq_status cq_multiply_f32(int, const cq_products *)
+    cq_status cq_multiply_f64(int, const cq_products *)
     cq_status cq_min_max(const float *, int64_t, float *, float *)

@@ -1,4 +1,4 @@
-"""Types of the compiled core. cq/_core.pyx and cq/bindings/ say what each function does, src/cq.h how it is done."""
+"""Types of the compiled core, and what its functions take and give; src/cq.h says how it is done."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol, final, overload
@@ -35,7 +35,6 @@ class _Deferred(Protocol):
 # --- the machine ---
 
 def isa() -> str: ...
-def isa_available() -> list[str]: ...
 def isa_missing() -> dict[str, str]: ...
 def get_threads() -> int: ...
 def set_threads(n: int) -> None: ...
@@ -49,6 +48,11 @@ class Step: ...
 
 @final
 class Tape:
+    """Records this thread's calls, `with` it, and makes them again: the same functions on the same arrays, whose
+    contents may have changed meanwhile, without the Python in between. Recorded is what the core computes through rows,
+    from embed to dequantize; what else happened, NumPy's work included, is not. Results stand in the arrays that the
+    recorded calls returned. capacity: tokens that these arrays hold and are recorded with, for calls that are made
+    again with fewer, or 0."""
     @property
     def capacity(self) -> int: ...
     def __init__(self, capacity: int = 0) -> None: ...
@@ -60,6 +64,10 @@ class Tape:
 
 @final
 class Coded:
+    """Activations in codes: codes (rows, columns) uint8 or int8, x = scale * (codes - zero_point). scale (float32) and
+    zero_point (int32) are one number each; or one per row, (rows,); or one per group of a row's columns, (rows,
+    groups); or one per column for all rows, (1, columns). smoothed: the form, Smoothed, of codes that products see
+    through weights of other scales, or None; its columns say what such codes stand for."""
     @property
     def codes(self) -> np.ndarray: ...
     @property
@@ -74,8 +82,6 @@ class Coded:
     def columns(self) -> int: ...
     @property
     def shape(self) -> tuple[int, int]: ...
-    @property
-    def nbytes(self) -> int: ...
     def __init__(
         self,
         codes: np.ndarray,
@@ -111,10 +117,7 @@ class Packed:
 class FloatWeight(Packed):
     @property
     def panels(self) -> np.ndarray: ...
-    @property
-    def nbytes(self) -> int: ...
     def __init__(self, panels: np.ndarray, k: int, n: int) -> None: ...
-    def columns(self, first: int, last: int) -> FloatWeight: ...
     def unpack(self) -> np.ndarray: ...
 
 @final
@@ -150,11 +153,12 @@ def pack(
     zero_points: np.ndarray | None = None,
     scales: np.ndarray | None = None,
     group_size: int = 0,
-) -> Weight: ...
+) -> Weight:
+    """A Weight of b: int8 (k, n), any strides, or what has dtype, shape and a method `read` that gives such codes when
+    they are wanted; zero_points int32 (groups, n) or None; scales float32 (groups, n) or None; a group holds group_size
+    rows of b (0: all of them)."""
+
 def pack_floats(b: np.ndarray) -> FloatWeight: ...
-def repacked(
-    b: np.ndarray | _Deferred, zero_points: np.ndarray | None, scales: np.ndarray | None, group_size: int
-) -> Weight: ...
 
 # --- products ---
 
@@ -174,7 +178,16 @@ def linear(
     coding: PerToken | Fixed | None = None,
     gated: bool = False,
     hadamard: int = 0,
-) -> np.ndarray: ...
+) -> np.ndarray:
+    """norm(act(x w + bias) + residual) in `form`; see cq_linear_args and cq_epilogue.
+
+    x: Coded (integer products), or float32 (m, k) for products in float32, or coded on the way in where `coding`,
+    PerToken or Fixed, says how. bias: float32 (n,). bias_i32: int32 (n,) at scale x.scale * w.scale. residual: float32
+    (m, n) or Coded. norm: has weight, bias, eps and rms, as model.Norm. gated: act(gate) * up (m, n / 2) of the halves
+    of x w + bias, transformed in blocks of `hadamard` where that is not 0. keep: "result": that; "both": a pair of it
+    and, where it is in codes, the same in float32; "sum": a pair of it and what was normed, in `sum_form`: None or
+    Fixed."""
+
 @overload
 def linear(
     x: np.ndarray | Coded,
@@ -207,7 +220,11 @@ def linear(
     gated: bool = False,
     hadamard: int = 0,
 ) -> np.ndarray | Coded | tuple[np.ndarray | Coded, np.ndarray | Coded]: ...
-def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray: ...
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
+    """The product of float32 or float64 matrices a (..., m, k) and b (..., k, n), summed in order of k on every CPU:
+    float32 by fused multiply-adds, float64 with each product rounded. Leading axes of float32 arrays broadcast as
+    NumPy's do; float64 arrays have none. out: an array for the result, which shares no memory with a or b; add: the
+    product is added to what it holds."""
 
 # --- the layers of a transformer ---
 
@@ -219,7 +236,10 @@ def embed(
     type: np.ndarray | None = None,
     type_table: np.ndarray | None = None,
     scale: float = 1.0,
-) -> np.ndarray: ...
+) -> np.ndarray:
+    """float32 (tokens, columns) = scale * word[id] + position_table[position] + type_table[type or 0]. word: float32
+    (vocabulary, columns), or a Packed (columns, vocabulary). CqError where an index is out of range."""
+
 def norm(
     x: np.ndarray,
     norm: _Norm | None = None,
@@ -229,7 +249,10 @@ def norm(
     keep_sum: bool = False,
     inner: _Norm | None = None,
     factor: float = 1.0,
-) -> tuple[np.ndarray | None, Coded | None, np.ndarray | None]: ...
+) -> tuple[np.ndarray | None, Coded | None, np.ndarray | None]:
+    """(y float32 or None, y in codes or None, s or None): s = factor * inner(x) + residual, y = norm(s). norm, inner:
+    layer or RMS norms, with weight, bias, eps and rms, as model.Norm; or None: nothing is normed there."""
+
 def cap(x: np.ndarray, factor: float = 1.0, most: float = 0.0) -> np.ndarray: ...
 def hadamard(x: np.ndarray, block: int) -> np.ndarray: ...
 def gate(
@@ -237,7 +260,11 @@ def gate(
 ) -> np.ndarray | Coded: ...
 def rope(
     x: np.ndarray, heads: int, dim: int, cosine: np.ndarray, sine: np.ndarray, position: np.ndarray, hadamard: int = 0
-) -> None: ...
+) -> None:
+    """Rotates the first heads * dim columns of x float32 (tokens, columns) in place; cosine and sine (positions, n):
+    the first 2 n features of each head turn; position int32 (tokens,). hadamard: the size of a head's blocks that are
+    transformed then, as by `hadamard`, or 0."""
+
 def attention(
     qkv: np.ndarray | Coded,
     offsets: np.ndarray,
@@ -250,7 +277,16 @@ def attention(
     window: int | None = None,
     cap: float = 0.0,
     relative: tuple[np.ndarray | None, np.ndarray | None, np.ndarray] | None = None,
-) -> np.ndarray | Coded: ...
+) -> np.ndarray | Coded:
+    """Attention over ragged sequences. qkv (tokens, (heads + 2 kv_heads) dim): queries, keys and values side by side,
+    float32; or Coded, static with parameters per column that are equal within each of the three, or int8 symmetric with
+    a scale per head (groups of dim columns). offsets int32 (sequences + 1,) from 0 to tokens. window: how far a token
+    sees, or None: causal ones that many with itself, others that many to either side. cap: scores become cap *
+    tanh(score / cap), or 0. bias float32 (heads, 2 n - 1), without a cap: [h, n - 1 + j - i] is added to the scaled
+    score of query i and key j in sequences of at most n tokens. relative, in place of a bias: (keys, queries, rows),
+    the keys and queries of relative positions float32 (heads * dim, positions), a multiple of 16, or None each, and
+    int32 (2 n - 1,), descending: rows[n - 1 + j - i] is the position of key j as query i sees it, whose key and query
+    meet those two. → (tokens, heads * dim) in `form`: None or, of codes, Fixed."""
 
 @final
 class Kept:
@@ -273,7 +309,10 @@ class Kept:
         start: np.ndarray | None = None,
         scales: np.ndarray | None = None,
         first: int = 0,
-    ) -> None: ...
+    ) -> None:
+        """The arrays of a sequence of `length` tokens, of those from `first` on, a multiple of 64, flat: kv_heads *
+        capacity times dim (keys; in int8 a multiple of 4), dim as a multiple of 16 (values), and in int8 1 (start) and,
+        where tokens have their own, 3 (scales). A recorded call sees the latest ones."""
     def move(self, sequence: int, length: int) -> None: ...
 
 def attention_kept(
@@ -289,11 +328,20 @@ def attention_kept(
     window: int | None = None,
     cap: float = 0.0,
     hadamard: int = 0,
-) -> np.ndarray | Coded: ...
+) -> np.ndarray | Coded:
+    """Causal attention of new tokens to themselves and to what their sequences have kept; see cq_kept_args. qkv float32
+    (tokens, (heads + 2 kv_heads) dim), changed in place by cosine, sine and hadamard as in rope where given. coding:
+    None where float32 is kept; else PerHead, or Smoothed of the three, of which values alone may have scales of each
+    feature's own. offsets int32 (sequences + 1,) from 0 to tokens, one sequence for each that is kept. window, cap: as
+    in attention, causal. → (tokens, heads * dim) in `form`: None or, of codes, Fixed."""
 
 # --- float32, for training and analysis ---
 
-def elementary(name: str, x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray: ...
+def elementary(name: str, x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
+    """A new array: the function of each element of x, float64 or float32 of any shape; float32 is computed in float64
+    and rounded once. name: exp, log, sin, cos, tanh, or power, which takes x to y: float64, (1,) or flat, one per
+    element."""
+
 def dot_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray: ...
 def column_sums(x: np.ndarray) -> np.ndarray: ...
 def slope(x: np.ndarray, activation: str | None) -> tuple[np.ndarray, np.ndarray]: ...
@@ -324,4 +372,7 @@ def adamw(
     units: np.ndarray | None,
     choices: Sequence[float],
     row_rates: np.ndarray | None = None,
-) -> None: ...
+) -> None:
+    """A step of AdamW over flat float32 arrays (n,), of which p, mean and square change; units (n,) or None. choices:
+    beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep (see cq_adamw). row_rates (rows,): what the rate
+    is multiplied by in each of so many equal parts."""

@@ -23,7 +23,7 @@ MAX_K = CQ_MAX_K
 COMPILER = "gcc " + COMPILER_VERSION.decode()
 PANEL = CQ_PANEL
 ISAS = ("scalar", "avx2", "avx512bw", "avxvnni", "avx512vnni", "amx")  # slowest first
-cdef int threads = 1, trainings = 0  # read and written under Python's lock
+cdef int threads = 1  # read and written under Python's lock
 
 include "bindings/arrays.pxi"    # pointers to checked arrays, new arrays, errors
 include "bindings/steps.pxi"     # calls that can be made again
@@ -35,30 +35,13 @@ include "bindings/attention.pxi"
 include "bindings/training.pxi"  # passes over float32, elementary functions
 
 
-def _start():
-    chosen = os.environ.get("CQ_ISA", "")
-    status = cq_select()
-    if status == 1:
-        raise UnsupportedError(f"CQ_ISA={chosen!r} is not known; choose one of {', '.join(ISAS)}, or unset it")
-    if status == 2:
-        raise UnsupportedError(f"CQ_ISA={chosen!r}: this CPU has only {', '.join(isa_available())}; choose one of "
-                               "these or unset it")
-    if cq_guard_fork():
-        raise MemoryError("cq: no memory to register the fork handler")
-
-
 def isa():
     """The instruction set whose kernels run, one of ISAS."""
     return cq_isa().decode()
 
 
-def isa_available():
-    """What this machine runs of ISAS."""
-    return [name for name in ISAS if cq_isa_lacks(name.encode()) == NULL]
-
-
 def isa_missing():
-    """The others, and why it does not."""
+    """Those of ISAS that this machine does not run, and why."""
     return {name: cq_isa_lacks(name.encode()).decode() for name in ISAS if cq_isa_lacks(name.encode()) != NULL}
 
 
@@ -74,11 +57,8 @@ def set_threads(int n):
 
 
 def keep_freed(bint on):
-    """Begins or ends a training. While there is one, freed memory stays with malloc for the whole process; see
-    cq_keep_freed."""
-    global trainings
-    trainings += 1 if on else -1
-    cq_keep_freed(trainings > 0)
+    """Whether freed memory stays with malloc, for the whole process; see cq_keep_freed."""
+    cq_keep_freed(on)
 
 
 def peak(str kind, int64_t repeats):
@@ -91,4 +71,8 @@ def peak(str kind, int64_t repeats):
     return operations
 
 
-_start()
+if cq_select():
+    raise UnsupportedError(f"CQ_ISA={os.environ['CQ_ISA']!r}: need one of {', '.join(ISAS)}; this CPU has only "
+                           f"{', '.join([name for name in ISAS if name not in isa_missing()])}")
+if cq_guard_fork():
+    raise MemoryError("cq: no memory to register the fork handler")

@@ -40,7 +40,7 @@ def info() -> dict:
         "version": _version(),
         "isa": _core.isa(),
         "isa_reason": f"CQ_ISA={_CHOSEN}" if _CHOSEN else "the fastest of isa_available",
-        "isa_available": _core.isa_available(),
+        "isa_available": [name for name in _core.ISAS if name not in _core.isa_missing()],
         "isa_missing": [f"{name} ({why})" for name, why in _core.isa_missing().items()],
         "threads": _core.get_threads(),
         "cpu": _cpu_name(),

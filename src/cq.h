@@ -178,28 +178,21 @@ typedef struct {
 } cq_linear_args;
 cq_call cq_linear;
 
-/* Products of float32 matrices as they lie, for training and analysis: of each of `count` pairs, c (m, n) = a (m, k) b
- * (k, n), or c + a b where `add`, by fused multiply-adds in order of k. Element (i, j) of a pair's a is a[a_at[pair] +
- * i * a_row + j * a_column], and so for b; one of these two strides is 1. Rows of c are c_row apart. No c overlaps
- * another, nor any a or b. */
+/* Products of matrices as they lie, for training and analysis: of each of `count` pairs, c (m, n) = a (m, k) b (k, n),
+ * or c + a b where `add`, in order of k. Element (i, j) of a pair's a is a[a_at[pair] + i * a_row + j * a_column], and
+ * so for b. Rows of c are c_row apart. No c overlaps another, nor any a or b. */
 typedef struct {
-    const float *a, *b;
-    float *c;
+    const void *a, *b;
+    void *c;
     int64_t a_row, a_column, b_row, b_column, c_row;
     int64_t m, n, k, count;
     const int64_t *a_at, *b_at, *c_at;
     int add;
-} cq_products_f32;
-cq_status cq_multiply_f32(int threads, const cq_products_f32 *p);
-/* The same of one pair in float64: each product and each sum is rounded. Any strides. */
-typedef struct {
-    const double *a, *b;
-    double *c;
-    int64_t a_row, a_column, b_row, b_column, c_row;
-    int64_t m, n, k;
-    int add;
-} cq_product_f64;
-cq_status cq_multiply_f64(int threads, const cq_product_f64 *p);
+} cq_products;
+/* float32, by fused multiply-adds. Of a's two strides one is 1, and of b's. */
+cq_status cq_multiply_f32(int threads, const cq_products *p);
+/* float64, of one pair that begins at a, b and c; each product and each sum is rounded. Any strides. */
+cq_status cq_multiply_f64(int threads, const cq_products *p);
 
 /* --- the rest of a transformer ------------------------------------------------------------------------------------ */
 

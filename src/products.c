@@ -87,7 +87,7 @@ void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column
 /* --- blocks of c -------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    const cq_products_f32 *p;
+    const cq_products *p;
     packing_job packing; /* of one pair, whose b the team packs */
     const float *a;
     float *c;
@@ -102,11 +102,11 @@ typedef struct {
     float *panels; /* a small pair's b */
 } products_work;
 
-static int by_columns(const cq_products_f32 *p) { return p->a_column != 1; }
+static int by_columns(const cq_products *p) { return p->a_column != 1; }
 
 /* Rows of a, from `a` on, as tiles (k, CQ_TILE_ROWS): some elements of all of them at a time, which lie side by side.
  * */
-static void pack_rows(const cq_products_f32 *p, const float *a, int64_t rows, int64_t k, float *to) {
+static void pack_rows(const cq_products *p, const float *a, int64_t rows, int64_t k, float *to) {
     enum { TOGETHER = 8 };
     for (int64_t i = 0; i < k; i += TOGETHER) {
         const int64_t end = min(k, i + TOGETHER);
@@ -127,8 +127,8 @@ static void copy_rows(const float *from, int64_t from_row, int64_t rows, int64_t
 }
 
 /* c (rows, 16 panels) = rows of a x b's panels from `panels` on, whose k passes in parts. */
-static void multiply_strip(const cq_products_f32 *p, const products_work *w, const float *a, const float *panels,
-                           int count, int64_t rows, float *c, int64_t c_row) {
+static void multiply_strip(const cq_products *p, const products_work *w, const float *a, const float *panels, int count,
+                           int64_t rows, float *c, int64_t c_row) {
     const int64_t step = cq_active->rows_f32, depth = cq_depth_f32(p->k), panel_stride = p->k * CQ_PANEL;
     cq_block_f32 block = {
         .o = {.a = a, .a_row = p->a_row, .a_step = 1, .b = panels, .b_step = CQ_PANEL, .panel_stride = panel_stride},
@@ -150,7 +150,7 @@ static void multiply_strip(const cq_products_f32 *p, const products_work *w, con
 }
 
 /* Rows and columns of c, of one pair whose b is packed. */
-static void multiply_block(const cq_products_f32 *p, products_work *w, const float *a, const float *panels, float *c,
+static void multiply_block(const cq_products *p, products_work *w, const float *a, const float *panels, float *c,
                            int64_t row, int64_t rows, int64_t first, int64_t last) {
     const int64_t whole = first + (last - first) / CQ_PANEL * CQ_PANEL;
     a += row * p->a_row, c += row * p->c_row;
@@ -188,7 +188,7 @@ static void pack_member(void *context, cq_queue *queue) { pack_panels(&((product
 /* Tasks are blocks of c, those of the same rows one after another. */
 static void blocks_member(void *context, cq_queue *queue) {
     const products_job *job = context;
-    const cq_products_f32 *p = job->p;
+    const cq_products *p = job->p;
     products_work w;
     if (!open_work(job, &w, queue, 0)) return;
     for (int64_t task, end; cq_take(queue, &task, &end);)
@@ -204,27 +204,27 @@ static void blocks_member(void *context, cq_queue *queue) {
 /* Tasks are pairs. */
 static void pairs_member(void *context, cq_queue *queue) {
     const products_job *job = context;
-    const cq_products_f32 *p = job->p;
+    const cq_products *p = job->p;
     products_work w;
     if (!open_work(job, &w, queue, up(p->n, CQ_PANEL) * p->k * 4)) return;
     for (int64_t pair, end; cq_take(queue, &pair, &end);)
         for (; pair < end; pair++) {
-            pack_some(p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, 0, up(p->n, CQ_PANEL) / CQ_PANEL,
-                      w.panels);
+            pack_some((const float *)p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, 0,
+                      up(p->n, CQ_PANEL) / CQ_PANEL, w.panels);
             w.row = -1;
             for (int64_t row = 0; row < p->m; row += job->block_rows)
-                multiply_block(p, &w, p->a + p->a_at[pair], w.panels, p->c + p->c_at[pair], row,
+                multiply_block(p, &w, (const float *)p->a + p->a_at[pair], w.panels, (float *)p->c + p->c_at[pair], row,
                                min(job->block_rows, p->m - row), 0, p->n);
         }
     free(w.a);
 }
 
 static cq_status multiply_one(int threads, products_job *job, int64_t pair) {
-    const cq_products_f32 *p = job->p;
-    job->a = p->a + p->a_at[pair], job->c = p->c + p->c_at[pair];
+    const cq_products *p = job->p;
+    job->a = (const float *)p->a + p->a_at[pair], job->c = (float *)p->c + p->c_at[pair];
     float *panels = cq_scratch(up(p->n, CQ_PANEL) * p->k * 4);
     if (!panels) return CQ_NO_MEMORY;
-    job->packing = (packing_job){p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, panels};
+    job->packing = (packing_job){(const float *)p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, panels};
     job->column_blocks = (p->n + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
     job->blocks = (p->m + BLOCK_ROWS - 1) / BLOCK_ROWS;
     if (job->blocks * job->column_blocks < 8 * threads)
@@ -238,7 +238,7 @@ static cq_status multiply_one(int threads, products_job *job, int64_t pair) {
     return status;
 }
 
-cq_status cq_multiply_f32(int threads, const cq_products_f32 *p) {
+cq_status cq_multiply_f32(int threads, const cq_products *p) {
     products_job job = {.p = p};
     const double each = (double)p->m * (double)p->n * (double)p->k;
     if (!p->m || !p->n || !p->count) return CQ_OK;

@@ -10,21 +10,21 @@ enum { ROWS = 4, COLUMNS = 4, BLOCK_ROWS = 64, DEPTH = 256 };
 typedef double f64x2 __attribute__((vector_size(16)));
 
 typedef struct {
-    const cq_product_f64 *p;
+    const cq_products *p;
     double *panels; /* b in panels of COLUMNS columns, (n / COLUMNS, k, COLUMNS), padded with zeros */
 } product_job;
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t panels_of(const cq_product_f64 *p) { return (p->n + COLUMNS - 1) / COLUMNS; }
+static int64_t panels_of(const cq_products *p) { return (p->n + COLUMNS - 1) / COLUMNS; }
 
 /* Tasks are panels. */
 static void pack_member(void *context, cq_queue *queue) {
     const product_job *job = context;
-    const cq_product_f64 *p = job->p;
+    const cq_products *p = job->p;
     for (int64_t panel, end; cq_take(queue, &panel, &end);)
         for (; panel < end; panel++) {
             double *to = job->panels + panel * p->k * COLUMNS;
-            const double *from = p->b + panel * COLUMNS * p->b_column;
+            const double *from = (const double *)p->b + panel * COLUMNS * p->b_column;
             const int64_t columns = min(COLUMNS, p->n - panel * COLUMNS);
             for (int64_t i = 0; i < p->k; i++)
                 for (int64_t j = 0; j < COLUMNS; j++)
@@ -49,17 +49,19 @@ static void tile(const double *a, const double *b, int64_t k, double *c) {
 }
 
 /* Some rows of a, some of k, as tiles (k, ROWS), padded with zeros. */
-static void pack_rows(const cq_product_f64 *p, int64_t row, int64_t rows, int64_t k0, int64_t k, double *to) {
+static void pack_rows(const cq_products *p, int64_t row, int64_t rows, int64_t k0, int64_t k, double *to) {
+    const double *a = p->a;
     for (int64_t r = 0; r < rows; r += ROWS, to += k * ROWS)
         for (int64_t i = 0; i < k; i++)
             for (int64_t j = 0; j < ROWS; j++)
-                to[i * ROWS + j] = r + j < rows ? p->a[(row + r + j) * p->a_row + (k0 + i) * p->a_column] : 0.0;
+                to[i * ROWS + j] = r + j < rows ? a[(row + r + j) * p->a_row + (k0 + i) * p->a_column] : 0.0;
 }
 
 /* Tasks are blocks of rows. */
 static void rows_member(void *context, cq_queue *queue) {
     const product_job *job = context;
-    const cq_product_f64 *p = job->p;
+    const cq_products *p = job->p;
+    double *c = p->c;
     const int64_t width = panels_of(p) * COLUMNS;
     double *packed = cq_scratch((BLOCK_ROWS * DEPTH + BLOCK_ROWS * width) * 8), *sums = packed + BLOCK_ROWS * DEPTH;
     if (!packed) {
@@ -73,7 +75,7 @@ static void rows_member(void *context, cq_queue *queue) {
             for (int64_t j = 0; j < width; j++)
                 for (int64_t r = 0; r < BLOCK_ROWS; r++)
                     sums[(j / COLUMNS * BLOCK_ROWS + r) * COLUMNS + j % COLUMNS] =
-                        p->add && r < rows && j < p->n ? p->c[(row + r) * p->c_row + j] : 0.0;
+                        p->add && r < rows && j < p->n ? c[(row + r) * p->c_row + j] : 0.0;
             for (int64_t k0 = 0; k0 < p->k; k0 += DEPTH) {
                 const int64_t k = min(DEPTH, p->k - k0);
                 pack_rows(p, row, rows, k0, k, packed);
@@ -84,12 +86,12 @@ static void rows_member(void *context, cq_queue *queue) {
             }
             for (int64_t r = 0; r < rows; r++)
                 for (int64_t j = 0; j < p->n; j++)
-                    p->c[(row + r) * p->c_row + j] = sums[(j / COLUMNS * BLOCK_ROWS + r) * COLUMNS + j % COLUMNS];
+                    c[(row + r) * p->c_row + j] = sums[(j / COLUMNS * BLOCK_ROWS + r) * COLUMNS + j % COLUMNS];
         }
     free(packed);
 }
 
-cq_status cq_multiply_f64(int threads, const cq_product_f64 *p) {
+cq_status cq_multiply_f64(int threads, const cq_products *p) {
     if (!p->m || !p->n) return CQ_OK;
     product_job job = {p, cq_scratch(panels_of(p) * COLUMNS * p->k * 8)};
     if (!job.panels) return CQ_NO_MEMORY;

@@ -11,6 +11,13 @@ cdef dict DTYPES = {name: np.dtype(name) for name in ("int8", "uint8", "int32", 
 cdef dict NAMES = {c"f": "float32", c"d": "float64", c"i": "int32", c"l": "int64", c"B": "uint8", c"b": "int8"}
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH,
                          "silu": CQ_SILU}
+cdef dict FAILURES = {
+    CQ_NOT_FINITE: "NaN or Inf in row {}",
+    CQ_NO_ROOM: "sequence {} has kept no room, no angles or no scales for its new tokens, or is longer than the bias "
+                "or the relative positions reach",
+    CQ_OUT_OF_RANGE: "an id, position, type or offset of row or sequence {} is out of range",
+    CQ_OVERFLOW: "a result does not fit int32, as it may with a weight's zero points and K above 33,025; split K and "
+                 "add, or pack with zero_point=0"}
 # Looked up once: a small product is done in the time that some look-ups take.
 cdef object new_array = np.empty, ndarray = np.ndarray, INT8 = DTYPES["int8"], INT32 = DTYPES["int32"]
 cdef object UINT8 = DTYPES["uint8"], INT64 = DTYPES["int64"], FLOAT32 = DTYPES["float32"], FLOAT64 = DTYPES["float64"]
@@ -48,14 +55,6 @@ cdef int32_t *int32s(array, str name, int64_t rows, int64_t columns=FLAT, int us
     return <int32_t *>pointer(array, name, c"i", rows, columns, use)
 
 
-cdef int8_t *int8s(array, str name, int64_t rows, int64_t columns=FLAT, int use=READ) except? NULL:
-    return <int8_t *>pointer(array, name, c"b", rows, columns, use)
-
-
-cdef uint8_t *bytes_of(array, str name, int64_t rows, int64_t columns=FLAT, int use=READ) except? NULL:
-    return <uint8_t *>pointer(array, name, c"B", rows, columns, use)
-
-
 cdef object empty(int64_t rows, int64_t columns, dtype):
     """A new array (rows, columns), or (rows,), with room for as many rows as a recording tape asks for. A large one
     begins with a cache line, so that no vector lies across two."""
@@ -63,11 +62,13 @@ cdef object empty(int64_t rows, int64_t columns, dtype):
     cdef int64_t room = rows if tape is None else max(rows, (<Tape>tape).capacity)
     cdef tuple shape = (room, columns)[:1 if columns == FLAT else 2]
     cdef int64_t size = room * (1 if columns == FLAT else columns) * dtype.itemsize
+    cdef void *start
     if size < 4096:
         found = new_array(shape, dtype)
     else:
         memory = new_array(size + CQ_LINE, UINT8)
-        found = ndarray(shape, dtype, memory, -<int64_t><size_t>bytes_of(memory, "memory", ANY) % CQ_LINE)
+        start = pointer(memory, "memory", c"B", ANY, FLAT, READ)
+        found = ndarray(shape, dtype, memory, -<int64_t><size_t>start % CQ_LINE)
     return found if room == rows else found[:rows]
 
 
@@ -75,12 +76,6 @@ cdef object new_floats(float **data, int64_t rows, int64_t columns=FLAT):
     """A new float32 array, and where its data lie."""
     found = empty(rows, columns, FLOAT32)
     data[0] = floats(found, "result", rows, columns, WRITE)
-    return found
-
-
-cdef object new_int32s(int32_t **data, int64_t rows, int64_t columns=FLAT):
-    found = empty(rows, columns, INT32)
-    data[0] = int32s(found, "result", rows, columns, WRITE)
     return found
 
 
@@ -92,19 +87,11 @@ cdef str describe(array):
 
 cdef int check(cq_status status, int64_t bad, str what) except -1:
     """Raises where a call failed; bad: the row or sequence that it named."""
-    if status == CQ_OK:
-        return 0
     if status == CQ_NO_MEMORY:
         raise MemoryError(f"{what}: no memory for work arrays")
-    if status == CQ_NOT_FINITE:
-        raise CqError(f"{what}: NaN or Inf in row {bad}")
-    if status == CQ_NO_ROOM:
-        raise CqError(f"{what}: sequence {bad} has kept no room, no angles or no scales for its new tokens, or is "
-                      "longer than the bias or the relative positions reach")
-    if status == CQ_OUT_OF_RANGE:
-        raise CqError(f"{what}: an id, position, type or offset of row or sequence {bad} is out of range")
-    raise CqError(f"{what}: a result does not fit int32, as it may with a weight's zero points and K above 33,025; "
-                  "split K and add, or pack with zero_point=0")
+    if status != CQ_OK:
+        raise CqError(f"{what}: {FAILURES[status].format(bad)}")
+    return 0
 
 
 cdef cq_activation activation_of(name) except *:

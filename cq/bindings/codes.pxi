@@ -2,10 +2,7 @@
 
 @final
 cdef class Coded:
-    """Activations in codes: codes (rows, columns) uint8 or int8, x = scale * (codes - zero_point). scale (float32)
-    and zero_point (int32) are one number each; or one per row, (rows,); or one per group of a row's columns, (rows,
-    groups); or one per column for all rows, (1, columns). smoothed: the form, Smoothed, of codes that products see
-    through weights of other scales, or None; its columns say what such codes stand for."""
+    """Activations in codes (rows, columns) uint8 or int8: x = scale * (codes - zero_point)."""
     cdef cq_coded c
     cdef readonly object codes, scale, zero_point, smoothed
     cdef readonly int64_t rows, columns
@@ -39,24 +36,14 @@ cdef class Coded:
     def shape(self):
         return self.rows, self.columns
 
-    @property
-    def nbytes(self):
-        return self.codes.nbytes
-
     def dequantize(self):
-        """float32 (rows, columns)."""
-        form = self.smoothed
-        if form is not None:
-            scale = form.columns.scale / form.scale if form.kind == "stretched" else form.columns.scale
-            x = scale * (self.codes - form.columns.zero_point).astype(np.float32)
-            return x * self.scale[:, None] if form.kind == "stretched" else x
-        if not self.by_rows():
-            scale, zero_point = (np.repeat(p, self.columns // p.shape[1], 1) for p in (self.scale, self.zero_point))
-            return scale * (self.codes - zero_point).astype(np.float32)
-        cdef Step step = new_step(cq_dequantize, "dequantize", self.rows, [self])
+        """float32 (rows, columns), of codes with one scale, or one per row."""
+        cdef Step step = new_step(cq_dequantize, "dequantize", self.shape, [self])
         cdef cq_dequantize_args *a = &step.args.dequantize
+        if self.smoothed is not None or not self.by_rows():
+            raise CqError("dequantize: need one scale, or one per row; cq.model.activation.decode takes others")
         a.coded, a.columns = self.c, self.columns
-        return step.first(new_floats(&a.y, self.rows, self.columns))
+        return step.first(step.new(&a.y))
 
 
 cdef bint is_number(value):
@@ -84,40 +71,38 @@ cdef int read_form(cq_codes *to, form, int64_t columns) except -1:
     return 0
 
 
-cdef Coded new_codes(cq_codes *to, form, int64_t rows, int64_t columns):
+cdef Coded new_codes(Step step, cq_codes *to, form):
     """Codes for results in `form`, to which `to` leads a kernel."""
     cdef Coded result
-    read_form(to, form, columns)
-    cdef int64_t groups = (columns + to.group - 1) // to.group if to.group else FLAT
-    codes = empty(rows, columns, DTYPES[form.dtype])
+    read_form(to, form, step.columns)
+    cdef int64_t groups = (step.columns + to.group - 1) // to.group if to.group else FLAT
+    codes = empty(step.rows, step.columns, DTYPES[form.dtype])
     if to.dynamic:
-        result = Coded(codes, new_floats(&to.scales, rows, groups), new_int32s(&to.zero_points, rows, groups))
-    elif to.column_scales == NULL:
-        result = Coded(codes, form.scale, form.zero_point)
+        scale, zero_point = new_floats(&to.scales, step.rows, groups), empty(step.rows, groups, INT32)
+        to.zero_points = int32s(zero_point, "result", step.rows, groups, WRITE)
     else:
-        scale = new_floats(&to.scales, rows) if to.stretched else form.scale
-        result = Coded(codes, scale, form.zero_point, form)
+        scale = new_floats(&to.scales, step.rows) if to.stretched else form.scale
+        zero_point = form.zero_point
+    result = Coded(codes, scale, zero_point, None if to.column_scales == NULL else form)
     to.codes = <void *>result.c.codes
     return result
 
 
-cdef object new_result(Step step, form, int64_t rows, int64_t columns, float **y, const cq_codes **codes):
+cdef object new_result(Step step, form, float **y, const cq_codes **codes):
     """A result in `form`, to which one of the two leads."""
     if form is None:
-        return new_floats(y, rows, columns)
+        return step.new(y)
     codes[0] = &step.codes
-    return new_codes(&step.codes, form, rows, columns)
+    return new_codes(step, &step.codes, form)
 
 
 def quantize(x, form, row_sums=None):
     """x float32 (rows, columns) → Coded in `form`; row_sums int32 (rows,) gets the sums of each row's codes."""
-    cdef int64_t rows = x.shape[0], columns = x.shape[1]
-    cdef Step step = new_step(cq_quantize, "x", rows, [x, form, row_sums])
+    cdef Step step = new_step(cq_quantize, "x", x.shape, [x, form, row_sums])
     cdef cq_quantize_args *a = &step.args.quantize
-    a.x, a.columns, a.codes = floats(x, "x", rows, columns), columns, &step.codes
-    if row_sums is not None:
-        step.codes.row_sums = int32s(row_sums, "row_sums", rows, FLAT, WRITE)
-    return step.first(new_codes(&step.codes, form, rows, columns))
+    a.x, a.columns, a.codes = step.matrix(x, "x"), step.columns, &step.codes
+    step.codes.row_sums = int32s(row_sums, "row_sums", step.rows, FLAT, WRITE) if row_sums is not None else NULL
+    return step.first(new_codes(step, &step.codes, form))
 
 
 def min_max(x):

@@ -1,10 +1,10 @@
 # What a transformer has beside products and attention.
 
 def embed(id, word, position=None, position_table=None, type=None, type_table=None, float scale=1.0):
-    """float32 (tokens, columns) = scale * word[id] + position_table[position] + type_table[type or 0]. word: float32
-    (vocabulary, columns), or a Packed (columns, vocabulary). CqError where an index is out of range."""
+    """float32 (tokens, columns) = scale * word[id] + position_table[position] + type_table[type or 0]."""
     cdef int64_t tokens = id.shape[0], columns = (<Packed>word).k if isinstance(word, Packed) else word.shape[1]
-    cdef Step step = new_step(cq_embed, "embed", tokens, [id, word, position, position_table, type, type_table])
+    cdef list held = [id, word, position, position_table, type, type_table]
+    cdef Step step = new_step(cq_embed, "embed", (tokens, columns), held)
     cdef cq_embed_args *a = &step.args.embed
     cdef cq_weight *w
     if isinstance(word, Packed):
@@ -14,57 +14,55 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
     else:
         a.words = word.shape[0]
         a.word_f32, a.panel = floats(word, "word", a.words, columns), 1
-    a.id = int32s(id, "id", tokens)
-    if position_table is not None:
-        a.positions = position_table.shape[0]
+    a.positions = 0 if position_table is None else position_table.shape[0]
+    a.types = 0 if type_table is None else type_table.shape[0]
     a.position_table = floats(position_table, "position_table", a.positions, columns, MAYBE)
-    a.position = int32s(position, "position", tokens, FLAT, MAYBE if position_table is None else READ)
-    if type_table is not None:
-        a.types = type_table.shape[0]
     a.type_table = floats(type_table, "type_table", a.types, columns, MAYBE)
-    a.type = int32s(type, "type", tokens, FLAT, MAYBE)
+    a.id, a.type = int32s(id, "id", tokens), int32s(type, "type", tokens, FLAT, MAYBE)
+    a.position = int32s(position, "position", tokens, FLAT, MAYBE if position_table is None else READ)
     a.columns, a.scale = columns, scale
-    return step.first(new_floats(&a.y, tokens, columns))
+    return step.first(step.new(&a.y))
 
 
 def norm(x, norm=None, residual=None, form=None, bint keep_float=True, bint keep_sum=False, inner=None,
          float factor=1.0):
-    """(y float32 or None, y in codes or None, s or None): s = factor * inner(x) + residual, y = norm(s). norm, inner:
-    layer or RMS norms, with weight, bias, eps and rms, as model.Norm; or None: nothing is normed there."""
-    cdef int64_t rows = x.shape[0], columns = x.shape[1]
-    cdef Step step = new_step(cq_norm_rows, "norm", rows, [x, residual, form])
+    """(y float32 or None, y in codes or None, s or None): s = factor * inner(x) + residual, y = norm(s)."""
+    cdef Step step = new_step(cq_norm_rows, "norm", x.shape, [x, residual, form])
     cdef cq_norm_args *a = &step.args.norm
-    a.x, a.residual = floats(x, "x", rows, columns), floats(residual, "residual", rows, columns, MAYBE)
-    a.columns, a.factor = columns, factor
+    a.x, a.residual = step.matrix(x, "x"), step.matrix(residual, "residual", MAYBE)
+    a.columns, a.factor = step.columns, factor
     if norm is not None:
-        read_norm(step, &a.norm, norm, columns)
+        read_norm(step, &a.norm, norm)
     if inner is not None:
-        read_norm(step, &step.norm, inner, columns)
+        read_norm(step, &step.norm, inner)
         a.inner = &step.norm
-    y = new_floats(&a.y, rows, columns) if keep_float else None
-    total = new_floats(&a.sum, rows, columns) if keep_sum else None
-    codes = None
-    if form is not None:
-        codes, a.codes = new_codes(&step.codes, form, rows, columns), &step.codes
+    y = step.new(&a.y) if keep_float else None
+    total = step.new(&a.sum) if keep_sum else None
+    codes = None if form is None else new_result(step, form, NULL, &a.codes)
     return step.first((y, codes, total))
+
+
+cdef int read_norm(Step step, cq_norm *to, norm) except -1:
+    weight, bias = norm.weight, norm.bias
+    to.weight, to.bias = step.per_column(weight, "weight"), step.per_column(bias, "bias", MAYBE)
+    to.eps, to.rms = norm.eps, norm.rms
+    step.held += (weight, bias)  # the norm may get others
+    return 0
 
 
 def cap(x, float factor=1.0, float most=0.0):
     """x float32 (rows, columns) to most * tanh(factor * x / most) in place, or to factor * x where most is 0. → x"""
-    cdef int64_t rows = x.shape[0], columns = x.shape[1]
-    cdef Step step = new_step(cq_cap, "cap", rows, [x])
+    cdef Step step = new_step(cq_cap, "cap", x.shape, [x])
     cdef cq_cap_args *a = &step.args.cap
-    a.x, a.columns, a.factor, a.most = floats(x, "x", rows, columns, WRITE), columns, factor, most
+    a.x, a.columns, a.factor, a.most = step.matrix(x, "x", WRITE), step.columns, factor, most
     return step.first(x)
 
 
 def hadamard(x, int64_t block):
-    """Each `block` neighbours in the rows of x float32 (rows, columns) in place to their Hadamard transform over
-    sqrt(block), which is its own inverse. → x"""
-    cdef int64_t rows = x.shape[0], columns = x.shape[1]
-    cdef Step step = new_step(cq_hadamard, "hadamard", rows, [x])
+    """Each `block` neighbours in the rows of float32 x in place to their Hadamard transform over sqrt(block). → x"""
+    cdef Step step = new_step(cq_hadamard, "hadamard", x.shape, [x])
     cdef cq_hadamard_args *a = &step.args.hadamard
-    a.x, a.columns, a.block = floats(x, "x", rows, columns, WRITE), columns, block_of(block, columns)
+    a.x, a.columns, a.block = step.matrix(x, "x", WRITE), step.columns, block_of(block, step.columns)
     if not block:
         raise CqError("hadamard: need the size of a block, got 0")
     return step.first(x)
@@ -78,30 +76,25 @@ cdef int64_t block_of(int64_t block, int64_t columns) except -1:
 
 
 def gate(g, u, activation, form=None, int64_t hadamard=0):
-    """act(g) * u, both float32 (rows, columns), in `form`; hadamard: the size of blocks that are transformed before,
-    as by `hadamard`, or 0."""
-    cdef int64_t rows = g.shape[0], columns = g.shape[1]
-    cdef Step step = new_step(cq_gate, "gate", rows, [g, u, form])
+    """act(g) * u, both float32 (rows, columns), transformed in blocks of `hadamard` where that is not 0, in `form`."""
+    cdef Step step = new_step(cq_gate, "gate", g.shape, [g, u, form])
     cdef cq_gate_args *a = &step.args.gate
-    a.gate, a.up, a.columns = floats(g, "gate", rows, columns), floats(u, "up", rows, columns), columns
-    a.activation, a.hadamard = activation_of(activation), block_of(hadamard, columns)
-    return step.first(new_result(step, form, rows, columns, &a.y, &a.codes))
+    a.gate, a.up, a.columns = step.matrix(g, "gate"), step.matrix(u, "up"), step.columns
+    a.activation, a.hadamard = activation_of(activation), block_of(hadamard, step.columns)
+    return step.first(new_result(step, form, &a.y, &a.codes))
 
 
 def rope(x, int64_t heads, int64_t dim, cosine, sine, position, int64_t hadamard=0):
-    """Rotates the first heads * dim columns of x float32 (tokens, columns) in place; cosine and sine (positions, n):
-    the first 2 n features of each head turn; position int32 (tokens,). hadamard: the size of a head's blocks that are
-    transformed then, as by `hadamard`, or 0."""
-    cdef int64_t tokens = x.shape[0], width = x.shape[1]
-    cdef Step step = new_step(cq_rope, "rope", tokens, [x, cosine, sine, position])
+    """Rotates the first heads * dim columns of x float32 (tokens, columns) in place."""
+    cdef Step step = new_step(cq_rope, "rope", x.shape, [x, cosine, sine, position])
     cdef cq_rope_args *a = &step.args.rope
-    if heads * dim > width:
-        raise CqError(f"x: {heads} heads of {dim} columns need {heads * dim}, got {width}")
-    a.x, a.stride, a.heads, a.dim = floats(x, "x", tokens, width, WRITE), width, heads, dim
+    if heads * dim > step.columns:
+        raise CqError(f"x: {heads} heads of {dim} columns need {heads * dim}, got {step.columns}")
+    a.x, a.stride, a.heads, a.dim = step.matrix(x, "x", WRITE), step.columns, heads, dim
     a.positions, a.turned = cosine.shape[0], turned_of(cosine, dim)
     a.cosine = floats(cosine, "cosine", a.positions, a.turned // 2)
     a.sine = floats(sine, "sine", a.positions, a.turned // 2)
-    a.position, a.hadamard = int32s(position, "position", tokens), block_of(hadamard, dim)
+    a.position, a.hadamard = int32s(position, "position", step.rows), block_of(hadamard, dim)
     step.first(None)
 
 

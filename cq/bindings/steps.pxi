@@ -1,14 +1,4 @@
-# Calls. Those that can be made again without the Python in between are checked once and are Steps from then on.
-
-cdef int call(cq_call *function, cq_args *args, int64_t rows, str what, int64_t sequences=0) except -1:
-    """what: the call's name, in errors."""
-    cdef int64_t bad = 0
-    cdef cq_status status
-    cdef int most = threads
-    with nogil:
-        status = function(most, args, rows, sequences, &bad)
-    return check(status, bad, what)
-
+# Calls. Each is checked once and is a Step from then on, which can be made again without the Python in between.
 
 cdef dict tapes = {}  # thread → the tape that records its calls
 
@@ -16,17 +6,35 @@ cdef dict tapes = {}  # thread → the tape that records its calls
 @final
 cdef class Step:
     """One call of C and all that it needs: the function, its arguments, what these point to, and the objects whose
-    memory that is."""
+    memory that is. rows, columns: of the float32 arrays that it works through, its results too."""
     cdef cq_call *function
     cdef str what
     cdef cq_args args
     cdef cq_codes codes, sum_codes, coding
     cdef cq_norm norm
     cdef list held
-    cdef int64_t rows, sequences
+    cdef int64_t rows, columns, sequences
+
+    cdef float *matrix(self, array, str name, int use=READ) except? NULL:
+        return floats(array, name, self.rows, self.columns, use)
+
+    cdef float *per_column(self, array, str name, int use=READ) except? NULL:
+        return floats(array, name, self.columns, FLAT, use)
+
+    cdef float *per_row(self, array, str name, int use=READ) except? NULL:
+        return floats(array, name, self.rows, FLAT, use)
+
+    cdef object new(self, float **data):
+        """A new matrix for results."""
+        return new_floats(data, self.rows, self.columns)
 
     cdef int run(self) except -1:
-        return call(self.function, &self.args, self.rows, self.what, self.sequences)
+        cdef int64_t bad = 0
+        cdef cq_status status
+        cdef int most = threads
+        with nogil:
+            status = self.function(most, &self.args, self.rows, self.sequences, &bad)
+        return check(status, bad, self.what)
 
     cdef object first(self, result):
         """Makes the call, keeps it where this thread records, and returns `result`, which it fills."""
@@ -39,19 +47,19 @@ cdef class Step:
         return result
 
 
-cdef Step new_step(cq_call *function, str what, int64_t rows, list held):
+cdef Step new_step(cq_call *function, str what, tuple shape, list held):
+    """what: the call's name, in errors. shape: rows and columns. held: the objects whose memory it reads."""
     cdef Step step = Step()
-    step.function, step.what, step.rows, step.held = function, what, rows, held
+    if len(shape) != 2:
+        raise CqError(f"{what}: need an array of two dimensions, got shape {shape}")
+    step.function, step.what, step.held = function, what, held
+    step.rows, step.columns = shape
     return step
 
 
 @final
 cdef class Tape:
-    """Records this thread's calls, `with` it, and makes them again: the same functions on the same arrays, whose
-    contents may have changed meanwhile, without the Python in between. Recorded are embed, norm, linear, gate, rope,
-    attention, attention_kept, quantize and dequantize; what else happened, NumPy's work included, is not. Results
-    stand in the arrays that the recorded calls returned. capacity: tokens that these arrays hold and are recorded
-    with, for calls that are made again with fewer, or 0."""
+    """Records this thread's calls, `with` it, and makes them again. capacity: tokens that the results hold, or 0."""
     cdef list steps
     cdef readonly int64_t capacity
 

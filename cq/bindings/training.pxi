@@ -4,85 +4,72 @@ cdef dict FUNCTIONS = {"exp": CQ_EXP, "log": CQ_LOG, "sin": CQ_SIN, "cos": CQ_CO
 
 
 def elementary(str name, x, y=None):
-    """A new array: the function of each element of x, float64 or float32 of any shape; float32 is computed in float64
-    and rounded once. name: exp, log, sin, cos, tanh, or power, which takes x to y: float64, (1,) or flat, one per
-    element."""
+    """A new array: the function of each element of x, float64 or float32 of any shape."""
     if name not in FUNCTIONS or (y is None) != (name != "power"):
         raise CqError(f"function: {name!r} is not known, or has another number of arguments")
-    cdef cq_args args
-    cdef cq_elementary_args *a = &args.elementary
     out = new_array(x.shape, x.dtype)
-    a.function, a.single = <cq_function><int>FUNCTIONS[name], x.dtype == FLOAT32
+    cdef Step step = new_step(cq_elementary, name, (out.size, 1), [x, y])
+    cdef cq_elementary_args *a = &step.args.elementary
+    cdef char format = c"f" if x.dtype == FLOAT32 else c"d"
+    a.function, a.single = <cq_function><int>FUNCTIONS[name], format == c"f"
     a.y_step = y is not None and y.shape[0] != 1
-    a.x = pointer(x, "x", c"f" if a.single else c"d", ANY, ALL, READ)
-    a.y = <const double *>pointer(y, "y", c"d", out.size if a.y_step else 1, FLAT, MAYBE)
-    a.out = pointer(out, "out", c"f" if a.single else c"d", ANY, ALL, WRITE)
-    call(cq_elementary, &args, out.size, name)
-    return out
+    a.x, a.out = pointer(x, "x", format, ANY, ALL, READ), pointer(out, "out", format, ANY, ALL, WRITE)
+    a.y = <const double *>pointer(y, "y", c"d", step.rows if a.y_step else 1, FLAT, MAYBE)
+    return step.first(out)
 
 
 def dot_rows(x, y):
     """Of float32 x and y (rows, n) each row's sum of products, float32 (rows,)."""
-    cdef int64_t rows = x.shape[0], n = x.shape[1]
-    cdef cq_args a
-    a.dot_rows.x, a.dot_rows.y, a.dot_rows.columns = floats(x, "x", rows, n), floats(y, "y", rows, n), n
-    sums = new_floats(&a.dot_rows.sums, rows)
-    call(cq_dot_rows, &a, rows, "dot_rows")
-    return sums
+    cdef Step step = new_step(cq_dot_rows, "dot_rows", x.shape, [x, y])
+    cdef cq_dot_rows_args *a = &step.args.dot_rows
+    a.x, a.y, a.columns = step.matrix(x, "x"), step.matrix(y, "y"), step.columns
+    return step.first(new_floats(&a.sums, step.rows))
 
 
 def column_sums(x):
     """Of float32 x (rows, n) the sums over rows, float32 (n,)."""
-    cdef int64_t rows = x.shape[0], n = x.shape[1]
-    cdef cq_args a
-    a.column_sums.x, a.column_sums.columns = floats(x, "x", rows, n), n
-    sums = new_floats(&a.column_sums.sums, n)
-    call(cq_column_sums, &a, rows, "column_sums")
-    return sums
+    cdef Step step = new_step(cq_column_sums, "column_sums", x.shape, [x])
+    cdef cq_column_sums_args *a = &step.args.column_sums
+    a.x, a.columns = step.matrix(x, "x"), step.columns
+    return step.first(new_floats(&a.sums, step.columns))
 
 
 def slope(x, activation):
     """act(x) and its derivative, of float32 x (rows, n)."""
-    cdef int64_t rows = x.shape[0], n = x.shape[1]
-    cdef cq_args a
-    a.slope.x, a.slope.activation = floats(x, "x", rows, n), activation_of(activation)
-    y, slopes = new_floats(&a.slope.y, rows, n), new_floats(&a.slope.slope, rows, n)
-    call(cq_slope, &a, rows * n, "slope")
-    return y, slopes
+    cdef Step step = new_step(cq_slope, "slope", x.shape, [x])
+    cdef cq_slope_args *a = &step.args.slope
+    a.x, a.activation = step.matrix(x, "x"), activation_of(activation)
+    y, slopes = step.new(&a.y), step.new(&a.slope)
+    step.rows *= step.columns  # to C they are flat
+    return step.first((y, slopes))
 
 
 def round_codes(x, scales, lows, highs, shifts=None):
-    """clip(rint(x / scales), lows, highs) + shifts, whole numbers in float32, of finite float32 x (rows, n); the same
-    from lows on as uint8; and which rows were clipped, bool (rows,). scales, lows, highs, shifts: float32, all (1,),
-    (rows,) or (1, n)."""
-    cdef int64_t rows = x.shape[0], n = x.shape[1], ends = scales.shape[0], columns = n if scales.ndim == 2 else FLAT
-    cdef cq_args args
-    cdef cq_round_args *a = &args.round
+    """clip(rint(x / scales), lows, highs) + shifts of finite float32 x (rows, n), whole numbers in float32; the same
+    from lows on as uint8; and which rows were clipped. The others: float32, all (1,), (rows,) or (1, n)."""
+    cdef Step step = new_step(cq_round, "round_codes", x.shape, [x, scales, lows, highs, shifts])
+    cdef cq_round_args *a = &step.args.round
     cdef cq_rounding *r = &a.rounding
-    if ends != 1 and (scales.ndim == 2 or ends != rows):
-        raise CqError(f"scales: need one, one per row or one per column of x {tuple(x.shape)}, got {describe(scales)}")
-    r.by = CQ_BY_ROW if ends == rows else CQ_BY_ONE
-    if columns != FLAT:
-        r.by = CQ_BY_COLUMN
+    cdef int64_t ends = 1, columns = step.columns if scales.ndim == 2 else FLAT
+    r.by = CQ_BY_ONE if columns == FLAT else CQ_BY_COLUMN
+    if columns == FLAT and scales.shape[0] == step.rows:
+        r.by, ends = CQ_BY_ROW, step.rows
     r.scales, r.lows = floats(scales, "scales", ends, columns), floats(lows, "lows", ends, columns)
     r.highs, r.shifts = floats(highs, "highs", ends, columns), floats(shifts, "shifts", ends, columns, MAYBE)
-    a.x, a.columns = floats(x, "x", rows, n), n
-    y, stored, clipped = new_floats(&a.y, rows, n), new_array((rows, n), UINT8), new_array(rows, UINT8)
-    a.bytes, a.clipped = bytes_of(stored, "stored", rows, n, WRITE), bytes_of(clipped, "clipped", rows, FLAT, WRITE)
-    call(cq_round, &args, rows, "round_codes")
-    return y, stored, clipped.view(DTYPES["bool"])
+    stored, clipped = new_array((step.rows, step.columns), UINT8), new_array(step.rows, UINT8)
+    a.x, a.columns = step.matrix(x, "x"), step.columns
+    a.bytes = <uint8_t *>pointer(stored, "stored", c"B", step.rows, step.columns, WRITE)
+    a.clipped = <uint8_t *>pointer(clipped, "clipped", c"B", step.rows, FLAT, WRITE)
+    return step.first((step.new(&a.y), stored, clipped.view(DTYPES["bool"])))
 
 
 def exponents(x, float factor, bint coded):
     """Each row of float32 x (..., n) to exp(factor * (x - max)) or, coded, rint(255 * 2^(factor * (x - max))) as int8
     attention has it, in place; -Inf to 0. Gives the rows' sums, float32 (..., 1)."""
-    cdef int64_t n = x.shape[x.ndim - 1], rows = x.size // n if n else 0
-    cdef cq_args a
-    a.exponents.x, a.exponents.columns = floats(x, "x", ANY, ALL, WRITE), n
-    a.exponents.factor, a.exponents.coded = factor, coded
-    sums = new_floats(&a.exponents.sums, rows)
-    call(cq_exponents, &a, rows, "exponents")
-    return sums.reshape(*x.shape[:-1], 1)
+    cdef Step step = new_step(cq_exponents, "exponents", as_rows(x), [x])
+    cdef cq_exponents_args *a = &step.args.exponents
+    a.x, a.columns, a.factor, a.coded = floats(x, "x", ANY, ALL, WRITE), step.columns, factor, coded
+    return step.first(new_floats(&a.sums, step.rows).reshape(*x.shape[:-1], 1))
 
 
 def softmax_back(g, p, inverses, float factor):
@@ -90,70 +77,60 @@ def softmax_back(g, p, inverses, float factor):
     float32 g and p (..., n), inverses (..., 1)."""
     if g.shape != p.shape or inverses.shape != (*g.shape[:-1], 1):
         raise CqError(f"softmax_back: shapes do not match: g {g.shape}, p {p.shape}, inverses {inverses.shape}")
-    cdef int64_t n = g.shape[g.ndim - 1], rows = g.size // n if n else 0
-    cdef cq_args args
-    cdef cq_softmax_back_args *a = &args.softmax_back
-    a.g, a.p = floats(g, "g", ANY, ALL, WRITE), floats(p, "p", ANY, ALL)
-    a.inverses, a.columns, a.factor = floats(inverses, "inverses", ANY, ALL), n, factor
-    call(cq_softmax_back, &args, rows, "softmax_back")
+    cdef Step step = new_step(cq_softmax_back, "softmax_back", as_rows(g), [g, p, inverses])
+    cdef cq_softmax_back_args *a = &step.args.softmax_back
+    a.g, a.p, a.columns = floats(g, "g", ANY, ALL, WRITE), floats(p, "p", ANY, ALL), step.columns
+    a.inverses, a.factor = floats(inverses, "inverses", ANY, ALL), factor
+    step.first(None)
+
+
+cdef tuple as_rows(x):
+    """The shape of an array (..., n) as rows."""
+    return x.size // max(1, x.shape[-1]), x.shape[-1]
 
 
 def rescale(x, scales, before=None, row_scales=None, after=None, out=None):
-    """(x + before) * row_scales[:, None] * scales + after, of float32 x (rows, n): scales, before, after (n,),
-    row_scales (rows,). out: an array for it, which may be x."""
-    cdef int64_t rows = x.shape[0], n = x.shape[1]
-    cdef cq_args a
-    cdef cq_rescaling *r = &a.rescale.rescaling
-    r.scales, r.row_scales = floats(scales, "scales", n), floats(row_scales, "row_scales", rows, FLAT, MAYBE)
-    r.before, r.after = floats(before, "before", n, FLAT, MAYBE), floats(after, "after", n, FLAT, MAYBE)
-    out = new_array((rows, n), FLOAT32) if out is None else out
-    a.rescale.x, a.rescale.y = floats(x, "x", rows, n), floats(out, "out", rows, n, WRITE)
-    a.rescale.columns = n
-    call(cq_rescale, &a, rows, "rescale")
-    return out
+    """(x + before) * row_scales[:, None] * scales + after, of float32 x (rows, n), in `out`, which may be x."""
+    cdef Step step = new_step(cq_rescale, "rescale", x.shape, [x, scales, before, row_scales, after])
+    cdef cq_rescale_args *a = &step.args.rescale
+    cdef cq_rescaling *r = &a.rescaling
+    r.scales, r.row_scales = step.per_column(scales, "scales"), step.per_row(row_scales, "row_scales", MAYBE)
+    r.before, r.after = step.per_column(before, "before", MAYBE), step.per_column(after, "after", MAYBE)
+    out = step.new(&a.y) if out is None else out
+    a.x, a.y, a.columns = step.matrix(x, "x"), step.matrix(out, "out", WRITE), step.columns
+    return step.first(out)
 
 
 def norm_kept(x, weight, bias, float eps, bint rms):
     """Layer or RMS norm of float32 x (rows, n), with weight and optional bias (n,): the result; what weight and bias
     follow; and the inverse (rows,) of what each row was divided by."""
-    cdef int64_t rows = x.shape[0], n = x.shape[1]
-    cdef cq_args args
-    cdef cq_norm_kept_args *a = &args.norm_kept
-    a.x, a.columns, a.norm.eps, a.norm.rms = floats(x, "x", rows, n), n, eps, rms
-    a.norm.weight, a.norm.bias = floats(weight, "weight", n), floats(bias, "bias", n, FLAT, MAYBE)
-    y, kept, factors = new_floats(&a.y, rows, n), new_floats(&a.kept, rows, n), new_floats(&a.factors, rows)
-    call(cq_norm_kept, &args, rows, "norm_kept")
-    return y, kept, factors
+    cdef Step step = new_step(cq_norm_kept, "norm_kept", x.shape, [x, weight, bias])
+    cdef cq_norm_kept_args *a = &step.args.norm_kept
+    a.x, a.columns, a.norm.eps, a.norm.rms = step.matrix(x, "x"), step.columns, eps, rms
+    a.norm.weight, a.norm.bias = step.per_column(weight, "weight"), step.per_column(bias, "bias", MAYBE)
+    return step.first((step.new(&a.y), step.new(&a.kept), new_floats(&a.factors, step.rows)))
 
 
 def norm_back(g, weight, kept, factors, bint rms):
     """From g, the gradient of what norm_kept gave: that of x, and g * kept, whose column sums are the weight's."""
-    cdef int64_t rows = g.shape[0], n = g.shape[1]
-    cdef cq_args args
-    cdef cq_norm_back_args *a = &args.norm_back
-    a.g, a.kept, a.factors = floats(g, "g", rows, n), floats(kept, "kept", rows, n), floats(factors, "factors", rows)
-    a.norm.weight, a.norm.bias, a.norm.eps, a.norm.rms = floats(weight, "weight", n), NULL, 0, rms
-    a.columns = n
-    dx, of_weight = new_floats(&a.dx, rows, n), new_floats(&a.of_weight, rows, n)
-    call(cq_norm_back, &args, rows, "norm_back")
-    return dx, of_weight
+    cdef Step step = new_step(cq_norm_back, "norm_back", g.shape, [g, weight, kept, factors])
+    cdef cq_norm_back_args *a = &step.args.norm_back
+    a.g, a.kept, a.factors = step.matrix(g, "g"), step.matrix(kept, "kept"), step.per_row(factors, "factors")
+    a.norm.weight, a.norm.rms, a.columns = step.per_column(weight, "weight"), rms, step.columns
+    return step.first((step.new(&a.dx), step.new(&a.of_weight)))
 
 
 def adamw(p, g, mean, square, units, choices, row_rates=None):
-    """A step of AdamW over flat float32 arrays (n,), of which p, mean and square change; units (n,) or None. choices:
-    beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep (see cq_adamw). row_rates (rows,): what the rate
-    is multiplied by in each of so many equal parts."""
-    cdef int64_t n = p.shape[0]
-    cdef cq_args args
-    cdef cq_adamw_args *a = &args.adamw
+    """A step of AdamW over flat float32 arrays (n,), of which p, mean and square change; see cq_adamw_args."""
+    cdef Step step = new_step(cq_adamw_step, "adamw", (p.shape[0], 1), [p, g, mean, square, units, row_rates])
+    cdef cq_adamw_args *a = &step.args.adamw
     cdef cq_adamw *c = &a.adamw
     c.beta1, c.beta2, c.gradient, c.gradient_square, c.root, c.epsilon, c.rate, c.keep = choices
-    a.p, a.mean = floats(p, "p", n, FLAT, WRITE), floats(mean, "mean", n, FLAT, WRITE)
-    a.square, a.g = floats(square, "square", n, FLAT, WRITE), floats(g, "g", n)
-    a.units = floats(units, "units", n, FLAT, MAYBE)
+    a.p, a.g, a.mean = step.per_row(p, "p", WRITE), step.per_row(g, "g"), step.per_row(mean, "mean", WRITE)
+    a.square, a.units = step.per_row(square, "square", WRITE), step.per_row(units, "units", MAYBE)
     a.row_rates = floats(row_rates, "row_rates", ANY, FLAT, MAYBE)
     if row_rates is not None:
-        a.columns = n // max(1, row_rates.shape[0])
-        if a.columns * row_rates.shape[0] != n:
-            raise CqError(f"row_rates: {n} parameters are not {row_rates.shape[0]} equal rows")
-    call(cq_adamw_step, &args, n, "adamw")
+        a.columns = step.rows // max(1, row_rates.shape[0])
+        if a.columns * row_rates.shape[0] != step.rows:
+            raise CqError(f"row_rates: {step.rows} parameters are not {row_rates.shape[0]} equal rows")
+    step.first(None)

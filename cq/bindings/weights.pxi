@@ -28,16 +28,8 @@ cdef class FloatWeight(Packed):
         self.w.floats = floats(panels, "panels", whole_panels(n) * k)
         self.w.k, self.w.n, self.w.group_size = k, n, k
 
-    @property
-    def nbytes(self):
-        return self.panels.nbytes
-
     def __reduce__(self):
         return pack_floats, (self.unpack(),)
-
-    def columns(self, int64_t first, int64_t last):
-        """Some columns as a weight that shares this one's memory. first: a multiple of 16."""
-        return FloatWeight(self.panels[first * self.k:whole_panels(last) * self.k], self.k, last - first)
 
     def unpack(self):
         """float32 (k, n), laid out by columns: as (n, k) it is contiguous."""
@@ -49,14 +41,13 @@ def pack_floats(b):
     """b float32 (k, n), of which one axis is contiguous, as a FloatWeight."""
     if b.dtype != FLOAT32 or b.ndim != 2:
         raise CqError(f"b: need a float32 array of two dimensions, got {describe(b)}")
-    cdef int64_t k = b.shape[0], n = b.shape[1], row_stride, column_stride
-    cdef const float *data = <const float *>read_matrix(b, "b", False, &row_stride, &column_stride)
-    panels = aligned(whole_panels(n) * k * 4).view(np.float32)
+    cdef Matrix m = read_floats(b, "b")
+    panels = aligned(whole_panels(m.columns) * m.rows * 4).view(np.float32)
     cdef float *to = floats(panels, "panels", ANY, FLAT, WRITE)
     cdef int most = threads
     with nogil:
-        cq_pack_f32(most, data, row_stride, column_stride, k, n, to)
-    return FloatWeight(panels, k, n)
+        cq_pack_f32(most, <const float *>m.data, m.row, m.column, m.rows, m.columns, to)
+    return FloatWeight(panels, m.rows, m.columns)
 
 
 @final
@@ -78,7 +69,7 @@ cdef class Weight(Packed):
         self.ready_panels, self.ready_sums, self.source = panels, column_sums, source
         self.zero_points, self.scales, self.k, self.n, self.group_size = zero_points, scales, k, n, group_size
         if source is None:
-            self.w.panels = int8s(panels, "panels", cq_packed_bytes(k, n))
+            self.w.panels = <int8_t *>pointer(panels, "panels", c"b", cq_packed_bytes(k, n), FLAT, READ)
             self.w.column_sums = int32s(column_sums, "column_sums", n)
         self.w.zero_points = int32s(zero_points, "zero_points", groups, n, MAYBE)
         self.w.scales = floats(scales, "scales", groups, n, MAYBE)
@@ -112,7 +103,7 @@ cdef class Weight(Packed):
     def __reduce__(self):
         """As codes, still in their file where nobody has wanted them yet; they are packed where they arrive."""
         source = self.source
-        return repacked, (self.unpack() if source is None else source, self.zero_points, self.scales, self.group_size)
+        return pack, (self.unpack() if source is None else source, self.zero_points, self.scales, self.group_size)
 
     def unpack(self):
         """The codes, int8 (k, n)."""
@@ -120,36 +111,28 @@ cdef class Weight(Packed):
         if source is not None:
             return np.array(source.read())
         b = new_array((self.k, self.n), INT8)
-        cdef int8_t *to = int8s(b, "b", self.k, self.n, WRITE)
+        cdef int8_t *to = <int8_t *>pointer(b, "b", c"b", self.k, self.n, WRITE)
         with nogil:
             cq_unpack(&self.w, to)
         return b
 
 
 def pack(b, zero_points=None, scales=None, int64_t group_size=0):
-    """A Weight of b: int8 (k, n), any strides, or what has dtype, shape and a method `read` that gives such codes
-    when they are wanted; zero_points int32 (groups, n) or None; scales float32 (groups, n) or None; a group holds
-    group_size rows of b (0: all of them)."""
+    """A Weight of b, int8 (k, n) of any strides, or deferred; zero_points and scales may lie anywhere."""
     if b.dtype != INT8 or b.ndim != 2:
         raise CqError(f"b: need an int8 array of two dimensions, got {describe(b)}")
-    cdef int64_t k, n, row_stride, column_stride
+    zero_points = None if zero_points is None else np.require(zero_points, requirements="AC")
+    scales = None if scales is None else np.require(scales, requirements="AC")
     if not isinstance(b, ndarray):
-        k, n = b.shape
-        return Weight(None, None, zero_points, scales, k, n, group_size or k, b)
-    cdef const int8_t *codes = <const int8_t *>matrix(b, "b", False, &k, &n, &row_stride, &column_stride)
-    panels, sums = aligned(cq_packed_bytes(k, n)), new_array(n, INT32)
-    cdef int8_t *to = int8s(panels, "panels", ANY, FLAT, WRITE)
-    cdef int32_t *column_sums = int32s(sums, "column_sums", n, FLAT, WRITE)
-    cdef const int32_t *zeros = int32s(zero_points, "zero_points", ANY, n, MAYBE)
+        return Weight(None, None, zero_points, scales, *b.shape, group_size or b.shape[0], b)
+    cdef Matrix m = read_matrix(b, "b")
+    panels, sums = aligned(cq_packed_bytes(m.rows, m.columns)), new_array(m.columns, INT32)
+    cdef int8_t *to = <int8_t *>pointer(panels, "panels", c"b", ANY, FLAT, WRITE)
+    cdef int32_t *column_sums = int32s(sums, "column_sums", m.columns, FLAT, WRITE)
+    cdef const int32_t *zeros = int32s(zero_points, "zero_points", ANY, m.columns, MAYBE)
     with nogil:
-        cq_pack(codes, row_stride, column_stride, k, n, zeros, to, column_sums)
-    return Weight(panels, sums, zero_points, scales, k, n, group_size or k)
-
-
-def repacked(b, zero_points, scales, int64_t group_size):
-    """As pack, of parameters that may lie anywhere, as those in a message do."""
-    zero_points, scales = (None if x is None else np.require(x, requirements="AC") for x in (zero_points, scales))
-    return pack(b, zero_points, scales, group_size)
+        cq_pack(<const int8_t *>m.data, m.row, m.column, m.rows, m.columns, zeros, to, column_sums)
+    return Weight(panels, sums, zero_points, scales, m.rows, m.columns, group_size or m.rows)
 
 
 @final
@@ -169,9 +152,6 @@ cdef class Memory:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, self.size, False, flags)
-
-    def __releasebuffer__(self, Py_buffer *view):
-        pass
 
 
 cdef Memory shared = None  # where small weights lie side by side

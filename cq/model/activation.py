@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import _core, affine
 from ..errors import CqError
-from .forms import Fixed, Form, PerTensor, PerToken, Smoothed
+from .forms import Fixed, Form, PerTensor, PerToken, Smoothed, Stretched
 
 
 class Activation:
@@ -24,7 +24,7 @@ class Activation:
     def floats(self) -> np.ndarray:
         """float32 (tokens, features); decoded from codes where only they exist."""
         if self.values is None:
-            self.values = next(iter(self.codes.values())).dequantize()
+            self.values = decode(next(iter(self.codes.values())))
         return self.values
 
     def for_product(self, form: Form) -> tuple[np.ndarray | _core.Coded, "PerToken | Fixed | None"]:
@@ -50,6 +50,25 @@ def encode(x: np.ndarray, form: PerToken | PerTensor | Fixed | Smoothed) -> _cor
         scale, zero_point = affine.dynamic_qparams(lo, hi, form.dtype, form.symmetric)
         form = Fixed(form.dtype, form.symmetric, float(scale), int(zero_point))
     return _core.quantize(x, form)
+
+
+def decode(coded: _core.Coded) -> np.ndarray:
+    """codes → what they stand for, float32 (tokens, features)."""
+    form, scale, zero_point = coded.smoothed, coded.scale, coded.zero_point
+    if isinstance(form, Stretched):
+        steps = form.columns.scale / form.scale
+        return np.asarray(steps * _above(coded, form.columns.zero_point) * np.asarray(scale)[:, None])
+    if form is not None:
+        return np.asarray(form.columns.scale * _above(coded, form.columns.zero_point))
+    if not isinstance(scale, np.ndarray) or scale.ndim == 1:
+        return coded.dequantize()
+    repeated = coded.columns // scale.shape[1]  # parameters of groups of columns, or of each
+    return np.asarray(np.repeat(scale, repeated, 1) * _above(coded, np.repeat(zero_point, repeated, 1)))
+
+
+def _above(coded: _core.Coded, zero_point: int | np.ndarray) -> np.ndarray:
+    """How far codes are above their zero points."""
+    return np.asarray((coded.codes - zero_point).astype(np.float32))
 
 
 def finite(scores: np.ndarray, name: str) -> np.ndarray:

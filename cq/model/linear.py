@@ -99,7 +99,9 @@ class Linear:
         packed = joint.packed
         for layer, width in zip(layers, widths):
             if first % _core.PANEL == 0:
-                layer._take(packed.columns(first, first + width))
+                whole = -(-width // _core.PANEL) * _core.PANEL
+                panels = packed.panels[first * packed.k : (first + whole) * packed.k]
+                layer._take(_core.FloatWeight(panels, packed.k, width))
             first += width
         return joint
 

@@ -2,6 +2,7 @@
 gives the same bits, and by plain formulas for float64, in which gradients are checked. Knows no layers."""
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from numpy.typing import ArrayLike
 from .. import _core, functions
 
 _SPAN, _PART = 4096, 1 << 20
+_trainings: list[None] = []  # one for each that runs
+_counting = threading.Lock()
 # erfc(x) = exp(-x * x) * (a1 t + ... + a5 t**5), t = 1 / (1 + p x), x >= 0, to 1.5e-7: Abramowitz, Stegun 1964, 7.1.26
 _P, _A = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
@@ -18,12 +21,16 @@ _P, _A = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Freed memory stays at hand for the next step, which makes the same arrays: with pages new from the system a step
-    takes a sixth longer."""
-    _core.keep_freed(True)
+    takes a sixth longer. It does so for the whole process, until the last training ends."""
+    with _counting:
+        _trainings.append(None)
+        _core.keep_freed(True)
     try:
         yield
     finally:
-        _core.keep_freed(False)
+        with _counting:
+            _trainings.pop()
+            _core.keep_freed(bool(_trainings))
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:

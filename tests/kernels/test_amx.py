@@ -12,7 +12,7 @@ from compiled import compiled
 import cq
 from cq import _core
 
-pytestmark = pytest.mark.skipif("amx" not in _core.isa_available(), reason="this CPU has no AMX")
+pytestmark = pytest.mark.skipif("amx" in _core.isa_missing(), reason="this CPU has no AMX")
 SMALL_SIGNAL_STACK = """
 import ctypes
 class Stack(ctypes.Structure):

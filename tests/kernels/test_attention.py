@@ -10,6 +10,7 @@ from scipy import special
 
 import cq
 from cq import _core, affine
+from cq.model.activation import decode
 from cq.model.forms import Fixed, PerHead, PerToken
 
 F = np.float32
@@ -205,7 +206,7 @@ def test_codes_are_near_the_formula(kind, causal, rng):
         offsets, scale = offsets_of(lengths), sharp * dim**-0.5
         static = kind == "static"
         qkv = made(kind, rng, offsets[-1], heads, kv, dim)
-        x = qkv.dequantize()
+        x = decode(qkv)
         got = _core.attention(qkv, offsets, heads, kv, causal, scale)
         error = np.abs(got - exact(x, offsets, heads, kv, causal, scale)).reshape(len(x), heads, dim)
         q, k, v = parts(x.astype(float), heads, kv)
@@ -306,7 +307,7 @@ def test_relative_positions(kind, has, rng):
             one, alone = rows(qkv, a, b), (np.int32([0, b - a]), heads, kv, False, scale)
             again = _core.attention(one, *alone, None, None, None, 0.0, relative)
             assert again.tobytes() == got[a:b].tobytes()
-            bias = met(one if kind == "float32" else one.dequantize(), relative, heads, kv, scale)
+            bias = met(one if kind == "float32" else decode(one), relative, heads, kv, scale)
             if kind == "float32":
                 np.testing.assert_allclose(again, exact(one, *alone, bias), rtol=0, atol=3e-6)
             else:
@@ -377,7 +378,7 @@ def test_one_token_attends_to_itself(kind, rng):
     """Its values come back; in codes to half a step of 1/255."""
     for dim in (2, 8, 33):
         qkv = made(kind, rng, 1, 4, 2, dim)
-        v = parts(qkv if kind == "float32" else qkv.dequantize(), 4, 2)[2][:, [0, 0, 1, 1]].reshape(1, -1)
+        v = parts(qkv if kind == "float32" else decode(qkv), 4, 2)[2][:, [0, 0, 1, 1]].reshape(1, -1)
         got = _core.attention(qkv, np.int32([0, 1]), 4, 2, False, 0.3)
         np.testing.assert_allclose(got, v, rtol=0.003, atol=0)
 
@@ -444,7 +445,7 @@ def test_large_scores(rng):
             * np.exp(rng.normal(0, 0.5, (150, 3, 1)))
         )
         qkv = _core.quantize(x.astype(F).reshape(150, 24), PerHead("int8", True, 8))
-        q, k, v = np.split(qkv.dequantize().astype(float), 3, 1)
+        q, k, v = np.split(decode(qkv).astype(float), 3, 1)
         first, second = np.sort(q @ k.T, 1)[:, :-3:-1].T
         clear = first - second > 20
         got = _core.attention(qkv, np.int32([0, 150]), 1, 1, False, 1.0)

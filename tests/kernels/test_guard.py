@@ -15,7 +15,7 @@ from compiled import compiled
 from cq import _core
 
 WORKER = Path(__file__).parent / "kernel_worker.py"
-ISAS = _core.isa_available()
+ISAS = [name for name in _core.ISAS if name not in _core.isa_missing()]
 SHIM = r"""
 #include <pthread.h>
 #include <stdlib.h>
