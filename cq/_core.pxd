@@ -290,8 +290,6 @@ cdef extern from "cq.h" nogil:
         const int64_t *c_at
         int add
     int64_t cq_packed_bytes(int64_t, int64_t)
-    void *cq_weight_memory(int64_t)
-    void cq_weight_free(void *, int64_t)
     void cq_pack(const int8_t *, int64_t, int64_t, int64_t, int64_t, const int32_t *, int8_t *, int32_t *)
     void cq_unpack(const cq_weight *, int8_t *)
     void cq_pack_f32(int, const float *, int64_t, int64_t, int64_t, int64_t, float *)

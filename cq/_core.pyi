@@ -12,6 +12,8 @@ MAX_K: int
 PANEL: int
 COMPILER: str
 ISAS: tuple[str, ...]
+ISAS_MISSING: dict[str, str]
+ISA: str
 
 class _Norm(Protocol):
     """What the core reads of a model.norm.Norm."""
@@ -34,8 +36,6 @@ class _Deferred(Protocol):
 
 # --- the machine ---
 
-def isa() -> str: ...
-def isa_missing() -> dict[str, str]: ...
 def get_threads() -> int: ...
 def set_threads(n: int) -> None: ...
 def keep_freed(on: bool) -> None: ...
@@ -98,10 +98,6 @@ def min_max(x: np.ndarray) -> tuple[float, float]: ...
 
 # --- weights ---
 
-@final
-class Memory:
-    def __new__(cls, size: int) -> Memory: ...
-
 @disjoint_base
 class Packed:
     @property
@@ -147,7 +143,6 @@ class Weight(Packed):
     ) -> None: ...
     def unpack(self) -> np.ndarray: ...
 
-def aligned(size: int) -> np.ndarray: ...
 def pack(
     b: np.ndarray | _Deferred,
     zero_points: np.ndarray | None = None,
@@ -220,11 +215,9 @@ def linear(
     gated: bool = False,
     hadamard: int = 0,
 ) -> np.ndarray | Coded | tuple[np.ndarray | Coded, np.ndarray | Coded]: ...
-def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
-    """The product of float32 or float64 matrices a (..., m, k) and b (..., k, n), summed in order of k on every CPU:
-    float32 by fused multiply-adds, float64 with each product rounded. Leading axes of float32 arrays broadcast as
-    NumPy's do; float64 arrays have none. out: an array for the result, which shares no memory with a or b; add: the
-    product is added to what it holds."""
+def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool) -> None:
+    """out = a b, or out + a b, of float32 or float64 arrays a (..., m, k), b (..., k, n) and out (..., m, n), which
+    shares no memory with them; see functions.matmul."""
 
 # --- the layers of a transformer ---
 
@@ -347,9 +340,19 @@ def column_sums(x: np.ndarray) -> np.ndarray: ...
 def slope(x: np.ndarray, activation: str | None) -> tuple[np.ndarray, np.ndarray]: ...
 def round_codes(
     x: np.ndarray, scales: np.ndarray, lows: np.ndarray, highs: np.ndarray, shifts: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
-def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray: ...
-def softmax_back(g: np.ndarray, p: np.ndarray, inverses: np.ndarray, factor: float) -> None: ...
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """clip(rint(x / scales), lows, highs) + shifts, whole numbers in float32, of finite float32 x (rows, n); the same
+    from lows on as uint8; and which rows were clipped, bool (rows,). scales, lows, highs, shifts: float32, all (1,),
+    (rows,) or (1, n)."""
+
+def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
+    """Each row of float32 x (..., n) to exp(factor * (x - max)) or, coded, rint(255 * 2^(factor * (x - max))) as int8
+    attention has it, in place; -Inf to 0. Gives the rows' sums, float32 (..., 1)."""
+
+def softmax_back(g: np.ndarray, p: np.ndarray, inverses: np.ndarray, factor: float) -> None:
+    """The reverse of softmax along the last axis: g = factor * (g - sum(g * w)) * w in place, w = p * inverses. float32
+    g and p (..., n), inverses (..., 1)."""
+
 def rescale(
     x: np.ndarray,
     scales: np.ndarray,
@@ -360,7 +363,10 @@ def rescale(
 ) -> np.ndarray: ...
 def norm_kept(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float, rms: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Layer or RMS norm of float32 x (rows, n), with weight and optional bias (n,): the result; what weight and bias
+    follow; and the inverse (rows,) of what each row was divided by."""
+
 def norm_back(
     g: np.ndarray, weight: np.ndarray, kept: np.ndarray, factors: np.ndarray, rms: bool
 ) -> tuple[np.ndarray, np.ndarray]: ...

@@ -7,7 +7,7 @@ Arrays must be C-contiguous and of the exact dtype; float32 is (rows, columns). 
 field `kind` and those that come with it (cq/model/forms.py). """
 import os
 import numpy as np
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_FillInfo, \
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, \
     PyBuffer_Release, PyObject_GetBuffer, Py_buffer
 from cython cimport final
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -15,6 +15,7 @@ from libc.stdlib cimport calloc, free
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 
 from cq.errors import CqError, UnsupportedError
+from cq.memory import aligned
 
 cdef extern from *:
     const char *COMPILER_VERSION "__VERSION__"
@@ -23,7 +24,15 @@ MAX_K = CQ_MAX_K
 COMPILER = "gcc " + COMPILER_VERSION.decode()
 PANEL = CQ_PANEL
 ISAS = ("scalar", "avx2", "avx512bw", "avxvnni", "avx512vnni", "amx")  # slowest first
+ISAS_MISSING = {name: cq_isa_lacks(name.encode()).decode() for name in ISAS if cq_isa_lacks(name.encode()) != NULL}
 cdef int threads = 1  # read and written under Python's lock
+
+if cq_select():
+    raise UnsupportedError(f"CQ_ISA={os.environ['CQ_ISA']!r}: need one of {', '.join(ISAS)}; this CPU has only "
+                           f"{', '.join([name for name in ISAS if name not in ISAS_MISSING])}")
+if cq_guard_fork():
+    raise MemoryError("cq: no memory to register the fork handler")
+ISA = cq_isa().decode()  # whose kernels run
 
 include "bindings/arrays.pxi"    # pointers to checked arrays, new arrays, errors
 include "bindings/steps.pxi"     # calls that can be made again
@@ -33,16 +42,6 @@ include "bindings/products.pxi"  # matrix products, with what follows one
 include "bindings/layers.pxi"    # embeddings, norms, gates, rotary positions
 include "bindings/attention.pxi"
 include "bindings/training.pxi"  # passes over float32, elementary functions
-
-
-def isa():
-    """The instruction set whose kernels run, one of ISAS."""
-    return cq_isa().decode()
-
-
-def isa_missing():
-    """Those of ISAS that this machine does not run, and why."""
-    return {name: cq_isa_lacks(name.encode()).decode() for name in ISAS if cq_isa_lacks(name.encode()) != NULL}
 
 
 def get_threads():
@@ -69,10 +68,3 @@ def peak(str kind, int64_t repeats):
     with nogil:
         operations = cq_peak_i8(repeats) if int8 else cq_peak_f32(repeats)
     return operations
-
-
-if cq_select():
-    raise UnsupportedError(f"CQ_ISA={os.environ['CQ_ISA']!r}: need one of {', '.join(ISAS)}; this CPU has only "
-                           f"{', '.join([name for name in ISAS if name not in isa_missing()])}")
-if cq_guard_fork():
-    raise MemoryError("cq: no memory to register the fork handler")

@@ -1,5 +1,5 @@
-"""Elementary functions that give the same bits on every CPU: exp, log, sin, cos, tanh, power; and sums, the same under
-every Python. Knows nothing else.
+"""Elementary functions that give the same bits on every CPU: exp, log, sin, cos, tanh, power; products of matrices;
+and sums, the same under every Python. Knows nothing else.
 
 NumPy and the C library choose their code by CPU, and its results differ in the last bit. So whatever decides a bit of a
 model is computed here; +, -, *, / and square roots are correctly rounded everywhere.
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
+from .errors import CqError
 
 
 def exp(x: ArrayLike) -> np.ndarray:
@@ -51,6 +52,27 @@ def power(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     return _core.elementary("power", x, y.reshape(-1))[()]
 
 
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
+    """The product of float32 or float64 matrices a (..., m, k) and b (..., k, n), summed in order of k on every CPU:
+    float32 by fused multiply-adds, float64 with each product rounded. Leading axes of float32 arrays broadcast as
+    NumPy's do; float64 arrays have none. out: an array for the result, which shares no memory with a or b; add: the
+    product is added to what it holds."""
+    if a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise CqError(
+            f"a, b: need matrices that fit, got {a.dtype} of shape {a.shape} and {b.dtype} of shape {b.shape}"
+        )
+    pairs = () if a.ndim == b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = (*pairs, a.shape[-2], b.shape[-1])
+    if out is None:
+        if add:
+            raise CqError("add: is for a result that is given")
+        out = np.empty(shape, a.dtype)
+    elif out.shape != shape or out.dtype != a.dtype:
+        raise CqError(f"out: need {a.dtype} of shape {shape}, got {out.dtype} of shape {out.shape}")
+    _core.multiply(_one_axis_contiguous(a), _one_axis_contiguous(b), out, add)
+    return out
+
+
 def total(terms: Iterable[float]) -> float:
     """Their sum, one added after another. Python's own sum adds what rounding lost from version 3.12 on."""
     return reduce(operator.add, terms, 0.0)
@@ -58,6 +80,10 @@ def total(terms: Iterable[float]) -> float:
 
 def _of(name: str, x: ArrayLike) -> np.ndarray:
     return _core.elementary(name, _floats(x))[()]  # a number for a number
+
+
+def _one_axis_contiguous(x: np.ndarray) -> np.ndarray:
+    return x if x.itemsize in x.strides[-2:] else np.ascontiguousarray(x)
 
 
 def _floats(x: ArrayLike) -> np.ndarray:

@@ -38,10 +38,10 @@ def info() -> dict:
     """
     return {
         "version": _version(),
-        "isa": _core.isa(),
+        "isa": _core.ISA,
         "isa_reason": f"CQ_ISA={_CHOSEN}" if _CHOSEN else "the fastest of isa_available",
-        "isa_available": [name for name in _core.ISAS if name not in _core.isa_missing()],
-        "isa_missing": [f"{name} ({why})" for name, why in _core.isa_missing().items()],
+        "isa_available": [name for name in _core.ISAS if name not in _core.ISAS_MISSING],
+        "isa_missing": [f"{name} ({why})" for name, why in _core.ISAS_MISSING.items()],
         "threads": _core.get_threads(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),

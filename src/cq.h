@@ -114,9 +114,6 @@ typedef struct {
 } cq_weight;
 
 int64_t cq_packed_bytes(int64_t k, int64_t n);
-/* Memory for weights: 2 MB aligned, in huge pages where the system gives them. bytes >= 1. NULL where there is none. */
-void *cq_weight_memory(int64_t bytes);
-void cq_weight_free(void *memory, int64_t bytes);
 /* b: element (row, column) at b[row * row_stride + column * column_stride]. panels must be 64-byte aligned. */
 void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n,
              const int32_t *zero_points, int8_t *panels, int32_t *column_sums);

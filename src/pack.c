@@ -2,26 +2,8 @@
  * 64-byte line: column 0 rows 0-3, column 1 rows 0-3, ... so that one load feeds a dot product of four in every lane.
  * */
 #include <string.h>
-#include <sys/mman.h>
 
 #include "kernel.h"
-
-#define HUGE_PAGE (2 << 20)
-static size_t whole_pages(int64_t bytes) { return ((size_t)bytes + 4095) / 4096 * 4096; }
-
-/* Straight from the system: among malloc's blocks weights would keep what is freed between them. */
-void *cq_weight_memory(int64_t bytes) {
-    const size_t size = whole_pages(bytes), room = size + HUGE_PAGE;
-    char *from = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (from == MAP_FAILED) return NULL;
-    char *memory = (char *)(((uintptr_t)from + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
-    if (memory > from) munmap(from, (size_t)(memory - from));
-    munmap(memory + size, (size_t)(from + room - (memory + size)));
-    madvise(memory, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* only a wish */
-    return memory;
-}
-
-void cq_weight_free(void *memory, int64_t bytes) { munmap(memory, whole_pages(bytes)); }
 
 static int64_t groups_of(int64_t k) { return (k + 3) / 4; }
 

@@ -6,7 +6,6 @@ cdef enum:
     ALL = -3   # in place of columns: any dimensions
     READ = 0, WRITE = 1, MAYBE = 2  # what an array is for; MAYBE: read, and None gives NULL
 
-cdef dict DTYPES = {name: np.dtype(name) for name in ("int8", "uint8", "int32", "int64", "float32", "float64", "bool")}
 # by buffer format
 cdef dict NAMES = {c"f": "float32", c"d": "float64", c"i": "int32", c"l": "int64", c"B": "uint8", c"b": "int8"}
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH,
@@ -19,8 +18,8 @@ cdef dict FAILURES = {
     CQ_OVERFLOW: "a result does not fit int32, as it may with a weight's zero points and K above 33,025; split K and "
                  "add, or pack with zero_point=0"}
 # Looked up once: a small product is done in the time that some look-ups take.
-cdef object new_array = np.empty, ndarray = np.ndarray, INT8 = DTYPES["int8"], INT32 = DTYPES["int32"]
-cdef object UINT8 = DTYPES["uint8"], INT64 = DTYPES["int64"], FLOAT32 = DTYPES["float32"], FLOAT64 = DTYPES["float64"]
+cdef object new_array = np.empty, ndarray = np.ndarray, INT8 = np.dtype(np.int8), UINT8 = np.dtype(np.uint8)
+cdef object INT32 = np.dtype(np.int32), FLOAT32 = np.dtype(np.float32), FLOAT64 = np.dtype(np.float64)
 
 
 cdef void *pointer(array, str name, char format, int64_t rows, int64_t columns, int use) except? NULL:

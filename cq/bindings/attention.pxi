@@ -11,8 +11,10 @@ def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float 
     step.sequences = offsets.shape[0] - 1
     a.offsets = int32s(offsets, "offsets", step.sequences + 1)
     a.heads, a.kv_heads, a.dim, a.scale, a.cap = heads, kv_heads, dim, scale, cap
-    a.before = reach_of(window, causal)
+    a.before = INT64_MAX if window is None else window - causal
     a.after = 0 if causal else a.before
+    if a.before < 0:
+        raise CqError(f"window: need at least {int(causal)}, got {window}")
     if (bias is not None) + (relative is not None) + (cap != 0) > 1:
         raise CqError("bias, relative, cap: scores take one of them")
     if bias is not None:
@@ -44,15 +46,6 @@ cdef int read_relative(cq_relative *r, int64_t features, relative) except -1:
         raise CqError(f"relative: need a multiple of 16 positions and an odd number of rows among them, got "
                       f"{r.positions} and {rows}")
     return 0
-
-
-cdef int64_t reach_of(window, bint causal) except -1:
-    """How many tokens a token sees to one side, besides itself."""
-    if window is None:
-        return INT64_MAX
-    if window < causal:
-        raise CqError(f"window: need at least {int(causal)}, got {window}")
-    return window - causal
 
 
 cdef object new_context(Step step, form, bint in_codes, int64_t features, float **y, const cq_codes **codes):
@@ -143,7 +136,9 @@ def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale,
     step.columns, step.sequences, a.kept = (heads + 2 * kept.kv_heads) * kept.dim, kept.sequences, kept.kept
     a.qkv, a.offsets = step.matrix(qkv, "qkv", WRITE), int32s(offsets, "offsets", kept.sequences + 1)
     a.heads, a.kv_heads, a.dim, a.scale, a.cap = heads, kept.kv_heads, kept.dim, scale, cap
-    a.before = reach_of(window, True)
+    a.before = INT64_MAX if window is None else window - 1
+    if a.before < 0:
+        raise CqError(f"window: need at least 1, got {window}")
     if heads % kept.kv_heads or not 0 <= a.offsets[0] <= a.offsets[kept.sequences] == step.rows:
         raise CqError(f"offsets, heads: {offsets} of {step.rows} tokens, {heads} heads over {kept.kv_heads}")
     if cosine is not None:

@@ -76,7 +76,7 @@ cdef Coded new_codes(Step step, cq_codes *to, form):
     cdef Coded result
     read_form(to, form, step.columns)
     cdef int64_t groups = (step.columns + to.group - 1) // to.group if to.group else FLAT
-    codes = empty(step.rows, step.columns, DTYPES[form.dtype])
+    codes = empty(step.rows, step.columns, INT8 if to.is_signed else UINT8)
     if to.dynamic:
         scale, zero_point = new_floats(&to.scales, step.rows, groups), empty(step.rows, groups, INT32)
         to.zero_points = int32s(zero_point, "result", step.rows, groups, WRITE)
@@ -101,7 +101,8 @@ def quantize(x, form, row_sums=None):
     cdef Step step = new_step(cq_quantize, "x", x.shape, [x, form, row_sums])
     cdef cq_quantize_args *a = &step.args.quantize
     a.x, a.columns, a.codes = step.matrix(x, "x"), step.columns, &step.codes
-    step.codes.row_sums = int32s(row_sums, "row_sums", step.rows, FLAT, WRITE) if row_sums is not None else NULL
+    if row_sums is not None:
+        step.codes.row_sums = int32s(row_sums, "row_sums", step.rows, FLAT, WRITE)
     return step.first(new_codes(step, &step.codes, form))
 
 

@@ -132,43 +132,33 @@ cdef Matrix read_floats(x, str name, bint writable=False) except *:
     return m
 
 
-def matmul(a, b, out=None, bint add=False):
-    """a b of float32 or float64 matrices a (..., m, k) and b (..., k, n), summed in order of k on every CPU."""
+def multiply(a, b, out, bint add):
+    """out = a b, or out + a b, of float32 or float64 arrays a (..., m, k), b (..., k, n), out (..., m, n)."""
     cdef cq_products p
     cdef cq_status status
-    cdef bint double = a.dtype != FLOAT32
-    cdef int64_t *starts
-    a, b = [x if x.ndim < 2 or x.itemsize in x.strides[-2:] else np.ascontiguousarray(x) for x in (a, b)]
-    if a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        raise CqError(f"a, b: need matrices that fit, got {describe(a)} and {describe(b)}")
-    pairs = () if a.ndim == b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    if double and pairs:
-        raise CqError("a, b: float64 products are of one pair of matrices")
-    shape = (*pairs, a.shape[-2], b.shape[-1])
-    if out is None:
-        if add:
-            raise CqError("add: is for a result that is given")
-        out = new_array(shape, a.dtype)
-    elif out.shape != shape or out.dtype != a.dtype:
-        raise CqError(f"out: need {a.dtype} of shape {shape}, got {describe(out)}")
+    cdef bint double = out.dtype == FLOAT64
     cdef Matrix left = read_floats(a, "a"), right = read_floats(b, "b"), to = read_floats(out, "out", True)
+    if left.columns != right.rows or to.rows != left.rows or to.columns != right.columns or (double and out.ndim > 2) \
+            or not a.dtype == b.dtype == out.dtype:
+        raise CqError(f"a, b, out: need matrices that fit, of float64 one each; got {describe(a)}, {describe(b)} and "
+                      f"{describe(out)}")
     p.a, p.a_row, p.a_column, p.k = left.data, left.row, left.column, left.columns
     p.b, p.b_row, p.b_column = right.data, right.row, right.column
     p.c, p.c_row, p.m, p.n, p.add = to.data, to.row, to.rows, to.columns, add
-    at = np.array([starts_of(x, pairs) for x in (a, b, out)]) if pairs else np.zeros((3, 1), np.int64)
-    p.count = at.shape[1]
-    starts = <int64_t *>pointer(at, "pairs", c"l", 3, p.count, READ)
-    p.a_at, p.b_at, p.c_at = starts, starts + p.count, starts + 2 * p.count
+    pairs = out.shape[:-2]
+    starts = np.array([starts_of(x, pairs) for x in (a, b, out)]) if pairs else np.zeros((3, 1), np.int64)
+    p.count = starts.shape[1]
+    p.a_at = <int64_t *>pointer(starts, "starts", c"l", 3, p.count, READ)
+    p.b_at, p.c_at = p.a_at + p.count, p.a_at + 2 * p.count
     cdef int most = threads
     with nogil:
         status = cq_multiply_f64(most, &p) if double else cq_multiply_f32(most, &p)
     check(status, 0, "matmul")
-    return out
 
 
 cdef object starts_of(x, tuple pairs):
     """Where each pair's matrix begins, in elements; leading axes of 1, and those that are missing, serve all."""
-    strides, starts = np.broadcast_to(x, (*pairs, *x.shape[-2:])).strides, np.zeros(1, np.int64)
-    for size, stride in zip(pairs, strides):
+    starts = np.zeros(1, np.int64)
+    for size, stride in zip(pairs, np.broadcast_to(x, (*pairs, *x.shape[-2:])).strides):
         starts = np.add.outer(starts, stride // x.itemsize * np.arange(size)).reshape(-1)
     return starts

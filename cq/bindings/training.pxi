@@ -45,8 +45,7 @@ def slope(x, activation):
 
 
 def round_codes(x, scales, lows, highs, shifts=None):
-    """clip(rint(x / scales), lows, highs) + shifts of finite float32 x (rows, n), whole numbers in float32; the same
-    from lows on as uint8; and which rows were clipped. The others: float32, all (1,), (rows,) or (1, n)."""
+    """clip(rint(x / scales), lows, highs) + shifts; the same from lows on as uint8; and which rows were clipped."""
     cdef Step step = new_step(cq_round, "round_codes", x.shape, [x, scales, lows, highs, shifts])
     cdef cq_round_args *a = &step.args.round
     cdef cq_rounding *r = &a.rounding
@@ -60,12 +59,11 @@ def round_codes(x, scales, lows, highs, shifts=None):
     a.x, a.columns = step.matrix(x, "x"), step.columns
     a.bytes = <uint8_t *>pointer(stored, "stored", c"B", step.rows, step.columns, WRITE)
     a.clipped = <uint8_t *>pointer(clipped, "clipped", c"B", step.rows, FLAT, WRITE)
-    return step.first((step.new(&a.y), stored, clipped.view(DTYPES["bool"])))
+    return step.first((step.new(&a.y), stored, clipped.view(np.bool_)))
 
 
 def exponents(x, float factor, bint coded):
-    """Each row of float32 x (..., n) to exp(factor * (x - max)) or, coded, rint(255 * 2^(factor * (x - max))) as int8
-    attention has it, in place; -Inf to 0. Gives the rows' sums, float32 (..., 1)."""
+    """Each row of float32 x (..., n) to exp(factor * (x - max)), or to codes of 1/255, in place. → the rows' sums"""
     cdef Step step = new_step(cq_exponents, "exponents", as_rows(x), [x])
     cdef cq_exponents_args *a = &step.args.exponents
     a.x, a.columns, a.factor, a.coded = floats(x, "x", ANY, ALL, WRITE), step.columns, factor, coded
@@ -73,8 +71,7 @@ def exponents(x, float factor, bint coded):
 
 
 def softmax_back(g, p, inverses, float factor):
-    """The reverse of softmax along the last axis: g = factor * (g - sum(g * w)) * w in place, w = p * inverses.
-    float32 g and p (..., n), inverses (..., 1)."""
+    """The reverse of softmax along the last axis: g = factor * (g - sum(g * w)) * w in place, w = p * inverses."""
     if g.shape != p.shape or inverses.shape != (*g.shape[:-1], 1):
         raise CqError(f"softmax_back: shapes do not match: g {g.shape}, p {p.shape}, inverses {inverses.shape}")
     cdef Step step = new_step(cq_softmax_back, "softmax_back", as_rows(g), [g, p, inverses])
@@ -102,8 +99,7 @@ def rescale(x, scales, before=None, row_scales=None, after=None, out=None):
 
 
 def norm_kept(x, weight, bias, float eps, bint rms):
-    """Layer or RMS norm of float32 x (rows, n), with weight and optional bias (n,): the result; what weight and bias
-    follow; and the inverse (rows,) of what each row was divided by."""
+    """Layer or RMS norm: the result; what weight and bias follow; and the inverse of what each row was divided by."""
     cdef Step step = new_step(cq_norm_kept, "norm_kept", x.shape, [x, weight, bias])
     cdef cq_norm_kept_args *a = &step.args.norm_kept
     a.x, a.columns, a.norm.eps, a.norm.rms = step.matrix(x, "x"), step.columns, eps, rms

@@ -24,9 +24,8 @@ cdef class FloatWeight(Packed):
     cdef readonly object panels
 
     def __init__(self, panels, int64_t k, int64_t n):
-        self.panels, self.k, self.n, self.group_size = panels, k, n, k
-        self.w.floats = floats(panels, "panels", whole_panels(n) * k)
-        self.w.k, self.w.n, self.w.group_size = k, n, k
+        self.w.floats, self.panels = floats(panels, "panels", whole_panels(n) * k), panels
+        self.w.k, self.w.n, self.w.group_size = self.k, self.n, self.group_size = k, n, k
 
     def __reduce__(self):
         return pack_floats, (self.unpack(),)
@@ -67,13 +66,13 @@ cdef class Weight(Packed):
                           "choose another")
         cdef int64_t groups = max(1, -(-k // group_size)) if group_size else 1
         self.ready_panels, self.ready_sums, self.source = panels, column_sums, source
-        self.zero_points, self.scales, self.k, self.n, self.group_size = zero_points, scales, k, n, group_size
+        self.zero_points, self.scales = zero_points, scales
+        self.w.k, self.w.n, self.w.group_size = self.k, self.n, self.group_size = k, n, group_size
         if source is None:
             self.w.panels = <int8_t *>pointer(panels, "panels", c"b", cq_packed_bytes(k, n), FLAT, READ)
             self.w.column_sums = int32s(column_sums, "column_sums", n)
         self.w.zero_points = int32s(zero_points, "zero_points", groups, n, MAYBE)
         self.w.scales = floats(scales, "scales", groups, n, MAYBE)
-        self.w.k, self.w.n, self.w.group_size = k, n, group_size
         self.largest_scale = 0.0 if scales is None else scales.max(initial=0)
 
     cdef cq_weight *ready(self) except NULL:
@@ -133,39 +132,3 @@ def pack(b, zero_points=None, scales=None, int64_t group_size=0):
     with nogil:
         cq_pack(<const int8_t *>m.data, m.row, m.column, m.rows, m.columns, zeros, to, column_sums)
     return Weight(panels, sums, zero_points, scales, m.rows, m.columns, group_size or m.rows)
-
-
-@final
-cdef class Memory:
-    """Bytes for weights."""
-    cdef char *data
-    cdef Py_ssize_t size
-
-    def __cinit__(self, Py_ssize_t size):
-        self.size, self.data = size, <char *>cq_weight_memory(size)
-        if self.data == NULL:
-            raise MemoryError(f"weights: no memory for {size:,} bytes")
-
-    def __dealloc__(self):
-        if self.data != NULL:
-            cq_weight_free(self.data, self.size)
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.data, self.size, False, flags)
-
-
-cdef Memory shared = None  # where small weights lie side by side
-cdef int64_t shared_used = 0, SHARED = 1 << 23, ALONE = 1 << 21
-
-
-def aligned(int64_t size):
-    """int8 (size,), 64-byte aligned. Weights are read from end to end: those of SmolLM2-135M fill some 33,000 small
-    pages, or 70 huge ones."""
-    global shared, shared_used
-    cdef int64_t begin
-    if size > ALONE:
-        return np.frombuffer(Memory(size), np.int8)
-    if shared is None or shared_used + size > SHARED:
-        shared, shared_used = Memory(SHARED), 0
-    begin, shared_used = shared_used, shared_used + (size + 63) // 64 * 64
-    return np.frombuffer(shared, np.int8, size, begin) if size else np.empty(0, np.int8)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from .. import _core
+from .. import _core, memory
 from ..qtensor import QTensor
 from .activation import Activation
 from .deferred import Deferred, read
@@ -204,7 +204,7 @@ class QuantizedLinear:
     def joined(cls, layers: tuple["QuantizedLinear", ...]) -> "QuantizedLinear":
         """As Linear's."""
         weights, first = [layer.weight for layer in layers], layers[0]
-        panels = _core.aligned(sum(w.panels.size for w in weights))
+        panels = memory.aligned(sum(w.panels.size for w in weights))
         np.concatenate([w.panels for w in weights], out=panels)
         zero_points = None
         if any(w.zero_points is not None for w in weights):

@@ -4,7 +4,7 @@ Knows no layers."""
 
 import numpy as np
 
-from .. import _core
+from .. import functions
 
 _BLOCK = 64  # rows that are worked on one by one; what lies outside is left to products
 
@@ -22,7 +22,7 @@ def _factored(a: np.ndarray) -> np.ndarray:
     lower = np.zeros_like(a, order="C")
     for start in range(0, len(a), _BLOCK):
         end = min(start + _BLOCK, len(a))
-        rest = a[start:, start:end] - _core.matmul(lower[start:, :start], lower[start:end, :start].T)
+        rest = a[start:, start:end] - functions.matmul(lower[start:, :start], lower[start:end, :start].T)
         corner = rest[: end - start]
         for i in range(end - start):  # one column after another
             corner[i, i] = np.sqrt(corner[i, i])
@@ -39,7 +39,7 @@ def _inverted(lower: np.ndarray) -> np.ndarray:
     for start in range(0, len(lower), _BLOCK):
         end = min(start + _BLOCK, len(lower))
         rows = np.concatenate(
-            (-_core.matmul(lower[start:end, :start], inverse[:start, :start]), np.eye(end - start)), axis=1
+            (-functions.matmul(lower[start:end, :start], inverse[:start, :start]), np.eye(end - start)), axis=1
         )
         for i in range(end - start):
             rows[i] -= (lower[start + i, start : start + i, None] * rows[:i]).sum(axis=0)

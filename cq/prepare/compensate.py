@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _core, affine, functions
+from .. import affine, functions
 from ..calibrate import Progress, show
 from ..coding import quantize_weight
 from ..errors import CalibrationError, CqError
@@ -122,7 +122,7 @@ def _seen(model: Transformer, samples: Iterable, places: list[_Place], progress:
         affine.check_finite(x, "x")
         if site not in squares:
             squares[site] = np.zeros((x.shape[1],) * 2, np.float32)
-        _core.matmul(x.T, x, squares[site], add=True)
+        functions.matmul(x.T, x, squares[site], add=True)
         if site in tokens:
             tokens[site].update(x, place, start)
 
@@ -156,7 +156,7 @@ def _equalize(
         for other in dict.fromkeys((0.0, 1 - strength)):
             scale = place.shared(functions.power(size, strength) * functions.power(reach, -other))
             scales.append(scale / functions.exp(functions.log(scale).mean()))
-    y = _core.matmul(x, weight.T)
+    y = functions.matmul(x, weight.T)
     best = min(scales, key=lambda scale: _error(x, weight, y, place.spread(scale).astype(np.float32), group_size))
     spread = place.spread(best)
     weights[f"{name}.weight"] = (weight * spread).astype(np.float32)
@@ -174,7 +174,7 @@ def _error(x: np.ndarray, weight: np.ndarray, y: np.ndarray, scale: np.ndarray, 
     lo, hi = np.minimum(given.min(1, keepdims=True), 0), np.maximum(given.max(1, keepdims=True), 0)
     step = np.maximum((hi - lo) / 255, affine.SMALLEST_SCALE)
     codes = np.rint(given / step) * step
-    error = _core.matmul(codes, _quantized(weight, group_size).dequantize().T) - y
+    error = functions.matmul(codes, _quantized(weight, group_size).dequantize().T) - y
     return float((np.square(error).sum(1) / np.maximum(size, 1e-3 * size.mean() or 1.0)).mean())
 
 
@@ -236,5 +236,5 @@ def _codes(left: np.ndarray, scales: np.ndarray, fixed: np.ndarray, upper: np.nd
             codes[i] = np.where(fixed[i], fixed[i], np.clip(np.rint(left[i] / scales[i]), -127, 127))
             errors[i - start] = error = (left[i] - codes[i] * scales[i]) / upper[i, i]
             left[i + 1 : end] -= upper[i, i + 1 : end, None] * error
-        left[end:] -= _core.matmul(upper[start:end, end:].T, errors)
+        left[end:] -= functions.matmul(upper[start:end, end:].T, errors)
     return codes

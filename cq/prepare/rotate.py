@@ -132,7 +132,7 @@ class _Rotation:
         result = np.empty(rows.shape, np.float32)
         for at in range(0, len(rows), _ROWS):
             x = (rows[at : at + _ROWS] * self.signs).reshape(-1, self.odd)
-            x = _core.matmul(x, self.cosines).reshape(-1, self.size)
+            x = functions.matmul(x, self.cosines).reshape(-1, self.size)
             width = self.odd
             while width < self.size:
                 first, second = np.moveaxis(x.reshape(len(x), -1, 2, width), 2, 0)

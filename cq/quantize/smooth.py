@@ -158,7 +158,7 @@ class _Search:
         self.x, (self.lo, self.hi), self.form, self.stretch = tokens.rows, _ends(tokens), plain, stretch
         step = -(-sum(map(len, weights)) // _OUTPUTS)
         self.weight = np.concatenate([weight[::step] for weight in weights])
-        self.y = _core.matmul(self.x, self.weight.T)
+        self.y = functions.matmul(self.x, self.weight.T)
         if stretch:  # outlier tokens must not decide for all others
             size = np.square(self.y).sum(1)
             usual = size <= OUTLIER * np.median(size)
@@ -231,7 +231,7 @@ class _Search:
 
     def error(self, candidate: _Candidate) -> float:
         """Of the layers' outputs: what a bias cannot take back, summed over outputs and averaged over tokens."""
-        errors = _core.matmul(self._codes(candidate), rounded(self.weight, candidate.factor).T) - self.y
+        errors = functions.matmul(self._codes(candidate), rounded(self.weight, candidate.factor).T) - self.y
         return float(errors.var(0, dtype=np.float64).sum())
 
     def offset(self, candidate: _Candidate, weight: np.ndarray, correct: bool) -> np.ndarray:

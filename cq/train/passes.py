@@ -36,7 +36,7 @@ def freed_memory_kept() -> Iterator[None]:
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
     """a (..., m, k) @ b (..., k, n); add: added to `out`."""
     if a.dtype == np.float32:
-        return _core.matmul(a, b, out, add)
+        return functions.matmul(a, b, out, add)
     if add and out is not None:
         return np.asarray(np.add(out, a @ b, out=out))
     return np.asarray(np.matmul(a, b, out=out))

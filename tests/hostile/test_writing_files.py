@@ -190,7 +190,7 @@ def test_importing_changes_no_handler():
 FLUSHED = """
 import ctypes, mmap, sys
 import numpy as np, cq
-from cq import _core
+from cq import _core, functions
 # mov eax, edi; push rax; ldmxcsr [rsp]; pop rax; ret — and its reverse
 code = mmap.mmap(-1, 4096, prot=7)
 code.write(bytes.fromhex("89f8500fae142458c3") + bytes(7) + bytes.fromhex("500fae1c245 8c3".replace(" ", "")))
@@ -202,7 +202,7 @@ w = rng.standard_normal((256, 256)).astype(np.float32)
 packed, small = _core.pack_floats(w), np.full(256, 1e-38, np.float32)
 norm = type("N", (), dict(weight=small, bias=None, eps=1e-6, rms=True))
 def bits():
-    results = [_core.linear(x, packed), _core.norm(x, norm)[0], _core.gate(x, x, "silu"), _core.matmul(x, w)]
+    results = [_core.linear(x, packed), _core.norm(x, norm)[0], _core.gate(x, x, "silu"), functions.matmul(x, w)]
     results += [_core.exponents(x.copy(), 1.0, False), _core.elementary("exp", x), np.float32(_core.min_max(x))]
     return [r.tobytes() for r in results]
 expected = {}

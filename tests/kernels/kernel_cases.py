@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from cq import _core
+from cq import _core, functions
 from cq.model.forms import Columns, Fixed, PerHead, PerToken, Smoothed
 from cq.model.norm import Norm
 
@@ -115,7 +115,7 @@ def min_max(rng) -> Iterator[Call]:
 
 
 def _amid(size: int) -> np.ndarray:
-    """As _core.aligned, but in 64 bytes more."""
+    """As memory.aligned, but in 64 bytes more."""
     whole = np.empty(size + 64, np.int8)
     start = -whole.__array_interface__["data"][0] % 64
     return whole[start : start + size]
@@ -281,7 +281,7 @@ def _into_heads(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The products (s, g, length, dim) where they belong in (s * length, g * dim)."""
     s, g, length, dim = (*a.shape[:3], b.shape[-1])
     out = np.empty((s * length, g * dim), np.float32)
-    _core.matmul(a, b, out.reshape(s, length, g, dim).transpose(0, 2, 1, 3))
+    functions.matmul(a, b, out.reshape(s, length, g, dim).transpose(0, 2, 1, 3))
     return out
 
 
@@ -296,17 +296,17 @@ def matmul(rng) -> Iterator[Call]:
     for i, (m, n, k) in enumerate(shapes):
         a = floats(rng, m, k) if i % 2 else floats(rng, k, m).T
         b = floats(rng, k, n) if i % 3 else floats(rng, n, k).T
-        yield Call(f"{m}x{n}x{k} {i % 2} {i % 3}", _core.matmul, (a, b))
+        yield Call(f"{m}x{n}x{k} {i % 2} {i % 3}", functions.matmul, (a, b))
         out = floats(rng, m, n)
-        yield Call(f"{m}x{n}x{k} {i % 2} {i % 3} added", _core.matmul, (a, b), dict(out=out, add=True), (out,))
+        yield Call(f"{m}x{n}x{k} {i % 2} {i % 3} added", functions.matmul, (a, b), dict(out=out, add=True), (out,))
         if i % 5 == 0:
-            yield Call(f"{m}x{n}x{k} float64", _core.matmul, (a.astype(np.float64), b.astype(np.float64)))
+            yield Call(f"{m}x{n}x{k} float64", functions.matmul, (a.astype(np.float64), b.astype(np.float64)))
     for s, g, length, dim in ((1, 1, 5, 3), (3, 2, 17, 8), (2, 3, 40, 32)):
         x, y = floats(rng, s * length, g * dim), floats(rng, s, g, length, length)
         heads = x.reshape(s, length, g, dim).transpose(0, 2, 1, 3)
-        yield Call(f"heads {s} {g} {length} {dim}", _core.matmul, (heads, heads.swapaxes(-1, -2)))
+        yield Call(f"heads {s} {g} {length} {dim}", functions.matmul, (heads, heads.swapaxes(-1, -2)))
         yield Call(f"heads {s} {g} {length} {dim} back", _into_heads, (y.swapaxes(-1, -2), heads))
-        yield Call(f"heads {s} {g} {length} {dim} shared", _core.matmul, (y, heads[:, :1]))
+        yield Call(f"heads {s} {g} {length} {dim} shared", functions.matmul, (y, heads[:, :1]))
 
 
 def dot_rows(rng) -> Iterator[Call]:

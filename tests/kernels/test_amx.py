@@ -12,7 +12,7 @@ from compiled import compiled
 import cq
 from cq import _core
 
-pytestmark = pytest.mark.skipif("amx" in _core.isa_missing(), reason="this CPU has no AMX")
+pytestmark = pytest.mark.skipif("amx" in _core.ISAS_MISSING, reason="this CPU has no AMX")
 SMALL_SIGNAL_STACK = """
 import ctypes
 class Stack(ctypes.Structure):
@@ -45,7 +45,7 @@ def shapes(tmp_path_factory):
     return ctypes.CDLL(str(library))
 
 
-@pytest.mark.skipif(_core.isa() != "amx", reason="CQ_ISA forces less")
+@pytest.mark.skipif(_core.ISA != "amx", reason="CQ_ISA forces less")
 @pytest.mark.parametrize("rows", [0, 7])
 def test_another_librarys_shapes_stay(shapes, rows):
     """Of tiles that nobody has shaped, and of one with so many rows."""

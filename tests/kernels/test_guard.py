@@ -15,7 +15,7 @@ from compiled import compiled
 from cq import _core
 
 WORKER = Path(__file__).parent / "kernel_worker.py"
-ISAS = [name for name in _core.ISAS if name not in _core.isa_missing()]
+ISAS = [name for name in _core.ISAS if name not in _core.ISAS_MISSING]
 SHIM = r"""
 #include <pthread.h>
 #include <stdlib.h>
