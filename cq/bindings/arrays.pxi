@@ -41,7 +41,7 @@ cdef void *pointer(array, str name, char format, int64_t rows, int64_t columns, 
         good = good and (columns < 0 or view.shape[1] == columns)
     PyBuffer_Release(&view)
     if not good:
-        shape = ", ".join("any" if size < 0 else str(size) for size in (rows, columns) if size != FLAT)
+        shape = ", ".join(["any" if size < 0 else str(size) for size in (rows, columns) if size != FLAT])
         raise CqError(f"{name}: need a {NAMES[format]} array of shape ({shape}), got {describe(array)}")
     return data
 
@@ -95,5 +95,5 @@ cdef int check(cq_status status, int64_t bad, str what) except -1:
 
 cdef cq_activation activation_of(name) except *:
     if not isinstance(name, (str, type(None))) or name not in ACTIVATIONS:
-        raise CqError(f"activation: {name!r} is not known; choose one of {', '.join(str(a) for a in ACTIVATIONS)}")
+        raise CqError(f"activation: {name!r} is not known; choose one of {', '.join(map(str, ACTIVATIONS))}")
     return <cq_activation><int>ACTIVATIONS[name]

@@ -138,27 +138,38 @@ def multiply(a, b, out, bint add):
     cdef cq_status status
     cdef bint double = out.dtype == FLOAT64
     cdef Matrix left = read_floats(a, "a"), right = read_floats(b, "b"), to = read_floats(out, "out", True)
-    if left.columns != right.rows or to.rows != left.rows or to.columns != right.columns or (double and out.ndim > 2) \
-            or not a.dtype == b.dtype == out.dtype:
-        raise CqError(f"a, b, out: need matrices that fit, of float64 one each; got {describe(a)}, {describe(b)} and "
-                      f"{describe(out)}")
+    cdef bint fits = left.columns == right.rows and to.rows == left.rows and to.columns == right.columns
+    if not fits or not a.dtype == b.dtype == out.dtype or max(a.ndim, b.ndim) > out.ndim or (double and out.ndim > 2):
+        raise CqError(f"a, b, out: need matrices that fit, got {describe(a)}, {describe(b)} and {describe(out)}")
     p.a, p.a_row, p.a_column, p.k = left.data, left.row, left.column, left.columns
     p.b, p.b_row, p.b_column = right.data, right.row, right.column
     p.c, p.c_row, p.m, p.n, p.add = to.data, to.row, to.rows, to.columns, add
-    pairs = out.shape[:-2]
-    starts = np.array([starts_of(x, pairs) for x in (a, b, out)]) if pairs else np.zeros((3, 1), np.int64)
-    p.count = starts.shape[1]
-    p.a_at = <int64_t *>pointer(starts, "starts", c"l", 3, p.count, READ)
-    p.b_at, p.c_at = p.a_at + p.count, p.a_at + 2 * p.count
+    pairs, p.count = out.shape[:-2], 1
+    for size in pairs:
+        p.count *= size
+    starts = np.zeros((3, max(1, p.count)), np.int64)
+    cdef int64_t *at = <int64_t *>pointer(starts, "starts", c"l", 3, ANY, WRITE)
+    p.a_at, p.b_at, p.c_at = at, at + p.count, at + 2 * p.count
+    if pairs and p.count:
+        read_starts(at, a, pairs)
+        read_starts(at + p.count, b, pairs)
+        read_starts(at + 2 * p.count, out, pairs)
     cdef int most = threads
     with nogil:
         status = cq_multiply_f64(most, &p) if double else cq_multiply_f32(most, &p)
     check(status, 0, "matmul")
 
 
-cdef object starts_of(x, tuple pairs):
+cdef int read_starts(int64_t *at, x, tuple pairs) except -1:
     """Where each pair's matrix begins, in elements; leading axes of 1, and those that are missing, serve all."""
-    starts = np.zeros(1, np.int64)
-    for size, stride in zip(pairs, np.broadcast_to(x, (*pairs, *x.shape[-2:])).strides):
-        starts = np.add.outer(starts, stride // x.itemsize * np.arange(size)).reshape(-1)
-    return starts
+    cdef tuple missing = (1,) * (len(pairs) + 2 - x.ndim)
+    cdef int64_t found = 1, size, own, stride, step, i, j
+    for size, own, stride in zip(pairs, missing + x.shape, missing + x.strides):
+        if own != 1 and own != size:
+            raise CqError(f"a, b: need leading axes that fit {pairs}, got {describe(x)}")
+        step = 0 if own == 1 else stride // x.itemsize
+        for i in range(found - 1, -1, -1):  # backwards, as what is read lies before what is written
+            for j in range(size - 1, -1, -1):
+                at[i * size + j] = at[i] + j * step
+        found *= size
+    return 0

@@ -97,7 +97,7 @@ cdef class Weight(Packed):
 
     @property
     def nbytes(self):
-        return sum(a.nbytes for a in (self.panels, self.column_sums, self.zero_points, self.scales) if a is not None)
+        return sum([a.nbytes for a in (self.panels, self.column_sums, self.zero_points, self.scales) if a is not None])
 
     def __reduce__(self):
         """As codes, still in their file where nobody has wanted them yet; they are packed where they arrive."""
