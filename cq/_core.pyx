@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, binding=False, autotestdict=False
+# cython: language_level=3, boundscheck=False, binding=False, autotestdict=False, auto_pickle=False
 # cython: embedsignature=True, embedsignature.format=clinic
 """The only door to C: checks arrays, releases the GIL, calls, raises. Knows nothing of models or files.
 
@@ -6,6 +6,7 @@ Arrays must be C-contiguous and of the exact dtype; float32 is (rows, columns). 
 `Weight` a packed int8 matrix; both are checked once, when they are made. A `form` says which codes are wanted, by its
 field `kind` and those that come with it (cq/model/forms.py). """
 import os
+from math import prod
 import numpy as np
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, \
     PyBuffer_Release, PyObject_GetBuffer, Py_buffer

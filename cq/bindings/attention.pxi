@@ -59,7 +59,7 @@ cdef object new_context(Step step, form, bint in_codes, int64_t features, float 
 cdef int read_heads(cq_attention_args *a, Coded coded) except -1:
     """Points at queries, keys and values in codes, each with what their scales are."""
     cdef int64_t to_keys = a.heads * a.dim, to_values = to_keys + a.kv_heads * a.dim, parts = a.heads + 2 * a.kv_heads
-    if coded.by_rows():
+    if coded.by_rows:
         raise CqError("qkv: need scales per column or per head")
     a.q = a.k = a.v = coded.c
     a.k.codes, a.v.codes = <const uint8_t *>coded.c.codes + to_keys, <const uint8_t *>coded.c.codes + to_values

@@ -6,15 +6,17 @@ cdef class Coded:
     cdef cq_coded c
     cdef readonly object codes, scale, zero_point, smoothed
     cdef readonly int64_t rows, columns
+    cdef bint by_rows  # there is one scale for all, or one per row
 
     def __init__(self, codes, scale, zero_point, smoothed=None):
         self.codes, self.scale, self.zero_point, self.smoothed = codes, scale, zero_point, smoothed
         self.rows, self.columns = codes.shape
         self.c.is_signed, self.c.stride = codes.dtype == INT8, self.columns
         self.c.codes = pointer(codes, "codes", c"b" if self.c.is_signed else c"B", self.rows, self.columns, READ)
+        self.by_rows = is_number(scale) or scale.ndim == 1
         if is_number(scale):
             self.c.scale = scale
-        elif scale.ndim == 1:
+        elif self.by_rows:
             self.c.scales = floats(scale, "scale", self.rows)
         else:
             floats(scale, "scale", ANY, ANY)
@@ -28,10 +30,6 @@ cdef class Coded:
     def __reduce__(self):
         return Coded, (self.codes, self.scale, self.zero_point, self.smoothed)
 
-    cdef bint by_rows(self):
-        """Whether there is one scale for all, or one per row."""
-        return is_number(self.scale) or self.scale.ndim == 1
-
     @property
     def shape(self):
         return self.rows, self.columns
@@ -40,7 +38,7 @@ cdef class Coded:
         """float32 (rows, columns), of codes with one scale, or one per row."""
         cdef Step step = new_step(cq_dequantize, "dequantize", self.shape, [self])
         cdef cq_dequantize_args *a = &step.args.dequantize
-        if self.smoothed is not None or not self.by_rows():
+        if self.smoothed is not None or not self.by_rows:
             raise CqError("dequantize: need one scale, or one per row; cq.model.activation.decode takes others")
         a.coded, a.columns = self.c, self.columns
         return step.first(step.new(&a.y))

@@ -5,7 +5,7 @@ def matmul_integer(Coded a not None, Weight w not None):
     cdef cq_status status
     if a.columns != w.k:
         raise CqError(f"a: {a.columns} columns do not match the {w.k} rows of the packed weight")
-    if not a.by_rows():
+    if not a.by_rows:
         raise CqError("a: products take one zero point, or one per row")
     cdef cq_weight *weight = w.ready()
     c = empty(a.rows, w.n, INT32)
@@ -48,7 +48,7 @@ cdef int read_factors(Step step, x, Packed w, coding) except -1:
     if a.w.floats == NULL and a.w.scales == NULL:
         raise CqError("w: the packed weight has no scales; pack a QTensor")
     if isinstance(x, Coded):
-        if not (<Coded>x).by_rows():
+        if not (<Coded>x).by_rows:
             raise CqError("x: products take one scale, or one per row")
         a.coded = &(<Coded>x).c
     else:
@@ -68,7 +68,7 @@ cdef int read_residual(Step step, cq_epilogue *e, residual) except -1:
     e.residual_stride = step.columns
     if coded is None:
         e.residual = step.matrix(residual, "residual", MAYBE)
-    elif coded.rows != step.rows or coded.columns != step.columns or not coded.by_rows():
+    elif coded.rows != step.rows or coded.columns != step.columns or not coded.by_rows:
         raise CqError(f"residual: need shape ({step.rows}, {step.columns}) with one scale or one per row, got "
                       f"{residual.shape}")
     else:
@@ -144,9 +144,8 @@ def multiply(a, b, out, bint add):
     p.a, p.a_row, p.a_column, p.k = left.data, left.row, left.column, left.columns
     p.b, p.b_row, p.b_column = right.data, right.row, right.column
     p.c, p.c_row, p.m, p.n, p.add = to.data, to.row, to.rows, to.columns, add
-    pairs, p.count = out.shape[:-2], 1
-    for size in pairs:
-        p.count *= size
+    pairs = out.shape[:-2]
+    p.count = prod(pairs)
     starts = np.zeros((3, max(1, p.count)), np.int64)
     cdef int64_t *at = <int64_t *>pointer(starts, "starts", c"l", 3, ANY, WRITE)
     p.a_at, p.b_at, p.c_at = at, at + p.count, at + 2 * p.count
