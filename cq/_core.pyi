@@ -49,10 +49,10 @@ class Step: ...
 @final
 class Tape:
     """Records this thread's calls, `with` it, and makes them again: the same functions on the same arrays, whose
-    contents may have changed meanwhile, without the Python in between. Recorded is what the core computes through rows,
-    from embed to dequantize; what else happened, NumPy's work included, is not. Results stand in the arrays that the
-    recorded calls returned. capacity: tokens that these arrays hold and are recorded with, for calls that are made
-    again with fewer, or 0."""
+    contents may have changed meanwhile, without the Python in between. Recorded are embed, norm, cap, hadamard, linear,
+    gate, rope, attention, attention_kept, quantize and dequantize; what else happened, NumPy's work included, is not.
+    Results stand in the arrays that the recorded calls returned. capacity: tokens that these arrays hold and are
+    recorded with, for calls that are made again with fewer, or 0."""
     @property
     def capacity(self) -> int: ...
     def __init__(self, capacity: int = 0) -> None: ...

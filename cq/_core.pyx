@@ -5,8 +5,8 @@
 Arrays must be C-contiguous and of the exact dtype; float32 is (rows, columns). `Coded` is an activation in codes,
 `Weight` a packed int8 matrix; both are checked once, when they are made. A `form` says which codes are wanted, by its
 field `kind` and those that come with it (cq/model/forms.py). """
+import math
 import os
-from math import prod
 import numpy as np
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, \
     PyBuffer_Release, PyObject_GetBuffer, Py_buffer

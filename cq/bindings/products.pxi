@@ -145,7 +145,7 @@ def multiply(a, b, out, bint add):
     p.b, p.b_row, p.b_column = right.data, right.row, right.column
     p.c, p.c_row, p.m, p.n, p.add = to.data, to.row, to.rows, to.columns, add
     pairs = out.shape[:-2]
-    p.count = prod(pairs)
+    p.count = math.prod(pairs)
     starts = np.zeros((3, max(1, p.count)), np.int64)
     cdef int64_t *at = <int64_t *>pointer(starts, "starts", c"l", 3, ANY, WRITE)
     p.a_at, p.b_at, p.c_at = at, at + p.count, at + 2 * p.count

@@ -36,13 +36,18 @@ cdef class Step:
             status = self.function(most, &self.args, self.rows, self.sequences, &bad)
         return check(status, bad, self.what)
 
+    cdef object once(self, result):
+        """Makes the call and returns `result`, which it fills."""
+        self.run()
+        return result
+
     cdef object first(self, result):
-        """Makes the call, keeps it where this thread records, and returns `result`, which it fills."""
-        self.held.append(result)
+        """The same, and keeps the call where this thread records."""
         self.run()
         if tapes:
             tape = tapes.get(PyThread_get_thread_ident())
             if tape is not None:
+                self.held.append(result)
                 (<Tape>tape).steps.append(self)
         return result
 

@@ -15,7 +15,7 @@ def elementary(str name, x, y=None):
     a.y_step = y is not None and y.shape[0] != 1
     a.x, a.out = pointer(x, "x", format, ANY, ALL, READ), pointer(out, "out", format, ANY, ALL, WRITE)
     a.y = <const double *>pointer(y, "y", c"d", step.rows if a.y_step else 1, FLAT, MAYBE)
-    return step.first(out)
+    return step.once(out)
 
 
 def dot_rows(x, y):
@@ -23,7 +23,7 @@ def dot_rows(x, y):
     cdef Step step = new_step(cq_dot_rows, "dot_rows", x.shape, [x, y])
     cdef cq_dot_rows_args *a = &step.args.dot_rows
     a.x, a.y, a.columns = step.matrix(x, "x"), step.matrix(y, "y"), step.columns
-    return step.first(new_floats(&a.sums, step.rows))
+    return step.once(new_floats(&a.sums, step.rows))
 
 
 def column_sums(x):
@@ -31,7 +31,7 @@ def column_sums(x):
     cdef Step step = new_step(cq_column_sums, "column_sums", x.shape, [x])
     cdef cq_column_sums_args *a = &step.args.column_sums
     a.x, a.columns = step.matrix(x, "x"), step.columns
-    return step.first(new_floats(&a.sums, step.columns))
+    return step.once(new_floats(&a.sums, step.columns))
 
 
 def slope(x, activation):
@@ -41,7 +41,7 @@ def slope(x, activation):
     a.x, a.activation = step.matrix(x, "x"), activation_of(activation)
     y, slopes = step.new(&a.y), step.new(&a.slope)
     step.rows *= step.columns  # to C they are flat
-    return step.first((y, slopes))
+    return step.once((y, slopes))
 
 
 def round_codes(x, scales, lows, highs, shifts=None):
@@ -59,7 +59,7 @@ def round_codes(x, scales, lows, highs, shifts=None):
     a.x, a.columns = step.matrix(x, "x"), step.columns
     a.bytes = <uint8_t *>pointer(stored, "stored", c"B", step.rows, step.columns, WRITE)
     a.clipped = <uint8_t *>pointer(clipped, "clipped", c"B", step.rows, FLAT, WRITE)
-    return step.first((step.new(&a.y), stored, clipped.view(np.bool_)))
+    return step.once((step.new(&a.y), stored, clipped.view(np.bool_)))
 
 
 def exponents(x, float factor, bint coded):
@@ -67,7 +67,7 @@ def exponents(x, float factor, bint coded):
     cdef Step step = new_step(cq_exponents, "exponents", as_rows(x), [x])
     cdef cq_exponents_args *a = &step.args.exponents
     a.x, a.columns, a.factor, a.coded = floats(x, "x", ANY, ALL, WRITE), step.columns, factor, coded
-    return step.first(new_floats(&a.sums, step.rows).reshape(*x.shape[:-1], 1))
+    return step.once(new_floats(&a.sums, step.rows).reshape(*x.shape[:-1], 1))
 
 
 def softmax_back(g, p, inverses, float factor):
@@ -78,7 +78,7 @@ def softmax_back(g, p, inverses, float factor):
     cdef cq_softmax_back_args *a = &step.args.softmax_back
     a.g, a.p, a.columns = floats(g, "g", ANY, ALL, WRITE), floats(p, "p", ANY, ALL), step.columns
     a.inverses, a.factor = floats(inverses, "inverses", ANY, ALL), factor
-    step.first(None)
+    step.once(None)
 
 
 cdef tuple as_rows(x):
@@ -95,7 +95,7 @@ def rescale(x, scales, before=None, row_scales=None, after=None, out=None):
     r.before, r.after = step.per_column(before, "before", MAYBE), step.per_column(after, "after", MAYBE)
     out = step.new(&a.y) if out is None else out
     a.x, a.y, a.columns = step.matrix(x, "x"), step.matrix(out, "out", WRITE), step.columns
-    return step.first(out)
+    return step.once(out)
 
 
 def norm_kept(x, weight, bias, float eps, bint rms):
@@ -104,7 +104,7 @@ def norm_kept(x, weight, bias, float eps, bint rms):
     cdef cq_norm_kept_args *a = &step.args.norm_kept
     a.x, a.columns, a.norm.eps, a.norm.rms = step.matrix(x, "x"), step.columns, eps, rms
     a.norm.weight, a.norm.bias = step.per_column(weight, "weight"), step.per_column(bias, "bias", MAYBE)
-    return step.first((step.new(&a.y), step.new(&a.kept), new_floats(&a.factors, step.rows)))
+    return step.once((step.new(&a.y), step.new(&a.kept), new_floats(&a.factors, step.rows)))
 
 
 def norm_back(g, weight, kept, factors, bint rms):
@@ -113,7 +113,7 @@ def norm_back(g, weight, kept, factors, bint rms):
     cdef cq_norm_back_args *a = &step.args.norm_back
     a.g, a.kept, a.factors = step.matrix(g, "g"), step.matrix(kept, "kept"), step.per_row(factors, "factors")
     a.norm.weight, a.norm.rms, a.columns = step.per_column(weight, "weight"), rms, step.columns
-    return step.first((step.new(&a.dx), step.new(&a.of_weight)))
+    return step.once((step.new(&a.dx), step.new(&a.of_weight)))
 
 
 def adamw(p, g, mean, square, units, choices, row_rates=None):
@@ -129,4 +129,4 @@ def adamw(p, g, mean, square, units, choices, row_rates=None):
         a.columns = step.rows // max(1, row_rates.shape[0])
         if a.columns * row_rates.shape[0] != step.rows:
             raise CqError(f"row_rates: {step.rows} parameters are not {row_rates.shape[0]} equal rows")
-    step.first(None)
+    step.once(None)
