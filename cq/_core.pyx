@@ -4,7 +4,7 @@
 
 Arrays must be C-contiguous and of the exact dtype; float32 is (rows, columns). `Coded` is an activation in codes,
 `Weight` a packed int8 matrix; both are checked once, when they are made. A `form` says which codes are wanted, by its
-field `kind` and those that come with it (cq/model/forms.py). """
+field `kind` and those that come with it (cq/model/forms.py). cq/_core.pyi says of each function what it takes. """
 import math
 import os
 import numpy as np
@@ -29,11 +29,11 @@ ISAS_MISSING = {name: cq_isa_lacks(name.encode()).decode() for name in ISAS if c
 cdef int threads = 1  # read and written under Python's lock
 
 if cq_select():
-    raise UnsupportedError(f"CQ_ISA={os.environ['CQ_ISA']!r}: need one of {', '.join(ISAS)}; this CPU has only "
-                           f"{', '.join([name for name in ISAS if name not in ISAS_MISSING])}")
+    raise UnsupportedError(f"CQ_ISA={os.environ['CQ_ISA']!r}: need one of {', '.join(ISAS)}, or unset it; this CPU has "
+                           f"only {', '.join([name for name in ISAS if name not in ISAS_MISSING])}")
 if cq_guard_fork():
     raise MemoryError("cq: no memory to register the fork handler")
-ISA = cq_isa().decode()  # whose kernels run
+ISA = cq_isa().decode()  # the one whose kernels run
 
 include "bindings/arrays.pxi"    # pointers to checked arrays, new arrays, errors
 include "bindings/steps.pxi"     # calls that can be made again
@@ -62,8 +62,7 @@ def keep_freed(bint on):
 
 
 def peak(str kind, int64_t repeats):
-    """Runs the register-only loop of "int8" or "float32" on this thread; returns the operations done (a multiply-add is
-    2)."""
+    """Runs the register-only loop of "int8" or "float32" on this thread. → operations done; a multiply-add is 2"""
     cdef double operations
     cdef bint int8 = kind == "int8"
     with nogil:
