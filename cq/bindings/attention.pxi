@@ -155,10 +155,11 @@ def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale,
 cdef int read_coding(Step step, cq_kept_args *a, coding) except -1:
     """How new queries, keys and values are coded."""
     cdef cq_codes *form = &step.coding
+    cdef str kind = coding.kind
     read_form(form, coding, step.columns)
-    if coding.kind == "smoothed":
+    if kind == "smoothed":
         read_parts(&a.q, &a.k, &a.v, coding.scale, coding.zero_point, a.heads * a.dim, (a.heads + a.kv_heads) * a.dim)
-    elif coding.kind != "per_head" or not (form.is_signed and form.symmetric and form.group == a.dim):
+    elif kind != "per_head" or not (form.is_signed and form.symmetric and form.group == a.dim):
         raise CqError(f"coding: codes of each head's own are int8 symmetric, got {coding}")
     a.form = form
     a.q.is_signed = a.k.is_signed = a.v.is_signed = form.is_signed
