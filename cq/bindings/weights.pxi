@@ -78,7 +78,7 @@ cdef class Weight(Packed):
     cdef cq_weight *ready(self) except NULL:
         cdef Weight packed
         if self.ready_panels is None:
-            packed = pack(self.source.read(), self.zero_points)
+            packed = pack(self.source.read(), self.zero_points, None, self.group_size)
             if self.ready_panels is None:  # no other thread was faster; nothing from here on lets one run
                 self.w.panels, self.w.column_sums = packed.w.panels, packed.w.column_sums
                 self.ready_sums, self.ready_panels = packed.ready_sums, packed.ready_panels
