@@ -11,6 +11,8 @@
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
 #define CLIP_COLUMNS 64         /* from here on it pays to clip A */
 #define EXCESS_SHARE 9          /* with a group of excess for so many codes, clipped rows take as long as others */
+#define LONG_K 1536             /* from here on no second-level cache holds a block of A's rows */
+#define LONG_ROWS 516           /* of its blocks then, between which float32 weights come anew from further away */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
 
 static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
@@ -341,7 +343,7 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     job->whole_rows = e && (e->norm || e->gated || (e->codes && (e->codes->dynamic || e->codes->stretched || e->out)));
     atomic_init(&job->bad, INT64_MAX);
     const int by_blocks = job->whole_rows && (threads == 1 || job->m >= threads * ROWS_EACH);
-    int64_t most = CQ_BLOCK_ROWS;
+    int64_t most = job->w->floats && cq_active->panels > 1 && k > LONG_K ? LONG_ROWS : CQ_BLOCK_ROWS;
     if (by_blocks) most = max(CQ_TILE_ROWS, min(most, WAITING_BYTES / (4 * job->n) / CQ_TILE_ROWS * CQ_TILE_ROWS));
     job->blocks = (job->m + most - 1) / most;
     /* as many tasks for each member; where they are many that matters no longer */

@@ -78,8 +78,8 @@ typedef struct {
 } cq_key_scales;
 
 /* Where a float32 tile finds its operands: element (row, i) of a is a[row * a_row + i * a_step]; element (i, column) of
- * b is b[i * b_step + column / 16 * panel_stride + column % 16]. `next`, or NULL: what tiles of one panel bring into
- * the first-level cache meanwhile, next_bytes with every i. */
+ * b is b[i * b_step + column / 16 * panel_stride + column % 16]. `next`, or NULL: what is fetched meanwhile,
+ * next_bytes further with every i, by tiles of one panel into the first-level cache, by wider ones into the second. */
 typedef struct {
     const float *a;
     int64_t a_row, a_step;

@@ -18,7 +18,12 @@ BULKY void tile_f32(const int R, const int P, const cq_operands *o, int64_t k, i
         if (P > 3) b3 = f32_load(line + 3 * panel_stride); \
         EVERY_ROW(ROW) \
     }
-#define FETCH_NEXT(steps) if (P == 1 && R >= 4) __builtin_prefetch(next), next += (steps) * next_bytes;
+#define FETCH_NEXT(steps) \
+    if (R >= 4) { \
+        if (P == 1) __builtin_prefetch(next); \
+        else __builtin_prefetch(next, 0, 2); \
+        next += (steps) * next_bytes; \
+    }
     if (a_step == 1 && b_step == CQ_PANEL)
         for (; k >= 4; k -= 4, a += 4, b += 4 * CQ_PANEL) {
             FETCH_NEXT(4)
