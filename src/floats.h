@@ -4,7 +4,7 @@
 #define CQ_FLOATS_H
 #include "kernel.h"
 
-/* k passes in even parts. Of one panel 24 KB stay in the first-level cache while all rows pass. Four side by side stream
+/* k passes in even parts. 24 KB of one panel stay in the first-level cache while rows pass; four side by side stream
  * from the second level, and long parts spare loads and stores of sums. */
 enum { CQ_DEPTH = 384, CQ_DEPTH_WIDE = 768 };
 #define CQ_FETCH_FROM 24 /* rows; fewer do not give the time for it */
