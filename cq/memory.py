@@ -7,8 +7,15 @@ from contextlib import suppress
 import numpy as np
 
 _HUGE_PAGE, _SHARED, _ALONE = 2 << 20, 8 << 20, 2 << 20
-_lock = threading.Lock()
-_shared, _used = np.empty(0, np.int8), 0  # where small weights lie side by side
+
+
+class _Shared(threading.local):
+    """Where this thread's small weights lie side by side."""
+
+    memory, used = np.empty(0, np.int8), 0
+
+
+_shared = _Shared()
 
 
 def aligned(size: int) -> np.ndarray:
@@ -18,14 +25,13 @@ def aligned(size: int) -> np.ndarray:
     Raises:
         MemoryError: There is none.
     """
-    global _shared, _used
     if size > _ALONE:
         return _huge(size)
-    with _lock:
-        if _used + size > _shared.size:
-            _shared, _used = _huge(_SHARED), 0
-        begin, _used = _used, _used + -(-size // 64) * 64
-        return _shared[begin : begin + size]
+    if _shared.used + size > _shared.memory.size:
+        _shared.memory, _shared.used = _huge(_SHARED), 0
+    begin = _shared.used
+    _shared.used += -(-size // 64) * 64
+    return _shared.memory[begin : begin + size]
 
 
 def _huge(size: int) -> np.ndarray:
