@@ -12,7 +12,8 @@ enum {
     BLOCK = 2 * SIDE,  /* rows, and columns, of the sums that are in tiles at a time */
     PANELS = CQ_TILE / CQ_PANEL,
     AT_ONCE = 8, /* steps: what they read of 32 rows and 64 columns stays in the first-level cache */
-    FEWEST = 8   /* rows; fewer wait for their weight anyway */
+    FEWEST = 8,  /* rows; fewer wait for their weight anyway */
+    LONG = 56    /* steps; of so many a strip and the next one are more than the second-level cache holds */
 };
 
 /* What LDTILECFG reads: rows and bytes of a row of each tile. */
@@ -61,6 +62,9 @@ typedef struct {
     int64_t panel_stride, steps;
     const uint8_t *a_rest;
     const int8_t *b_rest; /* or NULL */
+    const int8_t *next;   /* what steps fetch into the second-level cache, so many lines each */
+    int64_t lines;
+    int is_near; /* steps fetch the panels of the one after the next into the first-level cache */
 } operands;
 
 /* acc (rows, 16 * panels) = start + rows x panels, of `upper` rows and, where there are lower tiles, those below. Rows
@@ -81,7 +85,15 @@ static inline __attribute__((always_inline)) void multiply(const int lower, cons
     if (lower && right) MULTIPLY(3, 5, 7);
     const uint8_t *a = o->a;
     const int8_t *b = o->b;
-    for (int64_t i = 0; i < o->steps; i++, a += DEPTH, b += TILE_BYTES) { STEP(a, o->a_stride, b, o->panel_stride) }
+    const int8_t *next = o->next;
+    for (int64_t i = 0; i < o->steps; i++, a += DEPTH, b += TILE_BYTES) {
+        for (int64_t j = 0; j < o->lines; j++, next += CQ_LINE) __builtin_prefetch(next, 0, 2);
+        for (int j = 0; o->is_near && j < TILE_BYTES; j += CQ_LINE) {
+            __builtin_prefetch(b + 2 * TILE_BYTES + j);
+            if (right) __builtin_prefetch(b + o->panel_stride + 2 * TILE_BYTES + j);
+        }
+        STEP(a, o->a_stride, b, o->panel_stride)
+    }
     if (o->b_rest) { STEP(o->a_rest, DEPTH, o->b_rest, TILE_BYTES) }
 #undef STEP
     STORE(0, acc, 4 * acc_stride);
@@ -110,7 +122,11 @@ static void strip_i8_amx(const uint8_t *a, int64_t a_stride, const int8_t *b, in
         s->c && s->columns == CQ_TILE && !s->row_zeros && !s->row_sums &&
         !(((uintptr_t)s->c | (uintptr_t)(4 * s->stride)) % CQ_LINE); /* sums that go out as they are, in whole lines */
     const int64_t sum_stride = bare ? s->stride : CQ_TILE;
+    /* Of the next strip a share with every step of two panels, one of which has SIDE lines. */
+    const int is_near = steps >= LONG;
+    const int64_t lines = is_near || s->rows <= BLOCK ? 0 : (2 * SIDE * BLOCK + s->rows - 1) / s->rows;
     const tile_shapes before = shapes_before();
+    const int8_t *next = b + panels * panel_stride;
     int shaped = 0, rows;
     for (int64_t row = 0; row < s->rows; row += rows) {
         rows = (int)(s->rows - row < BLOCK ? s->rows - row : BLOCK);
@@ -125,11 +141,14 @@ static void strip_i8_amx(const uint8_t *a, int64_t a_stride, const int8_t *b, in
                           .a_stride = a_stride,
                           .panel_stride = panel_stride,
                           .steps = last ? steps - k : AT_ONCE,
-                          .a_rest = a_rest};
+                          .a_rest = a_rest,
+                          .lines = lines,
+                          .is_near = is_near};
             for (int p = 0; p < panels; p += 2) {
                 int32_t *to = sums + p * CQ_PANEL;
                 const int32_t *start = k ? to : s->start + p * CQ_PANEL;
                 const int64_t start_stride = k ? sum_stride : 0;
+                o.next = next, next += o.steps * lines * CQ_LINE;
                 o.b = b + p * panel_stride + k * TILE_BYTES, o.b_rest = rest && last ? b_rest + p * TILE_BYTES : NULL;
                 if (rows > SIDE && panels - p > 1) multiply(1, 1, upper, &o, start, start_stride, to, sum_stride);
                 else if (rows > SIDE) multiply(1, 0, upper, &o, start, start_stride, to, sum_stride);

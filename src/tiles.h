@@ -39,6 +39,9 @@
  * wanted: its last ones' time is that of the next tile's first. */
 #define FETCH_ROWS 4
 #define FETCH_GROUPS 24
+/* Tiles of more rows fetch where K has so many groups, so many of them before they are wanted. */
+#define LONG_GROUPS 384
+#define NEAR_GROUPS 16
 
 #define USE(r, p) OPAQUE(c##r##p);
 #endif

@@ -3,28 +3,35 @@
 
 #define DOT(r, p) c##r##p = dot4(c##r##p, x, b##p)
 #define DOT_ROW(r) if (R > r) { const a_lane x = a_load(a + r * a_stride); ROW_PANELS(DOT, r) }
-#define FETCH(p) __builtin_prefetch(b + ahead + p * panel_stride, 0, 2);
-/* The whole K: every accumulator c<row><panel> += row of a x panel. */
-#define MULTIPLY(R, P) \
-    const int64_t waits = R <= FETCH_ROWS && groups > FETCH_GROUPS ? groups - FETCH_GROUPS : 0; \
-    MULTIPLY_PART(R, P, waits, 64 * FETCH_GROUPS) \
-    MULTIPLY_PART(R, P, groups - waits, P * panel_stride - 64 * waits)
-#define MULTIPLY_PART(R, P, count, fetch) { \
-    const int64_t ahead = fetch; \
+/* Fetches the weight: for few rows into the second-level cache, for many rows into the first, and with it the share of
+ * what comes after these panels that falls to this tile, from `next` on, into the second. */
+#define FETCH(p) __builtin_prefetch(b + ahead + p * panel_stride, 0, R <= FETCH_ROWS ? 2 : 3);
+#define FETCH_SHARE if (R > FETCH_ROWS) { __builtin_prefetch(next, 0, 2); next += next_bytes; }
+/* The whole K: every accumulator c<row><panel> += row of a x panel. is_whole: the tile has all its rows and panels. */
+#define MULTIPLY(R, P, is_whole) \
+    if (R <= FETCH_ROWS) { \
+        const int64_t waits = groups > FETCH_GROUPS ? groups - FETCH_GROUPS : 0; \
+        MULTIPLY_PART(R, P, waits, 1, 64 * FETCH_GROUPS) \
+        MULTIPLY_PART(R, P, groups - waits, 1, P * panel_stride - 64 * waits) \
+    } else if (is_whole && groups >= LONG_GROUPS) MULTIPLY_PART(R, P, groups, 1, 64 * NEAR_GROUPS) \
+    else MULTIPLY_PART(R, P, groups, 0, 0)
+#define MULTIPLY_PART(R, P, count, fetches, distance) { \
+    const int64_t ahead = distance; \
     for (const int8_t *end = b + (count) * 64; b < end; b += 64, a += 4) { \
         b_lanes b0 = b_load(b), b1, b2, b3; \
         if (P > 1) b1 = b_load(b + panel_stride); \
         if (P > 2) b2 = b_load(b + 2 * panel_stride); \
         if (P > 3) b3 = b_load(b + 3 * panel_stride); \
-        if (R <= FETCH_ROWS) { FETCH(0) if (P > 1) FETCH(1) if (P > 2) FETCH(2) if (P > 3) FETCH(3) } \
+        if (fetches) { FETCH_SHARE FETCH(0) if (P > 1) FETCH(1) if (P > 2) FETCH(2) if (P > 3) FETCH(3) } \
         EVERY_ROW(DOT_ROW) \
     } }
 
-INLINE void tile_i8(const int R, const int P, const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride,
-                    int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride) {
+INLINE void tile_i8(const int R, const int P, const int is_whole, const uint8_t *a, int64_t a_stride, const int8_t *b,
+                    int64_t panel_stride, int64_t groups, const int8_t *next, int64_t next_bytes, const int32_t *start,
+                    int32_t *acc, int64_t acc_stride) {
 #define FROM(r, p) i32x16 c##r##p = R > r && P > p ? i32_load(start + 16 * p) : i32_set(0);
     EVERY_ACC(FROM)
-    MULTIPLY(R, P)
+    MULTIPLY(R, P, is_whole)
 #define PUT(r, p) i32_store(acc + r * acc_stride + 16 * p, c##r##p)
 #define PUT_ROW(r) ROW_PANELS(PUT, r)
     EVERY_ROW(PUT_ROW)
@@ -35,7 +42,7 @@ INLINE void tile_i8(const int R, const int P, const uint8_t *a, int64_t a_stride
 
 static void ISA(tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride,
                          int panels, int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride){
-    CHOOSE(tile_i8, a, a_stride, b, panel_stride, groups, start, acc, acc_stride)}
+    CHOOSE(tile_i8, 0, a, a_stride, b, panel_stride, groups, NULL, 0, start, acc, acc_stride)}
 #if TILE_PANELS == 4
 /* A whole tile, what follows included, from the registers that hold its sums. */
 INLINE void full_tile(const int to, const cq_activation activation, const int residual, const int per_row,
@@ -49,8 +56,10 @@ INLINE void full_tile(const int to, const cq_activation activation, const int re
 #define FROM(r, p) \
     i32x16 c##r##p = i32_load(s->start + 16 * p); \
     if (per_row) c##r##p = i32_sub(c##r##p, i32_mul(z##r, i32_load(s->column_sums + 16 * p)));
+    const int64_t next_bytes = 64 * P * R / s->rows;
+    const int8_t *next = b + P * panel_stride + row / R * groups * next_bytes;
     EVERY_ACC(FROM)
-    MULTIPLY(R, P)
+    MULTIPLY(R, P, 1)
 #define EMIT(r, p) emit(to, activation, residual, per_row, c##r##p, x##r, s, row + r, 16 * p, 16)
 #define VALUE(r, p) value(activation, residual, per_row, c##r##p, x##r, s, row + r, 16 * p, 16)
 #define EMIT_ROW(r) { \
@@ -119,6 +128,7 @@ static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, i
     const int64_t sum_stride = bare ? s->stride : CQ_TILE;
     for (int64_t row = from_registers(a, a_stride, b, panel_stride, groups, s); row < s->rows; row += AT_ONCE) {
         const int rows = (int)(s->rows - row < AT_ONCE ? s->rows - row : AT_ONCE);
+        const int64_t next_bytes = 64 * TILE_ROWS / rows;
         int32_t *sums = bare ? s->c + row * s->stride : acc;
         for (int p = 0; p < panels; p += width)
             for (int r = 0, some; r < rows; r += some) {
@@ -128,7 +138,9 @@ static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, i
                 const int32_t *start = s->start + p * CQ_PANEL;
                 int32_t *to = sums + r * sum_stride + p * CQ_PANEL;
                 if (TILE_PANELS == 1 && some == TILE_ROWS) /* most tiles: without a call */
-                    tile_i8(TILE_ROWS, 1, from, a_stride, panel, panel_stride, groups, start, to, sum_stride);
+                    tile_i8(TILE_ROWS, 1, 1, from, a_stride, panel, panel_stride, groups,
+                            panel + panel_stride + r / TILE_ROWS * groups * next_bytes, next_bytes, start, to,
+                            sum_stride);
                 else
                     ISA(tile_i8)(from, a_stride, some, panel, panel_stride, panels - p < width ? panels - p : width,
                                  groups, start, to, sum_stride);
