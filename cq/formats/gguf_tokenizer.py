@@ -91,8 +91,8 @@ def read_vocabulary(values: dict, vocab_size: int, folder: Path, where: str) -> 
 def _byte_pairs(values: dict, pre: str, vocab_size: int, where: str) -> Tokenizer:
     tokens, kinds = _tokens(values, vocab_size, where)
     merges = _list(values, "merges", str, where)
-    pairs = [[token[:1] + left, right] for token in merges for left, _, right in [token[1:].partition(" ")]]
-    model = {"type": "BPE", "vocab": _numbered(tokens), "merges": pairs, "ignore_merges": pre in _WHOLE}
+    pairs = [(token[:1] + left, right) for token in merges for left, _, right in [token[1:].partition(" ")]]
+    model = {"type": "BPE", "vocab": _numbered(tokens), "merges": _merges(pairs), "ignore_merges": pre in _WHOLE}
     return _built(
         tokens,
         kinds,
@@ -103,6 +103,13 @@ def _byte_pairs(values: dict, pre: str, vocab_size: int, where: str) -> Tokenize
         normalizer={"type": "NFC"} if pre in _COMPOSED else None,
         pre_tokenizer={"type": "Sequence", "pretokenizers": _PRE[pre]},
     )
+
+
+def _merges(pairs: list[tuple[str, str]]) -> list[str] | list[tuple[str, str]]:
+    """As strings, which every version of tokenizers reads, unless one would be read otherwise: pairs need 0.20."""
+    if any(" " in left or " " in right or left.startswith("#version") for left, right in pairs):
+        return pairs
+    return [f"{left} {right}" for left, right in pairs]
 
 
 def _pieces(values: dict, vocab_size: int, where: str) -> Tokenizer:
@@ -139,7 +146,7 @@ def _pieces(values: dict, vocab_size: int, where: str) -> Tokenizer:
     model = {
         "type": "BPE",
         "vocab": vocabulary,
-        "merges": [pair[3:] for pair in pairs],
+        "merges": _merges([pair[3:] for pair in pairs]),
         "unk_token": unknown,
         "fuse_unk": True,
         "byte_fallback": True,

@@ -5,7 +5,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import FormatError
-from .activation import Activation
+from .activation import Activation, decode
 from .batch import Batch
 from .forms import Fixed
 from .linear import Linear, QuantizedLinear
@@ -61,7 +61,7 @@ class Convolution:
         form: Fixed | None,
     ) -> tuple[Activation, np.ndarray | _core.Coded]:
         """x, y (tokens, hidden) → the same for `readers`, and the residual stream that goes on beside it in `form`."""
-        floats = x.dequantize() if isinstance(x, _core.Coded) else x
+        floats = decode(x) if isinstance(x, _core.Coded) else x
         places, inside = neighbours(batch.offsets, self.product.shape[0] // floats.shape[1])
         rows = np.where(inside[:, :, None], floats[places], np.float32(0))
         total = y + self.product(Activation(rows.reshape(len(floats), -1)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _core, memory
 from ..qtensor import QTensor
-from .activation import Activation
+from .activation import Activation, decode
 from .deferred import Deferred, read
 from .forms import Fixed, Form, PerToken, ResultForm, Smoothed, common_form
 from .overflow import check_layer
@@ -334,7 +334,7 @@ class Then:
 
     def _apart(self, y: np.ndarray) -> tuple[Activation, np.ndarray | _core.Coded]:
         """What follows the layer's product, in a pass of its own."""
-        residual = self.residual.dequantize() if isinstance(self.residual, _core.Coded) else self.residual
+        residual = decode(self.residual) if isinstance(self.residual, _core.Coded) else self.residual
         floats = self.form is None
         normed, codes, stream = _core.norm(
             y, self.norm, residual, self.form, floats, self.keep == "sum", self.inner, self.factor

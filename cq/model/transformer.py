@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from .. import _core
 from ..errors import CqError, UnsupportedError
 from . import build
-from .activation import Activation, finite
+from .activation import Activation, decode, finite
 from .attention import Attention
 from .batch import Batch, Observe, batches
 from .block import Block, FeedForward
@@ -194,7 +194,7 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         if not self.config.parallel:
             return None
         assert block.ffn_norm is not None, "Config says so"
-        floats = stream.dequantize() if isinstance(stream, _core.Coded) else stream
+        floats = decode(stream) if isinstance(stream, _core.Coded) else stream
         return block.ffn_norm(floats, block.ffn.readers(), batch.observe is not None)
 
     def _following_norms(self, block: Block, after: Block | None) -> tuple[Norm | None, Norm | None]:

@@ -25,6 +25,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter, generate_merg
 
 import cq
 from cq.errors import FormatError, UnsupportedError
+from cq.formats import gguf_tokenizer
 
 CORPUS = [
     "the cat sat on the mat that he 1999 2024 2000 it's he'll café naïve 日本語 Über-STRASSE x/y\n\n  if (a):\r\n\tb\n"
@@ -171,6 +172,12 @@ def test_a_pre_tokenizer_that_is_not_said_is_the_architecture_s(load, said):
     assert [word for word, _ in cut.pre_tokenize_str("it'S 12 a")] == ["it", "'S", "Ġ", "1", "2", "Ġa"]
     with pytest.raises(UnsupportedError, match="pre-tokenizer 'default' is not implemented"):  # Llamas have had several
         load(more)
+
+
+@pytest.mark.parametrize("pair, told", [(("a", "b"), "a b"), ((" ", "b"), None), (("#version", "b"), None)])
+def test_merges_are_strings_where_they_can(pair, told):
+    """tokenizers before 0.20 reads no pairs; of strings it reads these otherwise."""
+    assert gguf_tokenizer._merges([pair]) == [told or pair]
 
 
 def test_words_of_tekken(load):
