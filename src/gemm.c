@@ -11,8 +11,8 @@
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
 #define CLIP_COLUMNS 64         /* from here on it pays to clip A */
 #define EXCESS_SHARE 9          /* with a group of excess for so many codes, clipped rows take as long as others */
-#define LONG_K 1536             /* from here on no second-level cache holds a block of A's rows */
-#define LONG_ROWS 516           /* of its blocks then, between which float32 weights come anew from further away */
+#define LONG_K 1536             /* above it CQ_BLOCK_ROWS rows of A are a megabyte and more */
+#define LONG_ROWS 516           /* of a block then: fewer blocks read float32 weights anew from further away */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
 
 static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {

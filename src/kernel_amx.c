@@ -13,7 +13,7 @@ enum {
     PANELS = CQ_TILE / CQ_PANEL,
     AT_ONCE = 8, /* steps: what they read of 32 rows and 64 columns stays in the first-level cache */
     FEWEST = 8,  /* rows; fewer wait for their weight anyway */
-    LONG = 56    /* steps; of so many a strip and the next one are more than the second-level cache holds */
+    LONG = 56    /* steps; from so many on the second-level cache soon has no room for the next strip */
 };
 
 /* What LDTILECFG reads: rows and bytes of a row of each tile. */
