@@ -5,14 +5,9 @@
 #include "floats.h"
 #include "gemm.h"
 
-#define WAITING_BYTES (512 << 10) /* of a block's float32 rows that wait for their last column: half of that cache */
-#define EVEN_BELOW 16           /* tasks of a member */
-#define ROWS_EACH 24            /* rows that a member should have, or tiles are shared out */
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
 #define CLIP_COLUMNS 64         /* from here on it pays to clip A */
 #define EXCESS_SHARE 9          /* with a group of excess for so many codes, clipped rows take as long as others */
-#define LONG_K 1536             /* above it CQ_BLOCK_ROWS rows of A are a megabyte and more */
-#define LONG_ROWS 516           /* of a block then: fewer blocks read float32 weights anew from further away */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
 
 static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
@@ -188,29 +183,41 @@ static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, in
     cq_multiply_block_f32(&block, NULL);
 }
 
-/* Of a float32 weight. */
+/* Part k0 .. k0 + count - 1 of k, of a float32 weight's columns; `finish` as in cq_multiply_block_f32. */
+static void multiply_floats(const gemm_job *job, float *acc, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                            int64_t k0, int64_t count, const float *next, const cq_strip *finish) {
+    const int64_t panel_stride = job->w->k * CQ_PANEL;
+    const cq_block_f32 block = {.o = {.a = job->x + row * job->x_stride + k0,
+                                      .a_row = job->x_stride,
+                                      .a_step = 1,
+                                      .b = job->w->floats + column / CQ_PANEL * panel_stride + k0 * CQ_PANEL,
+                                      .b_step = CQ_PANEL,
+                                      .panel_stride = panel_stride},
+                                .rows = rows,
+                                .k = count,
+                                .panels = (int)((columns + CQ_PANEL - 1) / CQ_PANEL),
+                                .add = k0 > 0,
+                                .c = acc,
+                                .c_row = job->span * CQ_TILE,
+                                .next = next};
+    cq_multiply_block_f32(&block, finish);
+}
+
+/* Of a float32 weight. All parts of k but the last are worked off for a whole span of tiles when its first one is due,
+ * so that each part of A stays in the second-level cache for all of them. */
 static void product_floats(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row,
                            int64_t column) {
     (void)queue;
-    const int64_t k = job->w->k, depth = cq_depth_f32(k), panel_stride = k * CQ_PANEL;
-    const float *b = job->w->floats + column / CQ_PANEL * panel_stride;
-    cq_block_f32 block = {.o = {.a = job->x + row * job->x_stride,
-                                .a_row = job->x_stride,
-                                .a_step = 1,
-                                .b = b,
-                                .b_step = CQ_PANEL,
-                                .panel_stride = panel_stride},
-                          .rows = s->rows,
-                          .panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL,
-                          .c = work->acc,
-                          .c_row = CQ_TILE};
-    for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += depth, block.add = 1) {
-        const int last = k0 + depth >= k;
-        block.k = min(depth, k - k0);
-        block.next = last ? b + block.panels * panel_stride : block.o.b + block.k * CQ_PANEL;
-        cq_multiply_block_f32(&block, last ? s : NULL);
-        block.o.a += block.k, block.o.b += block.k * CQ_PANEL;
-    }
+    const int64_t k = job->w->k, depth = cq_depth_f32(k), last = k > depth ? (k - 1) / depth * depth : 0;
+    const int64_t first = column / CQ_TILE / job->span * job->span * CQ_TILE;
+    const float *b = job->w->floats + first * k;
+    const int64_t columns = min(job->span * CQ_TILE, job->n - first);
+    if (column == first)
+        for (int64_t k0 = 0; k0 < last; k0 += depth)
+            multiply_floats(job, work->acc, row, s->rows, first, columns, k0, depth, b + (k0 + depth) * CQ_PANEL, NULL);
+    b = job->w->floats + (column + CQ_TILE) * k;
+    multiply_floats(job, work->acc + (column - first), row, s->rows, column, s->columns, last, k - last,
+                    column + CQ_TILE < first + columns ? b + last * CQ_PANEL : b, s);
 }
 
 static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row,
@@ -263,7 +270,7 @@ static int open_work(const gemm_job *job, gemm_work *work, cq_queue *queue) {
     ROOM(scales, job->form, rows * 4);
     ROOM(zeros, job->form || (coded && is_signed && job->a->zero_points), rows * 4);
     ROOM(sums, coded && job->w->zero_points, rows * 4);
-    ROOM(acc, floats, (2 * rows + WIDEN_ROWS) * CQ_TILE * 4);
+    ROOM(acc, floats, ((job->span + 1) * rows + WIDEN_ROWS) * CQ_TILE * 4);
     ROOM(rows, job->whole_rows && !job->rows && !job->e->out, rows * job->n * 4);
     ROOM(normed, job->whole_rows && job->e->norm && !job->e->norm_out, job->n * 4);
 #undef ROOM
@@ -283,13 +290,15 @@ static void tiles_member(void *context, cq_queue *queue) {
     if (!open_work(job, &work, queue)) return;
     for (int64_t task, end; cq_take(queue, &task, &end);)
         for (; task < end; task++) {
-            const int64_t block = task / job->column_tiles, column = task % job->column_tiles * CQ_TILE;
-            const int64_t row = first_row(job, block);
+            const int64_t block = task / job->spans, row = first_row(job, block), width = job->span * CQ_TILE;
+            const int64_t first = task % job->spans * width;
             ready_block(job, &work, queue, block);
-            set_columns(job, &work, &s, column);
-            fetch_columns(job, column + CQ_TILE);
-            set_rows(job, &work, &s, row, row, first_row(job, block + 1) - row, column);
-            job->product(job, &work, queue, &s, row, column);
+            for (int64_t column = first; column < min(first + width, job->n); column += CQ_TILE) {
+                set_columns(job, &work, &s, column);
+                fetch_columns(job, column + CQ_TILE);
+                set_rows(job, &work, &s, row, row, first_row(job, block + 1) - row, column);
+                job->product(job, &work, queue, &s, row, column);
+            }
         }
     close_work(&work);
 }
@@ -339,19 +348,10 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     const int64_t k = job->w->k;
     const double work = (double)job->m * (double)job->n * (double)k;
     job->k4 = up(k, 4), job->line = cq_active->align_from ? up(k, CQ_LINE) : job->k4;
-    job->column_tiles = (job->n + CQ_TILE - 1) / CQ_TILE;
     job->whole_rows = e && (e->norm || e->gated || (e->codes && (e->codes->dynamic || e->codes->stretched || e->out)));
     atomic_init(&job->bad, INT64_MAX);
-    const int by_blocks = job->whole_rows && (threads == 1 || job->m >= threads * ROWS_EACH);
-    int64_t most = job->w->floats && cq_active->panels > 1 && k > LONG_K ? LONG_ROWS : CQ_BLOCK_ROWS;
-    if (by_blocks) most = max(CQ_TILE_ROWS, min(most, WAITING_BYTES / (4 * job->n) / CQ_TILE_ROWS * CQ_TILE_ROWS));
-    job->blocks = (job->m + most - 1) / most;
-    /* as many tasks for each member; where they are many that matters no longer */
-    if (by_blocks || (job->column_tiles % threads && job->blocks * job->column_tiles < threads * EVEN_BELOW))
-        job->blocks = up(job->blocks, threads);
-    job->blocks = min(job->blocks, (job->m + CQ_TILE_ROWS - 1) / CQ_TILE_ROWS);
-    job->block_rows = up((job->m + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
-    const int64_t pairs = job->blocks * job->column_tiles;
+    const int by_blocks = share_out(job, threads);
+    const int64_t pairs = job->blocks * job->spans;
     cq_status status;
     if (by_blocks) {
         const cq_phase phase = {blocks_member, job->blocks, job->blocks};

@@ -14,8 +14,9 @@ typedef struct gemm_work gemm_work;
 struct gemm_job {
     int64_t m, n, k4; /* k4: k in whole groups of 4 */
     int64_t line;     /* bytes of a row of A that is copied */
-    int64_t blocks, block_rows, column_tiles;
-    int whole_rows; /* a row is finished once all of its columns are there */
+    int64_t blocks, block_rows;
+    int64_t span, spans; /* tiles of columns in a task, and how many spans there are */
+    int whole_rows;      /* a row is finished once all of its columns are there */
     const cq_weight *w;
     const cq_epilogue *e;
     void (*product)(const gemm_job *, gemm_work *, cq_queue *, cq_strip *, int64_t row, int64_t column);
@@ -49,6 +50,33 @@ struct gemm_work {
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+#define WAITING_BYTES (512 << 10) /* of a block's float32 rows that wait for their last column: half of that cache */
+#define EVEN_BELOW 16             /* tasks of a member */
+#define ROWS_EACH 24              /* rows that a member should have, or tiles are shared out */
+/* Above LONG_K, CQ_BLOCK_ROWS rows of A are a megabyte and more. A block of a float32 product has then, where tiles are
+ * four panels wide, more rows, so that fewer blocks read the weight anew; where they are one panel wide, fewer, and
+ * each part of their k serves LONG_SPAN tiles of columns while the second-level cache holds it. */
+enum { LONG_K = 1536, LONG_ROWS_WIDE = 516, LONG_ROWS = 72, LONG_SPAN = 4 };
+
+/* Decides what a task is: blocks of rows by spans of tiles. Returns whether it is whole blocks. */
+static int share_out(gemm_job *job, int threads) {
+    const int by_blocks = job->whole_rows && (threads == 1 || job->m >= threads * ROWS_EACH);
+    const int is_long = job->w->floats && job->w->k > LONG_K, is_wide = cq_active->panels > 1;
+    const int64_t tiles = (job->n + CQ_TILE - 1) / CQ_TILE;
+    int64_t most = !is_long ? CQ_BLOCK_ROWS : is_wide ? LONG_ROWS_WIDE : LONG_ROWS;
+    if (by_blocks) most = max(CQ_TILE_ROWS, min(most, WAITING_BYTES / (4 * job->n) / CQ_TILE_ROWS * CQ_TILE_ROWS));
+    job->blocks = (job->m + most - 1) / most;
+    const int has_many = by_blocks || job->blocks * tiles >= LONG_SPAN * threads * EVEN_BELOW;
+    job->span = is_long && !is_wide && has_many ? LONG_SPAN : 1;
+    job->spans = (tiles + job->span - 1) / job->span;
+    /* as many tasks for each member; where they are many that matters no longer */
+    if (by_blocks || (job->spans % threads && job->blocks * job->spans < threads * EVEN_BELOW))
+        job->blocks = up(job->blocks, threads);
+    job->blocks = min(job->blocks, (job->m + CQ_TILE_ROWS - 1) / CQ_TILE_ROWS);
+    job->block_rows = up((job->m + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
+    return by_blocks;
+}
 
 /* Blocks are whole tiles of rows, as even as can be. */
 static int64_t first_row(const gemm_job *job, int64_t block) {
