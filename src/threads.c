@@ -25,7 +25,8 @@ typedef struct {
     _Alignas(64) _Atomic uint32_t wake,
         left; /* futexes: a round was opened; the last helper of a closed one has left */
     _Atomic int sleepers, waiting, taken, forked;
-    int helpers, room; /* threads that exist; that may join this round */
+    _Atomic int room; /* how many may join this round. Who reads that of the next one finds `state` changed too */
+    int helpers;      /* threads that exist */
     void (*member)(void *context, cq_queue *queue);
     void *context;
     cq_tasks *tasks;
@@ -104,7 +105,8 @@ static void hire(int wanted) {
 
 /* One phase, from its opening until every helper that joined has left. */
 static void round_of(const cq_phase *phase, void *context, cq_tasks *tasks, int room) {
-    team.member = phase->member, team.context = context, team.tasks = tasks, team.room = room;
+    team.member = phase->member, team.context = context, team.tasks = tasks;
+    atomic_store_explicit(&team.room, room, memory_order_relaxed);
     atomic_store(&team.state, (atomic_load(&team.state) / ROUND + 1) * ROUND + OPEN);
     atomic_fetch_add(&team.wake, 1);
     const int sleepers = atomic_load(&team.sleepers);
