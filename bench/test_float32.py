@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cq import _core, functions
+from cq.weights import pack_floats
 
 from . import card
 from .measure import Entry, contest
@@ -29,7 +30,7 @@ def same_instructions() -> None:
 def test_products(benchmark, threads, model, k, n, m):
     rng = np.random.default_rng(0)
     w, x, g = (rng.standard_normal(shape, np.float32) for shape in ((n, k), (m, k), (m, n)))
-    packed = _core.pack_floats(w.T)
+    packed = pack_floats(w.T)
     works = {FORWARD: (lambda: _core.linear(x, packed), lambda: x @ w.T)}
     if m in GRADIENT_ROWS and model != LARGE:
         works |= {

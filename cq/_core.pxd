@@ -4,10 +4,11 @@ from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t
 
 cdef extern from "cq.h" nogil:
     enum: CQ_PANEL, CQ_LINE, CQ_MAX_K
-    enum: CQ_BY_ONE, CQ_BY_ROW, CQ_BY_COLUMN
     ctypedef enum cq_status: CQ_OK, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM, CQ_OUT_OF_RANGE
     ctypedef enum cq_activation: CQ_IDENTITY, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU
-    ctypedef enum cq_function: CQ_EXP, CQ_LOG, CQ_SIN, CQ_COS, CQ_TANH, CQ_POWER
+    enum: CQ_MATRIX, CQ_PER_ROW, CQ_PER_COLUMN
+    enum: CQ_READ, CQ_WRITE, CQ_MAYBE, CQ_RESULT
+    enum: CQ_PAIR_AXES, CQ_PASS_ARRAYS
 
     # --- codes, weights, what follows a product ---
 
@@ -70,6 +71,10 @@ cdef extern from "cq.h" nogil:
         cq_coded coded
         int64_t columns
         float *y
+    ctypedef struct cq_matmul_args:
+        const cq_coded *a
+        const cq_weight *w
+        int32_t *c
     ctypedef struct cq_linear_args:
         const cq_coded *coded
         const float *x
@@ -101,11 +106,14 @@ cdef extern from "cq.h" nogil:
         float *x
         int64_t columns
         float factor, most
-    ctypedef struct cq_rope_args:
-        float *x
-        int64_t stride, heads, dim, turned, positions, hadamard
+    ctypedef struct cq_turns:
         const float *cosine
         const float *sine
+        int64_t positions, turned, hadamard
+    ctypedef struct cq_rope_args:
+        float *x
+        int64_t stride, heads, dim
+        cq_turns turns
         const int32_t *position
     ctypedef struct cq_embed_args:
         const float *word_f32
@@ -147,98 +155,34 @@ cdef extern from "cq.h" nogil:
     ctypedef struct cq_kept_args:
         float *qkv
         const int32_t *offsets
-        int64_t heads, kv_heads, dim, before, turned, hadamard
+        int64_t heads, kv_heads, dim, before
         float scale, cap
-        const float *cosine
-        const float *sine
-        int64_t angles
+        cq_turns turns
         const cq_kept *kept
         const cq_codes *form
         cq_coded q, k, v
         float *y
         const cq_codes *codes
-    ctypedef struct cq_dot_rows_args:
-        const float *x
-        const float *y
+    ctypedef struct cq_matrices:
+        void *data
+        int64_t rows, columns, row, column
+        int64_t pairs[4]
+        int64_t steps[4]
+    ctypedef struct cq_products:
+        cq_matrices a, b, c
+        int add
+    ctypedef struct cq_pass_array:
+        const char *name
+        int axes, use
+        char format
+    ctypedef struct cq_pass:
+        cq_pass_array arrays[8]
+        int numbers
+    ctypedef struct cq_pass_args:
+        const cq_pass *what
+        void *arrays[8]
+        double numbers[8]
         int64_t columns
-        float *sums
-    ctypedef struct cq_column_sums_args:
-        const float *x
-        int64_t columns
-        float *sums
-    ctypedef struct cq_rounding:
-        int by
-        const float *scales
-        const float *lows
-        const float *highs
-        const float *shifts
-    ctypedef struct cq_round_args:
-        const float *x
-        int64_t columns
-        cq_rounding rounding
-        float *y
-        uint8_t *bytes
-        uint8_t *clipped
-    ctypedef struct cq_exponents_args:
-        float *x
-        int64_t columns
-        float factor
-        int coded
-        float *sums
-    ctypedef struct cq_softmax_back_args:
-        float *g
-        const float *p
-        const float *inverses
-        int64_t columns
-        float factor
-    ctypedef struct cq_rescaling:
-        const float *before
-        const float *scales
-        const float *row_scales
-        const float *after
-    ctypedef struct cq_rescale_args:
-        const float *x
-        int64_t columns
-        cq_rescaling rescaling
-        float *y
-    ctypedef struct cq_norm_kept_args:
-        const float *x
-        int64_t columns
-        cq_norm norm
-        float *kept
-        float *factors
-        float *y
-    ctypedef struct cq_norm_back_args:
-        const float *g
-        const float *kept
-        const float *factors
-        int64_t columns
-        cq_norm norm
-        float *of_weight
-        float *dx
-    ctypedef struct cq_slope_args:
-        const float *x
-        cq_activation activation
-        float *y
-        float *slope
-    ctypedef struct cq_adamw:
-        float beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep
-    ctypedef struct cq_adamw_args:
-        cq_adamw adamw
-        const float *g
-        const float *units
-        const float *row_rates
-        int64_t columns
-        float *mean
-        float *square
-        float *p
-    ctypedef struct cq_elementary_args:
-        cq_function function
-        const void *x
-        const double *y
-        int64_t y_step
-        int single
-        void *out
 
     ctypedef union cq_args:
         cq_quantize_args quantize
@@ -252,21 +196,12 @@ cdef extern from "cq.h" nogil:
         cq_embed_args embed
         cq_attention_args attention
         cq_kept_args kept
-        cq_dot_rows_args dot_rows
-        cq_column_sums_args column_sums
-        cq_slope_args slope
-        cq_round_args round
-        cq_exponents_args exponents
-        cq_softmax_back_args softmax_back
-        cq_rescale_args rescale
-        cq_norm_kept_args norm_kept
-        cq_norm_back_args norm_back
-        cq_adamw_args adamw
-        cq_elementary_args elementary
+        cq_matmul_args matmul
+        cq_products products
+        cq_pass_args of_pass
     ctypedef cq_status cq_call(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_call cq_quantize, cq_dequantize, cq_linear, cq_norm_rows, cq_gate, cq_cap, cq_rope, cq_embed, cq_attention
-    cq_call cq_attention_kept, cq_dot_rows, cq_column_sums, cq_slope, cq_round, cq_exponents, cq_softmax_back
-    cq_call cq_hadamard, cq_rescale, cq_norm_kept, cq_norm_back, cq_adamw_step, cq_elementary
+    cq_call cq_quantize, cq_dequantize, cq_linear, cq_norm_rows, cq_gate, cq_cap, cq_hadamard, cq_rope, cq_embed
+    cq_call cq_attention, cq_attention_kept, cq_matmul_i8, cq_multiply_f32, cq_multiply_f64, cq_run_pass
 
     # --- the machine ---
 
@@ -278,22 +213,11 @@ cdef extern from "cq.h" nogil:
     int cq_guard_fork()
     void cq_keep_freed(int)
 
-    # --- weights and products ---
+    # --- weights, and what needs no arguments of its own kind ---
 
-    ctypedef struct cq_products:
-        const void *a
-        const void *b
-        void *c
-        int64_t a_row, a_column, b_row, b_column, c_row, m, n, k, count
-        const int64_t *a_at
-        const int64_t *b_at
-        const int64_t *c_at
-        int add
     int64_t cq_packed_bytes(int64_t, int64_t)
-    void cq_pack(const int8_t *, int64_t, int64_t, int64_t, int64_t, const int32_t *, int8_t *, int32_t *)
-    void cq_unpack(const cq_weight *, int8_t *)
-    void cq_pack_f32(int, const float *, int64_t, int64_t, int64_t, int64_t, float *)
-    cq_status cq_matmul_i8(int, const cq_coded *, int64_t, const cq_weight *, int32_t *, int64_t)
-    cq_status cq_multiply_f32(int, const cq_products *)
-    cq_status cq_multiply_f64(int, const cq_products *)
+    int64_t cq_packed_floats(int64_t, int64_t)
+    void cq_pack(const cq_matrices *, const int32_t *, int8_t *, int32_t *)
+    void cq_pack_f32(int, const cq_matrices *, float *)
     cq_status cq_min_max(const float *, int64_t, float *, float *)
+    const cq_pass *cq_find_pass(const char *)

@@ -36,12 +36,20 @@ class _Deferred(Protocol):
 
 # --- the machine ---
 
-def get_threads() -> int: ...
-def set_threads(n: int) -> None: ...
-def keep_freed(on: bool) -> None: ...
-def peak(kind: str, repeats: int) -> float: ...
+def get_threads() -> int:
+    """Threads of a call at most."""
 
-# --- calls that are made again ---
+def set_threads(n: int) -> None:
+    """n: at least 1."""
+
+def keep_freed(on: bool) -> None:
+    """Whether freed memory stays with malloc, for the whole process; see cq_keep_freed."""
+
+def peak(kind: str, repeats: int) -> float:
+    """Runs the register-only loop of "int8" or "float32" on this thread and gives the operations done; a multiply-add
+    is 2."""
+
+# --- calls that are made again, and passes ---
 
 @final
 class Step: ...
@@ -58,7 +66,13 @@ class Tape:
     def __init__(self, capacity: int = 0) -> None: ...
     def __enter__(self) -> Tape: ...
     def __exit__(self, *error: object) -> None: ...
-    def replay(self, rows: int = -1, sequences: int = -1) -> None: ...
+    def replay(self, rows: int = -1, sequences: int = -1) -> None:
+        """rows, sequences: of this time, where there is a capacity; else as they were."""
+
+def run_pass(name: str, arrays: Sequence[np.ndarray | None], numbers: Sequence[float] = ()) -> list[np.ndarray]:
+    """Makes the pass `name` of src/training.c over arrays and numbers in the order in which it takes them; the first
+    array is a matrix, whose shape says how many rows and columns there are. Gives the results: those given among the
+    arrays, and new ones in place of those that are None or left out. See train.passes and functions."""
 
 # --- codes ---
 
@@ -89,75 +103,60 @@ class Coded:
         zero_point: int | np.ndarray,
         smoothed: Smoothed | None = None,
     ) -> None: ...
-    def dequantize(self) -> np.ndarray: ...
+    def dequantize(self) -> np.ndarray:
+        """float32 (rows, columns), of codes with one scale, or one per row."""
 
-def quantize(
-    x: np.ndarray, form: PerToken | PerHead | Fixed | Smoothed, row_sums: np.ndarray | None = None
-) -> Coded: ...
-def min_max(x: np.ndarray) -> tuple[float, float]: ...
+def quantize(x: np.ndarray, form: PerToken | PerHead | Fixed | Smoothed, row_sums: np.ndarray | None = None) -> Coded:
+    """x float32 (rows, columns) in `form`; row_sums int32 (rows,) gets the sums of each row's codes."""
+
+def min_max(x: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest element of a float32 array that is not empty. CqError where it holds NaN or Inf."""
 
 # --- weights ---
 
 @disjoint_base
 class Packed:
+    """A weight (k, n) in panels of 16 columns, int8 or float32, as products read it: see weights.Weight and
+    weights.FloatWeight. zero_points int32 and scales float32 (groups, n), or None; a group holds group_size rows.
+    source: has a method `read` that gives the codes to pack when a product wants them, or None: `put`, `pack` or
+    `pack_floats` comes first."""
     @property
     def k(self) -> int: ...
     @property
     def n(self) -> int: ...
     @property
-    def group_size(self) -> int: ...
-    @property
     def shape(self) -> tuple[int, int]: ...
-
-@final
-class FloatWeight(Packed):
     @property
-    def panels(self) -> np.ndarray: ...
-    def __init__(self, panels: np.ndarray, k: int, n: int) -> None: ...
-    def unpack(self) -> np.ndarray: ...
-
-@final
-class Weight(Packed):
-    @property
-    def panels(self) -> np.ndarray: ...
-    @property
-    def column_sums(self) -> np.ndarray: ...
+    def group_size(self) -> int: ...
     @property
     def zero_points(self) -> np.ndarray | None: ...
     @property
     def scales(self) -> np.ndarray | None: ...
     @property
-    def largest_scale(self) -> float: ...
-    @property
-    def nbytes(self) -> int: ...
+    def source(self) -> _Deferred | None: ...
     def __init__(
         self,
-        panels: np.ndarray | None,
-        column_sums: np.ndarray | None,
-        zero_points: np.ndarray | None,
-        scales: np.ndarray | None,
         k: int,
         n: int,
         group_size: int,
+        zero_points: np.ndarray | None = None,
+        scales: np.ndarray | None = None,
         source: _Deferred | None = None,
     ) -> None: ...
-    def unpack(self) -> np.ndarray: ...
-
-def pack(
-    b: np.ndarray | _Deferred,
-    zero_points: np.ndarray | None = None,
-    scales: np.ndarray | None = None,
-    group_size: int = 0,
-) -> Weight:
-    """A Weight of b: int8 (k, n), any strides, or what has dtype, shape and a method `read` that gives such codes when
-    they are wanted; zero_points int32 (groups, n) or None; scales float32 (groups, n) or None; a group holds group_size
-    rows of b (0: all of them)."""
-
-def pack_floats(b: np.ndarray) -> FloatWeight: ...
+    def put(self, panels: np.ndarray, column_sums: np.ndarray | None = None) -> None:
+        """Its arrays: int8 panels and their column sums, or float32 panels alone. Those that come first stay."""
+    def pack(self, b: np.ndarray) -> None:
+        """Packs int8 b (k, n) of any strides."""
+    def pack_floats(self, b: np.ndarray) -> None:
+        """Packs float32 b (k, n), of which one axis is contiguous."""
+    def packed(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Panels and column sums; packed by now."""
 
 # --- products ---
 
-def matmul_integer(a: Coded, w: Weight) -> np.ndarray: ...
+def matmul_integer(a: Coded, w: Packed) -> np.ndarray:
+    """int32 (m, n) = (a - a.zero_point) (w - w.zero_points); scales are not used."""
+
 @overload
 def linear(
     x: np.ndarray | Coded,
@@ -217,7 +216,7 @@ def linear(
 ) -> np.ndarray | Coded | tuple[np.ndarray | Coded, np.ndarray | Coded]: ...
 def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool) -> None:
     """out = a b, or out + a b, of float32 or float64 arrays a (..., m, k), b (..., k, n) and out (..., m, n), which
-    shares no memory with them; see functions.matmul."""
+    shares no memory with them. At most 4 leading axes; those of a and b may be 1 or missing. See functions.matmul."""
 
 # --- the layers of a transformer ---
 
@@ -246,11 +245,19 @@ def norm(
     """(y float32 or None, y in codes or None, s or None): s = factor * inner(x) + residual, y = norm(s). norm, inner:
     layer or RMS norms, with weight, bias, eps and rms, as model.Norm; or None: nothing is normed there."""
 
-def cap(x: np.ndarray, factor: float = 1.0, most: float = 0.0) -> np.ndarray: ...
-def hadamard(x: np.ndarray, block: int) -> np.ndarray: ...
+def cap(x: np.ndarray, factor: float = 1.0, most: float = 0.0) -> np.ndarray:
+    """x float32 (rows, columns) to most * tanh(factor * x / most) in place, or to factor * x where most is 0. Gives
+    x."""
+
+def hadamard(x: np.ndarray, block: int) -> np.ndarray:
+    """Each `block` neighbours in the rows of float32 x in place to their Hadamard transform over sqrt(block). Gives
+    x."""
+
 def gate(
     g: np.ndarray, u: np.ndarray, activation: str | None, form: ResultForm = None, hadamard: int = 0
-) -> np.ndarray | Coded: ...
+) -> np.ndarray | Coded:
+    """act(g) * u, both float32 (rows, columns), transformed in blocks of `hadamard` where that is not 0, in `form`."""
+
 def rope(
     x: np.ndarray, heads: int, dim: int, cosine: np.ndarray, sine: np.ndarray, position: np.ndarray, hadamard: int = 0
 ) -> None:
@@ -283,6 +290,8 @@ def attention(
 
 @final
 class Kept:
+    """Keys and values that sequences have kept in one layer, as cq_kept says: what attention_kept reads and writes.
+    dtype: float32 or int8."""
     @property
     def sequences(self) -> int: ...
     @property
@@ -306,7 +315,8 @@ class Kept:
         """The arrays of a sequence of `length` tokens, of those from `first` on, a multiple of 64, flat: kv_heads *
         capacity times dim (keys; in int8 a multiple of 4), dim as a multiple of 16 (values), and in int8 1 (start) and,
         where tokens have their own, 3 (scales). A recorded call sees the latest ones."""
-    def move(self, sequence: int, length: int) -> None: ...
+    def move(self, sequence: int, length: int) -> None:
+        """The sequence has `length` tokens from now on."""
 
 def attention_kept(
     qkv: np.ndarray,
@@ -327,58 +337,3 @@ def attention_kept(
     None where float32 is kept; else PerHead, or Smoothed of the three, of which values alone may have scales of each
     feature's own. offsets int32 (sequences + 1,) from 0 to tokens, one sequence for each that is kept. window, cap: as
     in attention, causal. → (tokens, heads * dim) in `form`: None or, of codes, Fixed."""
-
-# --- float32, for training and analysis ---
-
-def elementary(name: str, x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
-    """A new array: the function of each element of x, float64 or float32 of any shape; float32 is computed in float64
-    and rounded once. name: exp, log, sin, cos, tanh, or power, which takes x to y: float64, (1,) or flat, one per
-    element."""
-
-def dot_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray: ...
-def column_sums(x: np.ndarray) -> np.ndarray: ...
-def slope(x: np.ndarray, activation: str | None) -> tuple[np.ndarray, np.ndarray]: ...
-def round_codes(
-    x: np.ndarray, scales: np.ndarray, lows: np.ndarray, highs: np.ndarray, shifts: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """clip(rint(x / scales), lows, highs) + shifts, whole numbers in float32, of finite float32 x (rows, n); the same
-    from lows on as uint8; and which rows were clipped, bool (rows,). scales, lows, highs, shifts: float32, all (1,),
-    (rows,) or (1, n)."""
-
-def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
-    """Each row of float32 x (..., n) to exp(factor * (x - max)) or, coded, rint(255 * 2^(factor * (x - max))) as int8
-    attention has it, in place; -Inf to 0. Gives the rows' sums, float32 (..., 1)."""
-
-def softmax_back(g: np.ndarray, p: np.ndarray, inverses: np.ndarray, factor: float) -> None:
-    """The reverse of softmax along the last axis: g = factor * (g - sum(g * w)) * w in place, w = p * inverses. float32
-    g and p (..., n), inverses (..., 1)."""
-
-def rescale(
-    x: np.ndarray,
-    scales: np.ndarray,
-    before: np.ndarray | None = None,
-    row_scales: np.ndarray | None = None,
-    after: np.ndarray | None = None,
-    out: np.ndarray | None = None,
-) -> np.ndarray: ...
-def norm_kept(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float, rms: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Layer or RMS norm of float32 x (rows, n), with weight and optional bias (n,): the result; what weight and bias
-    follow; and the inverse (rows,) of what each row was divided by."""
-
-def norm_back(
-    g: np.ndarray, weight: np.ndarray, kept: np.ndarray, factors: np.ndarray, rms: bool
-) -> tuple[np.ndarray, np.ndarray]: ...
-def adamw(
-    p: np.ndarray,
-    g: np.ndarray,
-    mean: np.ndarray,
-    square: np.ndarray,
-    units: np.ndarray | None,
-    choices: Sequence[float],
-    row_rates: np.ndarray | None = None,
-) -> None:
-    """A step of AdamW over flat float32 arrays (n,), of which p, mean and square change; units (n,) or None. choices:
-    beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep (see cq_adamw). row_rates (rows,): what the rate
-    is multiplied by in each of so many equal parts."""

@@ -5,7 +5,6 @@
 Arrays must be C-contiguous and of the exact dtype; float32 is (rows, columns). `Coded` is an activation in codes,
 `Weight` a packed int8 matrix; both are checked once, when they are made. A `form` says which codes are wanted, by its
 field `kind` and those that come with it (cq/model/forms.py). cq/_core.pyi says of each function what it takes. """
-import math
 import os
 import numpy as np
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, \
@@ -36,33 +35,28 @@ if cq_guard_fork():
 ISA = cq_isa().decode()  # the one whose kernels run
 
 include "bindings/arrays.pxi"    # pointers to checked arrays, new arrays, errors
-include "bindings/steps.pxi"     # calls that can be made again
+include "bindings/steps.pxi"     # calls that can be made again; passes
 include "bindings/codes.pxi"     # activations in codes
 include "bindings/weights.pxi"   # packed weights
 include "bindings/products.pxi"  # matrix products, with what follows one
 include "bindings/layers.pxi"    # embeddings, norms, gates, rotary positions
 include "bindings/attention.pxi"
-include "bindings/training.pxi"  # passes over float32, elementary functions
 
 
 def get_threads():
-    """Threads of a call at most."""
     return threads
 
 
 def set_threads(int n):
-    """n: at least 1."""
     global threads
     threads = n
 
 
 def keep_freed(bint on):
-    """Whether freed memory stays with malloc, for the whole process; see cq_keep_freed."""
     cq_keep_freed(on)
 
 
 def peak(str kind, int64_t repeats):
-    """Runs the register-only loop of "int8" or "float32" on this thread. → operations done; a multiply-add is 2"""
     cdef double operations
     cdef bint int8 = kind == "int8"
     with nogil:

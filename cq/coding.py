@@ -7,11 +7,12 @@ from .errors import UnsupportedError
 from .model.forms import Form, has_one_scale
 from .model.overflow import INT32_MAX
 from .qtensor import QTensor, quantize_tensor
+from .weights import Weight, pack
 
 _BLOCK = 1 << 20  # weights quantized at once
 
 
-def pack_weight(weight: QTensor) -> _core.Weight:
+def pack_weight(weight: QTensor) -> Weight:
     """QTensor int8 (out, in), per tensor, along axis 0, or in groups along the inputs → packed (in, out)."""
     n, k = weight.shape
     if k > _core.MAX_K:
@@ -24,7 +25,7 @@ def pack_weight(weight: QTensor) -> _core.Weight:
         scale, zero_point = np.full((1, n), scale), np.full((1, n), zero_point)
     else:
         scale, zero_point = (np.ascontiguousarray(p.reshape(n, -1).T) for p in (scale, zero_point))
-    return _core.pack(
+    return pack(
         weight.data.T,
         zero_point.astype(np.int32) if zero_point.any() else None,
         scale.astype(np.float32),
@@ -52,9 +53,7 @@ def quantize_weight(weight: np.ndarray, symmetric: bool, granularity: str, group
     return QTensor(codes, scale, zero_point, 0, group_size)
 
 
-def quantize_bias(
-    bias: np.ndarray | None, kind: str, input_form: Form, weight: _core.Weight
-) -> np.ndarray | QTensor | None:
+def quantize_bias(bias: np.ndarray | None, kind: str, input_form: Form, weight: Weight) -> np.ndarray | QTensor | None:
     """The bias as the scheme wants it: int8 affine, int32 codes where the input's scale is fixed, float32 elsewhere."""
     if bias is None:
         return None

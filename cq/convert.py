@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from . import _core, affine
+from . import affine
 from .coding import pack_weight, quantize_bias, quantize_weight
 from .errors import CqError, UnsupportedError
 from .model import Transformer
@@ -18,6 +18,7 @@ from .model.linear import Linear, QuantizedLinear
 from .model.overflow import check_attention
 from .plan import LayerPlan, Plan, WeightCoding
 from .qtensor import QTensor
+from .weights import Weight
 
 Progress = Callable[[int, int | None], None]
 
@@ -25,34 +26,34 @@ Progress = Callable[[int, int | None], None]
 class Codes(Protocol):
     """Where the codes of weights and biases come from. Each raises UnsupportedError where int8 cannot hold them."""
 
-    def weight(self, name: str, layer: Linear, plan: LayerPlan) -> _core.Weight:
+    def weight(self, name: str, layer: Linear, plan: LayerPlan) -> Weight:
         """Packed (inputs, outputs)."""
 
-    def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: _core.Weight) -> np.ndarray | QTensor | None:
+    def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: Weight) -> np.ndarray | QTensor | None:
         """float32 (outputs,), int32 codes at the input's scale times the weight's, or int8 with its own parameters."""
 
-    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> _core.Weight:
+    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> Weight:
         """The word table, packed (hidden, vocabulary)."""
 
 
 class FloatCodes:
     """Made of the model's float32 weights, which are read one at a time and not kept."""
 
-    def weight(self, name: str, layer: Linear, plan: LayerPlan) -> _core.Weight:
+    def weight(self, name: str, layer: Linear, plan: LayerPlan) -> Weight:
         weight = layer.weight if plan.fold is None else plan.fold.weight(layer.weight)
         return _packed(name, weight, plan.coding)
 
-    def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: _core.Weight) -> np.ndarray | QTensor | None:
+    def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: Weight) -> np.ndarray | QTensor | None:
         if layer.bias is not None:
             affine.check_finite(layer.bias, f"{name}.bias")
         bias = layer.bias if plan.fold is None else plan.fold.bias(layer.bias)
         return quantize_bias(bias, plan.bias, plan.input, weight)
 
-    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> _core.Weight:
+    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> Weight:
         return _packed("embed.word", read(table), coding)
 
 
-def _packed(name: str, weight: np.ndarray, coding: WeightCoding) -> _core.Weight:
+def _packed(name: str, weight: np.ndarray, coding: WeightCoding) -> Weight:
     """The weight (outputs, inputs) in codes, by its own extremes or at learned parameters."""
     try:
         if coding.learned is None:
@@ -156,7 +157,7 @@ def _convert_word(model: Transformer, plan: Plan, codes: Codes, fell_back: dict[
         if "head" in fell_back:
             fell_back["embed.word"] = word.reason
     elif chosen.weight is not None:
-        assert not isinstance(word.source, _core.Weight), "what is converted is float32"
+        assert not isinstance(word.source, Weight), "what is converted is float32"
         try:
             word.source = codes.word(word.source, chosen.weight)
         except UnsupportedError as error:

@@ -47,15 +47,14 @@ def tanh(x: ArrayLike) -> np.ndarray:
 def power(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """x to the power of y, broadcast against each other; float32 where x is. NaN for negative x."""
     x, y = _floats(x), np.asarray(y, np.float64)
-    if y.size != 1 or y.ndim > x.ndim:
-        x, y = (np.ascontiguousarray(array) for array in np.broadcast_arrays(x, y))
-    return _core.elementary("power", x, y.reshape(-1))[()]
+    x, y = (np.array(array, order="C") for array in np.broadcast_arrays(x, y))
+    return _of("power", x, y)
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
     """The product of float32 or float64 matrices a (..., m, k) and b (..., k, n), summed in order of k on every CPU:
-    float32 by fused multiply-adds, float64 with each product rounded. Leading axes of float32 arrays broadcast as
-    NumPy's do; float64 arrays have none. out: an array for the result, which shares no memory with a or b; add: the
+    float32 by fused multiply-adds, float64 with each product rounded. Leading axes, at most 4, broadcast as NumPy's
+    do. out: an array for the result, which shares no memory with a or b; add: the
     product is added to what it holds."""
     if a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise CqError(
@@ -78,8 +77,11 @@ def total(terms: Iterable[float]) -> float:
     return reduce(operator.add, terms, 0.0)
 
 
-def _of(name: str, x: ArrayLike) -> np.ndarray:
-    return _core.elementary(name, _floats(x))[()]  # a number for a number
+def _of(name: str, x: ArrayLike, *y: np.ndarray) -> np.ndarray:
+    x = _floats(x)
+    kind = "_f32" if x.dtype == np.float32 else ""
+    (found,) = _core.run_pass(name + kind, [array.reshape(-1, 1) for array in (x, *y)])
+    return found.reshape(x.shape)[()]  # a number for a number
 
 
 def _one_axis_contiguous(x: np.ndarray) -> np.ndarray:

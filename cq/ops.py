@@ -13,8 +13,10 @@ from .errors import CqError
 from .model.forms import Fixed, PerToken
 from .model.overflow import check_layer
 from .qtensor import QTensor
+from .weights import Weight
+from .weights import pack as pack_codes
 
-PackedWeight = _core.Weight
+PackedWeight = Weight
 INT8, UINT8, FLOAT32 = np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.float32)
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # normal float32
 
@@ -49,7 +51,7 @@ def pack(b: np.ndarray | QTensor, zero_point: int | np.ndarray = 0) -> PackedWei
     if b.shape[0] > _core.MAX_K:
         raise CqError(f"b: K = {b.shape[0]:,} is above {_core.MAX_K:,}, where int32 sums may overflow; split K and add")
     zero_points = _zero_points(zero_point, "zero_point", (b.shape[1],), -128, 127)
-    return _core.pack(b, np.ascontiguousarray(zero_points[None]) if zero_points.any() else None)
+    return pack_codes(b, np.ascontiguousarray(zero_points[None]) if zero_points.any() else None)
 
 
 def matmul_integer(a: np.ndarray, w: PackedWeight, a_zero_point: int | np.ndarray = 0) -> np.ndarray:

@@ -84,7 +84,7 @@ static int code_token(const kept_job *job, const cq_codes *form, const float *x,
 static void keep_member(void *context, cq_queue *queue) {
     kept_job *job = context;
     const cq_kept_args *a = job->a;
-    const int64_t parts = a->heads + 2 * a->kv_heads, rotated = a->cosine ? a->heads + a->kv_heads : 0;
+    const int64_t parts = a->heads + 2 * a->kv_heads, rotated = a->turns.cosine ? a->heads + a->kv_heads : 0;
     cq_codes form = {0};
     if (a->form) {
         form = *a->form;
@@ -94,11 +94,11 @@ static void keep_member(void *context, cq_queue *queue) {
         for (int64_t s = sequence_of(a, t); t < end; t++) {
             while (a->offsets[s + 1] <= t) s++;
             const int64_t place = a->kept[s].length + t - a->offsets[s], at = place - a->kept[s].first;
-            const int64_t angle = place * (a->turned / 2);
+            const int64_t angle = place * (a->turns.turned / 2);
             float *x = a->qkv + t * job->width;
             for (int64_t h = 0; h < rotated; h++) {
-                cq_active->rope(x + h * a->dim, a->turned, a->cosine + angle, a->sine + angle);
-                if (a->hadamard) cq_active->hadamard(x + h * a->dim, a->dim, a->hadamard);
+                cq_active->rope(x + h * a->dim, a->turns.turned, a->turns.cosine + angle, a->turns.sine + angle);
+                if (a->turns.hadamard) cq_active->hadamard(x + h * a->dim, a->dim, a->turns.hadamard);
             }
             if (!a->form) {
                 keep_f32(job, a->kept + s, at, x + a->heads * a->dim, x + (a->heads + a->kv_heads) * a->dim);
@@ -261,7 +261,8 @@ static void attend_i8_member(void *context, cq_queue *queue) {
 static int64_t find_short(const cq_kept_args *a, int64_t sequences) {
     for (int64_t s = 0; s < sequences; s++) {
         const int64_t more = a->offsets[s + 1] - a->offsets[s], length = a->kept[s].length + more;
-        if (length - a->kept[s].first > a->kept[s].capacity || (a->cosine && length > a->angles)) return s;
+        if (length - a->kept[s].first > a->kept[s].capacity || (a->turns.cosine && length > a->turns.positions))
+            return s;
         if (a->kept[s].first > (a->kept[s].length > a->before ? a->kept[s].length - a->before : 0)) return s;
         if (more && a->form && a->form->dynamic && !a->kept[s].scales) return s;
     }

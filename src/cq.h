@@ -113,16 +113,23 @@ typedef struct {
     const float *floats; /* of a float32 weight, in place of the arrays above: see cq_pack_f32 */
 } cq_weight;
 
+/* Matrices as they lie, one or several of one shape: element (i, j) of the one at (p, q, ...) of the axes before its
+ * own is data[p * steps[0] + q * steps[1] + ... + i * row + j * column]. pairs: the sizes of these axes, 1 in front
+ * where there are fewer; where a size is 1, the step is 0. */
+enum { CQ_PAIR_AXES = 4 };
+typedef struct {
+    void *data;
+    int64_t rows, columns, row, column;
+    int64_t pairs[CQ_PAIR_AXES], steps[CQ_PAIR_AXES];
+} cq_matrices;
+
 int64_t cq_packed_bytes(int64_t k, int64_t n);
-/* b: element (row, column) at b[row * row_stride + column * column_stride]. panels must be 64-byte aligned. */
-void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n,
-             const int32_t *zero_points, int8_t *panels, int32_t *column_sums);
-/* The inverse: b (k, n), row-major. */
-void cq_unpack(const cq_weight *w, int8_t *b);
-/* Of float32: panels of 16 columns, (n / 16, k, 16), padded with zeros, 64-byte aligned. row_stride or column_stride is
- * 1. */
-void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n,
-                 float *panels);
+/* b: int8 (k, n). panels must be 64-byte aligned. */
+void cq_pack(const cq_matrices *b, const int32_t *zero_points, int8_t *panels, int32_t *column_sums);
+/* Of float32: panels of 16 columns, (n / 16, k, 16), padded with zeros, so many floats, 64-byte aligned. row or column
+ * is 1. */
+int64_t cq_packed_floats(int64_t k, int64_t n);
+void cq_pack_f32(int threads, const cq_matrices *b, float *panels);
 
 /* --- matrix products ---------------------------------------------------------------------------------------------- */
 
@@ -157,10 +164,15 @@ typedef struct {
     const cq_codes *codes;
 } cq_epilogue;
 
-/* c (m, n) int32 = (a - a_zero_points) (w - w_zero_points); a (m, k) coded, its scales unused. k <= CQ_MAX_K.
-* CQ_OVERFLOW where an exact result does not fit int32 (possible only with non-zero weight zero points and k > 33,025).
-* */
-cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, int32_t *c, int64_t c_stride);
+/* c (rows, n) int32 = (a - a_zero_points) (w - w_zero_points); a (rows, k) coded, its scales unused. k <= CQ_MAX_K.
+ * CQ_OVERFLOW where an exact result does not fit int32 (possible only with non-zero weight zero points and k > 33,025).
+ */
+typedef struct {
+    const cq_coded *a;
+    const cq_weight *w;
+    int32_t *c;
+} cq_matmul_args;
+cq_call cq_matmul_i8;
 /* y = epilogue(x w), x (rows, k) in one of three ways:
  *   codes in `coded`: a_scale * w_scale * (integer product), where w has one scale per column (group_size == k);
  *   float32 with `coding`: the same, coded on the way in; `coding` says how, its arrays are not used;
@@ -175,21 +187,17 @@ typedef struct {
 } cq_linear_args;
 cq_call cq_linear;
 
-/* Products of matrices as they lie, for training and analysis: of each of `count` pairs, c (m, n) = a (m, k) b (k, n),
- * or c + a b where `add`, in order of k. Element (i, j) of a pair's a is a[a_at[pair] + i * a_row + j * a_column], and
- * so for b. Rows of c are c_row apart. No c overlaps another, nor any a or b. */
+/* Products of matrices as they lie, for training and analysis: of each pair, c (m, n) = a (m, k) b (k, n), or c + a b
+ * where `add`, in order of k. a and b have the pairs of c, or 1 in their place: that one serves all. No c overlaps
+ * another, nor any a or b. */
 typedef struct {
-    const void *a, *b;
-    void *c;
-    int64_t a_row, a_column, b_row, b_column, c_row;
-    int64_t m, n, k, count;
-    const int64_t *a_at, *b_at, *c_at;
+    cq_matrices a, b, c;
     int add;
 } cq_products;
-/* float32, by fused multiply-adds. Of a's two strides one is 1, and of b's. */
-cq_status cq_multiply_f32(int threads, const cq_products *p);
-/* float64, of one pair that begins at a, b and c; each product and each sum is rounded. Any strides. */
-cq_status cq_multiply_f64(int threads, const cq_products *p);
+/* float32, by fused multiply-adds. Of a's row and column one is 1, and of b's; c's column is. */
+cq_call cq_multiply_f32;
+/* float64; each product and each sum is rounded. Any distances. */
+cq_call cq_multiply_f64;
 
 /* --- the rest of a transformer ------------------------------------------------------------------------------------ */
 
@@ -234,13 +242,18 @@ typedef struct {
 } cq_gate_args;
 cq_call cq_gate;
 
-/* Rotary positions (Su et al. 2021, halves convention): the first `turned` features of each token and head of x
- * (tokens, heads * dim) in place. cosine, sine: (positions, turned / 2); position[t] selects the row.
- * Each head is then transformed as by cq_hadamard where `hadamard` is not 0. */
+/* Rotary positions (Su et al. 2021, halves convention) of heads of `dim` features, of which the first `turned` turn.
+ * cosine, sine: (positions, turned / 2). Each head is then transformed as by cq_hadamard where `hadamard` is not 0. */
+typedef struct {
+    const float *cosine, *sine;
+    int64_t positions, turned, hadamard;
+} cq_turns;
+
+/* Each token and head of x (tokens, heads * dim) in place; position[t] selects the row of cosine and sine. */
 typedef struct {
     float *x;
-    int64_t stride, heads, dim, turned, positions, hadamard;
-    const float *cosine, *sine;
+    int64_t stride, heads, dim;
+    cq_turns turns;
     const int32_t *position;
 } cq_rope_args;
 cq_call cq_rope;
@@ -323,9 +336,8 @@ typedef struct {
 
 /* One layer's attention of new tokens, laid one after another, to themselves and to what their sequences have kept.
  *   qkv (tokens, (heads + 2 kv_heads) dim) float32: queries, keys and values side by side, changed in place: with
- * `cosine` and `sine` (positions, turned / 2) queries and keys are rotated by their place in the sequence, and
- * transformed as in cq_rope. Keys and values are then written behind kept[s].length tokens, where there is room for
- * them; the lengths stay as they are.
+ * `turns` queries and keys are rotated by their place in the sequence, and transformed. Keys and values are then
+ * written behind kept[s].length tokens, where there is room for them; the lengths stay as they are.
  *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8
  * symmetric (dynamic, group = dim), or static: queries and keys by the scale and zero point of q and k, values by those
  * of their columns in the form; products see the scales and zero points of q, k and v, whose codes are not read. The
@@ -337,10 +349,9 @@ typedef struct {
 typedef struct {
     float *qkv;
     const int32_t *offsets; /* (sequences + 1): the new tokens of each */
-    int64_t heads, kv_heads, dim, before, turned, hadamard;
+    int64_t heads, kv_heads, dim, before;
     float scale, cap;
-    const float *cosine, *sine;
-    int64_t angles;      /* rows of cosine and sine */
+    cq_turns turns;      /* cosine NULL: there are none */
     const cq_kept *kept; /* (sequences) */
     const cq_codes *form;
     cq_coded q, k, v;
@@ -354,7 +365,9 @@ cq_call cq_attention_kept;
 union cq_args {
     cq_quantize_args quantize;
     cq_dequantize_args dequantize;
+    cq_matmul_args matmul;
     cq_linear_args linear;
+    cq_products products;
     cq_norm_args norm;
     cq_gate_args gate;
     cq_cap_args cap;
@@ -363,16 +376,6 @@ union cq_args {
     cq_embed_args embed;
     cq_attention_args attention;
     cq_kept_args kept;
-    cq_dot_rows_args dot_rows;
-    cq_column_sums_args column_sums;
-    cq_slope_args slope;
-    cq_round_args round;
-    cq_exponents_args exponents;
-    cq_softmax_back_args softmax_back;
-    cq_rescale_args rescale;
-    cq_norm_kept_args norm_kept;
-    cq_norm_back_args norm_back;
-    cq_adamw_args adamw;
-    cq_elementary_args elementary;
+    cq_pass_args of_pass;
 };
 #endif

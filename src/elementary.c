@@ -6,11 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "cq.h"
 #include "logarithms.h"
-#include "threads.h"
-
-enum { SPAN = 512 }; /* elements that are one task */
+#include "passes.h"
 
 typedef struct {
     double hi, lo;
@@ -213,19 +210,15 @@ static inline double turned_sin(double x, uint64_t turned) {
 
 /* --- arrays ------------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    const cq_elementary_args *a;
-    int64_t n;
-} elementary_job;
-
-static void powers(const double *x, const double *y, int64_t y_step, int64_t n, double *out) {
-    pair logs[SPAN];
-    for (int64_t i = 0; i < n; i++) logs[i] = power_log(x[i], y[i * y_step]);
+static void powers(const double *x, const double *y, int64_t n, double *out) {
+    pair logs[CQ_ELEMENTARY_SPAN];
+    for (int64_t i = 0; i < n; i++) logs[i] = power_log(x[i], y[i]);
     for (int64_t i = 0; i < n; i++) out[i] = exp_of(logs[i]);
 }
 
-static void compute(const cq_elementary_args *a, const double *x, int64_t at, int64_t n, double *out) {
-    switch (a->function) {
+/* x (n) to out; a power's y is the job's, from `at` on. */
+static void compute(const cq_pass_job *job, const double *x, int64_t at, int64_t n, double *out) {
+    switch ((cq_function)job->kind) {
     case CQ_EXP:
         for (int64_t i = 0; i < n; i++) out[i] = exp_of((pair){x[i], 0.0});
         break;
@@ -241,30 +234,27 @@ static void compute(const cq_elementary_args *a, const double *x, int64_t at, in
     case CQ_TANH:
         for (int64_t i = 0; i < n; i++) out[i] = tanh_of(x[i]);
         break;
-    case CQ_POWER: powers(x, a->y + at * a->y_step, a->y_step, n, out); break;
+    case CQ_POWER: powers(x, (const double *)job->arrays[1] + at, n, out); break;
     }
 }
 
-static void compute_spans(void *context, cq_queue *queue) {
-    const elementary_job *job = context;
-    const cq_elementary_args *a = job->a;
-    double wide[SPAN];
-    for (int64_t begin, end; cq_take(queue, &begin, &end);) {
-        for (int64_t at = begin * SPAN, stop = end * SPAN < job->n ? end * SPAN : job->n; at < stop; at += SPAN) {
-            const int64_t n = stop - at < SPAN ? stop - at : SPAN;
-            if (!a->single) {
-                compute(a, (const double *)a->x + at, at, n, (double *)a->out + at);
-                continue;
-            }
-            for (int64_t i = 0; i < n; i++) wide[i] = ((const float *)a->x)[at + i];
-            compute(a, wide, at, n, wide);
-            for (int64_t i = 0; i < n; i++) ((float *)a->out)[at + i] = (float)wide[i];
-        }
-    }
+static void *result_of(const cq_pass_job *job) { return job->arrays[job->kind == CQ_POWER ? 2 : 1]; }
+
+void cq_elementary_f64(void *context, cq_queue *queue) {
+    const cq_pass_job *job = context;
+    const double *x = job->arrays[0];
+    double *out = result_of(job);
+    EACH_SPAN(at, size) compute(job, x + at, at, size, out + at);
 }
 
-cq_status cq_elementary(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
-    elementary_job job = {&args->elementary, rows};
-    (void)sequences, (void)bad;
-    return cq_run(threads, (double)rows * 12, &job, &(cq_phase){compute_spans, (rows + SPAN - 1) / SPAN, 2}, 1);
+void cq_elementary_f32(void *context, cq_queue *queue) {
+    const cq_pass_job *job = context;
+    const float *x = job->arrays[0];
+    float *out = result_of(job);
+    double wide[CQ_ELEMENTARY_SPAN];
+    EACH_SPAN(at, size) {
+        for (int64_t i = 0; i < size; i++) wide[i] = x[at + i];
+        compute(job, wide, at, size, wide);
+        for (int64_t i = 0; i < size; i++) out[at + i] = (float)wide[i];
+    }
 }

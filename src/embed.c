@@ -70,14 +70,15 @@ cq_status cq_embed(int threads, const cq_args *args, int64_t rows, int64_t seque
 static void rope_tokens(void *context, cq_queue *queue) {
     indexed_job *job = context;
     const cq_rope_args *a = &job->args->rope;
+    const cq_turns *turns = &a->turns;
     for (int64_t t, end; cq_take(queue, &t, &end);)
         for (; t < end; t++) {
-            const int64_t position = a->position[t], at = position * (a->turned / 2);
-            if (!is_row(job, queue, position, a->positions, t)) continue;
+            const int64_t position = a->position[t], at = position * (turns->turned / 2);
+            if (!is_row(job, queue, position, turns->positions, t)) continue;
             for (int64_t h = 0; h < a->heads; h++) {
                 float *x = a->x + t * a->stride + h * a->dim;
-                cq_active->rope(x, a->turned, a->cosine + at, a->sine + at);
-                if (a->hadamard) cq_active->hadamard(x, a->dim, a->hadamard);
+                cq_active->rope(x, turns->turned, turns->cosine + at, turns->sine + at);
+                if (turns->hadamard) cq_active->hadamard(x, a->dim, turns->hadamard);
             }
         }
 }

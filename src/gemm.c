@@ -366,9 +366,12 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     return status;
 }
 
-cq_status cq_matmul_i8(int threads, const cq_coded *a, int64_t m, const cq_weight *w, int32_t *c, int64_t c_stride) {
-    gemm_job job = {.m = m, .n = w->n, .w = w, .product = product_i8, .a = a, .c = c, .c_stride = c_stride};
-    return run_gemm(threads, &job, NULL);
+cq_status cq_matmul_i8(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_matmul_args *a = &args->matmul;
+    gemm_job job = {
+        .m = rows, .n = a->w->n, .w = a->w, .product = product_i8, .a = a->a, .c = a->c, .c_stride = a->w->n};
+    (void)sequences;
+    return run_gemm(threads, &job, bad);
 }
 
 cq_status cq_linear(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {

@@ -89,6 +89,22 @@ typedef struct {
     int64_t next_bytes;
 } cq_operands;
 
+/* Parameters of codes, one per row or one per column; high - low <= 255; low <= 0 <= high but per column. shifts: NULL,
+ * or what is added to codes. */
+typedef struct {
+    int by_column;
+    const float *scales, *lows, *highs, *shifts;
+} cq_rounding;
+/* What follows a product, of columns or of rows: all but scales may be NULL. */
+typedef struct {
+    const float *before, *scales, *row_scales, *after;
+} cq_rescaling;
+/* mean = beta1 mean + gradient g, square = beta2 square + gradient_square g^2, p = keep p - rate mean / (root
+ * sqrt(square) + epsilon). */
+typedef struct {
+    float beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep;
+} cq_adamw;
+
 typedef struct {
     const char *name;
     int rows_f32, panels; /* shape of the tiles that this set is fastest with */
@@ -160,7 +176,7 @@ typedef struct {
     /* scores (n), with room up to a whole vector -> rint(CQ_CAPPED * tanh((score + start) * factor * keys[i])); keys
      * NULL: all 1. */
     void (*cap_i8)(int32_t *scores, int64_t n, int32_t start, float factor, const float *keys);
-    /* Training: see the functions of cq.h that are named alike. `round` returns whether anything was clipped,
+    /* Training: see the passes in training.c that are named alike. `round` returns whether anything was clipped,
      * `exponents` the row's sum. */
     void (*slope)(const float *x, cq_activation activation, int64_t n, float *y, float *slope);
     int (*round)(const float *x, int64_t n, const cq_rounding *r, int64_t row, float *y, uint8_t *bytes);

@@ -1,4 +1,4 @@
-/* Weights into panels and back. A panel holds CQ_PANEL columns; its groups of 4 rows lie one after another, each a
+/* Weights into panels. A panel holds CQ_PANEL columns; its groups of 4 rows lie one after another, each a
  * 64-byte line: column 0 rows 0-3, column 1 rows 0-3, ... so that one load feeds a dot product of four in every lane.
  * */
 #include <string.h>
@@ -24,8 +24,8 @@ static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Lines are written whole. What is read lies close together: along rows where their elements are neighbours, else along
  * columns. */
-void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n,
-             const int32_t *zero_points, int8_t *panels, int32_t *column_sums) {
+void cq_pack(const cq_matrices *b, const int32_t *zero_points, int8_t *panels, int32_t *column_sums) {
+    const int64_t k = b->rows, n = b->columns, row_stride = b->row, column_stride = b->column;
     const int64_t groups = groups_of(k), across = (n + CQ_PANEL - 1) / CQ_PANEL, by_rows = column_stride == 1;
     memset(panels, 0, (size_t)cq_packed_bytes(k, n));
     memset(column_sums, 0, sizeof(int32_t) * (size_t)n); /* at most 128 k: far from int32's end */
@@ -33,7 +33,7 @@ void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t
         const int64_t group = by_rows ? at / across : at % groups;
         const int64_t panel = by_rows ? at % across : at / groups;
         const int64_t i = 4 * group, j = CQ_PANEL * panel, rows = least(4, k - i), columns = least(CQ_PANEL, n - j);
-        const int8_t *from = b + i * row_stride + j * column_stride;
+        const int8_t *from = (const int8_t *)b->data + i * row_stride + j * column_stride;
         int8_t *line = panels + (panel * groups + group) * 4 * CQ_PANEL;
         if (by_rows && rows == 4 && columns == CQ_PANEL)
             pack_line(from, row_stride, 1, 4, CQ_PANEL, line, column_sums + j);
@@ -41,15 +41,4 @@ void cq_pack(const int8_t *b, int64_t row_stride, int64_t column_stride, int64_t
     }
     for (int64_t j = 0; zero_points && j < n; j++)
         column_sums[j] = (int32_t)(uint32_t)(column_sums[j] - zero_points[j] * k);
-}
-
-void cq_unpack(const cq_weight *w, int8_t *b) {
-    const int64_t groups = groups_of(w->k);
-    for (int64_t i = 0; i < w->k; i += 4)
-        for (int64_t j = 0; j < w->n; j += CQ_PANEL) {
-            const int8_t *line = w->panels + (j / CQ_PANEL * groups + i / 4) * 4 * CQ_PANEL;
-            const int64_t rows = least(4, w->k - i), columns = least(CQ_PANEL, w->n - j);
-            for (int64_t r = 0; r < rows; r++)
-                for (int64_t c = 0; c < columns; c++) b[(i + r) * w->n + j + c] = line[4 * c + r];
-        }
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "floats.h"
+#include "pairs.h"
 #include "threads.h"
 
 enum { BLOCK_ROWS = 144, BLOCK_COLUMNS = 512 }; /* of a block of c */
@@ -78,10 +79,16 @@ static void pack_panels(void *context, cq_queue *queue) {
         pack_some(job->b, job->row_stride, job->column_stride, job->k, job->n, first, end, job->panels);
 }
 
-void cq_pack_f32(int threads, const float *b, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n,
-                 float *panels) {
-    packing_job job = {b, row_stride, column_stride, k, n, panels};
-    cq_run(threads, (double)k * (double)n * 4, &job, &(cq_phase){pack_panels, up(n, CQ_PANEL) / CQ_PANEL, 4}, 1);
+static packing_job packing_of(const cq_matrices *b, int64_t at, float *panels) {
+    return (packing_job){(const float *)b->data + at, b->row, b->column, b->rows, b->columns, panels};
+}
+
+int64_t cq_packed_floats(int64_t k, int64_t n) { return up(n, CQ_PANEL) * k; }
+
+void cq_pack_f32(int threads, const cq_matrices *b, float *panels) {
+    packing_job job = packing_of(b, 0, panels);
+    cq_run(threads, (double)b->rows * (double)b->columns * 4, &job,
+           &(cq_phase){pack_panels, up(b->columns, CQ_PANEL) / CQ_PANEL, 4}, 1);
 }
 
 /* --- blocks of c -------------------------------------------------------------------------------------------------- */
@@ -102,7 +109,7 @@ typedef struct {
     float *panels; /* a small pair's b */
 } products_work;
 
-static int by_columns(const cq_products *p) { return p->a_column != 1; }
+static int by_columns(const cq_products *p) { return p->a.column != 1; }
 
 /* Rows of a, from `a` on, as tiles (k, CQ_TILE_ROWS): some elements of all of them at a time, which lie side by side.
  * */
@@ -114,7 +121,7 @@ static void pack_rows(const cq_products *p, const float *a, int64_t rows, int64_
             const int64_t some = min(CQ_TILE_ROWS, rows - r);
             float *tile = to + r * k;
             for (int64_t j = i; j < end; j++) {
-                const float *from = a + r + j * p->a_column;
+                const float *from = a + r + j * p->a.column;
                 if (some == CQ_TILE_ROWS) memcpy(tile + j * CQ_TILE_ROWS, from, CQ_TILE_ROWS * 4);
                 else memcpy(tile + j * CQ_TILE_ROWS, from, (size_t)some * 4);
             }
@@ -129,21 +136,22 @@ static void copy_rows(const float *from, int64_t from_row, int64_t rows, int64_t
 /* c (rows, 16 panels) = rows of a x b's panels from `panels` on, whose k passes in parts. */
 static void multiply_strip(const cq_products *p, const products_work *w, const float *a, const float *panels, int count,
                            int64_t rows, float *c, int64_t c_row) {
-    const int64_t step = cq_active->rows_f32, depth = cq_depth_f32(p->k), panel_stride = p->k * CQ_PANEL;
+    const int64_t step = cq_active->rows_f32, depth = cq_depth_f32(p->a.columns),
+                  panel_stride = p->a.columns * CQ_PANEL;
     cq_block_f32 block = {
-        .o = {.a = a, .a_row = p->a_row, .a_step = 1, .b = panels, .b_step = CQ_PANEL, .panel_stride = panel_stride},
+        .o = {.a = a, .a_row = p->a.row, .a_step = 1, .b = panels, .b_step = CQ_PANEL, .panel_stride = panel_stride},
         .rows = rows,
         .panels = count,
         .add = p->add,
         .c = c,
         .c_row = c_row};
-    for (int64_t k0 = 0; k0 == 0 || k0 < p->k; k0 += depth, block.add = 1) {
-        block.k = min(depth, p->k - k0);
+    for (int64_t k0 = 0; k0 == 0 || k0 < p->a.columns; k0 += depth, block.add = 1) {
+        block.k = min(depth, p->a.columns - k0);
         if (by_columns(p)) {
             block.o.a = w->a + k0 * up(rows, CQ_TILE_ROWS), block.o.a_row = 1, block.o.a_step = CQ_TILE_ROWS;
             block.a_tile = step * block.k;
         }
-        block.next = k0 + depth < p->k ? block.o.b + block.k * CQ_PANEL : panels + count * panel_stride;
+        block.next = k0 + depth < p->a.columns ? block.o.b + block.k * CQ_PANEL : panels + count * panel_stride;
         cq_multiply_block_f32(&block, NULL);
         block.o.a += block.k, block.o.b += block.k * CQ_PANEL;
     }
@@ -153,23 +161,24 @@ static void multiply_strip(const cq_products *p, const products_work *w, const f
 static void multiply_block(const cq_products *p, products_work *w, const float *a, const float *panels, float *c,
                            int64_t row, int64_t rows, int64_t first, int64_t last) {
     const int64_t whole = first + (last - first) / CQ_PANEL * CQ_PANEL;
-    a += row * p->a_row, c += row * p->c_row;
+    a += row * p->a.row, c += row * p->c.row;
     if (by_columns(p) && w->row != row) {
-        for (int64_t k0 = 0, depth = cq_depth_f32(p->k); k0 < p->k; k0 += depth)
-            pack_rows(p, a + k0 * p->a_column, rows, min(depth, p->k - k0), w->a + k0 * up(rows, CQ_TILE_ROWS));
+        for (int64_t k0 = 0, depth = cq_depth_f32(p->a.columns); k0 < p->a.columns; k0 += depth)
+            pack_rows(p, a + k0 * p->a.column, rows, min(depth, p->a.columns - k0), w->a + k0 * up(rows, CQ_TILE_ROWS));
         w->row = row;
     }
     for (int64_t j = first; j < whole; j += CQ_TILE)
-        multiply_strip(p, w, a, panels + j * p->k, (int)(min(CQ_TILE, whole - j) / CQ_PANEL), rows, c + j, p->c_row);
+        multiply_strip(p, w, a, panels + j * p->a.columns, (int)(min(CQ_TILE, whole - j) / CQ_PANEL), rows, c + j,
+                       p->c.row);
     if (whole == last) return;
-    if (p->add) copy_rows(c + whole, p->c_row, rows, last - whole, w->edge, CQ_PANEL);
-    multiply_strip(p, w, a, panels + whole * p->k, 1, rows, w->edge, CQ_PANEL);
-    copy_rows(w->edge, CQ_PANEL, rows, last - whole, c + whole, p->c_row);
+    if (p->add) copy_rows(c + whole, p->c.row, rows, last - whole, w->edge, CQ_PANEL);
+    multiply_strip(p, w, a, panels + whole * p->a.columns, 1, rows, w->edge, CQ_PANEL);
+    copy_rows(w->edge, CQ_PANEL, rows, last - whole, c + whole, p->c.row);
 }
 
 /* Returns 0, and says so to the queue, where there is no memory. */
 static int open_work(const products_job *job, products_work *w, cq_queue *queue, int64_t panel_bytes) {
-    const int64_t a_bytes = by_columns(job->p) ? up(job->block_rows, CQ_TILE_ROWS) * job->p->k * 4 : 0;
+    const int64_t a_bytes = by_columns(job->p) ? up(job->block_rows, CQ_TILE_ROWS) * job->p->a.columns * 4 : 0;
     const int64_t edge_bytes = job->block_rows * CQ_PANEL * 4, edge = up(a_bytes, 64),
                   panels = edge + up(edge_bytes, 64);
     char *memory = cq_scratch(panels + panel_bytes);
@@ -195,8 +204,8 @@ static void blocks_member(void *context, cq_queue *queue) {
         for (; task < end; task++) {
             const int64_t row = task / job->column_blocks * job->block_rows,
                           first = task % job->column_blocks * BLOCK_COLUMNS;
-            multiply_block(p, &w, job->a, job->packing.panels, job->c, row, min(job->block_rows, p->m - row), first,
-                           min(first + BLOCK_COLUMNS, p->n));
+            multiply_block(p, &w, job->a, job->packing.panels, job->c, row, min(job->block_rows, p->c.rows - row),
+                           first, min(first + BLOCK_COLUMNS, p->c.columns));
         }
     free(w.a);
 }
@@ -206,47 +215,53 @@ static void pairs_member(void *context, cq_queue *queue) {
     const products_job *job = context;
     const cq_products *p = job->p;
     products_work w;
-    if (!open_work(job, &w, queue, up(p->n, CQ_PANEL) * p->k * 4)) return;
+    if (!open_work(job, &w, queue, up(p->c.columns, CQ_PANEL) * p->a.columns * 4)) return;
     for (int64_t pair, end; cq_take(queue, &pair, &end);)
         for (; pair < end; pair++) {
-            pack_some((const float *)p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, 0,
-                      up(p->n, CQ_PANEL) / CQ_PANEL, w.panels);
+            pack_some((const float *)p->b.data + cq_pair_at(p, &p->b, pair), p->b.row, p->b.column, p->a.columns,
+                      p->c.columns, 0, up(p->c.columns, CQ_PANEL) / CQ_PANEL, w.panels);
+            const float *a = (const float *)p->a.data + cq_pair_at(p, &p->a, pair);
+            float *c = (float *)p->c.data + cq_pair_at(p, &p->c, pair);
             w.row = -1;
-            for (int64_t row = 0; row < p->m; row += job->block_rows)
-                multiply_block(p, &w, (const float *)p->a + p->a_at[pair], w.panels, (float *)p->c + p->c_at[pair], row,
-                               min(job->block_rows, p->m - row), 0, p->n);
+            for (int64_t row = 0; row < p->c.rows; row += job->block_rows)
+                multiply_block(p, &w, a, w.panels, c, row, min(job->block_rows, p->c.rows - row), 0, p->c.columns);
         }
     free(w.a);
 }
 
 static cq_status multiply_one(int threads, products_job *job, int64_t pair) {
     const cq_products *p = job->p;
-    job->a = (const float *)p->a + p->a_at[pair], job->c = (float *)p->c + p->c_at[pair];
-    float *panels = cq_scratch(up(p->n, CQ_PANEL) * p->k * 4);
+    job->a = (const float *)p->a.data + cq_pair_at(p, &p->a, pair);
+    job->c = (float *)p->c.data + cq_pair_at(p, &p->c, pair);
+    float *panels = cq_scratch(up(p->c.columns, CQ_PANEL) * p->a.columns * 4);
     if (!panels) return CQ_NO_MEMORY;
-    job->packing = (packing_job){(const float *)p->b + p->b_at[pair], p->b_row, p->b_column, p->k, p->n, panels};
-    job->column_blocks = (p->n + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
-    job->blocks = (p->m + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    job->packing = packing_of(&p->b, cq_pair_at(p, &p->b, pair), panels);
+    job->column_blocks = (p->c.columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
+    job->blocks = (p->c.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
     if (job->blocks * job->column_blocks < 8 * threads)
         job->blocks = up(job->blocks, threads); /* as much for each member */
-    job->block_rows = up((p->m + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
-    job->blocks = (p->m + job->block_rows - 1) / job->block_rows;
-    const cq_phase phases[2] = {{pack_member, up(p->n, CQ_PANEL) / CQ_PANEL, 4},
+    job->block_rows = up((p->c.rows + job->blocks - 1) / job->blocks, CQ_TILE_ROWS);
+    job->blocks = (p->c.rows + job->block_rows - 1) / job->block_rows;
+    const cq_phase phases[2] = {{pack_member, up(p->c.columns, CQ_PANEL) / CQ_PANEL, 4},
                                 {blocks_member, job->blocks * job->column_blocks, 16}};
-    const cq_status status = cq_run(threads, (double)p->m * (double)p->n * (double)p->k, job, phases, 2);
+    const cq_status status =
+        cq_run(threads, (double)p->c.rows * (double)p->c.columns * (double)p->a.columns, job, phases, 2);
     free(panels);
     return status;
 }
 
-cq_status cq_multiply_f32(int threads, const cq_products *p) {
+cq_status cq_multiply_f32(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_products *p = &args->products;
     products_job job = {.p = p};
-    const double each = (double)p->m * (double)p->n * (double)p->k;
-    if (!p->m || !p->n || !p->count) return CQ_OK;
-    if (p->count > 1 && (threads == 1 || each < SMALL)) {
-        job.block_rows = min(BLOCK_ROWS, up(p->m, CQ_TILE_ROWS));
-        return cq_run(threads, each * (double)p->count, &job, &(cq_phase){pairs_member, p->count, p->count}, 1);
+    const double each = (double)p->c.rows * (double)p->c.columns * (double)p->a.columns;
+    const int64_t count = cq_count_pairs(p);
+    (void)rows, (void)sequences, (void)bad;
+    if (!p->c.rows || !p->c.columns || !count) return CQ_OK;
+    if (count > 1 && (threads == 1 || each < SMALL)) {
+        job.block_rows = min(BLOCK_ROWS, up(p->c.rows, CQ_TILE_ROWS));
+        return cq_run(threads, each * (double)count, &job, &(cq_phase){pairs_member, count, count}, 1);
     }
     cq_status status = CQ_OK;
-    for (int64_t pair = 0; pair < p->count && status == CQ_OK; pair++) status = multiply_one(threads, &job, pair);
+    for (int64_t pair = 0; pair < count && status == CQ_OK; pair++) status = multiply_one(threads, &job, pair);
     return status;
 }

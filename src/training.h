@@ -58,7 +58,7 @@ static void ISA(slope)(const float *x, cq_activation activation, int64_t n, floa
             store_some(slope + i, its_slope, width); \
         }); \
         break;
-    switch (activation) { SLOPES(CQ_IDENTITY) SLOPES(CQ_RELU) SLOPES(CQ_GELU) SLOPES(CQ_GELU_TANH) SLOPES(CQ_SILU) }
+    switch (activation) { SLOPES(CQ_RELU) SLOPES(CQ_GELU) SLOPES(CQ_GELU_TANH) SLOPES(CQ_SILU) default : break; }
 #undef SLOPES
 }
 
@@ -78,11 +78,11 @@ BULKY int round_row(const int by_column, const float *x, int64_t n, const float 
 }
 
 static int ISA(round)(const float *x, int64_t n, const cq_rounding *r, int64_t row, float *y, uint8_t *bytes) {
-    const int64_t at = r->by == CQ_BY_ROW ? row : 0;
+    const int64_t at = r->by_column ? 0 : row;
     const float *scales = r->scales + at, *lows = r->lows + at, *highs = r->highs + at;
     const float *shifts = r->shifts ? r->shifts + at : NULL;
-    return r->by == CQ_BY_COLUMN ? round_row(1, x, n, scales, lows, highs, shifts, y, bytes)
-                                 : round_row(0, x, n, scales, lows, highs, shifts, y, bytes);
+    return r->by_column ? round_row(1, x, n, scales, lows, highs, shifts, y, bytes)
+                        : round_row(0, x, n, scales, lows, highs, shifts, y, bytes);
 }
 
 BULKY float exponents_row(const int coded, float *x, int64_t n, float factor) {

@@ -3,11 +3,11 @@
 cdef enum:
     ANY = -1   # in a shape: of any size
     FLAT = -2  # in place of columns: one dimension
-    ALL = -3   # in place of columns: any dimensions
-    READ = 0, WRITE = 1, MAYBE = 2  # what an array is for; MAYBE: read, and None gives NULL
 
-# by buffer format
-cdef dict NAMES = {c"f": "float32", c"d": "float64", c"i": "int32", c"l": "int64", c"B": "uint8", c"b": "int8"}
+# Looked up once: a small product is done in the time that some look-ups take.
+cdef object new_array = np.empty, ndarray = np.ndarray, INT8 = np.dtype(np.int8), UINT8 = np.dtype(np.uint8)
+cdef object INT32 = np.dtype(np.int32), FLOAT32 = np.dtype(np.float32), FLOAT64 = np.dtype(np.float64)
+cdef dict DTYPES = {c"f": FLOAT32, c"d": FLOAT64, c"i": INT32, c"B": UINT8, c"b": INT8}  # by buffer format
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH,
                          "silu": CQ_SILU}
 cdef dict FAILURES = {
@@ -17,41 +17,73 @@ cdef dict FAILURES = {
     CQ_OUT_OF_RANGE: "an id, position, type or offset of row or sequence {} is out of range",
     CQ_OVERFLOW: "a result does not fit int32, as it may with a weight's zero points and K above 33,025; split K and "
                  "add, or pack with zero_point=0"}
-# Looked up once: a small product is done in the time that some look-ups take.
-cdef object new_array = np.empty, ndarray = np.ndarray, INT8 = np.dtype(np.int8), UINT8 = np.dtype(np.uint8)
-cdef object INT32 = np.dtype(np.int32), FLOAT32 = np.dtype(np.float32), FLOAT64 = np.dtype(np.float64)
+
+
+cdef bint open_buffer(Py_buffer *view, array, str name, char format, int flags, int use) except -1:
+    """Opens an array's memory, which the caller closes. → whether its elements are of this format"""
+    try:
+        PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT | (PyBUF_WRITABLE if use == CQ_WRITE else 0))
+    except (TypeError, ValueError, BufferError) as error:
+        layout = "C-contiguous " if flags == PyBUF_C_CONTIGUOUS else ""
+        what = " that can be written" if use == CQ_WRITE else ""
+        raise CqError(f"{name}: need a {layout}{DTYPES[format]} array{what}, got {describe(array)} "
+                      f"({error})") from None
+    return view.format[0] == format and view.format[1] == 0
 
 
 cdef void *pointer(array, str name, char format, int64_t rows, int64_t columns, int use) except? NULL:
     """The data of a C-contiguous array of this format and shape."""
     cdef Py_buffer view
     cdef bint good
-    if array is None and use == MAYBE:
+    if array is None and use == CQ_MAYBE:
         return NULL
-    try:
-        PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if use == WRITE else 0))
-    except (TypeError, ValueError, BufferError) as error:
-        what = " that can be written" if use == WRITE else ""
-        raise CqError(f"{name}: need a C-contiguous {NAMES[format]} array{what}, got {describe(array)} "
-                      f"({error})") from None
+    good = open_buffer(&view, array, name, format, PyBUF_C_CONTIGUOUS, use)
     cdef void *data = view.buf
-    good = view.format[0] == format and view.format[1] == 0
-    if columns != ALL:
-        good = good and view.ndim == (1 if columns == FLAT else 2) and (rows < 0 or view.shape[0] == rows)
-        good = good and (columns < 0 or view.shape[1] == columns)
+    good = good and view.ndim == (1 if columns == FLAT else 2) and (rows < 0 or view.shape[0] == rows)
+    good = good and (columns < 0 or view.shape[1] == columns)
     PyBuffer_Release(&view)
     if not good:
-        shape = ", ".join(["any" if size < 0 else str(size) for size in (rows, columns) if size != FLAT])
-        raise CqError(f"{name}: need a {NAMES[format]} array of shape ({shape}), got {describe(array)}")
+        raise CqError(f"{name}: need a {DTYPES[format]} array of shape {sizes(rows, columns)}, got {describe(array)}")
     return data
 
 
-cdef float *floats(array, str name, int64_t rows, int64_t columns=FLAT, int use=READ) except? NULL:
+cdef float *floats(array, str name, int64_t rows, int64_t columns=FLAT, int use=CQ_READ) except? NULL:
     return <float *>pointer(array, name, c"f", rows, columns, use)
 
 
-cdef int32_t *int32s(array, str name, int64_t rows, int64_t columns=FLAT, int use=READ) except? NULL:
+cdef int32_t *int32s(array, str name, int64_t rows, int64_t columns=FLAT, int use=CQ_READ) except? NULL:
     return <int32_t *>pointer(array, name, c"i", rows, columns, use)
+
+
+cdef int read_matrices(cq_matrices *to, array, str name, char format, int64_t rows, int64_t columns, int use=CQ_READ,
+                       const int64_t *pairs=NULL) except -1:
+    """The last two axes of an array as its memory is, whatever a class of its own may say. Of floats one of the two is
+    contiguous, of a result the last one. pairs: the sizes of the axes before them, or 1 in their place."""
+    cdef Py_buffer view
+    cdef bint good = open_buffer(&view, array, name, format, PyBUF_STRIDED_RO, use)
+    cdef int i, last = view.ndim - 1, before = CQ_PAIR_AXES - last + 1
+    good = good and last >= 1 and before >= 0
+    if good:
+        to.data, to.rows, to.columns = view.buf, view.shape[last - 1], view.shape[last]
+        # of one row or column, what reads best
+        to.row = view.strides[last - 1] // view.itemsize if to.rows > 1 else to.columns
+        to.column = view.strides[last] // view.itemsize if to.columns > 1 else 1
+        good = format == c"b" or view.len == 0 or to.column == 1 or (use == CQ_READ and (to.row == 1 or to.rows == 1))
+        good = good and (rows < 0 or to.rows == rows) and (columns < 0 or to.columns == columns)
+        for i in range(CQ_PAIR_AXES):
+            to.pairs[i] = view.shape[i - before] if i >= before else 1
+            to.steps[i] = view.strides[i - before] // view.itemsize if to.pairs[i] != 1 else 0
+            good = good and (pairs == NULL or to.pairs[i] == 1 or to.pairs[i] == pairs[i])
+    PyBuffer_Release(&view)
+    if not good:
+        raise CqError(f"{name}: need {DTYPES[format]} matrices of shape {sizes(rows, columns)} with a contiguous axis, "
+                      f"got {describe(array)}")
+    return 0
+
+
+cdef str sizes(int64_t rows, int64_t columns):
+    """A shape in words."""
+    return f"({', '.join(['any' if size < 0 else str(size) for size in (rows, columns) if size != FLAT])})"
 
 
 cdef object empty(int64_t rows, int64_t columns, dtype):
@@ -66,7 +98,7 @@ cdef object empty(int64_t rows, int64_t columns, dtype):
         found = new_array(shape, dtype)
     else:
         memory = new_array(size + CQ_LINE, UINT8)
-        start = pointer(memory, "memory", c"B", ANY, FLAT, READ)
+        start = pointer(memory, "memory", c"B", ANY, FLAT, CQ_READ)
         found = ndarray(shape, dtype, memory, -<int64_t><size_t>start % CQ_LINE)
     return found if room == rows else found[:rows]
 
@@ -74,7 +106,7 @@ cdef object empty(int64_t rows, int64_t columns, dtype):
 cdef object new_floats(float **data, int64_t rows, int64_t columns=FLAT):
     """A new float32 array, and where its data lie."""
     found = empty(rows, columns, FLOAT32)
-    data[0] = floats(found, "result", rows, columns, WRITE)
+    data[0] = floats(found, "result", rows, columns, CQ_WRITE)
     return found
 
 

@@ -2,7 +2,6 @@
 
 def attention(qkv, offsets, int64_t heads, int64_t kv_heads, bint causal, float scale, form=None, bias=None,
               window=None, float cap=0.0, relative=None):
-    """Attention over ragged sequences → (tokens, heads * dim) in `form`; see cq_attention_args."""
     cdef Step step = new_step(cq_attention, "attention", qkv.shape, [qkv, offsets, bias, relative])
     cdef cq_attention_args *a = &step.args.attention
     cdef int64_t parts = heads + 2 * kv_heads, dim = step.columns // parts
@@ -36,8 +35,8 @@ cdef int read_relative(cq_relative *r, int64_t features, relative) except -1:
     for table in (keys, queries):
         if table is not None:
             r.positions = table.shape[1]
-    r.keys = floats(keys, "relative keys", features, r.positions, MAYBE)
-    r.queries = floats(queries, "relative queries", features, r.positions, MAYBE)
+    r.keys = floats(keys, "relative keys", features, r.positions, CQ_MAYBE)
+    r.queries = floats(queries, "relative queries", features, r.positions, CQ_MAYBE)
     r.row, r.reach = int32s(rows, "relative rows", distances), (distances + 1) // 2
     for i in range(1, distances):
         if r.row[i] > r.row[i - 1]:
@@ -85,7 +84,6 @@ cdef int read_parts(cq_coded *q, cq_coded *k, cq_coded *v, scale, zero_point, in
 
 @final
 cdef class Kept:
-    """Keys and values that sequences have kept in one layer, as cq_kept says: what attention_kept reads and writes."""
     cdef cq_kept *kept
     cdef list arrays
     cdef readonly int64_t sequences, kv_heads, dim
@@ -103,25 +101,23 @@ cdef class Kept:
 
     def put(self, int64_t sequence, int64_t length, int64_t capacity, keys, values, start=None, scales=None,
             int64_t first=0):
-        """The arrays of a sequence of `length` tokens, of which those from `first` on are kept."""
         if not 0 <= sequence < self.sequences or capacity < 64 or capacity % 64 or first < 0 or first % 64:
             raise CqError(f"capacity, first: need multiples of 64 for one of {self.sequences} sequences, "
                           f"got {capacity} and {first} for {sequence}")
         cdef int64_t each = self.kv_heads * capacity, dim4 = (self.dim + 3) // 4 * 4, dim16 = (self.dim + 15) // 16 * 16
         cdef cq_kept *to = self.kept + sequence
         if self.dtype == "float32":
-            to.keys = floats(keys, "keys", each * self.dim, FLAT, WRITE)
-            to.values = floats(values, "values", each * dim16, FLAT, WRITE)
+            to.keys = floats(keys, "keys", each * self.dim, FLAT, CQ_WRITE)
+            to.values = floats(values, "values", each * dim16, FLAT, CQ_WRITE)
         else:
-            to.keys = pointer(keys, "keys", c"b", each * dim4, FLAT, WRITE)
-            to.values = pointer(values, "values", c"b", each * dim16, FLAT, WRITE)
-            to.start = int32s(start, "start", each, FLAT, WRITE)
-            to.scales = NULL if scales is None else floats(scales, "scales", 3 * each, FLAT, WRITE)
+            to.keys = pointer(keys, "keys", c"b", each * dim4, FLAT, CQ_WRITE)
+            to.values = pointer(values, "values", c"b", each * dim16, FLAT, CQ_WRITE)
+            to.start = int32s(start, "start", each, FLAT, CQ_WRITE)
+            to.scales = NULL if scales is None else floats(scales, "scales", 3 * each, FLAT, CQ_WRITE)
         to.capacity, to.first, self.arrays[sequence] = capacity, first, (keys, values, start, scales)
         self.move(sequence, length)
 
     def move(self, int64_t sequence, int64_t length):
-        """The sequence has `length` tokens from now on."""
         if not 0 <= sequence < self.sequences or \
                 not 0 <= length - self.kept[sequence].first <= self.kept[sequence].capacity:
             raise CqError(f"length: no room for {length} tokens in sequence {sequence}")
@@ -130,11 +126,10 @@ cdef class Kept:
 
 def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale, cosine=None, sine=None, coding=None,
                    form=None, window=None, float cap=0.0, int64_t hadamard=0):
-    """Causal attention of new tokens to themselves and to what their sequences have kept; see cq_kept_args."""
     cdef Step step = new_step(cq_attention_kept, "attention", qkv.shape, [qkv, offsets, kept, cosine, sine, coding])
     cdef cq_kept_args *a = &step.args.kept
     step.columns, step.sequences, a.kept = (heads + 2 * kept.kv_heads) * kept.dim, kept.sequences, kept.kept
-    a.qkv, a.offsets = step.matrix(qkv, "qkv", WRITE), int32s(offsets, "offsets", kept.sequences + 1)
+    a.qkv, a.offsets = step.matrix(qkv, "qkv", CQ_WRITE), int32s(offsets, "offsets", kept.sequences + 1)
     a.heads, a.kv_heads, a.dim, a.scale, a.cap = heads, kept.kv_heads, kept.dim, scale, cap
     a.before = INT64_MAX if window is None else window - 1
     if a.before < 0:
@@ -142,9 +137,7 @@ def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale,
     if heads % kept.kv_heads or not 0 <= a.offsets[0] <= a.offsets[kept.sequences] == step.rows:
         raise CqError(f"offsets, heads: {offsets} of {step.rows} tokens, {heads} heads over {kept.kv_heads}")
     if cosine is not None:
-        a.angles, a.turned = cosine.shape[0], turned_of(cosine, kept.dim)
-        a.cosine = floats(cosine, "cosine", a.angles, a.turned // 2)
-        a.sine, a.hadamard = floats(sine, "sine", a.angles, a.turned // 2), block_of(hadamard, kept.dim)
+        read_turns(&a.turns, cosine, sine, kept.dim, hadamard)
     if (coding is None) != (kept.dtype == "float32"):
         raise CqError(f"coding: {coding}, where {kept.dtype} is kept")
     if coding is not None:

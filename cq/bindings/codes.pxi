@@ -2,17 +2,18 @@
 
 @final
 cdef class Coded:
-    """Activations in codes (rows, columns) uint8 or int8: x = scale * (codes - zero_point)."""
     cdef cq_coded c
     cdef readonly object codes, scale, zero_point, smoothed
+    cdef readonly tuple shape
     cdef readonly int64_t rows, columns
     cdef bint by_rows  # there is one scale for all, or one per row
 
     def __init__(self, codes, scale, zero_point, smoothed=None):
         self.codes, self.scale, self.zero_point, self.smoothed = codes, scale, zero_point, smoothed
-        self.rows, self.columns = codes.shape
+        self.shape = codes.shape
+        self.rows, self.columns = self.shape
         self.c.is_signed, self.c.stride = codes.dtype == INT8, self.columns
-        self.c.codes = pointer(codes, "codes", c"b" if self.c.is_signed else c"B", self.rows, self.columns, READ)
+        self.c.codes = pointer(codes, "codes", c"b" if self.c.is_signed else c"B", self.rows, self.columns, CQ_READ)
         self.by_rows = is_number(scale) or scale.ndim == 1
         if is_number(scale):
             self.c.scale = scale
@@ -30,12 +31,7 @@ cdef class Coded:
     def __reduce__(self):
         return Coded, (self.codes, self.scale, self.zero_point, self.smoothed)
 
-    @property
-    def shape(self):
-        return self.rows, self.columns
-
     def dequantize(self):
-        """float32 (rows, columns), of codes with one scale, or one per row."""
         cdef Step step = new_step(cq_dequantize, "dequantize", self.shape, [self])
         cdef cq_dequantize_args *a = &step.args.dequantize
         if self.smoothed is not None or not self.by_rows:
@@ -77,7 +73,7 @@ cdef Coded new_codes(Step step, cq_codes *to, form):
     codes = empty(step.rows, step.columns, INT8 if to.is_signed else UINT8)
     if to.dynamic:
         scale, zero_point = new_floats(&to.scales, step.rows, groups), empty(step.rows, groups, INT32)
-        to.zero_points = int32s(zero_point, "result", step.rows, groups, WRITE)
+        to.zero_points = int32s(zero_point, "result", step.rows, groups, CQ_WRITE)
     else:
         scale = new_floats(&to.scales, step.rows) if to.stretched else form.scale
         zero_point = form.zero_point
@@ -95,20 +91,18 @@ cdef object new_result(Step step, form, float **y, const cq_codes **codes):
 
 
 def quantize(x, form, row_sums=None):
-    """x float32 (rows, columns) → Coded in `form`; row_sums int32 (rows,) gets the sums of each row's codes."""
     cdef Step step = new_step(cq_quantize, "x", x.shape, [x, form, row_sums])
     cdef cq_quantize_args *a = &step.args.quantize
     a.x, a.columns, a.codes = step.matrix(x, "x"), step.columns, &step.codes
     if row_sums is not None:
-        step.codes.row_sums = int32s(row_sums, "row_sums", step.rows, FLAT, WRITE)
+        step.codes.row_sums = int32s(row_sums, "row_sums", step.rows, FLAT, CQ_WRITE)
     return step.first(new_codes(step, &step.codes, form))
 
 
 def min_max(x):
-    """Smallest and largest element of a float32 array that is not empty. NaN or Inf: CqError."""
     flat = x.reshape(-1)
+    cdef const float *data = floats(flat, "x", ANY)
     cdef int64_t n = flat.shape[0]
-    cdef const float *data = floats(flat, "x", n)
     cdef float lo, hi
     cdef cq_status status
     with nogil:

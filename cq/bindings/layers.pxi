@@ -1,7 +1,6 @@
 # What a transformer has beside products and attention.
 
 def embed(id, word, position=None, position_table=None, type=None, type_table=None, float scale=1.0):
-    """float32 (tokens, columns) = scale * word[id] + position_table[position] + type_table[type or 0]."""
     cdef int64_t tokens = id.shape[0], columns = (<Packed>word).k if isinstance(word, Packed) else word.shape[1]
     cdef list held = [id, word, position, position_table, type, type_table]
     cdef Step step = new_step(cq_embed, "embed", (tokens, columns), held)
@@ -16,20 +15,19 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
         a.word_f32, a.panel = floats(word, "word", a.words, columns), 1
     a.positions = 0 if position_table is None else position_table.shape[0]
     a.types = 0 if type_table is None else type_table.shape[0]
-    a.position_table = floats(position_table, "position_table", a.positions, columns, MAYBE)
-    a.type_table = floats(type_table, "type_table", a.types, columns, MAYBE)
-    a.id, a.type = int32s(id, "id", tokens), int32s(type, "type", tokens, FLAT, MAYBE)
-    a.position = int32s(position, "position", tokens, FLAT, MAYBE if position_table is None else READ)
+    a.position_table = floats(position_table, "position_table", a.positions, columns, CQ_MAYBE)
+    a.type_table = floats(type_table, "type_table", a.types, columns, CQ_MAYBE)
+    a.id, a.type = int32s(id, "id", tokens), int32s(type, "type", tokens, FLAT, CQ_MAYBE)
+    a.position = int32s(position, "position", tokens, FLAT, CQ_MAYBE if position_table is None else CQ_READ)
     a.columns, a.scale = columns, scale
     return step.first(step.new(&a.y))
 
 
 def norm(x, norm=None, residual=None, form=None, bint keep_float=True, bint keep_sum=False, inner=None,
          float factor=1.0):
-    """(y float32 or None, y in codes or None, s or None): s = factor * inner(x) + residual, y = norm(s)."""
     cdef Step step = new_step(cq_norm_rows, "norm", x.shape, [x, residual, form])
     cdef cq_norm_args *a = &step.args.norm
-    a.x, a.residual = step.matrix(x, "x"), step.matrix(residual, "residual", MAYBE)
+    a.x, a.residual = step.matrix(x, "x"), step.matrix(residual, "residual", CQ_MAYBE)
     a.columns, a.factor = step.columns, factor
     if norm is not None:
         read_norm(step, &a.norm, norm)
@@ -44,25 +42,23 @@ def norm(x, norm=None, residual=None, form=None, bint keep_float=True, bint keep
 
 cdef int read_norm(Step step, cq_norm *to, norm) except -1:
     weight, bias = norm.weight, norm.bias
-    to.weight, to.bias = step.per_column(weight, "weight"), step.per_column(bias, "bias", MAYBE)
+    to.weight, to.bias = step.per_column(weight, "weight"), step.per_column(bias, "bias", CQ_MAYBE)
     to.eps, to.rms = norm.eps, norm.rms
     step.held += (weight, bias)  # the norm may get others
     return 0
 
 
 def cap(x, float factor=1.0, float most=0.0):
-    """x float32 (rows, columns) to most * tanh(factor * x / most) in place, or to factor * x where most is 0. → x"""
     cdef Step step = new_step(cq_cap, "cap", x.shape, [x])
     cdef cq_cap_args *a = &step.args.cap
-    a.x, a.columns, a.factor, a.most = step.matrix(x, "x", WRITE), step.columns, factor, most
+    a.x, a.columns, a.factor, a.most = step.matrix(x, "x", CQ_WRITE), step.columns, factor, most
     return step.first(x)
 
 
 def hadamard(x, int64_t block):
-    """Each `block` neighbours in the rows of float32 x in place to their Hadamard transform over sqrt(block). → x"""
     cdef Step step = new_step(cq_hadamard, "hadamard", x.shape, [x])
     cdef cq_hadamard_args *a = &step.args.hadamard
-    a.x, a.columns, a.block = step.matrix(x, "x", WRITE), step.columns, block_of(block, step.columns)
+    a.x, a.columns, a.block = step.matrix(x, "x", CQ_WRITE), step.columns, block_of(block, step.columns)
     if not block:
         raise CqError("hadamard: need the size of a block, got 0")
     return step.first(x)
@@ -76,7 +72,6 @@ cdef int64_t block_of(int64_t block, int64_t columns) except -1:
 
 
 def gate(g, u, activation, form=None, int64_t hadamard=0):
-    """act(g) * u, both float32 (rows, columns), transformed in blocks of `hadamard` where that is not 0, in `form`."""
     cdef Step step = new_step(cq_gate, "gate", g.shape, [g, u, form])
     cdef cq_gate_args *a = &step.args.gate
     a.gate, a.up, a.columns = step.matrix(g, "gate"), step.matrix(u, "up"), step.columns
@@ -85,22 +80,21 @@ def gate(g, u, activation, form=None, int64_t hadamard=0):
 
 
 def rope(x, int64_t heads, int64_t dim, cosine, sine, position, int64_t hadamard=0):
-    """Rotates the first heads * dim columns of x float32 (tokens, columns) in place."""
     cdef Step step = new_step(cq_rope, "rope", x.shape, [x, cosine, sine, position])
     cdef cq_rope_args *a = &step.args.rope
     if heads * dim > step.columns:
         raise CqError(f"x: {heads} heads of {dim} columns need {heads * dim}, got {step.columns}")
-    a.x, a.stride, a.heads, a.dim = step.matrix(x, "x", WRITE), step.columns, heads, dim
-    a.positions, a.turned = cosine.shape[0], turned_of(cosine, dim)
-    a.cosine = floats(cosine, "cosine", a.positions, a.turned // 2)
-    a.sine = floats(sine, "sine", a.positions, a.turned // 2)
-    a.position, a.hadamard = int32s(position, "position", step.rows), block_of(hadamard, dim)
+    a.x, a.stride, a.heads, a.dim = step.matrix(x, "x", CQ_WRITE), step.columns, heads, dim
+    a.position = int32s(position, "position", step.rows)
+    read_turns(&a.turns, cosine, sine, dim, hadamard)
     step.first(None)
 
 
-cdef int64_t turned_of(cosine, int64_t dim) except -1:
-    """How many features of a head of `dim` turn by cosines (positions, half of them)."""
-    cdef int64_t turned = 2 * cosine.shape[1]
-    if turned > dim:
-        raise CqError(f"cosine: {turned} features turn, heads have {dim}")
-    return turned
+cdef int read_turns(cq_turns *to, cosine, sine, int64_t dim, int64_t hadamard) except -1:
+    """By what heads of `dim` features turn, and in which blocks they are transformed then."""
+    to.positions, to.turned, to.hadamard = cosine.shape[0], 2 * cosine.shape[1], block_of(hadamard, dim)
+    if to.turned > dim:
+        raise CqError(f"cosine: {to.turned} features turn, heads have {dim}")
+    to.cosine = floats(cosine, "cosine", to.positions, to.turned // 2)
+    to.sine = floats(sine, "sine", to.positions, to.turned // 2)
+    return 0

@@ -15,14 +15,11 @@ cdef class Step:
     cdef list held
     cdef int64_t rows, columns, sequences
 
-    cdef float *matrix(self, array, str name, int use=READ) except? NULL:
+    cdef float *matrix(self, array, str name, int use=CQ_READ) except? NULL:
         return floats(array, name, self.rows, self.columns, use)
 
-    cdef float *per_column(self, array, str name, int use=READ) except? NULL:
+    cdef float *per_column(self, array, str name, int use=CQ_READ) except? NULL:
         return floats(array, name, self.columns, FLAT, use)
-
-    cdef float *per_row(self, array, str name, int use=READ) except? NULL:
-        return floats(array, name, self.rows, FLAT, use)
 
     cdef object new(self, float **data):
         """A new matrix for results."""
@@ -36,13 +33,8 @@ cdef class Step:
             status = self.function(most, &self.args, self.rows, self.sequences, &bad)
         return check(status, bad, self.what)
 
-    cdef object once(self, result):
-        """Makes the call and returns `result`, which it fills."""
-        self.run()
-        return result
-
     cdef object first(self, result):
-        """The same, and keeps the call where this thread records."""
+        """Makes the call, keeps it where this thread records, and returns `result`, which it fills."""
         self.run()
         if tapes:
             tape = tapes.get(PyThread_get_thread_ident())
@@ -64,7 +56,6 @@ cdef Step new_step(cq_call *function, str what, tuple shape, list held):
 
 @final
 cdef class Tape:
-    """Records this thread's calls, `with` it, and makes them again. capacity: tokens that the results hold, or 0."""
     cdef list steps
     cdef readonly int64_t capacity
 
@@ -79,7 +70,6 @@ cdef class Tape:
         del tapes[PyThread_get_thread_ident()]
 
     def replay(self, int64_t rows=-1, int64_t sequences=-1):
-        """rows, sequences: of this time, where there is a capacity; else as they were."""
         cdef Step step
         if rows > self.capacity or (rows < 0) != (self.capacity == 0):
             holds = self.capacity or "as many tokens as it was recorded with"
@@ -88,3 +78,34 @@ cdef class Tape:
             if rows >= 0:
                 step.rows, step.sequences = rows, sequences
             step.run()
+
+
+# --- passes, which say themselves what they take ---
+
+def run_pass(str name, arrays, numbers=()):
+    cdef const cq_pass *what = cq_find_pass(name.encode())
+    if what == NULL or len(numbers) != what.numbers:
+        raise CqError(f"pass: none is called {name!r} and takes {len(numbers)} numbers")
+    cdef Step step = new_step(cq_run_pass, name, arrays[0].shape, [])
+    cdef cq_pass_args *a = &step.args.of_pass
+    cdef const cq_pass_array *takes
+    cdef int64_t rows, columns
+    cdef int i
+    cdef list results = []
+    a.what, a.columns = what, step.columns
+    for i in range(what.numbers):
+        a.numbers[i] = numbers[i]
+    for i in range(CQ_PASS_ARRAYS):
+        takes = &what.arrays[i]
+        if takes.name == NULL:
+            break
+        array = arrays[i] if i < len(arrays) else None
+        rows = step.columns if takes.axes == CQ_PER_COLUMN else step.rows
+        columns = step.columns if takes.axes == CQ_MATRIX else FLAT
+        if takes.use == CQ_RESULT:
+            array = empty(rows, columns, DTYPES[takes.format]) if array is None else array
+            results.append(array)
+        a.arrays[i] = pointer(array, takes.name.decode(), takes.format, rows, columns,
+                              CQ_WRITE if takes.use == CQ_RESULT else takes.use)
+    step.run()
+    return results

@@ -17,6 +17,7 @@ from ..model.linear import Linear, QuantizedLinear
 from ..plan import LayerPlan, Plan, WeightCoding
 from ..plan_json import from_json, to_json
 from ..qtensor import QTensor
+from ..weights import Weight, pack
 from .huggingface import parse_config
 from .names import check_finite
 from .tensors import write_safetensors
@@ -36,7 +37,7 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike) -> None:
         if owners.setdefault(id(layer), name) != name:
             continue
         _put_linear(tensors, name, layer, shared=name == "head" and model.config.tied)
-    if isinstance(word, _core.Weight) and (model.head is None or word is not getattr(model.head, "weight", None)):
+    if isinstance(word, Weight) and (model.head is None or word is not getattr(model.head, "weight", None)):
         _put_weight(tensors, "embed.word", word)
     if model.plan is not None:
         plan, arrays = to_json(model.plan)
@@ -58,7 +59,7 @@ def save_checkpoint(model: Transformer, path: str | os.PathLike) -> None:
 def float_tensors(model: Transformer) -> dict[str, np.ndarray | Deferred]:
     """What stays float32 outside the linear layers, by canonical name."""
     named: dict[str, np.ndarray | Deferred | None] = dict(model.tables())
-    if not isinstance(model.embedding.source, _core.Weight):
+    if not isinstance(model.embedding.source, Weight):
         named["embed.word"] = model.embedding.source
     for name, part in (*model.norms(), *model.beside()):
         named |= {name + ".weight": part.weight, name + ".bias": part.bias}
@@ -82,7 +83,7 @@ def _put_linear(tensors: dict, name: str, layer: Linear | QuantizedLinear, share
         tensors[f"{name}.weight"] = layer.source
 
 
-def _put_weight(tensors: dict, name: str, weight: _core.Weight) -> None:
+def _put_weight(tensors: dict, name: str, weight: Weight) -> None:
     assert weight.scales is not None, "a model's weights have scales"
     codes, scale = Deferred(weight.shape, "int8", weight.unpack), _narrow(weight.scales)
     tensors |= {f"{name}.weight": codes, f"{name}.scale": scale}
@@ -211,16 +212,16 @@ class _Reader:
 
     # --- what conversion asks for -------------------------------------------------------------------------------------
 
-    def weight(self, name: str, layer: Linear, plan: LayerPlan) -> _core.Weight:
+    def weight(self, name: str, layer: Linear, plan: LayerPlan) -> Weight:
         """The stored codes, packed."""
         return self._packed(name, layer.shape, plan.coding)
 
-    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> _core.Weight:
+    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> Weight:
         """As `weight`, of the word table."""
         words, hidden = table.shape
         return self._packed("embed.word", (hidden, words), coding)
 
-    def _packed(self, name: str, shape: tuple[int, int], coding: WeightCoding) -> _core.Weight:
+    def _packed(self, name: str, shape: tuple[int, int], coding: WeightCoding) -> Weight:
         k, n = shape
         if k > _core.MAX_K:
             raise FormatError(f"{self.where}: {name}: {k} inputs are more than int32 sums take")
@@ -235,9 +236,9 @@ class _Reader:
             zero_points = self._wide(f"{name}.zero_point", "int32", (groups, n))
             if zero_points.min() < -128 or zero_points.max() > 127:
                 raise FormatError(f"{self.where}: {name}.zero_point: outside -128 … 127")
-        return _core.pack(codes, zero_points, scales, group_size)
+        return pack(codes, zero_points, scales, group_size)
 
-    def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: _core.Weight) -> np.ndarray | QTensor | None:
+    def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: Weight) -> np.ndarray | QTensor | None:
         """The stored bias; float32 ones were read with the model."""
         if layer.bias is not None or f"{name}.bias" not in self.tensors:
             return layer.bias

@@ -12,6 +12,7 @@ from ..model.deferred import Deferred, read
 from ..model.linear import Linear
 from ..model.sites import Graph
 from ..plan import LayerPlan, WeightCoding
+from ..weights import Weight, pack
 from .compressed_config import Group
 from .name_tables import FAMILIES
 from .names import canonical, foreign_name
@@ -112,20 +113,20 @@ class FileCodes:
 
     # --- what conversion asks for -------------------------------------------------------------------------------------
 
-    def weight(self, name: str, layer: Linear, plan: LayerPlan) -> _core.Weight:
+    def weight(self, name: str, layer: Linear, plan: LayerPlan) -> Weight:
         """The file's codes, packed."""
         return self._weight(f"{name}.weight", layer.shape, plan.coding)
 
-    def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: _core.Weight) -> np.ndarray | None:
+    def bias(self, name: str, layer: Linear, plan: LayerPlan, weight: Weight) -> np.ndarray | None:
         """In float32, as it was read with the model."""
         return layer.bias
 
-    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> _core.Weight:
+    def word(self, table: np.ndarray | Deferred, coding: WeightCoding) -> Weight:
         """As `weight`, of the word table."""
         words, hidden = table.shape
         return self._weight("embed.word", (hidden, words), coding)
 
-    def _weight(self, name: str, shape: tuple[int, int], coding: WeightCoding) -> _core.Weight:
+    def _weight(self, name: str, shape: tuple[int, int], coding: WeightCoding) -> Weight:
         (k, n), module, size = shape, self.module(name), coding.group_size or 0
         if k > _core.MAX_K:
             raise UnsupportedError(f"{self.where}: {module}: {k} inputs are more than int32 sums take")
@@ -141,7 +142,7 @@ class FileCodes:
             np.ascontiguousarray(np.broadcast_to(p.reshape(-1, groups).T, (groups, n))) for p in (scales, zero_points)
         )
         codes = self._packed_codes(module, n, k) if self._packed[name] else self._take(module, "weight", "int8", (n, k))
-        return _core.pack(codes.T, zero_points if zero_points.any() else None, scales, size)
+        return pack(codes.T, zero_points if zero_points.any() else None, scales, size)
 
     def _packed_codes(self, module: str, n: int, k: int) -> np.ndarray:
         """Four codes in an int32, the first in its lowest byte, each with 128 added."""

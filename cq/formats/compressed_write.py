@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core, affine
+from .. import affine
 from ..errors import CqError, UnsupportedError
 from ..model import Config, Transformer
 from ..model.deferred import Deferred
@@ -16,6 +16,7 @@ from ..model.forms import Fixed, PerTensor, PerToken, Smoothed
 from ..model.linear import Linear, QuantizedLinear
 from ..plan import Plan, WeightCoding
 from ..qtensor import QTensor
+from ..weights import Weight
 from .checkpoint import float_tensors
 from .compressed_codes import FileCodes
 from .compressed_config import METHOD, MIXED, PACKED, PLAIN
@@ -78,7 +79,7 @@ class _Writer:
         self._groups: list[tuple[dict[str, Any], list[str]]] = []  # a group's arguments, its modules
         self._left: list[str] = []  # linear layers in float32
         word = model.embedding.source
-        self.tensors: Tensors = {self._named("embed.word"): _table(word)} if isinstance(word, _core.Weight) else {}
+        self.tensors: Tensors = {self._named("embed.word"): _table(word)} if isinstance(word, Weight) else {}
         floats = without_positions(float_tensors(model), model.config)
         self.tensors |= {self._named(name): array for name, array in floats.items()}
         self._left += [self._named(name).rpartition(".")[0] for name in floats if POSITION_LAYER.fullmatch(name)]
@@ -122,9 +123,7 @@ class _Writer:
             self.tensors[self._named(f"{name}.bias")] = bias
         return bias is not None
 
-    def _put_codes(
-        self, module: str, weight: _core.Weight, coding: WeightCoding, activations: dict[str, Any] | None
-    ) -> None:
+    def _put_codes(self, module: str, weight: Weight, coding: WeightCoding, activations: dict[str, Any] | None) -> None:
         """A weight's codes, scales and zero points, and the group that says of which kind they are."""
         assert weight.scales is not None, "a model's weights have scales"
         k, n = weight.shape
@@ -173,7 +172,7 @@ class _Writer:
         return _arguments(self._symmetric, "tensor", False)
 
 
-def _table(word: _core.Weight) -> Deferred:
+def _table(word: Weight) -> Deferred:
     """A word table in codes (hidden, words) as float32 (words, hidden)."""
 
     def read() -> np.ndarray:

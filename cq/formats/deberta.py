@@ -14,6 +14,7 @@ from ..errors import FormatError, UnsupportedError, brief
 from ..model.config import Config
 from ..model.deferred import Deferred, read
 from ..model.norm import Norm
+from ..weights import pack_floats
 from .families import activation_of, basics
 from .heads import architectures_of, read_classifier
 from .names import check_finite
@@ -175,7 +176,7 @@ def with_positions(
             if bias[part]:
                 name = f"layers.{i}.{_own(layer) if _own(layer) in modules else f'attention.{layer}'}"
                 weight = _taken(weights, f"{name}.weight", (features, hidden), where)
-                packed = _core.pack_floats(np.ascontiguousarray(weight).T)
+                packed = pack_floats(np.ascontiguousarray(weight).T)
                 met = _core.linear(rows, packed, _taken(weights, f"{name}.bias", (features,), where))
                 result[f"layers.{i}.attention.relative_{part}"] = np.ascontiguousarray(met.T)
     return result

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .. import _core
+from ..weights import FloatWeight, Weight
 from .activation import Activation
 from .deferred import Deferred, keep
 from .forms import Fixed
@@ -16,7 +17,7 @@ class Embedding:
 
     def __init__(
         self,
-        word: np.ndarray | Deferred | _core.Weight,
+        word: np.ndarray | Deferred | Weight,
         position: np.ndarray | None,
         type: np.ndarray | None,
         norm: Norm | None,
@@ -30,25 +31,25 @@ class Embedding:
 
     @property
     def runs_in(self) -> str:
-        return "weight-only" if isinstance(self.source, _core.Weight) else "float32"
+        return "weight-only" if isinstance(self.source, Weight) else "float32"
 
     @property
     def shape(self) -> tuple[int, int]:
         """(hidden, vocabulary)."""
-        if isinstance(self.source, _core.Weight):
+        if isinstance(self.source, Weight):
             return self.source.shape
         return self.source.shape[1], self.source.shape[0]
 
     def word_arrays(self) -> list[np.ndarray | Deferred]:
         word = self.source
-        if not isinstance(word, _core.Weight):
+        if not isinstance(word, Weight):
             return [word]
         return [a for a in (word.panels, word.column_sums, word.zero_points, word.scales) if a is not None]
 
-    def word(self, head: Linear | None = None) -> np.ndarray | _core.Weight | _core.FloatWeight:
+    def word(self, head: Linear | None = None) -> np.ndarray | Weight | FloatWeight:
         """The table as tokens read it. head: a float32 head that shares it, whose packed weight serves both."""
         if head is None:
-            return self.source if isinstance(self.source, _core.Weight) else keep(self.source)
+            return self.source if isinstance(self.source, Weight) else keep(self.source)
         packed = head.packed
         self.source = head.source
         return packed

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
+from ..weights import pack_floats
 from .batch import Sequence, ids_of
 from .inputs import as_texts, check_batch_size, in_parts, is_iterable
 from .pooling import normalized
@@ -56,7 +57,7 @@ class LateInteraction(Texts):
         asked = _matrices(queries, said["features"], "queries")
         given = _matrices(documents, said["features"], "documents")
         result = np.empty((len(asked), len(given)), np.float32)
-        packed = [_core.pack_floats(document.T) for document in given]
+        packed = [pack_floats(document.T) for document in given]
         for i, query in enumerate(asked):
             for j, document in enumerate(packed):
                 best = _core.linear(query, document, None).max(1)

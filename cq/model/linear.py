@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import _core, memory
 from ..qtensor import QTensor
+from ..weights import FloatWeight, Weight, pack_floats
 from .activation import Activation, decode
 from .deferred import Deferred, read
 from .forms import Fixed, Form, PerToken, ResultForm, Smoothed, common_form
@@ -33,7 +34,7 @@ class Linear:
         reason: str = "",
     ):
         self.source, self.bias, self.activation, self.reason = weight, bias, activation, reason
-        self._packed: _core.FloatWeight | None = None
+        self._packed: FloatWeight | None = None
 
     def __getstate__(self) -> dict:
         """Of a copy, pickled or not: it packs for itself."""
@@ -45,15 +46,15 @@ class Linear:
         return read(self.source)
 
     @property
-    def packed(self) -> _core.FloatWeight:
+    def packed(self) -> FloatWeight:
         """The weight as products read it, (inputs, outputs); packed when it is first wanted."""
         packed = self._packed
         if packed is None:
-            packed = _core.pack_floats(self.weight.T)
+            packed = pack_floats(self.weight.T)
             self._take(packed)
         return packed
 
-    def _take(self, packed: _core.FloatWeight) -> None:
+    def _take(self, packed: FloatWeight) -> None:
         self.source = Deferred(self.source.shape, np.float32, lambda: packed.unpack().T)
         self._packed = packed
 
@@ -101,7 +102,7 @@ class Linear:
             if first % _core.PANEL == 0:
                 whole = -(-width // _core.PANEL) * _core.PANEL
                 panels = packed.panels[first * packed.k : (first + whole) * packed.k]
-                layer._take(_core.FloatWeight(panels, packed.k, width))
+                layer._take(FloatWeight(panels, packed.k, width))
             first += width
         return joint
 
@@ -113,12 +114,7 @@ class QuantizedLinear:
     (per tensor) or int32 codes (at x_scale * w_scale, for a Fixed input)."""
 
     def __init__(
-        self,
-        weight: _core.Weight,
-        bias: np.ndarray | QTensor | None,
-        activation: str | None,
-        input_form: Form,
-        runs_in: str,
+        self, weight: Weight, bias: np.ndarray | QTensor | None, activation: str | None, input_form: Form, runs_in: str
     ):
         """Raises UnsupportedError where an int32 sum may overflow: overflow.py proves of every layer that none does."""
         self.weight, self.bias, self.activation = weight, bias, activation
@@ -212,7 +208,7 @@ class QuantizedLinear:
                 [np.zeros_like(w.scales, np.int32) if w.zero_points is None else w.zero_points for w in weights], 1
             )
         sums, scales = np.concatenate([w.column_sums for w in weights]), np.concatenate([w.scales for w in weights], 1)
-        whole = _core.Weight(panels, sums, zero_points, scales, first.weight.k, len(sums), first.weight.group_size)
+        whole = Weight(panels, sums, zero_points, scales, first.weight.k, len(sums), first.weight.group_size)
         joint = cls(whole, None, first.activation, first.input_form, first.runs_in)
         joint._bias, joint._bias_i32 = _side_by_side(layers, "_bias"), _side_by_side(layers, "_bias_i32")
         shared = zip(
@@ -222,7 +218,7 @@ class QuantizedLinear:
             )
         )
         for layer, w, (panels, sums, scales) in zip(layers, weights, shared):
-            layer.weight = _core.Weight(panels, sums, w.zero_points, scales, w.k, w.n, w.group_size)
+            layer.weight = Weight(panels, sums, w.zero_points, scales, w.k, w.n, w.group_size)
         return joint
 
 

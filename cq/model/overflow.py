@@ -11,14 +11,13 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
+from ..weights import Weight
 from .forms import Fixed, PerHead, PerTensor, PerToken, Smoothed
 
 INT32_MAX = 2**31 - 1
 
 
-def layer_reach(
-    weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None
-) -> int:
+def layer_reach(weight: Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None) -> int:
     """The largest magnitude of any int32 in products of activations in `form` with these very weights. bias: int32
     codes (n,)."""
     k, zeros = weight.k, np.zeros(weight.n, np.int64)
@@ -42,9 +41,7 @@ def layer_reach(
     return max(int(np.abs(value).max(initial=0)) for value in values)
 
 
-def check_layer(
-    weight: _core.Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None
-) -> None:
+def check_layer(weight: Weight, form: PerToken | PerTensor | Fixed | Smoothed, bias: np.ndarray | None = None) -> None:
     """Raises UnsupportedError where an int32 sum may overflow. Depth alone proves most layers, whatever their int8
     weights are; where it does not, the weights themselves are summed."""
     zero_points = np.zeros(1, np.int32) if weight.zero_points is None else weight.zero_points
@@ -94,7 +91,7 @@ def _zero_points(form: PerToken | PerTensor | Fixed | Smoothed) -> tuple[int, ..
     return (128,) if form.symmetric else (0, 255)
 
 
-def _sum_of_largest(weight: _core.Weight, floor: np.ndarray) -> np.ndarray:
+def _sum_of_largest(weight: Weight, floor: np.ndarray) -> np.ndarray:
     """Column sums of max(w, floor), int64 (n,), of the panels as they lie."""
     padded = np.zeros(-(-weight.n // _core.PANEL) * _core.PANEL, np.int8)
     padded[: weight.n] = floor

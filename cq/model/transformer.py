@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from .. import _core
 from ..errors import CqError, UnsupportedError
+from ..weights import Weight
 from . import build
 from .activation import Activation, decode, finite
 from .attention import Attention
@@ -265,7 +266,7 @@ class Transformer(SentenceEncoding, Heads, Ranking, Writing):
         """A float32 model's weights and biases by canonical name, as the constructor takes them; must not be written
         to."""
         embedding = self.embedding
-        assert not isinstance(embedding.source, _core.Weight), "a float32 model's table is in float32"
+        assert not isinstance(embedding.source, Weight), "a float32 model's table is in float32"
         named = {"embed.word": read(embedding.source)} | self.tables()
         named |= {
             f"{name}.{leaf}": getattr(part, leaf)

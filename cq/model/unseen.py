@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import UnsupportedError
+from ..weights import pack_floats
 from .batch import Batch
 from .forms import PerHead, Smoothed
 from .pooling import softmax
@@ -52,6 +53,6 @@ def _read(asking: np.ndarray, rows: np.ndarray, heads: int, kv_heads: int, dim: 
             np.ascontiguousarray(rows[:, start : start + dim])
             for start in ((heads + shared) * dim, (heads + kv_heads + shared) * dim)
         )
-        scores = _core.linear(np.ascontiguousarray(query), _core.pack_floats(key.T), None)
-        parts.append(_core.linear(softmax(scores * np.float32(scale)), _core.pack_floats(value), None))
+        scores = _core.linear(np.ascontiguousarray(query), pack_floats(key.T), None)
+        parts.append(_core.linear(softmax(scores * np.float32(scale)), pack_floats(value), None))
     return np.concatenate(parts, 1)

@@ -12,6 +12,7 @@ from ..errors import CqError, UnsupportedError
 from ..model import Transformer
 from ..model.config_checks import SMALLEST_BLOCK
 from ..model.deferred import Deferred, read
+from ..weights import Weight
 
 _ROWS = 4096  # of a weight, turned at once
 
@@ -62,7 +63,7 @@ def rotate(model: Transformer, online: bool = False) -> Transformer:
         for name, norm in model.norms()
     }
     word = model.embedding.source
-    assert not isinstance(word, _core.Weight), "the model is float32"
+    assert not isinstance(word, Weight), "the model is float32"
     weights["embed.word"] = _deferred(word, turn)
     weights |= {name: turn(table) for name, table in model.tables().items()}
     norms, graph = dict(model.norms()), model.graph

@@ -10,6 +10,7 @@ import numpy as np
 from .. import _core, functions
 from ..errors import UnsupportedError
 from ..model.rope import frequencies, turning_point
+from ..weights import Weight, pack
 from .batch import Packed
 from .fake import Codes, LearnedWeight, WeightRange, fake_bias
 from .parameters import Parameters
@@ -30,7 +31,7 @@ class Linear:
         self.parameters, self.name, self.fake, self.bias_kind, self.fixed = parameters, weight, fake, bias_kind, fixed
         self.bias = bias if bias in parameters.values else None
         self.x: Codes | None = None  # what the reverse needs
-        self._coded: tuple[Codes, _core.Weight | None] | None = None
+        self._coded: tuple[Codes, Weight | None] | None = None
 
     @property
     def weight(self) -> np.ndarray:
@@ -43,11 +44,11 @@ class Linear:
         return self._code()[0]
 
     @property
-    def packed(self) -> _core.Weight | None:
+    def packed(self) -> Weight | None:
         """The same as integer products take it, None where they cannot."""
         return self._code()[1]
 
-    def _code(self) -> tuple[Codes, _core.Weight | None]:
+    def _code(self) -> tuple[Codes, Weight | None]:
         if self._coded is None:
             codes = Codes(self.weight) if self.fake is None else self.fake(self.weight)
             stored = codes.stored
@@ -128,14 +129,14 @@ class Linear:
         return dx
 
 
-def packed(stored: _core.Coded) -> _core.Weight:
+def packed(stored: _core.Coded) -> Weight:
     """A weight (outputs, inputs) in bytes as integer products take it."""
     scales, zero_points = (
         np.array(np.broadcast_to(p, (1, stored.rows)), kind)
         for p, kind in ((stored.scale, np.float32), (stored.zero_point, np.int32))
     )
     zero_points -= 128
-    return _core.pack((stored.codes ^ 128).view(np.int8).T, zero_points if zero_points.any() else None, scales)
+    return pack((stored.codes ^ 128).view(np.int8).T, zero_points if zero_points.any() else None, scales)
 
 
 class Norm:

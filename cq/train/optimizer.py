@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from .. import _core, functions
+from .. import functions
 from .parameters import Parameters
-from .passes import dot
+from .passes import adamw, dot
 
 EPSILON = 1e-8
 
@@ -52,5 +52,5 @@ class AdamW:
         parts.append((slice(start, plain), None, (faster, 1.0), None))
         parts.append((slice(plain, p.size), self.parameters.units, (rate, 1.0), None))
         for part, units, ends, row_rates in parts:
-            _core.adamw(p[part], g[part], self.mean[part], self.square[part], units, (*moves, *ends), row_rates)
+            adamw(p[part], g[part], self.mean[part], self.square[part], units, (*moves, *ends), row_rates)
         return norm

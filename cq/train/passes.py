@@ -3,13 +3,14 @@ gives the same bits, and by plain formulas for float64, in which gradients are c
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _core, functions
+from ..errors import CqError
 
 _SPAN, _PART = 4096, 1 << 20
 _trainings: list[None] = []  # one for each that runs
@@ -44,13 +45,15 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: boo
 
 def column_sums(g: np.ndarray) -> np.ndarray:
     """(rows, n) → (n,)."""
-    return _core.column_sums(np.ascontiguousarray(g)) if g.dtype == np.float32 else np.asarray(g.sum(axis=0))
+    if g.dtype == np.float32:
+        return _core.run_pass("column_sums", [np.ascontiguousarray(g)])[0]
+    return np.asarray(g.sum(axis=0))
 
 
 def dot_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(rows, n) each → (rows,)."""
     if x.dtype == np.float32:
-        return _core.dot_rows(np.ascontiguousarray(x), np.ascontiguousarray(y))
+        return _core.run_pass("dot_rows", [np.ascontiguousarray(x), np.ascontiguousarray(y)])[0]
     return np.asarray((x * y).sum(axis=1))
 
 
@@ -94,16 +97,17 @@ def hadamard(x: np.ndarray, block: int | None) -> np.ndarray:
 def activate(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(act(x), its derivative) of x (rows, n): "gelu" (by erf, to 2e-7), "gelu_tanh", "silu" or "relu"."""
     if x.dtype == np.float32:
-        return _core.slope(x, name)
-    both = _BY_NAME[name](x)
-    return both
+        y, slope = _core.run_pass(f"slope_{name}", [x])
+        return y, slope
+    return _BY_NAME[name](x)
 
 
 def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
     """Scores (..., n) to exp(factor * (x - max)) or, `coded`, rint(255 * 2**(factor * (x - max))) as static int8
     attention has it, in place. Gives the sums (..., 1)."""
     if x.dtype == np.float32:
-        return _core.exponents(x, factor, coded)
+        (sums,) = _core.run_pass("exponents", [_rows(x)], [factor, coded])
+        return sums.reshape(*x.shape[:-1], 1)
     x -= x.max(axis=-1, keepdims=True)
     x *= factor
     if coded:
@@ -118,7 +122,9 @@ def exponents(x: np.ndarray, factor: float, coded: bool) -> np.ndarray:
 def softmax_back(g: np.ndarray, p: np.ndarray, inverse: np.ndarray, factor: float) -> None:
     """g (..., n), the gradient of the weights p * inverse (..., 1), to that of the scores times `factor`, in place."""
     if g.dtype == np.float32:
-        _core.softmax_back(g, p, inverse, factor)
+        if g.shape != p.shape or inverse.shape != (*g.shape[:-1], 1):
+            raise CqError(f"softmax_back: shapes do not match: g {g.shape}, p {p.shape}, inverses {inverse.shape}")
+        _core.run_pass("softmax_back", [_rows(g), _rows(p), inverse.reshape(-1)], [factor])
         return
     p = p * inverse
     g -= np.einsum("...i,...i->...", g, p)[..., None]
@@ -131,16 +137,17 @@ def to_codes(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Centered codes clip(rint(x / scale), low, high) + shift of finite x (rows, n); of float32 the same from low on as
     uint8, else None; and which rows hold something clipped, bool (rows,). Parameters: numbers, (rows, 1) or (1, n)."""
-    shape = np.broadcast_shapes(*(np.shape(p) for p in (scale, low, high, shift) if p is not None))
-    scales, lows, highs = (np.array(np.broadcast_to(p, shape), x.dtype) for p in (scale, low, high))
-    shifts = None if shift is None else np.array(np.broadcast_to(shift, shape), x.dtype)
+    own = [scale, low, high, *(() if shift is None else (shift,))]
+    by_column = np.broadcast_shapes(*map(np.shape, own)) == (1, x.shape[1])
+    shape = (1, x.shape[1]) if by_column else (len(x), 1)
+    scales, lows, highs, *shifts = (np.array(np.broadcast_to(p, shape), x.dtype) for p in own)
     if x.dtype == np.float32:
-        flat = shape if shape == (1, x.shape[1]) else (-1,)
-        of_shifts = None if shifts is None else shifts.reshape(flat)
-        return _core.round_codes(x, scales.reshape(flat), lows.reshape(flat), highs.reshape(flat), of_shifts)
+        flat = [p.reshape(-1) for p in (scales, lows, highs, *shifts)]
+        codes, stored, clipped = _core.run_pass("round_by_column" if by_column else "round_by_row", [x, *flat])
+        return codes, stored, clipped.view(np.bool_)
     codes = np.rint(x / scales)
     clipped = ((codes < lows) | (codes > highs)).any(axis=1)
-    return np.clip(codes, lows, highs) + (0 if shifts is None else shifts), None, clipped
+    return sum(shifts, np.clip(codes, lows, highs)), None, clipped
 
 
 def rescale(
@@ -154,9 +161,8 @@ def rescale(
     """(x + before) * row_scales * scales + after of x (rows, n): scales a number or (n,), before and after (n,),
     row_scales (rows,). out may be x."""
     if x.dtype == np.float32:
-        return _core.rescale(
-            x, np.array(np.broadcast_to(scales, x.shape[1]), np.float32), before, row_scales, after, out
-        )
+        of_columns = np.array(np.broadcast_to(scales, x.shape[1]), np.float32)
+        return _core.run_pass("rescale", [x, of_columns, before, row_scales, after, out])[0]
     y = x if before is None else x + before
     y = y * (scales if row_scales is None else row_scales[:, None] * scales)
     return np.asarray(np.add(y, 0 if after is None else after, out=out))
@@ -168,7 +174,8 @@ def norm(
     """Layer or RMS norm of x (rows, n); what weight and bias follow; and the inverse (rows,) of what rows were divided
     by."""
     if x.dtype == np.float32:
-        return _core.norm_kept(x, weight, bias, eps, rms)
+        y, kept, factor = _core.run_pass("norm_kept", [x, weight, bias], [eps, rms])
+        return y, kept, factor
     centered = x if rms else x - x.mean(axis=1, keepdims=True)
     factor = 1 / np.sqrt(np.square(centered).mean(axis=1) + eps)
     kept = centered * factor[:, None]
@@ -180,10 +187,37 @@ def norm_back(
 ) -> tuple[np.ndarray, np.ndarray]:
     """From g, the gradient of a norm: that of x, and g * kept, whose column sums are the weight's."""
     if g.dtype == np.float32:
-        return _core.norm_back(g, weight, kept, factor, rms)
+        dx, of_weight = _core.run_pass("norm_back", [g, weight, kept, factor], [rms])
+        return dx, of_weight
     d = g * weight
     dx = d - (0 if rms else d.mean(axis=1, keepdims=True)) - kept * (d * kept).mean(axis=1, keepdims=True)
     return dx * factor[:, None], g * kept
+
+
+def adamw(
+    p: np.ndarray,
+    g: np.ndarray,
+    mean: np.ndarray,
+    square: np.ndarray,
+    units: np.ndarray | None,
+    choices: Sequence[float],
+    row_rates: np.ndarray | None = None,
+) -> None:
+    """A step of AdamW over flat float32 arrays (n,), of which p, mean and square change; units (n,) or None. choices:
+    beta1, beta2, gradient, gradient_square, root, epsilon, rate, keep (see cq_adamw). row_rates (rows,): what the rate
+    is multiplied by in each of so many equal parts."""
+    rows = 1 if row_rates is None else len(row_rates)
+    if rows == 0 or p.size % rows:
+        raise CqError(f"row_rates: {p.size} parameters are not {rows} equal rows")
+    parts = (array if array is None else array.reshape(rows, -1) for array in (p, g, mean, square, units))
+    _core.run_pass("adamw", [*parts, row_rates], choices)
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """(..., n) as (rows, n): the same memory."""
+    if not x.flags.c_contiguous:
+        raise CqError(f"x: need a C-contiguous array, got strides {x.strides}")
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

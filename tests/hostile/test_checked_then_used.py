@@ -10,6 +10,7 @@ import pytest
 import cq
 from cq import CqError, _core
 from cq.model.batch import Batch, Sequence
+from cq.weights import pack_floats
 
 FAR = 2**31 - 1
 IDS = np.array([1, 2, 3])
@@ -116,7 +117,7 @@ def test_the_core_looks_again(models, threads):
     try:
         word, table, types = (np.ones((n, 700), np.float32) for n in (5, 7, 2))
         ids, some = np.zeros(200, np.int32), np.zeros(200, np.int32)
-        packed = _core.pack_floats(word.T), cq.pack(cq.quantize_tensor(word.T, axis=1))
+        packed = pack_floats(word.T), cq.pack(cq.quantize_tensor(word.T, axis=1))
         for value in (5, -1, FAR, -FAR - 1):
             for place, weights in ((150, word), (3, packed[0]), (199, packed[1])):
                 ids[:], ids[place] = 0, value

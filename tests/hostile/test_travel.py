@@ -30,6 +30,7 @@ from cq.plan_json import to_json
 from cq.report import bench, samples, timing
 from cq.report.inputs import Ready
 from cq.strategies import OBSERVERS
+from cq.weights import FloatWeight, Weight, pack_floats
 
 TOKENS = [np.arange(1, 9), np.array([7, 3, 5])]
 TEXTS = ["a text", "another one", "and a third"]
@@ -44,10 +45,10 @@ def outputs(x) -> object:
     if isinstance(x, Plan):
         text, arrays = to_json(x)
         return text, {name: array.tobytes() for name, array in arrays.items()}
-    if isinstance(x, _core.Weight):
+    if isinstance(x, Weight):
         parts = x.unpack(), x.panels, x.column_sums, x.zero_points, x.scales
         return x.shape, x.group_size, [None if part is None else part.tobytes() for part in parts]
-    if isinstance(x, _core.FloatWeight):
+    if isinstance(x, FloatWeight):
         return x.shape, x.unpack().tobytes()
     if isinstance(x, _core.Coded):
         return x.dequantize().tobytes(), x.codes.tobytes()
@@ -135,7 +136,7 @@ def _made(tiny_encoder, tiny_lm, random_model):
             "packed": cq.pack(cq.quantize_tensor(x, axis=1)),
             "packed, zero points": cq.pack(np.arange(64, dtype=np.int8).reshape(8, 8), 3),
             "packed, no rows": cq.pack(np.empty((0, 3), np.int8)),
-            "float weight": _core.pack_floats(x),
+            "float weight": pack_floats(x),
             "codes": _core.Coded(np.arange(64, dtype=np.uint8).reshape(8, 8), 0.5, 3),
             "qtensor": cq.quantize_tensor(x, group_size=4),
             "fold": Fold(None, np.ones(3)),
@@ -206,7 +207,7 @@ def test_every_kind(things):
     reached = {base for kind in kinds for base in kind.__mro__}
     left = {f"{kind.__module__}.{kind.__name__}" for kind in set(rooms()) - reached}
     assert {name for name in left if not name.startswith(STAYS)} == PARTS
-    assert {_core.Weight, _core.FloatWeight, _core.Coded} <= reached
+    assert {Weight, FloatWeight, _core.Coded} <= reached
 
 
 def test_pickled_and_copied(things):

@@ -191,6 +191,8 @@ FLUSHED = """
 import ctypes, mmap, sys
 import numpy as np, cq
 from cq import _core, functions
+from cq.train.passes import exponents
+from cq.weights import pack_floats
 # mov eax, edi; push rax; ldmxcsr [rsp]; pop rax; ret — and its reverse
 code = mmap.mmap(-1, 4096, prot=7)
 code.write(bytes.fromhex("89f8500fae142458c3") + bytes(7) + bytes.fromhex("500fae1c245 8c3".replace(" ", "")))
@@ -199,11 +201,11 @@ put, get = ctypes.CFUNCTYPE(None, ctypes.c_uint)(at), ctypes.CFUNCTYPE(ctypes.c_
 rng = np.random.default_rng(0)
 x = (rng.standard_normal((512, 256)) * np.float32(1e-38)).astype(np.float32)
 w = rng.standard_normal((256, 256)).astype(np.float32)
-packed, small = _core.pack_floats(w), np.full(256, 1e-38, np.float32)
+packed, small = pack_floats(w), np.full(256, 1e-38, np.float32)
 norm = type("N", (), dict(weight=small, bias=None, eps=1e-6, rms=True))
 def bits():
     results = [_core.linear(x, packed), _core.norm(x, norm)[0], _core.gate(x, x, "silu"), functions.matmul(x, w)]
-    results += [_core.exponents(x.copy(), 1.0, False), _core.elementary("exp", x), np.float32(_core.min_max(x))]
+    results += [exponents(x.copy(), 1.0, False), functions.exp(x), np.float32(_core.min_max(x))]
     return [r.tobytes() for r in results]
 expected = {}
 modes = {"usual": 0x1f80, "flushed": 0x9fc0, "up": 0x5f80, "flushed, zero": 0xffc0}

@@ -8,9 +8,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from cq import _core, functions
+from cq import _core, functions, weights
 from cq.model.forms import Columns, Fixed, PerHead, PerToken, Smoothed
 from cq.model.norm import Norm
+from cq.train import passes
 
 TAILS = (*range(1, 20), 31, 32, 33, 34, 47, 48, 49, 64)  # around groups of 4 codes and vectors of 16 lanes
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
@@ -57,13 +58,13 @@ def coded(
     return _core.Coded(codes, (rng.random(rows, np.float32) + np.float32(0.5)) / 64, zero_point)
 
 
-def weight(rng, k: int, n: int, zeros: bool = False, group: int = 0) -> _core.Weight:
+def weight(rng, k: int, n: int, zeros: bool = False, group: int = 0) -> weights.Weight:
     """Its arrays are copies of exactly their size, so that a guard page can lie at their very end."""
     groups = -(-k // group) if group else 1
     codes = rng.integers(-128 if zeros else -127, 128, (k, n)).astype(np.int8)
     zero_points = rng.integers(-128, 128, (groups, n)).astype(np.int32) if zeros else None
-    w = _core.pack(codes, zero_points, (rng.random((groups, n), np.float32) + np.float32(0.1)) / 128, group)
-    return _core.Weight(w.panels.copy(), w.column_sums.copy(), w.zero_points, w.scales, k, n, w.group_size)
+    w = weights.pack(codes, zero_points, (rng.random((groups, n), np.float32) + np.float32(0.1)) / 128, group)
+    return weights.Weight(w.panels.copy(), w.column_sums.copy(), w.zero_points, w.scales, k, n, w.group_size)
 
 
 def residual(rng, kind: str | None, rows: int, columns: int):
@@ -123,7 +124,7 @@ def _amid(size: int) -> np.ndarray:
 
 def _pack_and_unpack(b: np.ndarray, zero_points: np.ndarray | None) -> tuple:
     with patch.object(_core, "aligned", _amid):
-        w = _core.pack(b, zero_points)
+        w = weights.pack(b, zero_points)
     whole = w.panels.base
     start = w.panels.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
     beside = np.concatenate((whole[:start], whole[start + w.panels.size :])).view(np.uint8)
@@ -236,9 +237,9 @@ def linear_coding(rng) -> Iterator[Call]:
         )
 
 
-def float_weight(rng, k: int, n: int) -> _core.FloatWeight:
+def float_weight(rng, k: int, n: int) -> weights.FloatWeight:
     """Its panels are a copy of exactly their size, as weight's are."""
-    return _core.FloatWeight(_core.pack_floats(floats(rng, n, k).T).panels.copy(), k, n)
+    return weights.FloatWeight(weights.pack_floats(floats(rng, n, k).T).panels.copy(), k, n)
 
 
 def linear_floats(rng) -> Iterator[Call]:
@@ -269,7 +270,7 @@ def linear_floats(rng) -> Iterator[Call]:
 def pack_floats(rng) -> Iterator[Call]:
     def there_and_back(b):
         with patch.object(_core, "aligned", lambda size: np.full(size, 7, np.int8)):
-            w = _core.pack_floats(b)
+            w = weights.pack_floats(b)
         return w.panels, np.ascontiguousarray(w.unpack())
 
     for k, n in product((1, 3, 4, 5, 17, 33), (1, 15, 16, 17, 33, 65)):
@@ -311,12 +312,12 @@ def matmul(rng) -> Iterator[Call]:
 
 def dot_rows(rng) -> Iterator[Call]:
     for n in (*TAILS, 300):
-        yield Call(f"{n}", _core.dot_rows, (floats(rng, 20, n), floats(rng, 20, n)))
+        yield Call(f"{n}", passes.dot_rows, (floats(rng, 20, n), floats(rng, 20, n)))
 
 
 def column_sums(rng) -> Iterator[Call]:
     for rows, n in product((1, 3, 64, 65, 200), (*TAILS, 300)):
-        yield Call(f"{rows} {n}", _core.column_sums, (floats(rng, rows, n),))
+        yield Call(f"{rows} {n}", passes.column_sums, (floats(rng, rows, n),))
 
 
 def norm(rng) -> Iterator[Call]:
@@ -559,24 +560,24 @@ def attention_kept(rng) -> Iterator[Call]:
 
 
 def slope(rng) -> Iterator[Call]:
-    for n, act in product((*TAILS, 513), ACTIVATIONS):
-        yield Call(f"{n} {act}", _core.slope, (12 * floats(rng, 3, n), act))
-    for act in ACTIVATIONS:
-        yield Call(f"magnitudes {act}", _core.slope, (magnitudes(rng, 100, 100), act))
+    for n, act in product((*TAILS, 513), ACTIVATIONS[1:]):
+        yield Call(f"{n} {act}", passes.activate, (12 * floats(rng, 3, n), act))
+    for act in ACTIVATIONS[1:]:
+        yield Call(f"magnitudes {act}", passes.activate, (magnitudes(rng, 100, 100), act))
 
 
 def round_codes(rng) -> Iterator[Call]:
     for n, by, shifted in product((*TAILS, 513), ("one", "row", "column"), (False, True)):
         rows = 40 if n == 513 else 3
-        shape = {"one": 1, "row": rows, "column": (1, n)}[by]
+        shape = {"one": 1, "row": (rows, 1), "column": (1, n)}[by]
         scales = np.exp(rng.uniform(-4, 0, shape)).astype(np.float32)
         lows, highs = (
             np.full(shape, end, np.float32) - (rng.integers(-9, 9, shape)).astype(np.float32) for end in (-100, 100)
         )
         x = floats(rng, rows, n) * np.float32(2)
-        yield Call(f"{n} {by} {shifted}", _core.round_codes, (x, scales, lows, highs, -lows if shifted else None))
+        yield Call(f"{n} {by} {shifted}", passes.to_codes, (x, scales, lows, highs, -lows if shifted else None))
     yield Call(
-        "magnitudes", _core.round_codes, (magnitudes(rng, 200, 50), *(np.float32([end]) for end in (1e-3, -128, 127)))
+        "magnitudes", passes.to_codes, (magnitudes(rng, 200, 50), *(np.float32([end]) for end in (1e-3, -128, 127)))
     )
 
 
@@ -585,13 +586,13 @@ def exponents(rng) -> Iterator[Call]:
         x = floats(rng, 2, 3, n) * np.float32(30)
         x[1] = np.rint(x[1])
         x[0, 0, 1:] = -np.inf
-        yield Call(f"{n} {coded_}", _core.exponents, (x, 0.37, coded_), writes=(x,))
+        yield Call(f"{n} {coded_}", passes.exponents, (x, 0.37, coded_), writes=(x,))
 
 
 def softmax_back(rng) -> Iterator[Call]:
     for n in (*TAILS, 300):
         g, p = floats(rng, 2, 40, n), np.abs(floats(rng, 2, 40, n))
-        yield Call(f"{n}", _core.softmax_back, (g, p, 1 / p.sum(axis=2, keepdims=True), 0.125), writes=(g,))
+        yield Call(f"{n}", passes.softmax_back, (g, p, 1 / p.sum(axis=2, keepdims=True), 0.125), writes=(g,))
 
 
 def rescale(rng) -> Iterator[Call]:
@@ -600,7 +601,7 @@ def rescale(rng) -> Iterator[Call]:
         x, row_scales, inside = floats(rng, 40, n), floats(rng, 40) if by_row else None, n % 2 == 1
         yield Call(
             f"{n} {before} {after} {by_row}",
-            _core.rescale,
+            passes.rescale,
             (x, floats(rng, n), own[0], row_scales, own[1]),
             dict(out=x) if inside else {},
             (x,) if inside else (),
@@ -611,7 +612,7 @@ def norm_kept(rng) -> Iterator[Call]:
     for n, rms, biased in product((*TAILS, 513), (False, True), (False, True)):
         yield Call(
             f"{n} {rms} {biased}",
-            _core.norm_kept,
+            passes.norm,
             (floats(rng, 20, n) + np.float32(7), floats(rng, n), floats(rng, n) if biased else None, 1e-5, rms),
         )
 
@@ -620,7 +621,7 @@ def norm_back(rng) -> Iterator[Call]:
     for n, rms in product((*TAILS, 513), (False, True)):
         yield Call(
             f"{n} {rms}",
-            _core.norm_back,
+            passes.norm_back,
             (floats(rng, 20, n), floats(rng, n), floats(rng, 20, n), floats(rng, 20), rms),
         )
 
@@ -631,14 +632,14 @@ def adamw(rng) -> Iterator[Call]:
         p, g, mean = floats(rng, n), floats(rng, n), floats(rng, n)
         square, unit = np.abs(floats(rng, n)), np.abs(floats(rng, n)) * np.float32(300) if units else None
         yield Call(
-            f"{n} {units} {keep}", _core.adamw, (p, g, mean, square, unit, (*choices, keep)), writes=(p, mean, square)
+            f"{n} {units} {keep}", passes.adamw, (p, g, mean, square, unit, (*choices, keep)), writes=(p, mean, square)
         )
     for rows, columns in product((1, 7), (*TAILS, 5000)):  # the latter: rows that several tasks share
         p, g, mean, square = (np.abs(floats(rng, rows * columns)) for _ in range(4))
         own = np.abs(floats(rng, rows))
         yield Call(
             f"{rows} rows of {columns}",
-            _core.adamw,
+            passes.adamw,
             (p, g, mean, square, None, (*choices, 1.0), own),
             writes=(p, mean, square),
         )

@@ -20,6 +20,7 @@ from guard_pages import Allocator
 from cq import _core
 from cq.model.forms import Columns
 from cq.model.norm import Norm
+from cq.weights import FloatWeight, Weight
 
 
 def arrays(value) -> list[np.ndarray]:
@@ -34,9 +35,9 @@ def arrays(value) -> list[np.ndarray]:
         return arrays(tuple(getattr(value, field.name) for field in fields(value)))
     if isinstance(value, Columns):
         return arrays((value.scale, value.zero_point, value.inverse))
-    if isinstance(value, _core.FloatWeight):
+    if isinstance(value, FloatWeight):
         return arrays((value.panels,))
-    if isinstance(value, _core.Weight):
+    if isinstance(value, Weight):
         return arrays((value.panels, value.column_sums, value.zero_points, value.scales))
     return [np.asarray(value)] if isinstance(value, (np.ndarray, int, float)) else []
 

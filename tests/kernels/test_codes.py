@@ -11,6 +11,7 @@ import cq
 from cq import _core, affine
 from cq.model.activation import decode
 from cq.model.forms import Columns, Fixed, PerHead, PerToken, Smoothed
+from cq.weights import pack, pack_floats
 
 F = np.float32
 CODES = [("uint8", False), ("int8", False), ("int8", True)]
@@ -75,7 +76,7 @@ def far(rng, dtype, size=None):
 
 def after_product(x, form):
     """x times 1, in `form`."""
-    return _core.linear(x, _core.pack_floats(np.eye(x.shape[1], dtype=F)), form=form)
+    return _core.linear(x, pack_floats(np.eye(x.shape[1], dtype=F)), form=form)
 
 
 @pytest.mark.parametrize("dtype, symmetric", CODES)
@@ -141,7 +142,7 @@ def test_middles_after_integer_products(dtype, symmetric, rng):
             np.exp2(rng.uniform(-20, 10)).astype(F),
             0 if symmetric else int(rng.integers(*affine.RANGES[dtype])),
         )
-        packed, given = _core.pack(w, None, np.full((1, 100), step)), _core.Coded(x, 1.0, 128)
+        packed, given = pack(w, None, np.full((1, 100), step)), _core.Coded(x, 1.0, 128)
         scale = (
             F(step * 2 * rng.integers(1, 30))
             if rng.random() < 0.5

@@ -11,6 +11,7 @@ import cq
 from cq import _core
 from cq.model.forms import Columns, Fixed, PerHead, PerToken, Smoothed
 from cq.model.norm import Norm
+from cq.weights import pack_floats
 
 F = np.float32
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
@@ -191,7 +192,7 @@ def test_what_follows_a_product_with_a_float_weight(rng):
             rng.standard_normal(n, F),
             (None, "float32", "static", "per token")[i % 4],
         )
-        w = _core.pack_floats(rng.standard_normal((40, n), F))
+        w = pack_floats(rng.standard_normal((40, n), F))
         common = dict(bias=bias, activation=ACTIVATIONS[i % 5], residual=residual(rng, kept, m, n))
         after = next(plans.setdefault(n, ways(rng, n)))
         _core.set_threads(1)
@@ -250,7 +251,7 @@ def test_bad_rows_after_a_product_name_the_first(where, value, rng):
                 assert_names(
                     row, lambda: _core.linear(_core.quantize(x, PerToken("uint8", False)), w, residual=added, **after)
                 )
-                floats = _core.pack_floats(rng.standard_normal((40, n), F))
+                floats = pack_floats(rng.standard_normal((40, n), F))
                 assert_names(row, lambda: _core.linear(x, floats, residual=added, **after))
 
 

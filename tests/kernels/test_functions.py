@@ -169,16 +169,17 @@ def test_arrays(monkeypatch):
 
 
 def test_refusals():
-    with pytest.raises(CqError):
-        _core.elementary("erf", np.ones(3))
-    with pytest.raises(CqError):
-        _core.elementary("power", np.ones(3))
-    with pytest.raises(CqError):
-        _core.elementary("power", np.ones(3), np.ones(2))
-    with pytest.raises(CqError):
-        _core.elementary("exp", np.ones((4, 4))[:, ::2])
-    with pytest.raises(CqError):
-        _core.elementary("exp", np.ones(3, np.int64))
+    column = np.ones((3, 1))
+    for name, arrays in (
+        ("erf", [column]),
+        ("power", [column]),
+        ("power", [column, column[:2]]),
+        ("exp", [np.ones((4, 4))[:, ::2]]),
+        ("exp", [np.ones((3, 1), np.int64)]),
+        ("exp_f32", [column]),
+    ):
+        with pytest.raises(CqError):
+            _core.run_pass(name, arrays)
 
 
 def test_totals_are_not_compensated():

@@ -8,6 +8,7 @@ import pytest
 import cq
 from cq import _core, affine
 from cq.model.deferred import Deferred
+from cq.weights import pack
 
 ACTIVATIONS = [None, "relu", "gelu", "gelu_tanh", "silu"]
 K_WITH_ZERO_POINTS = 33_025  # the longest sum of 255 * 255 that int32 holds
@@ -261,7 +262,7 @@ def test_groups_that_panels_cannot_hold_are_refused(group, rng):
 def test_groups_of_a_weight_that_is_read_when_it_is_wanted(rng):
     codes, zero_points = rng.integers(-128, 128, (16, 5), np.int8), rng.integers(-9, 9, (4, 5), np.int32)
     x, scales = rng.standard_normal((3, 16), np.float32), rng.random((4, 5), np.float32)
-    now, later = (_core.pack(b, zero_points, scales, 4) for b in (codes, Deferred(codes.shape, np.int8, lambda: codes)))
+    now, later = (pack(b, zero_points, scales, 4) for b in (codes, Deferred(codes.shape, np.int8, lambda: codes)))
     assert _core.linear(x, later).tobytes() == _core.linear(x, now).tobytes()
     assert later.panels.tobytes() == now.panels.tobytes() and (later.unpack() == codes).all()
 

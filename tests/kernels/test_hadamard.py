@@ -7,6 +7,7 @@ import scipy.linalg
 import cq
 from cq import _core
 from cq.model.forms import Columns, Fixed, PerToken, Smoothed, Stretched
+from cq.weights import pack_floats
 
 SIZES = [(16, 16), (48, 16), (64, 32), (64, 64), (1536, 512), (4096, 4096)]  # columns, block
 FORMS = (
@@ -62,7 +63,7 @@ def test_after_a_gate(rng, form):
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_after_a_gated_product(rng, rows, form):
     x, weight = rng.standard_normal((rows, 24), np.float32), rng.standard_normal((24, 128), np.float32)
-    for packed in (_core.pack_floats(weight), cq.pack(cq.quantize_tensor(weight, symmetric=True, axis=1))):
+    for packed in (pack_floats(weight), cq.pack(cq.quantize_tensor(weight, symmetric=True, axis=1))):
         y = _core.linear(x, packed)
         g, u = np.ascontiguousarray(y[:, :64]), np.ascontiguousarray(y[:, 64:])
         same(
@@ -100,4 +101,4 @@ def test_blocks_that_do_not_fit(block):
     with pytest.raises(cq.CqError, match="need the size of a block"):
         _core.hadamard(x, 0)
     with pytest.raises(cq.CqError, match="is for gated products"):
-        _core.linear(x, _core.pack_floats(np.ones((96, 32), np.float32)), hadamard=16)
+        _core.linear(x, pack_floats(np.ones((96, 32), np.float32)), hadamard=16)

@@ -11,6 +11,7 @@ import cq
 from cq import _core, affine
 from cq.model.forms import Fixed, PerToken
 from cq.model.norm import Norm
+from cq.weights import pack_floats
 
 CODES = [("uint8", False), ("int8", False), ("int8", True)]
 WIDTHS = (1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 100, 257)
@@ -176,7 +177,7 @@ def test_activations_over_the_whole_range(name):
     assert (error <= absolute + relative * np.abs(exact)).all(), (x[0, worst], got[0, worst], exact[0, worst])
     whole = x.size // 16 * 16
     after_product = _core.linear(
-        x[0, :whole].reshape(-1, 16), _core.pack_floats(np.eye(16, dtype=np.float32)), activation=name
+        x[0, :whole].reshape(-1, 16), pack_floats(np.eye(16, dtype=np.float32)), activation=name
     )
     np.testing.assert_array_equal(after_product.reshape(-1), got[0, :whole])
 
@@ -268,7 +269,7 @@ def test_not_finite_is_an_error_that_names_the_first_row(value, rng):
 def test_an_activation_lets_nan_pass(name):
     """None of them turns it into a number that hides it."""
     x = np.full((2, 20), np.nan, np.float32)
-    assert np.isnan(_core.linear(x, _core.pack_floats(np.eye(20, dtype=np.float32)), activation=name)).all()
+    assert np.isnan(_core.linear(x, pack_floats(np.eye(20, dtype=np.float32)), activation=name)).all()
 
 
 @pytest.mark.parametrize("rms", [False, True])

@@ -15,6 +15,7 @@ from cq.model.activation import Activation
 from cq.model.forms import Fixed, PerHead, PerToken
 from cq.model.linear import QuantizedLinear
 from cq.model.overflow import INT32_MAX, attention_reach, check_attention, headroom, layer_reach
+from cq.weights import Weight, pack
 
 FORMS = {
     "uint8": PerToken("uint8", False),
@@ -34,10 +35,10 @@ ZEROS = {
 }
 
 
-def packed(codes, zero_points=None) -> _core.Weight:
+def packed(codes, zero_points=None) -> Weight:
     codes = np.asarray(codes, np.int8)
     zero_points = None if zero_points is None else np.asarray(zero_points, np.int32)[None]
-    return _core.pack(codes, zero_points, np.ones((1, codes.shape[1]), np.float32))
+    return pack(codes, zero_points, np.ones((1, codes.shape[1]), np.float32))
 
 
 def every_value(codes, zero_point: int, zeros, bias: int) -> int:

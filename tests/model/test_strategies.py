@@ -11,6 +11,7 @@ from cq import _core
 from cq.model.batch import Batch
 from cq.model.forms import Fixed, PerToken
 from cq.model.linear import Linear
+from cq.weights import FloatWeight, Weight
 
 TEXTBOOK = cq.Scheme.textbook()
 GROUPS = cq.Scheme(weight_granularity="per_group", group_size=8)
@@ -83,7 +84,7 @@ class Spy:
 
     def product(self, a, k, y):
         """A form stands for float32 that is coded on the way in."""
-        if not isinstance(a[1], _core.FloatWeight):
+        if not isinstance(a[1], FloatWeight):
             found = dict.fromkeys(self.names[id(a[1])], (k.get("coding") or a[0], y))
             self.linear |= found
             self.gated |= found if k.get("gated") else {}
@@ -132,9 +133,7 @@ def test_coverage_tells_the_truth(random_model, monkeypatch, family, strategy, s
         assert ran == "float32" or row.runs_in == strategy.name
         assert bool(row.reason) == (ran == "float32") and row.shape == layer.shape
         assert row.nbytes == sum(array.nbytes for array in layer.arrays())
-    assert rows["embed.word"].runs_in == (
-        "weight-only" if isinstance(model.embedding.source, _core.Weight) else "float32"
-    )
+    assert rows["embed.word"].runs_in == ("weight-only" if isinstance(model.embedding.source, Weight) else "float32")
     assert bool(rows["embed.word"].reason) == (rows["embed.word"].runs_in == "float32")
     for i, (qkv, _) in enumerate(spy.attention):
         row = rows[f"layers.{i}.attention.scores"]

@@ -14,6 +14,7 @@ from cq.model.activation import decode
 from cq.model.forms import Columns, Fixed, Stretched
 from cq.model.generate import Generator
 from cq.model.sampling import Sampling
+from cq.weights import pack
 
 F = np.float32
 FIRST = 7  # the planted token's id
@@ -68,9 +69,7 @@ def test_a_product_takes_the_rows_scales():
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((5, 48)).astype(F), rng.standard_normal((20, 48)).astype(F)
     x[2] *= 1000
-    packed = _core.pack(
-        (codes := np.clip(np.rint(w * 40), -127, 127).astype(np.int8)).T, None, np.full((1, 20), 0.025, F)
-    )
+    packed = pack((codes := np.clip(np.rint(w * 40), -127, 127).astype(np.int8)).T, None, np.full((1, 20), 0.025, F))
     form = Stretched("uint8", False, 0.01, 128, Columns(np.full((1, 48), 0.01, F), np.full((1, 48), 128, np.int32)))
     coded = _core.quantize(x, form)
     sums = (coded.codes.astype(int) - 128) @ codes.T.astype(int)

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 import cq
-from cq import CqError, FormatError, _core
+from cq import CqError, FormatError
 from cq.train.data import Shuffled, Windows, split_text
 from cq.train.network import Network
 from cq.train.optimizer import AdamW, learning_rate
 from cq.train.parameters import Parameters
+from cq.train.passes import adamw
 
 
 def test_adamw_is_torchs():
@@ -66,7 +67,7 @@ def test_rows_may_move_in_proportion_to_their_size():
     np.testing.assert_allclose(1 - parameters.values["v"], 0.01, rtol=1e-4)
     with pytest.raises(CqError, match="row_rates: 12 parameters are not 5 equal rows"):
         one = np.ones(12, np.float32)
-        _core.adamw(one, one, one, one, None, (0.5,) * 8, np.ones(5, np.float32))
+        adamw(one, one, one, one, None, (0.5,) * 8, np.ones(5, np.float32))
 
 
 def test_the_schedule():

@@ -5,7 +5,7 @@ import pytest
 
 from cq import CqError, _core
 from cq.train.fake import extremes, find_outside
-from cq.train.passes import activate, exponents, norm, norm_back, rescale, softmax_back, to_codes
+from cq.train.passes import activate, adamw, exponents, norm, norm_back, rescale, softmax_back, to_codes
 
 
 @pytest.fixture
@@ -113,18 +113,33 @@ def test_extremes_name_what_is_not_finite():
 def test_the_door_refuses_what_does_not_fit():
     x, one = np.ones((3, 4), np.float32), np.ones(1, np.float32)
     for call in (
-        lambda: _core.slope(x.astype(np.float64), "gelu"),
-        lambda: _core.slope(x, "tanh"),
-        lambda: _core.slope(x.T, "gelu"),
-        lambda: _core.round_codes(x, np.ones(2, np.float32), one, one),
-        lambda: _core.round_codes(x, one, one, x),
-        lambda: _core.exponents(x[:, ::2], 1.0, False),
-        lambda: _core.softmax_back(x, x[:2], np.ones((3, 1), np.float32), 1.0),
-        lambda: _core.rescale(x, one),
-        lambda: _core.rescale(x, x[0], out=x[:, :2]),
-        lambda: _core.norm_kept(x, one, None, 1e-5, False),
-        lambda: _core.norm_back(x, x[0], x, one, False),
-        lambda: _core.adamw(one, one, one, x[0], None, (0,) * 8),
+        lambda: _core.run_pass("slope_gelu", [x.astype(np.float64)]),
+        lambda: activate(x, "tanh"),
+        lambda: activate(x.T, "gelu"),
+        lambda: _core.run_pass("round_by_row", [x, np.ones(2, np.float32), x[:, 0].copy(), x[:, 0].copy()]),
+        lambda: _core.run_pass("round_by_row", [x, one, one, x]),
+        lambda: exponents(x[:, ::2], 1.0, False),
+        lambda: _core.run_pass("exponents", [x], [1.0]),
+        lambda: _core.run_pass("exponents", [x], [1.0, False, 1.0]),
+        lambda: softmax_back(x, x[:2], np.ones((3, 1), np.float32), 1.0),
+        lambda: softmax_back(x, x, np.ones((2, 1), np.float32), 1.0),
+        lambda: _core.run_pass("softmax_back", [x, x[:2], x[:, 0].copy()], [1.0]),
+        lambda: _core.run_pass("softmax_back", [x, x], [1.0]),
+        lambda: _core.run_pass("rescale", [x, one]),
+        lambda: rescale(x, x[0], out=x[:, :2]),
+        lambda: norm(x, one, None, 1e-5, False),
+        lambda: norm_back(x, x[0], x, one, False),
+        lambda: adamw(one, one, one, x[0], None, (0,) * 8),
+        lambda: _core.run_pass("adamw", [x, x, x, x], (0,) * 9),
+        lambda: _core.run_pass("no such pass", [x]),
     ):
         with pytest.raises(CqError):
             call()
+
+
+def test_results_may_be_given_where_they_can_be_written():
+    x = np.ones((3, 4), np.float32)
+    x.flags.writeable = False
+    for arrays in ([x, x[0], None, None, None, x], [x.copy(), x[0], None, None, None, x]):
+        with pytest.raises(CqError, match="out: need .* that can be written"):
+            _core.run_pass("rescale", arrays)

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ... import _core
 from ...errors import UnsupportedError
 from ...model.deferred import Deferred, read
 from ...model.forms import Fixed, PerTensor, PerToken, Smoothed, Stretched, has_one_scale
 from ...model.linear import Linear, QuantizedLinear
+from ...weights import Weight
 from .flow import Coded, Flow
 from .graph import Graph
 
@@ -58,7 +58,7 @@ class Codes(NamedTuple):
         return self._replace(name=graph.add("Transpose", self.name, perm=[1, 0]), by_output=False)
 
 
-def codes_of(graph: Graph, weight: _core.Weight, name: str, by_output: bool = False) -> Codes:
+def codes_of(graph: Graph, weight: Weight, name: str, by_output: bool = False) -> Codes:
     """The codes of a packed weight as a constant called `name`.weight, or, where they are a word table's, `name`."""
     assert weight.scales is not None, "a model's weights have scales"
     k, n = weight.shape
@@ -128,7 +128,7 @@ def _fixed(graph: Graph, layer: QuantizedLinear, x: str, codes: Codes, form: Fix
     return graph.add("Gemm", x, codes.decoded(graph), bias)
 
 
-def _dynamic(graph: Graph, x: Coded, codes: Codes, weight: _core.Weight) -> str:
+def _dynamic(graph: Graph, x: Coded, codes: Codes, weight: Weight) -> str:
     """A product of codes whose scale is known at inference. Where each token has parameters of its own, which kernels
     for MatMulInteger do not take, the columns' sums times zero points are taken off afterwards."""
     if x.per_token:

@@ -4,7 +4,6 @@ from dataclasses import MISSING, fields
 
 import numpy as np
 
-from ... import _core
 from ...errors import UnsupportedError
 from ...model import Transformer
 from ...model.block import Block, FeedForward
@@ -12,6 +11,7 @@ from ...model.forms import Fixed, Smoothed, common_form
 from ...model.linear import Linear, QuantizedLinear
 from ...model.norm import Norm
 from ...model.sites import BlockPart
+from ...weights import Weight
 from .attention import attention
 from .convolution import convolved
 from .flow import Flow, affine_of, folded, folds, quantized, transformed
@@ -224,7 +224,7 @@ class _Drawing:
     def _word(self) -> str:
         """The rows of the word table, (batch, length, hidden)."""
         graph, embed = self.graph, self.model.embedding
-        if not isinstance(embed.source, _core.Weight):
+        if not isinstance(embed.source, Weight):
             return graph.add("Gather", graph.constant(_WORD, embed.source), self.ids)
         codes = codes_of(graph, embed.source, _WORD, by_output=True)
         if codes.scale.ndim == 0:
