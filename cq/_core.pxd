@@ -4,7 +4,7 @@ from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t
 
 cdef extern from "cq.h" nogil:
     enum: CQ_PANEL, CQ_LINE, CQ_MAX_K
-    ctypedef enum cq_status: CQ_OK, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM, CQ_OUT_OF_RANGE
+    ctypedef enum cq_status: CQ_OK, CQ_NO_MEMORY
     ctypedef enum cq_activation: CQ_IDENTITY, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU
     enum: CQ_MATRIX, CQ_PER_ROW, CQ_PER_COLUMN
     enum: CQ_READ, CQ_WRITE, CQ_MAYBE, CQ_RESULT
@@ -52,10 +52,8 @@ cdef extern from "cq.h" nogil:
         int gated
         int64_t hadamard
         const float *residual
-        int64_t residual_stride
         const cq_coded *residual_coded
         float *out
-        int64_t out_stride
         const cq_codes *sum_codes
         const cq_norm *norm
         float *norm_out
@@ -63,6 +61,19 @@ cdef extern from "cq.h" nogil:
 
     # --- calls of one signature ---
 
+    ctypedef struct cq_matrices:
+        void *data
+        int64_t rows, columns, row, column
+        int64_t pairs[4]
+        int64_t steps[4]
+    ctypedef struct cq_pack_args:
+        cq_matrices b
+        const int32_t *zero_points
+        void *panels
+        int32_t *column_sums
+    ctypedef struct cq_min_max_args:
+        const float *x
+        float *ends
     ctypedef struct cq_quantize_args:
         const float *x
         int64_t columns
@@ -86,8 +97,8 @@ cdef extern from "cq.h" nogil:
         const float *residual
         int64_t columns
         const cq_norm *inner
+        const cq_norm *norm
         float factor
-        cq_norm norm
         float *sum
         float *y
         const cq_codes *codes
@@ -116,11 +127,8 @@ cdef extern from "cq.h" nogil:
         cq_turns turns
         const int32_t *position
     ctypedef struct cq_embed_args:
-        const float *word_f32
-        const int8_t *word_i8
-        const float *scales
-        const int32_t *zero_points
-        int64_t panel
+        const float *word
+        const cq_weight *packed
         const float *position_table
         const float *type_table
         const int32_t *id
@@ -142,7 +150,7 @@ cdef extern from "cq.h" nogil:
         int64_t bias_head, bias_row, bias_reach
         cq_relative relative
         const float *qkv
-        cq_coded q, k, v
+        cq_coded coded
         int64_t scale_stride
         float *y
         const cq_codes *codes
@@ -160,14 +168,9 @@ cdef extern from "cq.h" nogil:
         cq_turns turns
         const cq_kept *kept
         const cq_codes *form
-        cq_coded q, k, v
+        cq_coded coded
         float *y
         const cq_codes *codes
-    ctypedef struct cq_matrices:
-        void *data
-        int64_t rows, columns, row, column
-        int64_t pairs[4]
-        int64_t steps[4]
     ctypedef struct cq_products:
         cq_matrices a, b, c
         int add
@@ -185,6 +188,8 @@ cdef extern from "cq.h" nogil:
         int64_t columns
 
     ctypedef union cq_args:
+        cq_pack_args pack
+        cq_min_max_args min_max
         cq_quantize_args quantize
         cq_dequantize_args dequantize
         cq_linear_args linear
@@ -200,11 +205,14 @@ cdef extern from "cq.h" nogil:
         cq_products products
         cq_pass_args of_pass
     ctypedef cq_status cq_call(int, const cq_args *, int64_t, int64_t, int64_t *)
-    cq_call cq_quantize, cq_dequantize, cq_linear, cq_norm_rows, cq_gate, cq_cap, cq_hadamard, cq_rope, cq_embed
-    cq_call cq_attention, cq_attention_kept, cq_matmul_i8, cq_multiply_f32, cq_multiply_f64, cq_run_pass
+    cq_call cq_pack_i8, cq_pack_f32, cq_min_max, cq_quantize, cq_dequantize, cq_matmul_i8, cq_linear, cq_multiply_f32
+    cq_call cq_multiply_f64, cq_norm_rows, cq_gate, cq_cap, cq_hadamard, cq_rope, cq_embed, cq_attention
+    cq_call cq_attention_kept, cq_run_pass
 
     # --- the machine ---
 
+    const char *cq_status_text(cq_status)
+    const char *cq_compiler()
     const char *cq_isa_lacks(const char *)
     int cq_select()
     const char *cq_isa()
@@ -213,11 +221,8 @@ cdef extern from "cq.h" nogil:
     int cq_guard_fork()
     void cq_keep_freed(int)
 
-    # --- weights, and what needs no arguments of its own kind ---
+    # --- what needs no arguments of its own kind ---
 
     int64_t cq_packed_bytes(int64_t, int64_t)
     int64_t cq_packed_floats(int64_t, int64_t)
-    void cq_pack(const cq_matrices *, const int32_t *, int8_t *, int32_t *)
-    void cq_pack_f32(int, const cq_matrices *, float *)
-    cq_status cq_min_max(const float *, int64_t, float *, float *)
     const cq_pass *cq_find_pass(const char *)

@@ -3,25 +3,21 @@
 """The only door to C: checks arrays, releases the GIL, calls, raises. Knows nothing of models or files.
 
 Arrays must be C-contiguous and of the exact dtype; float32 is (rows, columns). `Coded` is an activation in codes,
-`Weight` a packed int8 matrix; both are checked once, when they are made. A `form` says which codes are wanted, by its
-field `kind` and those that come with it (cq/model/forms.py). cq/_core.pyi says of each function what it takes. """
+`Packed` a weight; both are checked once, when they are made. A `form` says which codes are wanted, by its field `kind`
+and those that come with it (cq/model/forms.py). What Python calls is described once, in cq/_core.pyi. """
 import os
 import numpy as np
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, \
     PyBuffer_Release, PyObject_GetBuffer, Py_buffer
 from cython cimport final
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.stdlib cimport calloc, free
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 
 from cq.errors import CqError, UnsupportedError
 from cq.memory import aligned
 
-cdef extern from *:
-    const char *COMPILER_VERSION "__VERSION__"
-
 MAX_K = CQ_MAX_K
-COMPILER = "gcc " + COMPILER_VERSION.decode()
+COMPILER = cq_compiler().decode()
 PANEL = CQ_PANEL
 ISAS = ("scalar", "avx2", "avx512bw", "avxvnni", "avx512vnni", "amx")  # slowest first
 ISAS_MISSING = {name: cq_isa_lacks(name.encode()).decode() for name in ISAS if cq_isa_lacks(name.encode()) != NULL}

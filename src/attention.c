@@ -9,6 +9,7 @@
 
 typedef struct {
     const cq_attention_args *a;
+    coded_parts parts; /* of int8 products */
     int64_t longest;
     int64_t columns; /* of products with relative positions, in the longest sequence */
 } attention_job;
@@ -197,7 +198,7 @@ typedef struct {
 /* Keys as int8 panels: 4 codes of a key are one lane. Their zero point does not matter: it adds the same to all scores
  * of a query. The query's does: it multiplies the sum of the key's codes. */
 static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, const int8_scratch *s) {
-    const cq_coded *k = &job->a->k;
+    const cq_coded *k = &job->parts.k;
     const int64_t dim = job->a->dim, dim4 = up(dim, 4), panel = dim4 * CQ_PANEL;
     for (int64_t t = 0; t < at->length; t++) {
         const uint8_t *key = (const uint8_t *)k->codes + (at->first + t) * k->stride + at->g * dim;
@@ -213,7 +214,7 @@ static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, 
 
 /* Values as int8 panels: 4 tokens of a dimension are one lane; zeros follow up to a whole group. */
 static void lay_values(const attention_job *job, const place *at, int8_t *panels) {
-    const cq_coded *v = &job->a->v;
+    const cq_coded *v = &job->parts.v;
     const int64_t dim = job->a->dim, length4 = up(at->length, 4);
     for (int64_t t = 0; t < at->length; t += 4) {
         const uint8_t *rows[4];
@@ -232,7 +233,7 @@ static void lay_values(const attention_job *job, const place *at, int8_t *panels
 }
 
 static void lay_scales(const attention_job *job, const place *at, const int8_scratch *s) {
-    const cq_coded *k = &job->a->k, *v = &job->a->v;
+    const cq_coded *k = &job->parts.k, *v = &job->parts.v;
     for (int64_t t = 0; t < at->length; t++) {
         const int64_t row = (at->first + t) * job->a->scale_stride + at->g;
         const int8_t *values = (const int8_t *)v->codes + (at->first + t) * v->stride + at->g * job->a->dim;
@@ -242,23 +243,23 @@ static void lay_scales(const attention_job *job, const place *at, const int8_scr
 
 static void attend_i8(const attention_job *job, int64_t task, const int8_scratch *s, cq_strip *strip) {
     const cq_attention_args *a = job->a;
-    const cq_coded *q = &a->q;
+    const cq_coded *q = &job->parts.q, *k = &job->parts.k;
     const place at = place_of(a, task);
     lay_keys(job, &at, q->zero_point + flip_of(q), s);
     lay_values(job, &at, s->values);
     if (q->scales) lay_scales(job, &at, s);
     if (a->relative.row) {
         const int64_t head = at.first * a->scale_stride + at.g;
-        widen_head(&a->k, (const uint8_t *)a->k.codes + at.first * a->k.stride + at.g * a->dim,
-                   a->k.scales ? a->k.scales + head : NULL, a->scale_stride, at.length, a->dim, s->relative.keys);
+        widen_head(k, (const uint8_t *)k->codes + at.first * k->stride + at.g * a->dim,
+                   k->scales ? k->scales + head : NULL, a->scale_stride, at.length, a->dim, s->relative.keys);
         meet_keys(job, &at, s->relative.keys, a->dim, &s->relative);
     }
     const attention_i8 all = {.dim = a->dim,
                               .scale = a->scale,
                               .cap = a->cap,
-                              .q = a->q,
-                              .k = a->k,
-                              .v = a->v,
+                              .q = job->parts.q,
+                              .k = job->parts.k,
+                              .v = job->parts.v,
                               .bias_row = a->relative.row ? up(at.length, 16) : a->bias_row,
                               .y = a->y,
                               .codes = a->codes};
@@ -330,6 +331,7 @@ cq_status cq_attention(int threads, const cq_args *args, int64_t rows, int64_t s
         job.columns = span.end - span.first;
         work += 2.0 * (double)rows * (double)job.columns * (double)(a->heads * a->dim);
     }
+    if (!a->qkv) job.parts = parts_of(&a->coded, a->scale_stride, a->heads, a->kv_heads, a->dim);
     const int64_t tasks = sequences * a->heads;
     return cq_run(threads, work, &job, &(cq_phase){a->qkv ? attention_f32_member : attention_i8_member, tasks, tasks},
                   1);

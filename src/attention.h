@@ -61,6 +61,28 @@ typedef struct {
     cq_key_scales scales;        /* where tokens have their own */
 } laid_i8;
 
+/* Queries, keys and values that lie side by side in codes, each with its own parameters: see cq_attention_args. */
+typedef struct {
+    cq_coded q, k, v;
+} coded_parts;
+static inline coded_parts parts_of(const cq_coded *all, int64_t scale_stride, int64_t heads, int64_t kv_heads,
+                                   int64_t dim) {
+    coded_parts parts = {*all, *all, *all};
+    cq_coded *const each[3] = {&parts.q, &parts.k, &parts.v};
+    const int64_t first[3] = {0, heads, heads + kv_heads};
+    for (int i = 0; i < 3; i++) {
+        if (all->codes) each[i]->codes = (const uint8_t *)all->codes + first[i] * dim;
+        if (scale_stride) {
+            each[i]->scales = all->scales + first[i];
+            continue;
+        }
+        if (all->scales) each[i]->scale = all->scales[first[i] * dim];
+        if (all->zero_points) each[i]->zero_point = all->zero_points[first[i] * dim];
+        each[i]->scales = NULL, each[i]->zero_points = NULL;
+    }
+    return parts;
+}
+
 /* What all heads share. Of q, k and v the parameters: one scale each (static), or q's scales are set, and tokens have
  * theirs. */
 typedef struct {

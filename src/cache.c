@@ -8,6 +8,7 @@
 
 typedef struct {
     const cq_kept_args *a;
+    coded_parts parts;                   /* parameters alone */
     int64_t width, dim4, dim16, longest; /* longest: in tokens, with its new ones */
     uint8_t *codes;                      /* (tokens, width), of q, k and v */
     float *scales;                       /* (tokens, heads + 2 kv_heads) where tokens have their own */
@@ -43,8 +44,8 @@ static cq_key_scales scales_of(const cq_kept *kept, int64_t first) {
 static void keep_i8(const kept_job *job, const cq_kept *kept, int64_t at, const uint8_t *codes, const float *scales) {
     const cq_kept_args *a = job->a;
     const int64_t dim = a->dim;
-    const uint8_t flip = flip_of(&a->k) ^ 0x80;
-    const int32_t q_zero = a->q.zero_point + flip_of(&a->q);
+    const uint8_t flip = flip_of(&job->parts.k) ^ 0x80;
+    const int32_t q_zero = job->parts.q.zero_point + flip_of(&job->parts.q);
     for (int64_t g = 0; g < a->kv_heads; g++) {
         const int64_t first = g * kept->capacity;
         const uint8_t *key = codes + (a->heads + g) * dim, *value = key + a->kv_heads * dim;
@@ -76,7 +77,7 @@ static int code_token(const kept_job *job, const cq_codes *form, const float *x,
     cq_codes values = *form;
     values.codes = (uint8_t *)form->codes + q + k;
     values.column_scales += q + k, values.column_inverses += q + k, values.column_zero_points += q + k;
-    return code_part(form, &a->q, x, 0, q, t) & code_part(form, &a->k, x, q, k, t) &
+    return code_part(form, &job->parts.q, x, 0, q, t) & code_part(form, &job->parts.k, x, q, k, t) &
            cq_active->quantize(x + q + k, k, &values, t);
 }
 
@@ -245,8 +246,14 @@ static void attend_i8_member(void *context, cq_queue *queue) {
         return;
     }
     const query_scratch scratch = query_scratch_at(memory, job->dim4, length64);
-    attention_i8 all = {
-        .dim = a->dim, .scale = a->scale, .cap = a->cap, .y = a->y, .codes = a->codes, .q = a->q, .k = a->k, .v = a->v};
+    attention_i8 all = {.dim = a->dim,
+                        .scale = a->scale,
+                        .cap = a->cap,
+                        .y = a->y,
+                        .codes = a->codes,
+                        .q = job->parts.q,
+                        .k = job->parts.k,
+                        .v = job->parts.v};
     all.q.scales = job->scales;
     cq_strip strip = {0};
     for (int64_t task, end; cq_take(queue, &task, &end);)
@@ -279,6 +286,7 @@ cq_status cq_attention_kept(int threads, const cq_args *args, int64_t rows, int6
     const int64_t lacking = find_short(a, sequences);
     const int64_t parts = a->heads + 2 * a->kv_heads, width = parts * a->dim;
     kept_job job = {.a = a, .width = width, .dim4 = up(a->dim, 4), .dim16 = up(a->dim, 16)};
+    job.parts = parts_of(&a->coded, 0, a->heads, a->kv_heads, a->dim);
     double work = 0;
     int64_t blocks = 0;
     if (lacking < sequences) {

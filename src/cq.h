@@ -14,15 +14,24 @@
 #define CQ_LINE 64      /* bytes of a cache line */
 #define CQ_MAX_K 65793  /* floor((2^31 - 1) / (255 * 128)): any sum of this many uint8 x int8 products fits int32 */
 
-typedef enum { CQ_OK = 0, CQ_NO_MEMORY, CQ_NOT_FINITE, CQ_OVERFLOW, CQ_NO_ROOM, CQ_OUT_OF_RANGE } cq_status;
+typedef enum {
+    CQ_OK = 0,
+    CQ_NO_MEMORY,
+    CQ_NOT_FINITE,
+    CQ_NOT_FINITE_AT,
+    CQ_OVERFLOW,
+    CQ_NO_ROOM,
+    CQ_OUT_OF_RANGE
+} cq_status;
+const char *cq_status_text(cq_status status); /* what it says to a user, with {} in place of *bad */
 typedef enum { CQ_IDENTITY = 0, CQ_RELU, CQ_GELU, CQ_GELU_TANH, CQ_SILU } cq_activation;
 
 /* What works through the rows of arrays has one signature, so that a list of calls can be made again for other rows.
  * args: the function's own member of the union at the end of this file, which a call does not change. rows: tokens, in
  * a transformer; sequences: how many they belong to, which attention alone reads. Where CQ_NOT_FINITE is returned, *bad
- * is the first row in which codes with parameters of their own, a norm or a gate met NaN or Inf; where CQ_OUT_OF_RANGE
- * is, the first row or sequence whose id, position, type or offset is none of the tables' or of the rows'; else it is
- * left alone. */
+ * is the first row in which codes with parameters of their own, a norm or a gate met NaN or Inf; where CQ_NOT_FINITE_AT
+ * is, the first such element; where CQ_OUT_OF_RANGE is, the first row or sequence whose id, position, type or offset is
+ * none of the tables' or of the rows'; else it is left alone. */
 typedef union cq_args cq_args;
 typedef cq_status cq_call(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad);
 
@@ -34,6 +43,7 @@ int cq_select(void);
 /* Why this machine does not run a set of kernels, or NULL where it does. */
 const char *cq_isa_lacks(const char *name);
 const char *cq_isa(void);
+const char *cq_compiler(void); /* that compiled the drivers */
 
 /* Runs `repeats` x 1024 independent register-only steps on one thread and returns the operations done (a multiply-add
  * is 2): the ceiling that GEMM rates are compared with. */
@@ -95,8 +105,12 @@ typedef struct {
     float *y;
 } cq_dequantize_args;
 cq_call cq_dequantize;
-/* Smallest and largest element of x (n). CQ_NOT_FINITE where x holds NaN or Inf. n >= 1. */
-cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi);
+/* Smallest and largest element of x (rows), to ends. CQ_NOT_FINITE_AT where x holds NaN or Inf. rows >= 1. */
+typedef struct {
+    const float *x;
+    float *ends;
+} cq_min_max_args;
+cq_call cq_min_max;
 
 /* --- packed weights ----------------------------------------------------------------------------------------------- */
 
@@ -124,12 +138,18 @@ typedef struct {
 } cq_matrices;
 
 int64_t cq_packed_bytes(int64_t k, int64_t n);
-/* b: int8 (k, n). panels must be 64-byte aligned. */
-void cq_pack(const cq_matrices *b, const int32_t *zero_points, int8_t *panels, int32_t *column_sums);
-/* Of float32: panels of 16 columns, (n / 16, k, 16), padded with zeros, so many floats, 64-byte aligned. row or column
- * is 1. */
 int64_t cq_packed_floats(int64_t k, int64_t n);
-void cq_pack_f32(int threads, const cq_matrices *b, float *panels);
+/* b (k, n) into panels, 64-byte aligned: of int8, packed bytes, and the columns' sums, where the weight's zero points
+ * have their part; of float32, of which row or column is 1, packed floats in panels of 16 columns (n / 16, k, 16),
+ * padded with zeros. */
+typedef struct {
+    cq_matrices b;
+    const int32_t *zero_points; /* or NULL */
+    void *panels;
+    int32_t *column_sums; /* of int8 */
+} cq_pack_args;
+cq_call cq_pack_i8;
+cq_call cq_pack_f32;
 
 /* --- matrix products ---------------------------------------------------------------------------------------------- */
 
@@ -152,15 +172,13 @@ typedef struct {
     const int32_t *bias_i32; /* (n), optional: added to the int32 sum (scale x_scale * w_scale) */
     cq_activation activation;
     int gated;
-    int64_t hadamard;      /* 0: none */
-    const float *residual; /* (m, n), optional */
-    int64_t residual_stride;
+    int64_t hadamard;               /* 0: none */
+    const float *residual;          /* (m, n), optional */
     const cq_coded *residual_coded; /* (m, n), optional */
     float *out;                     /* (m, n) */
-    int64_t out_stride;
-    const cq_codes *sum_codes; /* static codes of y, where there is a norm */
-    const cq_norm *norm;       /* over the n columns of a row, optional */
-    float *norm_out;           /* (m, n) */
+    const cq_codes *sum_codes;      /* static codes of y, where there is a norm */
+    const cq_norm *norm;            /* over the n columns of a row, optional */
+    float *norm_out;                /* (m, n) */
     const cq_codes *codes;
 } cq_epilogue;
 
@@ -201,14 +219,13 @@ cq_call cq_multiply_f64;
 
 /* --- the rest of a transformer ------------------------------------------------------------------------------------ */
 
-/* s = factor * inner(x) + residual, to `sum`; z = norm(s) over each row, to y and codes. inner, residual, sum, y and
- * codes are optional; so is norm, whose weight is then NULL, and z = s. */
+/* s = factor * inner(x) + residual, to `sum`; z = norm(s) over each row, to y and codes. inner, residual, norm, sum, y
+ * and codes are optional. */
 typedef struct {
     const float *x, *residual;
     int64_t columns;
-    const cq_norm *inner;
+    const cq_norm *inner, *norm;
     float factor;
-    cq_norm norm;
     float *sum, *y;
     const cq_codes *codes;
 } cq_norm_args;
@@ -259,15 +276,11 @@ typedef struct {
 cq_call cq_rope;
 
 /* y[t] = scale * word[id[t]] + position_table[position[t]] + type_table[type[t]]; the last two optional, type too: all
- * 0. The word table is float32 (vocabulary, columns), or in panels of 16 a packed weight (columns, vocabulary); or int8
- * in panels of `panel` columns (panel 1: rows of ceil(columns/4)*4 codes; panel 16: a packed weight (columns,
- * vocabulary)) with one scale and optional zero point per word. */
+ * 0. The word table is float32 (words, columns), or a packed weight (columns, words) with one scale and optional zero
+ * point per word, or of float32. */
 typedef struct {
-    const float *word_f32;
-    const int8_t *word_i8;
-    const float *scales;
-    const int32_t *zero_points;
-    int64_t panel;
+    const float *word;
+    const cq_weight *packed; /* or NULL */
     const float *position_table, *type_table;
     const int32_t *id, *position, *type;
     int64_t columns;
@@ -292,11 +305,11 @@ typedef struct {
 * score matrix never exists: blocks of queries run over the keys of a (sequence, head) that they see. cap: scores become
 * cap * tanh(score / cap) (Gemma 2); 0: they stay.
  *   float32: qkv (tokens, (heads + 2 kv_heads) * dim) has q, k and v side by side.
-*   int8 products: qkv NULL; scores from int32 sums; exp(score - max) in codes of 1/255, which take the values' scales
-*   along.
-* Either q, k and v have one scale each (static), and the codes' exact int32 sum normalizes; or all are int8 symmetric
-* with a scale per token and head, scales[token * scale_stride + head], and the exponentials' float32 sum does. y
-* float32, or static codes.
+ *   int8 products: qkv NULL, the same in `coded`; scores from int32 sums; exp(score - max) in codes of 1/255, which
+ * take the values' scales along. Either scale_stride is 0, scales and zero points are those of columns, equal within
+ * each of the three (static), and the codes' exact int32 sum normalizes; or all are int8 symmetric with a scale per
+ * token and head, scales[token * scale_stride + head], and the exponentials' float32 sum does. y float32, or static
+ * codes.
 *   bias (optional): a score is scale * q . k + bias[h * bias_head + i * bias_row + j] of head h and the i-th query and
 * j-th key of their sequence; it is there for all i, j < bias_reach. CQ_NO_ROOM and *bad = the sequence where one is
 * longer. At most 33,025 tokens in a sequence, so that sums of 255 * 255 fit.
@@ -312,7 +325,7 @@ typedef struct {
     int64_t bias_head, bias_row, bias_reach;
     cq_relative relative; /* row NULL: there are none */
     const float *qkv;
-    cq_coded q, k, v;
+    cq_coded coded;
     int64_t scale_stride;
     float *y;
     const cq_codes *codes;
@@ -339,8 +352,8 @@ typedef struct {
  * `turns` queries and keys are rotated by their place in the sequence, and transformed. Keys and values are then
  * written behind kept[s].length tokens, where there is room for them; the lengths stay as they are.
  *   `form` NULL: float32. Else they and the queries are coded so: by parameters of each (token, head)'s own, int8
- * symmetric (dynamic, group = dim), or static: queries and keys by the scale and zero point of q and k, values by those
- * of their columns in the form; products see the scales and zero points of q, k and v, whose codes are not read. The
+ * symmetric (dynamic, group = dim), or static: products see the scales and zero points of `coded`, whose codes are not
+ * read, those of columns as in cq_attention; queries and keys are coded by them, values by those of the form. The
  * form's arrays for results are not used.
  *   A token sees itself and `before` tokens before it, which must be kept; cap as in cq_attention.
  *   The result goes to y (tokens, heads dim) or, where they are coded, to `codes`, static. It has the bits that
@@ -354,7 +367,7 @@ typedef struct {
     cq_turns turns;      /* cosine NULL: there are none */
     const cq_kept *kept; /* (sequences) */
     const cq_codes *form;
-    cq_coded q, k, v;
+    cq_coded coded;
     float *y;
     const cq_codes *codes;
 } cq_kept_args;
@@ -363,6 +376,8 @@ cq_call cq_attention_kept;
 #include "cq_training.h"
 
 union cq_args {
+    cq_pack_args pack;
+    cq_min_max_args min_max;
     cq_quantize_args quantize;
     cq_dequantize_args dequantize;
     cq_matmul_args matmul;

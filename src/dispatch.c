@@ -64,6 +64,24 @@ const char *cq_isa_lacks(const char *name) {
     return why;
 }
 
+const char *cq_status_text(cq_status status) {
+    switch (status) {
+    case CQ_OK: break;
+    case CQ_NO_MEMORY: return "no memory for work arrays";
+    case CQ_NOT_FINITE: return "NaN or Inf in row {}";
+    case CQ_NOT_FINITE_AT: return "NaN or Inf at index {}";
+    case CQ_OVERFLOW:
+        return "a result does not fit int32, as it may with a weight's zero points and K above 33,025; split K and "
+               "add, or pack with zero_point=0";
+    case CQ_NO_ROOM:
+        return "sequence {} has kept no room, no angles or no scales for its new tokens, or is longer than the bias or "
+               "the relative positions reach";
+    case CQ_OUT_OF_RANGE: return "an id, position, type or offset of row or sequence {} is out of range";
+    }
+    return "done";
+}
+
 const char *cq_isa(void) { return cq_active->name; }
+const char *cq_compiler(void) { return "gcc " __VERSION__; }
 double cq_peak_i8(int64_t repeats) { return cq_active->peak_i8(repeats); }
 double cq_peak_f32(int64_t repeats) { return cq_active->peak_f32(repeats); }

@@ -5,20 +5,22 @@
 #include "threads.h"
 
 static void word_row(const cq_embed_args *a, int64_t id, int64_t columns, float *y) {
-    if (a->word_f32 && a->panel == 1) {
-        memcpy(y, a->word_f32 + id * columns, (size_t)columns * 4);
+    const cq_weight *w = a->packed;
+    if (!w) {
+        memcpy(y, a->word + id * columns, (size_t)columns * 4);
         return;
     }
-    if (a->word_f32) {
-        const float *lane = a->word_f32 + id / a->panel * columns * a->panel + id % a->panel;
-        for (int64_t c = 0; c < columns; c++) y[c] = lane[c * a->panel];
+    const int64_t panel = id / CQ_PANEL, lane = id % CQ_PANEL;
+    if (w->floats) {
+        const float *first = w->floats + panel * columns * CQ_PANEL + lane;
+        for (int64_t c = 0; c < columns; c++) y[c] = first[c * CQ_PANEL];
         return;
     }
-    const int64_t groups = (columns + 3) / 4, line = 4 * a->panel;
-    const int8_t *lane = a->word_i8 + id / a->panel * groups * line + id % a->panel * 4;
-    const int32_t zero_point = a->zero_points ? a->zero_points[id] : 0;
-    const float scale = a->scales[id];
-    for (int64_t c = 0; c < columns; c++) y[c] = scale * (float)(lane[c / 4 * line + c % 4] - zero_point);
+    const int64_t line = 4 * CQ_PANEL;
+    const int8_t *first = w->panels + panel * ((columns + 3) / 4) * line + lane * 4;
+    const int32_t zero_point = w->zero_points ? w->zero_points[id] : 0;
+    const float scale = w->scales[id];
+    for (int64_t c = 0; c < columns; c++) y[c] = scale * (float)(first[c / 4 * line + c % 4] - zero_point);
 }
 
 /* A call, and its first row with an index that is out of range. Each index is read once: what was checked is used. */

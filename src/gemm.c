@@ -320,8 +320,7 @@ static void blocks_member(void *context, cq_queue *queue) {
                 job->product(job, &work, queue, &s, row, column);
             }
             for (int64_t i = 0; i < rows; i++)
-                finish_row(job, queue,
-                           job->e->out ? job->e->out + (row + i) * job->e->out_stride : work.rows + i * job->n,
+                finish_row(job, queue, job->e->out ? job->e->out + (row + i) * job->n : work.rows + i * job->n,
                            work.normed, row + i);
         }
     close_work(&work);
@@ -337,8 +336,7 @@ static void rows_member(void *context, cq_queue *queue) {
     }
     for (int64_t row, end; cq_take(queue, &row, &end);)
         for (; row < end; row++)
-            finish_row(job, queue, job->e->out ? job->e->out + row * job->e->out_stride : job->rows + row * job->n,
-                       normed, row);
+            finish_row(job, queue, job->e->out ? job->e->out + row * job->n : job->rows + row * job->n, normed, row);
     free(normed);
 }
 

@@ -153,11 +153,10 @@ static void set_rows(const gemm_job *job, const gemm_work *work, cq_strip *s, in
         s->c = job->c + row * job->c_stride + column, s->stride = job->c_stride;
         return;
     }
-    s->residual = e->residual ? e->residual + row * e->residual_stride + column : NULL,
-    s->residual_stride = e->residual_stride;
+    s->residual = e->residual ? e->residual + row * job->n + column : NULL, s->residual_stride = job->n;
     s->residual_coded = e->residual_coded, s->residual_row = row, s->residual_column = column;
     if (e->out) {
-        s->out = e->out + row * e->out_stride + column, s->stride = e->out_stride;
+        s->out = e->out + row * job->n + column, s->stride = job->n;
     } else if (job->whole_rows) {
         s->out = (job->rows ? job->rows + row * job->n : work->rows + (row - first) * job->n) + column,
         s->stride = job->n;

@@ -24,7 +24,7 @@ static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Lines are written whole. What is read lies close together: along rows where their elements are neighbours, else along
  * columns. */
-void cq_pack(const cq_matrices *b, const int32_t *zero_points, int8_t *panels, int32_t *column_sums) {
+static void pack(const cq_matrices *b, const int32_t *zero_points, int8_t *panels, int32_t *column_sums) {
     const int64_t k = b->rows, n = b->columns, row_stride = b->row, column_stride = b->column;
     const int64_t groups = groups_of(k), across = (n + CQ_PANEL - 1) / CQ_PANEL, by_rows = column_stride == 1;
     memset(panels, 0, (size_t)cq_packed_bytes(k, n));
@@ -41,4 +41,11 @@ void cq_pack(const cq_matrices *b, const int32_t *zero_points, int8_t *panels, i
     }
     for (int64_t j = 0; zero_points && j < n; j++)
         column_sums[j] = (int32_t)(uint32_t)(column_sums[j] - zero_points[j] * k);
+}
+
+cq_status cq_pack_i8(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_pack_args *a = &args->pack;
+    (void)threads, (void)rows, (void)sequences, (void)bad;
+    pack(&a->b, a->zero_points, a->panels, a->column_sums);
+    return CQ_OK;
 }

@@ -85,10 +85,12 @@ static packing_job packing_of(const cq_matrices *b, int64_t at, float *panels) {
 
 int64_t cq_packed_floats(int64_t k, int64_t n) { return up(n, CQ_PANEL) * k; }
 
-void cq_pack_f32(int threads, const cq_matrices *b, float *panels) {
-    packing_job job = packing_of(b, 0, panels);
-    cq_run(threads, (double)b->rows * (double)b->columns * 4, &job,
-           &(cq_phase){pack_panels, up(b->columns, CQ_PANEL) / CQ_PANEL, 4}, 1);
+cq_status cq_pack_f32(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_matrices *b = &args->pack.b;
+    packing_job job = packing_of(b, 0, args->pack.panels);
+    (void)rows, (void)sequences, (void)bad;
+    return cq_run(threads, (double)b->rows * (double)b->columns * 4, &job,
+                  &(cq_phase){pack_panels, up(b->columns, CQ_PANEL) / CQ_PANEL, 4}, 1);
 }
 
 /* --- blocks of c -------------------------------------------------------------------------------------------------- */

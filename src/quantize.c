@@ -1,5 +1,6 @@
 /* Drivers over rows: quantize, dequantize, ranges, norm, gate, Hadamard transforms. Each shares rows out to the team;
  * the kernels do a row. */
+#include <math.h>
 #include <string.h>
 
 #include "kernel.h"
@@ -51,11 +52,15 @@ cq_status cq_dequantize(int threads, const cq_args *args, int64_t rows, int64_t 
     return run_rows(threads, rows, 2, dequantize_rows, &job, bad);
 }
 
-cq_status cq_min_max(const float *x, int64_t n, float *lo, float *hi) {
+cq_status cq_min_max(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_min_max_args *a = &args->min_max;
     const unsigned floats = cq_floats_begin();
-    const int finite = cq_active->min_max(x, n, lo, hi);
+    const int finite = cq_active->min_max(a->x, rows, a->ends, a->ends + 1);
     cq_floats_end(floats);
-    return finite ? CQ_OK : CQ_NOT_FINITE;
+    (void)threads, (void)sequences;
+    if (finite) return CQ_OK;
+    for (*bad = 0; *bad < rows && isfinite(a->x[*bad]);) ++*bad;
+    return CQ_NOT_FINITE_AT;
 }
 
 /* What is added to the residual, in `scratch` unless it is x itself. Returns 0 where it holds NaN or Inf. */
@@ -73,8 +78,8 @@ static int prepared(const cq_norm_args *a, const float **x, float *scratch) {
 static int norm_row(const cq_norm_args *a, const float *x, const float *residual, float *sum, float *y) {
     const int64_t n = a->columns;
     float lo, hi;
-    if (a->norm.weight) {
-        const int finite = cq_active->norm(&a->norm, x, residual, n, sum, y);
+    if (a->norm) {
+        const int finite = cq_active->norm(a->norm, x, residual, n, sum, y);
         if (sum != y && !residual) memcpy(sum, x, (size_t)n * 4);
         return finite;
     }

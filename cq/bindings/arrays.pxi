@@ -1,8 +1,8 @@
 # Pointers to the data of arrays, which stay valid while the caller holds the array; new arrays for results; errors.
 
 cdef enum:
-    ANY = -1   # in a shape: of any size
-    FLAT = -2  # in place of columns: one dimension
+    ANY = -0x7fffffff   # in a shape: of any size
+    FLAT = -0x7ffffffe  # in place of columns: one dimension
 
 # Looked up once: a small product is done in the time that some look-ups take.
 cdef object new_array = np.empty, ndarray = np.ndarray, INT8 = np.dtype(np.int8), UINT8 = np.dtype(np.uint8)
@@ -10,24 +10,16 @@ cdef object INT32 = np.dtype(np.int32), FLOAT32 = np.dtype(np.float32), FLOAT64 
 cdef dict DTYPES = {c"f": FLOAT32, c"d": FLOAT64, c"i": INT32, c"B": UINT8, c"b": INT8}  # by buffer format
 cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "gelu_tanh": CQ_GELU_TANH,
                          "silu": CQ_SILU}
-cdef dict FAILURES = {
-    CQ_NOT_FINITE: "NaN or Inf in row {}",
-    CQ_NO_ROOM: "sequence {} has kept no room, no angles or no scales for its new tokens, or is longer than the bias "
-                "or the relative positions reach",
-    CQ_OUT_OF_RANGE: "an id, position, type or offset of row or sequence {} is out of range",
-    CQ_OVERFLOW: "a result does not fit int32, as it may with a weight's zero points and K above 33,025; split K and "
-                 "add, or pack with zero_point=0"}
 
 
 cdef bint open_buffer(Py_buffer *view, array, str name, char format, int flags, int use) except -1:
     """Opens an array's memory, which the caller closes. → whether its elements are of this format"""
     try:
-        PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT | (PyBUF_WRITABLE if use == CQ_WRITE else 0))
+        PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT | (PyBUF_WRITABLE if use & CQ_WRITE else 0))
     except (TypeError, ValueError, BufferError) as error:
         layout = "C-contiguous " if flags == PyBUF_C_CONTIGUOUS else ""
-        what = " that can be written" if use == CQ_WRITE else ""
-        raise CqError(f"{name}: need a {layout}{DTYPES[format]} array{what}, got {describe(array)} "
-                      f"({error})") from None
+        what = f"{layout}{DTYPES[format]} array{' that can be written' if use & CQ_WRITE else ''}"
+        raise CqError(f"{name}: need a {what}, got {describe(array)} ({error})") from None
     return view.format[0] == format and view.format[1] == 0
 
 
@@ -39,8 +31,8 @@ cdef void *pointer(array, str name, char format, int64_t rows, int64_t columns, 
         return NULL
     good = open_buffer(&view, array, name, format, PyBUF_C_CONTIGUOUS, use)
     cdef void *data = view.buf
-    good = good and view.ndim == (1 if columns == FLAT else 2) and (rows < 0 or view.shape[0] == rows)
-    good = good and (columns < 0 or view.shape[1] == columns)
+    good = good and view.ndim == (1 if columns == FLAT else 2) and (rows == ANY or view.shape[0] == rows)
+    good = good and (columns == ANY or columns == FLAT or view.shape[1] == columns)
     PyBuffer_Release(&view)
     if not good:
         raise CqError(f"{name}: need a {DTYPES[format]} array of shape {sizes(rows, columns)}, got {describe(array)}")
@@ -69,7 +61,7 @@ cdef int read_matrices(cq_matrices *to, array, str name, char format, int64_t ro
         to.row = view.strides[last - 1] // view.itemsize if to.rows > 1 else to.columns
         to.column = view.strides[last] // view.itemsize if to.columns > 1 else 1
         good = format == c"b" or view.len == 0 or to.column == 1 or (use == CQ_READ and (to.row == 1 or to.rows == 1))
-        good = good and (rows < 0 or to.rows == rows) and (columns < 0 or to.columns == columns)
+        good = good and (rows == ANY or to.rows == rows) and (columns == ANY or to.columns == columns)
         for i in range(CQ_PAIR_AXES):
             to.pairs[i] = view.shape[i - before] if i >= before else 1
             to.steps[i] = view.strides[i - before] // view.itemsize if to.pairs[i] != 1 else 0
@@ -83,7 +75,7 @@ cdef int read_matrices(cq_matrices *to, array, str name, char format, int64_t ro
 
 cdef str sizes(int64_t rows, int64_t columns):
     """A shape in words."""
-    return f"({', '.join(['any' if size < 0 else str(size) for size in (rows, columns) if size != FLAT])})"
+    return f"({', '.join(['any' if size == ANY else str(size) for size in (rows, columns) if size != FLAT])})"
 
 
 cdef object empty(int64_t rows, int64_t columns, dtype):
@@ -114,15 +106,6 @@ cdef str describe(array):
     if hasattr(array, "dtype") and hasattr(array, "shape"):
         return f"{array.dtype} of shape {tuple(array.shape)}"
     return type(array).__name__
-
-
-cdef int check(cq_status status, int64_t bad, str what) except -1:
-    """Raises where a call failed; bad: the row or sequence that it named."""
-    if status == CQ_NO_MEMORY:
-        raise MemoryError(f"{what}: no memory for work arrays")
-    if status != CQ_OK:
-        raise CqError(f"{what}: {FAILURES[status].format(bad)}")
-    return 0
 
 
 cdef cq_activation activation_of(name) except *:

@@ -32,9 +32,8 @@ cdef int read_relative(cq_relative *r, int64_t features, relative) except -1:
     """Points at keys and queries of relative positions, once all rows are among them and descend."""
     keys, queries, rows = relative
     cdef int64_t i, distances = rows.shape[0]
-    for table in (keys, queries):
-        if table is not None:
-            r.positions = table.shape[1]
+    table = queries if keys is None else keys
+    r.positions = 0 if table is None else table.shape[1]
     r.keys = floats(keys, "relative keys", features, r.positions, CQ_MAYBE)
     r.queries = floats(queries, "relative queries", features, r.positions, CQ_MAYBE)
     r.row, r.reach = int32s(rows, "relative rows", distances), (distances + 1) // 2
@@ -55,28 +54,19 @@ cdef object new_context(Step step, form, bint in_codes, int64_t features, float 
     return new_result(step, form, y, codes)
 
 
-cdef int read_heads(cq_attention_args *a, Coded coded) except -1:
-    """Points at queries, keys and values in codes, each with what their scales are."""
-    cdef int64_t to_keys = a.heads * a.dim, to_values = to_keys + a.kv_heads * a.dim, parts = a.heads + 2 * a.kv_heads
-    if coded.by_rows:
+cdef int read_heads(cq_attention_args *a, Coded qkv) except -1:
+    """Points at codes, and at what their scales are."""
+    cdef int64_t parts = a.heads + 2 * a.kv_heads
+    if qkv.by_rows:
         raise CqError("qkv: need scales per column or per head")
-    a.q = a.k = a.v = coded.c
-    a.k.codes, a.v.codes = <const uint8_t *>coded.c.codes + to_keys, <const uint8_t *>coded.c.codes + to_values
-    if coded.scale.shape == (1, coded.columns):
-        read_parts(&a.q, &a.k, &a.v, coded.scale, coded.zero_point, to_keys, to_values)
-    elif coded.scale.shape == (coded.rows, parts) and coded.c.is_signed:
-        a.scale_stride, a.q.scales = parts, floats(coded.scale, "scale", coded.rows, parts)
-        a.k.scales, a.v.scales = a.q.scales + a.heads, a.q.scales + a.heads + a.kv_heads
+    a.coded = qkv.c
+    if qkv.scale.shape == (1, qkv.columns):
+        a.coded.scales = floats(qkv.scale, "scale", 1, qkv.columns)
+        a.coded.zero_points = int32s(qkv.zero_point, "zero_point", 1, qkv.columns)
+    elif qkv.scale.shape == (qkv.rows, parts) and qkv.c.is_signed:
+        a.scale_stride, a.coded.scales = parts, floats(qkv.scale, "scale", qkv.rows, parts)
     else:
-        raise CqError(f"qkv: need int8 codes with a scale per head, got scales of shape {coded.scale.shape}")
-    return 0
-
-
-cdef int read_parts(cq_coded *q, cq_coded *k, cq_coded *v, scale, zero_point, int64_t to_keys,
-                    int64_t to_values) except -1:
-    """The parameters of the three, from arrays (1, columns)."""
-    q.scale, k.scale, v.scale = scale[0, 0], scale[0, to_keys], scale[0, to_values]
-    q.zero_point, k.zero_point, v.zero_point = zero_point[0, 0], zero_point[0, to_keys], zero_point[0, to_values]
+        raise CqError(f"qkv: need int8 codes with a scale per head, got scales of shape {qkv.scale.shape}")
     return 0
 
 
@@ -85,36 +75,31 @@ cdef int read_parts(cq_coded *q, cq_coded *k, cq_coded *v, scale, zero_point, in
 @final
 cdef class Kept:
     cdef cq_kept *kept
-    cdef list arrays
+    cdef object memory, arrays
     cdef readonly int64_t sequences, kv_heads, dim
     cdef readonly str dtype
 
     def __init__(self, int64_t sequences, int64_t kv_heads, int64_t dim, str dtype):
         self.sequences, self.kv_heads, self.dim, self.dtype = sequences, kv_heads, dim, dtype
-        self.arrays = [None] * sequences
-        self.kept = <cq_kept *>calloc(max(1, sequences), sizeof(cq_kept))
-        if self.kept == NULL:
-            raise MemoryError("kept: no memory for the sequences")
-
-    def __dealloc__(self):
-        free(self.kept)
+        self.arrays, self.memory = [None] * sequences, np.zeros(sequences * sizeof(cq_kept), np.uint8)
+        self.kept = <cq_kept *>pointer(self.memory, "memory", c"B", ANY, FLAT, CQ_WRITE)
 
     def put(self, int64_t sequence, int64_t length, int64_t capacity, keys, values, start=None, scales=None,
             int64_t first=0):
         if not 0 <= sequence < self.sequences or capacity < 64 or capacity % 64 or first < 0 or first % 64:
             raise CqError(f"capacity, first: need multiples of 64 for one of {self.sequences} sequences, "
                           f"got {capacity} and {first} for {sequence}")
-        cdef int64_t each = self.kv_heads * capacity, dim4 = (self.dim + 3) // 4 * 4, dim16 = (self.dim + 15) // 16 * 16
-        cdef cq_kept *to = self.kept + sequence
-        if self.dtype == "float32":
-            to.keys = floats(keys, "keys", each * self.dim, FLAT, CQ_WRITE)
-            to.values = floats(values, "values", each * dim16, FLAT, CQ_WRITE)
-        else:
-            to.keys = pointer(keys, "keys", c"b", each * dim4, FLAT, CQ_WRITE)
-            to.values = pointer(values, "values", c"b", each * dim16, FLAT, CQ_WRITE)
-            to.start = int32s(start, "start", each, FLAT, CQ_WRITE)
-            to.scales = NULL if scales is None else floats(scales, "scales", 3 * each, FLAT, CQ_WRITE)
-        to.capacity, to.first, self.arrays[sequence] = capacity, first, (keys, values, start, scales)
+        cdef bint coded = self.dtype == "int8"
+        cdef char format = c"b" if coded else c"f"
+        cdef int64_t each = self.kv_heads * capacity, dim16 = (self.dim + 15) // 16 * 16
+        cdef int64_t key = (self.dim + 3) // 4 * 4 if coded else self.dim
+        cdef cq_kept to
+        to.keys = pointer(keys, "keys", format, each * key, FLAT, CQ_WRITE)
+        to.values = pointer(values, "values", format, each * dim16, FLAT, CQ_WRITE)
+        to.start = int32s(start, "start", each, FLAT, CQ_WRITE) if coded else NULL
+        to.scales = NULL if scales is None else floats(scales, "scales", 3 * each, FLAT, CQ_WRITE)
+        to.length, to.first, to.capacity = first, first, capacity
+        self.kept[sequence], self.arrays[sequence] = to, (keys, values, start, scales)
         self.move(sequence, length)
 
     def move(self, int64_t sequence, int64_t length):
@@ -147,13 +132,12 @@ def attention_kept(qkv, offsets, Kept kept not None, int64_t heads, float scale,
 
 cdef int read_coding(Step step, cq_kept_args *a, coding) except -1:
     """How new queries, keys and values are coded."""
-    cdef cq_codes *form = &step.coding
+    cdef cq_codes *form = read_form(&step.coding, coding, step.columns)
     cdef str kind = coding.kind
-    read_form(form, coding, step.columns)
     if kind == "smoothed":
-        read_parts(&a.q, &a.k, &a.v, coding.scale, coding.zero_point, a.heads * a.dim, (a.heads + a.kv_heads) * a.dim)
+        a.coded.scales = floats(coding.scale, "scale", 1, step.columns)
+        a.coded.zero_points = int32s(coding.zero_point, "zero_point", 1, step.columns)
     elif kind != "per_head" or not (form.is_signed and form.symmetric and form.group == a.dim):
         raise CqError(f"coding: codes of each head's own are int8 symmetric, got {coding}")
-    a.form = form
-    a.q.is_signed = a.k.is_signed = a.v.is_signed = form.is_signed
+    a.form, a.coded.is_signed = form, form.is_signed
     return 0

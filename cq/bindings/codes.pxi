@@ -37,15 +37,15 @@ cdef class Coded:
         if self.smoothed is not None or not self.by_rows:
             raise CqError("dequantize: need one scale, or one per row; cq.model.activation.decode takes others")
         a.coded, a.columns = self.c, self.columns
-        return step.first(step.new(&a.y))
+        return step.first(new_floats(&a.y, step.rows, step.columns))
 
 
 cdef bint is_number(value):
     return type(value) is float or type(value) is int or not isinstance(value, ndarray)
 
 
-cdef int read_form(cq_codes *to, form, int64_t columns) except -1:
-    """How codes in `form` are written, but not yet where."""
+cdef cq_codes *read_form(cq_codes *to, form, int64_t columns) except NULL:
+    """How codes in `form` are written, but not yet where. → `to`"""
     cdef str kind = form.kind
     to.is_signed, to.symmetric, to.stride = form.dtype == "int8", form.symmetric, columns
     if kind == "fixed":
@@ -62,7 +62,7 @@ cdef int read_form(cq_codes *to, form, int64_t columns) except -1:
         to.column_zero_points = int32s(form.columns.zero_point, "zero_point", 1, columns)
     else:
         raise CqError(f"form: no kernel writes codes of the kind {kind!r}")
-    return 0
+    return to
 
 
 cdef Coded new_codes(Step step, cq_codes *to, form):
@@ -85,7 +85,7 @@ cdef Coded new_codes(Step step, cq_codes *to, form):
 cdef object new_result(Step step, form, float **y, const cq_codes **codes):
     """A result in `form`, to which one of the two leads."""
     if form is None:
-        return step.new(y)
+        return new_floats(y, step.rows, step.columns)
     codes[0] = &step.codes
     return new_codes(step, &step.codes, form)
 
@@ -100,13 +100,10 @@ def quantize(x, form, row_sums=None):
 
 
 def min_max(x):
+    cdef cq_args args
+    cdef float ends[2]
     flat = x.reshape(-1)
-    cdef const float *data = floats(flat, "x", ANY)
-    cdef int64_t n = flat.shape[0]
-    cdef float lo, hi
-    cdef cq_status status
-    with nogil:
-        status = cq_min_max(data, n, &lo, &hi)
-    if status != CQ_OK:
-        raise CqError(f"x: NaN or Inf at index {int(np.flatnonzero(~np.isfinite(flat))[0])}")
-    return lo, hi
+    cdef int64_t size = flat.shape[0]
+    args.min_max.x, args.min_max.ends = floats(flat, "x", size), ends
+    call(cq_min_max, "x", &args, size)
+    return ends[0], ends[1]

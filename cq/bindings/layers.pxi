@@ -1,26 +1,22 @@
 # What a transformer has beside products and attention.
 
 def embed(id, word, position=None, position_table=None, type=None, type_table=None, float scale=1.0):
-    cdef int64_t tokens = id.shape[0], columns = (<Packed>word).k if isinstance(word, Packed) else word.shape[1]
+    cdef bint packed = isinstance(word, Packed)
+    cdef int64_t tokens = id.shape[0], columns = (<Packed>word).k if packed else word.shape[1]
     cdef list held = [id, word, position, position_table, type, type_table]
     cdef Step step = new_step(cq_embed, "embed", (tokens, columns), held)
     cdef cq_embed_args *a = &step.args.embed
-    cdef cq_weight *w
-    if isinstance(word, Packed):
-        w = (<Packed>word).ready()
-        a.word_f32, a.word_i8, a.scales, a.zero_points, a.panel = w.floats, w.panels, w.scales, w.zero_points, CQ_PANEL
-        a.words = w.n
-    else:
-        a.words = word.shape[0]
-        a.word_f32, a.panel = floats(word, "word", a.words, columns), 1
+    a.words = (<Packed>word).n if packed else word.shape[0]
     a.positions = 0 if position_table is None else position_table.shape[0]
     a.types = 0 if type_table is None else type_table.shape[0]
+    a.packed = (<Packed>word).scaled() if packed else NULL
+    a.word = NULL if packed else floats(word, "word", a.words, columns)
     a.position_table = floats(position_table, "position_table", a.positions, columns, CQ_MAYBE)
     a.type_table = floats(type_table, "type_table", a.types, columns, CQ_MAYBE)
     a.id, a.type = int32s(id, "id", tokens), int32s(type, "type", tokens, FLAT, CQ_MAYBE)
     a.position = int32s(position, "position", tokens, FLAT, CQ_MAYBE if position_table is None else CQ_READ)
     a.columns, a.scale = columns, scale
-    return step.first(step.new(&a.y))
+    return step.first(new_floats(&a.y, tokens, columns))
 
 
 def norm(x, norm=None, residual=None, form=None, bint keep_float=True, bint keep_sum=False, inner=None,
@@ -29,23 +25,23 @@ def norm(x, norm=None, residual=None, form=None, bint keep_float=True, bint keep
     cdef cq_norm_args *a = &step.args.norm
     a.x, a.residual = step.matrix(x, "x"), step.matrix(residual, "residual", CQ_MAYBE)
     a.columns, a.factor = step.columns, factor
-    if norm is not None:
-        read_norm(step, &a.norm, norm)
-    if inner is not None:
-        read_norm(step, &step.norm, inner)
-        a.inner = &step.norm
-    y = step.new(&a.y) if keep_float else None
-    total = step.new(&a.sum) if keep_sum else None
+    a.norm, a.inner = read_norm(step, &step.norm, norm), read_norm(step, &step.inner, inner)
+    y = new_floats(&a.y, step.rows, step.columns) if keep_float else None
+    total = new_floats(&a.sum, step.rows, step.columns) if keep_sum else None
     codes = None if form is None else new_result(step, form, NULL, &a.codes)
     return step.first((y, codes, total))
 
 
-cdef int read_norm(Step step, cq_norm *to, norm) except -1:
+cdef const cq_norm *read_norm(Step step, cq_norm *to, norm) except? NULL:
+    """A norm over the step's columns, or NULL for None."""
+    if norm is None:
+        return NULL
     weight, bias = norm.weight, norm.bias
-    to.weight, to.bias = step.per_column(weight, "weight"), step.per_column(bias, "bias", CQ_MAYBE)
+    to.weight = floats(weight, "weight", step.columns)
+    to.bias = floats(bias, "bias", step.columns, FLAT, CQ_MAYBE)
     to.eps, to.rms = norm.eps, norm.rms
     step.held += (weight, bias)  # the norm may get others
-    return 0
+    return to
 
 
 def cap(x, float factor=1.0, float most=0.0):

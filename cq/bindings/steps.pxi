@@ -3,6 +3,19 @@
 cdef dict tapes = {}  # thread → the tape that records its calls
 
 
+cdef int call(cq_call *function, str what, const cq_args *args, int64_t rows=0, int64_t sequences=0) except -1:
+    """The only way into the team's work: without Python's lock, and with an error where it failed."""
+    cdef int64_t bad = 0
+    cdef cq_status status
+    cdef int most = threads
+    with nogil:
+        status = function(most, args, rows, sequences, &bad)
+    if status != CQ_OK:
+        kind = MemoryError if status == CQ_NO_MEMORY else CqError
+        raise kind(f"{what}: {cq_status_text(status).decode().format(bad)}")
+    return 0
+
+
 @final
 cdef class Step:
     """One call of C and all that it needs: the function, its arguments, what these point to, and the objects whose
@@ -11,31 +24,16 @@ cdef class Step:
     cdef str what
     cdef cq_args args
     cdef cq_codes codes, sum_codes, coding
-    cdef cq_norm norm
+    cdef cq_norm norm, inner
     cdef list held
     cdef int64_t rows, columns, sequences
 
     cdef float *matrix(self, array, str name, int use=CQ_READ) except? NULL:
         return floats(array, name, self.rows, self.columns, use)
 
-    cdef float *per_column(self, array, str name, int use=CQ_READ) except? NULL:
-        return floats(array, name, self.columns, FLAT, use)
-
-    cdef object new(self, float **data):
-        """A new matrix for results."""
-        return new_floats(data, self.rows, self.columns)
-
-    cdef int run(self) except -1:
-        cdef int64_t bad = 0
-        cdef cq_status status
-        cdef int most = threads
-        with nogil:
-            status = self.function(most, &self.args, self.rows, self.sequences, &bad)
-        return check(status, bad, self.what)
-
     cdef object first(self, result):
         """Makes the call, keeps it where this thread records, and returns `result`, which it fills."""
-        self.run()
+        call(self.function, self.what, &self.args, self.rows, self.sequences)
         if tapes:
             tape = tapes.get(PyThread_get_thread_ident())
             if tape is not None:
@@ -77,35 +75,33 @@ cdef class Tape:
         for step in self.steps:
             if rows >= 0:
                 step.rows, step.sequences = rows, sequences
-            step.run()
+            call(step.function, step.what, &step.args, step.rows, step.sequences)
 
 
 # --- passes, which say themselves what they take ---
 
 def run_pass(str name, arrays, numbers=()):
-    cdef const cq_pass *what = cq_find_pass(name.encode())
-    if what == NULL or len(numbers) != what.numbers:
-        raise CqError(f"pass: none is called {name!r} and takes {len(numbers)} numbers")
-    cdef Step step = new_step(cq_run_pass, name, arrays[0].shape, [])
-    cdef cq_pass_args *a = &step.args.of_pass
+    cdef cq_args args
+    cdef cq_pass_args *a = &args.of_pass
     cdef const cq_pass_array *takes
-    cdef int64_t rows, columns
-    cdef int i
+    cdef int64_t rows, per_row, columns, i
     cdef list results = []
-    a.what, a.columns = what, step.columns
-    for i in range(what.numbers):
+    shape, a.what = arrays[0].shape, cq_find_pass(name.encode())
+    if a.what == NULL or len(shape) != 2 or len(numbers) != a.what.numbers:
+        raise CqError(f"pass: none is called {name!r} and takes an array of shape {shape} and {len(numbers)} numbers")
+    rows, a.columns = shape
+    for i in range(a.what.numbers):
         a.numbers[i] = numbers[i]
     for i in range(CQ_PASS_ARRAYS):
-        takes = &what.arrays[i]
+        takes = &a.what.arrays[i]
         if takes.name == NULL:
             break
         array = arrays[i] if i < len(arrays) else None
-        rows = step.columns if takes.axes == CQ_PER_COLUMN else step.rows
-        columns = step.columns if takes.axes == CQ_MATRIX else FLAT
+        per_row = a.columns if takes.axes == CQ_PER_COLUMN else rows
+        columns = a.columns if takes.axes == CQ_MATRIX else FLAT
         if takes.use == CQ_RESULT:
-            array = empty(rows, columns, DTYPES[takes.format]) if array is None else array
+            array = empty(per_row, columns, DTYPES[takes.format]) if array is None else array
             results.append(array)
-        a.arrays[i] = pointer(array, takes.name.decode(), takes.format, rows, columns,
-                              CQ_WRITE if takes.use == CQ_RESULT else takes.use)
-    step.run()
+        a.arrays[i] = pointer(array, takes.name.decode(), takes.format, per_row, columns, takes.use)
+    call(cq_run_pass, name, &args, rows)
     return results

@@ -33,23 +33,22 @@ cdef class Packed:
             self.w, self.arrays = given, arrays
 
     def pack(self, b):
-        cdef cq_matrices codes
-        read_matrices(&codes, b, "b", c"b", self.k, self.n)
+        cdef cq_args args
+        cdef cq_pack_args *a = &args.pack
+        read_matrices(&a.b, b, "b", c"b", self.k, self.n)
         panels, column_sums = aligned(cq_packed_bytes(self.k, self.n)), new_array(self.n, INT32)
-        cdef int8_t *to = <int8_t *>pointer(panels, "panels", c"b", cq_packed_bytes(self.k, self.n), FLAT, CQ_WRITE)
-        cdef int32_t *sums = int32s(column_sums, "column_sums", self.n, FLAT, CQ_WRITE)
-        with nogil:
-            cq_pack(&codes, self.w.zero_points, to, sums)
+        a.panels = pointer(panels, "panels", c"b", cq_packed_bytes(self.k, self.n), FLAT, CQ_WRITE)
+        a.column_sums = int32s(column_sums, "column_sums", self.n, FLAT, CQ_WRITE)
+        a.zero_points = self.w.zero_points
+        call(cq_pack_i8, "pack", &args)
         self.put(panels, column_sums)
 
     def pack_floats(self, b):
-        cdef cq_matrices values
-        cdef int most = threads
-        read_matrices(&values, b, "b", c"f", self.k, self.n)
+        cdef cq_args args
+        read_matrices(&args.pack.b, b, "b", c"f", self.k, self.n)
         panels = aligned(4 * cq_packed_floats(self.k, self.n)).view(FLOAT32)
-        cdef float *to = floats(panels, "panels", cq_packed_floats(self.k, self.n), FLAT, CQ_WRITE)
-        with nogil:
-            cq_pack_f32(most, &values, to)
+        args.pack.panels = floats(panels, "panels", cq_packed_floats(self.k, self.n), FLAT, CQ_WRITE)
+        call(cq_pack_f32, "pack", &args)
         self.put(panels)
 
     cdef cq_weight *ready(self) except NULL:
@@ -57,6 +56,12 @@ cdef class Packed:
         if self.arrays is None:
             self.pack(self.source.read())
             self.source = None
+        return &self.w
+
+    cdef cq_weight *scaled(self) except NULL:
+        """The same, of what stands for numbers."""
+        if self.ready().floats == NULL and self.w.scales == NULL:
+            raise CqError("w: the packed weight has no scales; pack a QTensor")
         return &self.w
 
     def packed(self):

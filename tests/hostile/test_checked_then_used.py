@@ -10,7 +10,8 @@ import pytest
 import cq
 from cq import CqError, _core
 from cq.model.batch import Batch, Sequence
-from cq.weights import pack_floats
+from cq.model.deferred import Deferred
+from cq.weights import FloatWeight, Weight, pack, pack_floats
 
 FAR = 2**31 - 1
 IDS = np.array([1, 2, 3])
@@ -156,6 +157,41 @@ def test_recorded_calls_look_too():
     with pytest.raises(CqError, match="2 is out of range"):
         tape.replay(4)
     tape.replay(2)
+
+
+def test_weights_are_what_they_say():
+    """Also those that are packed when a product wants them."""
+    codes, floats = np.ones((8, 5), np.int8), np.ones((8, 5), np.float32)
+    x, coded = np.ones((3, 8), np.float32), _core.Coded(np.ones((3, 8), np.uint8), 1.0, 0)
+    bare, wide = pack(codes), pack_floats(floats)
+    for message, call in (
+        ("no scales", lambda: _core.linear(x, bare)),
+        ("no scales", lambda: _core.embed(np.zeros(2, np.int32), bare)),
+        ("int8 weight", lambda: _core.matmul_integer(coded, wide)),
+        ("b: need int8", lambda: pack(Deferred((8, 5), np.int8, lambda: floats)).panels),
+        ("b: need int8 matrices of shape .8, 5", lambda: pack(Deferred((8, 5), np.int8, lambda: codes[1:])).panels),
+        (
+            "panels: need a int8 array of shape .128",
+            lambda: Weight(codes[0], np.ones(5, np.int32), None, None, 8, 5, 8),
+        ),
+        ("column_sums: ", lambda: Weight(bare.panels, np.ones(4, np.int32), None, None, 8, 5, 8)),
+        ("panels: ", lambda: FloatWeight(wide.panels[1:].copy(), 8, 5)),
+        ("k, n, group_size", lambda: FloatWeight(wide.panels, -8, 5)),
+        ("is above 65793", lambda: _core.Packed(65_794, 1, 65_794).pack(np.ones((65_794, 1), np.int8))),
+    ):
+        with pytest.raises(CqError, match=message):
+            call()
+    bare.put(np.zeros(128, np.int8), np.zeros(5, np.int32))
+    assert (bare.column_sums == 8).all(), "the arrays that came first stay"
+
+
+def test_rooms_that_do_not_fit_are_not_kept():
+    kept, room = _core.Kept(1, 1, 16, "float32"), np.zeros(64 * 16, np.float32)
+    for arguments in ((0, 65, 64, room, room), (0, 0, 64, room, room[1:].copy()), (1, 0, 64, room, room)):
+        with pytest.raises(CqError):
+            kept.put(*arguments)
+    with pytest.raises(CqError, match="no room"):
+        kept.move(0, -1)
 
 
 class Lies(np.ndarray):
