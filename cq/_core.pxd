@@ -1,5 +1,10 @@
 """What src/cq.h declares, which says what it means."""
+from cpython.buffer cimport Py_buffer
 from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t
+
+
+cdef extern from "Python.h":
+    int open_buffer "PyObject_GetBuffer"(object, Py_buffer *, int)  # -1: an error is set
 
 
 cdef extern from "cq.h" nogil:

@@ -7,8 +7,7 @@ Arrays must be C-contiguous and of the exact dtype; float32 is (rows, columns). 
 and those that come with it (cq/model/forms.py). What Python calls is described once, in cq/_core.pyi. """
 import os
 import numpy as np
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, \
-    PyBuffer_Release, PyObject_GetBuffer, Py_buffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release
 from cython cimport final
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t

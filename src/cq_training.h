@@ -6,7 +6,7 @@
  * read and written; read where it is there, else NULL; or a result. format: of an element, in letters of Python's
  * struct. */
 enum { CQ_MATRIX, CQ_PER_ROW, CQ_PER_COLUMN };
-enum { CQ_READ, CQ_WRITE, CQ_MAYBE, CQ_RESULT = 4 | CQ_WRITE };
+enum { CQ_READ = 0, CQ_WRITE = 1, CQ_MAYBE = 2, CQ_RESULT = 4 | CQ_WRITE };
 typedef struct {
     const char *name;
     int axes, use;

@@ -12,25 +12,31 @@ cdef dict ACTIVATIONS = {None: CQ_IDENTITY, "relu": CQ_RELU, "gelu": CQ_GELU, "g
                          "silu": CQ_SILU}
 
 
-cdef bint open_buffer(Py_buffer *view, array, str name, char format, int flags, int use) except -1:
-    """Opens an array's memory, which the caller closes. → whether its elements are of this format"""
+cdef int refuse(array, str name, char format, int flags) except -1:
+    """Says why an array's memory was not opened, of which an error is set."""
     try:
-        PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT | (PyBUF_WRITABLE if use & CQ_WRITE else 0))
+        raise_it()
     except (TypeError, ValueError, BufferError) as error:
-        layout = "C-contiguous " if flags == PyBUF_C_CONTIGUOUS else ""
-        what = f"{layout}{DTYPES[format]} array{' that can be written' if use & CQ_WRITE else ''}"
+        layout = "C-contiguous " if flags & PyBUF_C_CONTIGUOUS == PyBUF_C_CONTIGUOUS else ""
+        what = f"{layout}{DTYPES[format]} array{' that can be written' if flags & PyBUF_WRITABLE else ''}"
         raise CqError(f"{name}: need a {what}, got {describe(array)} ({error})") from None
-    return view.format[0] == format and view.format[1] == 0
+
+
+cdef int raise_it() except -1:
+    """Raises the error that is set."""
+    return -1
 
 
 cdef void *pointer(array, str name, char format, int64_t rows, int64_t columns, int use) except? NULL:
     """The data of a C-contiguous array of this format and shape."""
     cdef Py_buffer view
-    cdef bint good
-    if array is None and use == CQ_MAYBE:
+    if array is None and use & CQ_MAYBE:
         return NULL
-    good = open_buffer(&view, array, name, format, PyBUF_C_CONTIGUOUS, use)
+    cdef int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if use & CQ_WRITE else 0)
+    if open_buffer(array, &view, flags) < 0:
+        refuse(array, name, format, flags)
     cdef void *data = view.buf
+    cdef bint good = view.format[0] == format and view.format[1] == 0
     good = good and view.ndim == (1 if columns == FLAT else 2) and (rows == ANY or view.shape[0] == rows)
     good = good and (columns == ANY or columns == FLAT or view.shape[1] == columns)
     PyBuffer_Release(&view)
@@ -52,7 +58,10 @@ cdef int read_matrices(cq_matrices *to, array, str name, char format, int64_t ro
     """The last two axes of an array as its memory is, whatever a class of its own may say. Of floats one of the two is
     contiguous, of a result the last one. pairs: the sizes of the axes before them, or 1 in their place."""
     cdef Py_buffer view
-    cdef bint good = open_buffer(&view, array, name, format, PyBUF_STRIDED_RO, use)
+    cdef int flags = PyBUF_STRIDED_RO | PyBUF_FORMAT | (PyBUF_WRITABLE if use & CQ_WRITE else 0)
+    if open_buffer(array, &view, flags) < 0:
+        refuse(array, name, format, flags)
+    cdef bint good = view.format[0] == format and view.format[1] == 0
     cdef int i, last = view.ndim - 1, before = CQ_PAIR_AXES - last + 1
     good = good and last >= 1 and before >= 0
     if good:
@@ -85,13 +94,12 @@ cdef object empty(int64_t rows, int64_t columns, dtype):
     cdef int64_t room = rows if tape is None else max(rows, (<Tape>tape).capacity)
     cdef tuple shape = (room, columns)[:1 if columns == FLAT else 2]
     cdef int64_t size = room * (1 if columns == FLAT else columns) * dtype.itemsize
-    cdef void *start
     if size < 4096:
         found = new_array(shape, dtype)
     else:
         memory = new_array(size + CQ_LINE, UINT8)
-        start = pointer(memory, "memory", c"B", ANY, FLAT, CQ_READ)
-        found = ndarray(shape, dtype, memory, -<int64_t><size_t>start % CQ_LINE)
+        skipped = -<int64_t>pointer(memory, "memory", c"B", ANY, FLAT, CQ_READ) % CQ_LINE
+        found = ndarray(shape, dtype, memory, skipped)
     return found if room == rows else found[:rows]
 
 

@@ -97,7 +97,7 @@ cdef class Kept:
         to.keys = pointer(keys, "keys", format, each * key, FLAT, CQ_WRITE)
         to.values = pointer(values, "values", format, each * dim16, FLAT, CQ_WRITE)
         to.start = int32s(start, "start", each, FLAT, CQ_WRITE) if coded else NULL
-        to.scales = NULL if scales is None else floats(scales, "scales", 3 * each, FLAT, CQ_WRITE)
+        to.scales = floats(scales, "scales", 3 * each, FLAT, CQ_WRITE | CQ_MAYBE)
         to.length, to.first, to.capacity = first, first, capacity
         self.kept[sequence], self.arrays[sequence] = to, (keys, values, start, scales)
         self.move(sequence, length)

@@ -67,7 +67,6 @@ cdef cq_codes *read_form(cq_codes *to, form, int64_t columns) except NULL:
 
 cdef Coded new_codes(Step step, cq_codes *to, form):
     """Codes for results in `form`, to which `to` leads a kernel."""
-    cdef Coded result
     read_form(to, form, step.columns)
     cdef int64_t groups = (step.columns + to.group - 1) // to.group if to.group else FLAT
     codes = empty(step.rows, step.columns, INT8 if to.is_signed else UINT8)
@@ -77,7 +76,7 @@ cdef Coded new_codes(Step step, cq_codes *to, form):
     else:
         scale = new_floats(&to.scales, step.rows) if to.stretched else form.scale
         zero_point = form.zero_point
-    result = Coded(codes, scale, zero_point, None if to.column_scales == NULL else form)
+    cdef Coded result = Coded(codes, scale, zero_point, None if to.column_scales == NULL else form)
     to.codes = <void *>result.c.codes
     return result
 
@@ -94,8 +93,7 @@ def quantize(x, form, row_sums=None):
     cdef Step step = new_step(cq_quantize, "x", x.shape, [x, form, row_sums])
     cdef cq_quantize_args *a = &step.args.quantize
     a.x, a.columns, a.codes = step.matrix(x, "x"), step.columns, &step.codes
-    if row_sums is not None:
-        step.codes.row_sums = int32s(row_sums, "row_sums", step.rows, FLAT, CQ_WRITE)
+    step.codes.row_sums = int32s(row_sums, "row_sums", step.rows, FLAT, CQ_WRITE | CQ_MAYBE)
     return step.first(new_codes(step, &step.codes, form))
 
 

@@ -9,7 +9,7 @@ def embed(id, word, position=None, position_table=None, type=None, type_table=No
     a.words = (<Packed>word).n if packed else word.shape[0]
     a.positions = 0 if position_table is None else position_table.shape[0]
     a.types = 0 if type_table is None else type_table.shape[0]
-    a.packed = (<Packed>word).scaled() if packed else NULL
+    a.packed = (<Packed>word).ready(True) if packed else NULL
     a.word = NULL if packed else floats(word, "word", a.words, columns)
     a.position_table = floats(position_table, "position_table", a.positions, columns, CQ_MAYBE)
     a.type_table = floats(type_table, "type_table", a.types, columns, CQ_MAYBE)

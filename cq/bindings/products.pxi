@@ -45,7 +45,7 @@ cdef int read_factors(Step step, x, Packed w, coding) except -1:
     """What is multiplied, and in which arithmetic."""
     cdef cq_linear_args *a = &step.args.linear
     check_factors(x, "x", step.columns, w)
-    a.w = w.scaled()
+    a.w = w.ready(True)
     if isinstance(x, Coded):
         a.coded = &(<Coded>x).c
     else:
@@ -60,14 +60,13 @@ cdef int read_factors(Step step, x, Packed w, coding) except -1:
 
 
 cdef int read_residual(Step step, cq_epilogue *e, residual) except -1:
-    cdef Coded coded = residual if isinstance(residual, Coded) else None
-    if coded is None:
+    if not isinstance(residual, Coded):
         e.residual = step.matrix(residual, "residual", CQ_MAYBE)
-    elif coded.rows != step.rows or coded.columns != step.columns or not coded.by_rows:
+    elif residual.shape != (step.rows, step.columns) or not (<Coded>residual).by_rows:
         raise CqError(f"residual: need shape ({step.rows}, {step.columns}) with one scale or one per row, got "
                       f"{residual.shape}")
     else:
-        e.residual_coded = &coded.c
+        e.residual_coded = &(<Coded>residual).c
     return 0
 
 

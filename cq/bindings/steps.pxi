@@ -34,11 +34,10 @@ cdef class Step:
     cdef object first(self, result):
         """Makes the call, keeps it where this thread records, and returns `result`, which it fills."""
         call(self.function, self.what, &self.args, self.rows, self.sequences)
-        if tapes:
-            tape = tapes.get(PyThread_get_thread_ident())
-            if tape is not None:
-                self.held.append(result)
-                (<Tape>tape).steps.append(self)
+        tape = tapes.get(PyThread_get_thread_ident()) if tapes else None
+        if tape is not None:
+            self.held.append(result)
+            (<Tape>tape).steps.append(self)
         return result
 
 

@@ -51,16 +51,12 @@ cdef class Packed:
         call(cq_pack_f32, "pack", &args)
         self.put(panels)
 
-    cdef cq_weight *ready(self) except NULL:
-        """For kernels: packed by now."""
+    cdef cq_weight *ready(self, bint scaled=False) except NULL:
+        """For kernels: packed by now. scaled: it must stand for numbers."""
         if self.arrays is None:
             self.pack(self.source.read())
             self.source = None
-        return &self.w
-
-    cdef cq_weight *scaled(self) except NULL:
-        """The same, of what stands for numbers."""
-        if self.ready().floats == NULL and self.w.scales == NULL:
+        if scaled and self.w.floats == NULL and self.w.scales == NULL:
             raise CqError("w: the packed weight has no scales; pack a QTensor")
         return &self.w
 
