@@ -117,14 +117,14 @@ static void adamw_spans(void *context, cq_queue *queue) {
     float *p = job->arrays[0], *mean = job->arrays[2], *square = job->arrays[3];
     const float *g = job->arrays[1], *units = job->arrays[4], *row_rates = job->arrays[5];
     EACH_SPAN(start, size) {
-        for (int64_t at = start, n = size; at < start + size; at += n, n = start + size - at) {
+        for (int64_t at = start, part = size; at < start + size; at += part, part = start + size - at) {
             cq_adamw moves = step;
             if (row_rates) {
                 const int64_t row = at / job->columns, left = (row + 1) * job->columns - at;
                 moves.rate *= row_rates[row];
-                n = n < left ? n : left;
+                part = part < left ? part : left;
             }
-            cq_active->adamw(&moves, g + at, n, units ? units + at : NULL, mean + at, square + at, p + at);
+            cq_active->adamw(&moves, g + at, part, units ? units + at : NULL, mean + at, square + at, p + at);
         }
     }
 }
@@ -144,67 +144,48 @@ typedef struct {
 #define MAYBE(axes, name) {name, CQ_##axes, CQ_MAYBE, 'f'}
 #define RESULT(axes, name) {name, CQ_##axes, CQ_RESULT, 'f'}
 #define BYTES(axes, name) {name, CQ_##axes, CQ_RESULT, 'B'}
-#define SLOPE(name, kind) \
-    {{name, {READ(MATRIX, "x"), RESULT(MATRIX, "y"), RESULT(MATRIX, "slope")}}, slope_spans, 20, SPAN, kind}
-#define ROUND(name, axes, kind) \
-    {{name, {READ(MATRIX, "x"), READ(axes, "scales"), READ(axes, "lows"), READ(axes, "highs"), MAYBE(axes, "shifts"), \
-             RESULT(MATRIX, "y"), BYTES(MATRIX, "bytes"), BYTES(PER_ROW, "clipped")}}, \
-     round_rows, 4, 0, kind}
 #define DOUBLE(use, name) {name, CQ_MATRIX, CQ_##use, 'd'}
-#define ELEMENTARY(name, kind) \
-    {{name, {DOUBLE(READ, "x"), DOUBLE(RESULT, "out")}}, cq_elementary_f64, 12, CQ_ELEMENTARY_SPAN, kind}, \
-    {{name "_f32", {READ(MATRIX, "x"), RESULT(MATRIX, "out")}}, cq_elementary_f32, 12, CQ_ELEMENTARY_SPAN, kind}
+/* A pass of so many numbers, and its arrays. */
+#define PASS(name, numbers, member, work, span, kind, ...) {{name, {__VA_ARGS__}, numbers}, member, work, span, kind}
+#define SLOPE(name, kind) \
+    PASS(name, 0, slope_spans, 20, SPAN, kind, READ(MATRIX, "x"), RESULT(MATRIX, "y"), RESULT(MATRIX, "slope"))
+#define ROUND(name, axes, kind) \
+    PASS(name, 0, round_rows, 4, 0, kind, READ(MATRIX, "x"), READ(axes, "scales"), READ(axes, "lows"), \
+         READ(axes, "highs"), MAYBE(axes, "shifts"), RESULT(MATRIX, "y"), BYTES(MATRIX, "bytes"), \
+         BYTES(PER_ROW, "clipped"))
+#define OF_F64(name, kind, ...) \
+    PASS(name, 0, cq_elementary_f64, 12, CQ_ELEMENTARY_SPAN, kind, __VA_ARGS__, DOUBLE(RESULT, "out"))
+#define OF_F32(name, kind, ...) \
+    PASS(name "_f32", 0, cq_elementary_f32, 12, CQ_ELEMENTARY_SPAN, kind, __VA_ARGS__, RESULT(MATRIX, "out"))
+#define ELEMENTARY(name, kind) OF_F64(name, kind, DOUBLE(READ, "x")), OF_F32(name, kind, READ(MATRIX, "x"))
 
 static const pass passes[] = {
-    {{"dot_rows", {READ(MATRIX, "x"), READ(MATRIX, "y"), RESULT(PER_ROW, "sums")}}, dot_rows, 1},
-    {{"column_sums", {READ(MATRIX, "x"), RESULT(PER_COLUMN, "sums")}}, column_sums, 1},
+    PASS("dot_rows", 0, dot_rows, 1, 0, 0, READ(MATRIX, "x"), READ(MATRIX, "y"), RESULT(PER_ROW, "sums")),
+    PASS("column_sums", 0, column_sums, 1, 0, 0, READ(MATRIX, "x"), RESULT(PER_COLUMN, "sums")),
     SLOPE("slope_relu", CQ_RELU),
     SLOPE("slope_gelu", CQ_GELU),
     SLOPE("slope_gelu_tanh", CQ_GELU_TANH),
     SLOPE("slope_silu", CQ_SILU),
     ROUND("round_by_row", PER_ROW, BY_ROW),
     ROUND("round_by_column", PER_COLUMN, BY_COLUMN),
-    {{"exponents", {WRITE(MATRIX, "x"), RESULT(PER_ROW, "sums")}, 2}, exponent_rows, 10},
-    {{"softmax_back", {WRITE(MATRIX, "g"), READ(MATRIX, "p"), READ(PER_ROW, "inverses")}, 1}, softmax_back_rows, 4},
-    {{"rescale",
-      {READ(MATRIX, "x"), READ(PER_COLUMN, "scales"), MAYBE(PER_COLUMN, "before"), MAYBE(PER_ROW, "row_scales"),
-       MAYBE(PER_COLUMN, "after"), RESULT(MATRIX, "out")}},
-     rescale_rows,
-     3},
-    {{"norm_kept",
-      {READ(MATRIX, "x"), READ(PER_COLUMN, "weight"), MAYBE(PER_COLUMN, "bias"), RESULT(MATRIX, "y"),
-       RESULT(MATRIX, "kept"), RESULT(PER_ROW, "factors")},
-      2},
-     norm_kept_rows,
-     8},
-    {{"norm_back",
-      {READ(MATRIX, "g"), READ(PER_COLUMN, "weight"), READ(MATRIX, "kept"), READ(PER_ROW, "factors"),
-       RESULT(MATRIX, "dx"), RESULT(MATRIX, "of_weight")},
-      1},
-     norm_back_rows,
-     8},
-    {{"adamw",
-      {WRITE(MATRIX, "p"), READ(MATRIX, "g"), WRITE(MATRIX, "mean"), WRITE(MATRIX, "square"), MAYBE(MATRIX, "units"),
-       MAYBE(PER_ROW, "row_rates")},
-      8},
-     adamw_spans,
-     8,
-     SPAN},
+    PASS("exponents", 2, exponent_rows, 10, 0, 0, WRITE(MATRIX, "x"), RESULT(PER_ROW, "sums")),
+    PASS("softmax_back", 1, softmax_back_rows, 4, 0, 0, WRITE(MATRIX, "g"), READ(MATRIX, "p"),
+         READ(PER_ROW, "inverses")),
+    PASS("rescale", 0, rescale_rows, 3, 0, 0, READ(MATRIX, "x"), READ(PER_COLUMN, "scales"),
+         MAYBE(PER_COLUMN, "before"), MAYBE(PER_ROW, "row_scales"), MAYBE(PER_COLUMN, "after"), RESULT(MATRIX, "out")),
+    PASS("norm_kept", 2, norm_kept_rows, 8, 0, 0, READ(MATRIX, "x"), READ(PER_COLUMN, "weight"),
+         MAYBE(PER_COLUMN, "bias"), RESULT(MATRIX, "y"), RESULT(MATRIX, "kept"), RESULT(PER_ROW, "factors")),
+    PASS("norm_back", 1, norm_back_rows, 8, 0, 0, READ(MATRIX, "g"), READ(PER_COLUMN, "weight"), READ(MATRIX, "kept"),
+         READ(PER_ROW, "factors"), RESULT(MATRIX, "dx"), RESULT(MATRIX, "of_weight")),
+    PASS("adamw", 8, adamw_spans, 8, SPAN, 0, WRITE(MATRIX, "p"), READ(MATRIX, "g"), WRITE(MATRIX, "mean"),
+         WRITE(MATRIX, "square"), MAYBE(MATRIX, "units"), MAYBE(PER_ROW, "row_rates")),
     ELEMENTARY("exp", CQ_EXP),
     ELEMENTARY("log", CQ_LOG),
     ELEMENTARY("sin", CQ_SIN),
     ELEMENTARY("cos", CQ_COS),
     ELEMENTARY("tanh", CQ_TANH),
-    {{"power", {DOUBLE(READ, "x"), DOUBLE(READ, "y"), DOUBLE(RESULT, "out")}},
-     cq_elementary_f64,
-     12,
-     CQ_ELEMENTARY_SPAN,
-     CQ_POWER},
-    {{"power_f32", {READ(MATRIX, "x"), DOUBLE(READ, "y"), RESULT(MATRIX, "out")}},
-     cq_elementary_f32,
-     12,
-     CQ_ELEMENTARY_SPAN,
-     CQ_POWER},
+    OF_F64("power", CQ_POWER, DOUBLE(READ, "x"), DOUBLE(READ, "y")),
+    OF_F32("power", CQ_POWER, READ(MATRIX, "x"), DOUBLE(READ, "y")),
 };
 
 const cq_pass *cq_find_pass(const char *name) {
@@ -216,12 +197,11 @@ const cq_pass *cq_find_pass(const char *name) {
 cq_status cq_run_pass(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
     const cq_pass_args *a = &args->of_pass;
     const pass *p = (const pass *)a->what; /* `is` comes first */
-    const cq_pass_job job = {a->arrays, a->numbers, rows, a->columns, p->kind, p->span};
+    cq_pass_job job = {a->arrays, a->numbers, rows, a->columns, p->kind, p->span};
     int64_t tasks = p->span ? (rows * a->columns + p->span - 1) / p->span : rows;
     if (p->member == column_sums) tasks = (a->columns + SPAN_COLUMNS - 1) / SPAN_COLUMNS;
     (void)sequences, (void)bad;
-    return cq_run(threads, (double)rows * (double)a->columns * p->work, (void *)&job, &(cq_phase){p->member, tasks, 2},
-                  1);
+    return cq_run(threads, (double)rows * (double)a->columns * p->work, &job, &(cq_phase){p->member, tasks, 2}, 1);
 }
 
 void cq_keep_freed(int on) {
