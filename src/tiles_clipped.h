@@ -18,17 +18,19 @@ static int64_t piece_of(int64_t groups) {
     return pieces ? ((groups + pieces - 1) / pieces + 1) / 2 * 2 : 0;
 }
 
-/* A vector holds a panel's line, or half of it. A tile is two of them wide. */
+/* A vector holds a panel's line, or half of it. A tile is two of them wide. From RAISE_FROM rows on, weights + 128 are
+ * laid down before tiles read them: where additions take turns on the multipliers' ports, as on Intel, an exclusive or
+ * for every vector of every tile is 9 % of the work. */
 #ifdef __AVX512BW__
 typedef __m512i line_part;
 #define OP(name) _mm512_##name
 #define REGISTER "v"
-enum { MOST_ROWS = 8, FULL_FROM = 9 }; /* FULL_FROM: rows whose sums leave no register for constants */
+enum { MOST_ROWS = 8, RAISE_FROM = 96, FULL_FROM = 9 }; /* FULL_FROM: rows whose sums leave no register for constants */
 #else
 typedef __m256i line_part;
 #define OP(name) _mm256_##name
 #define REGISTER "x"
-enum { MOST_ROWS = 4, FULL_FROM = 4 };
+enum { MOST_ROWS = 4, RAISE_FROM = 24, FULL_FROM = 4 };
 #endif
 enum { LANES = sizeof(line_part) / 4, AT_ONCE = 2 * LANES / CQ_PANEL }; /* panels of a tile */
 
@@ -48,9 +50,10 @@ static const struct {
 #define ONES (*(const line_part *)in_memory.ones)
 #define HIGH_BITS (*(const line_part *)in_memory.high_bits)
 
-/* w + 128. */
-INLINE line_part raised(const int full, const int8_t *b) {
+/* w + 128, as b may hold it already. */
+INLINE line_part raised(const int is_raised, const int full, const int8_t *b) {
     const line_part *line = (const line_part *)b;
+    if (is_raised) return *line;
     if (!full) return HIGH_BITS ^ *line;
     line_part u;
     __asm__("vmovdqa %1, %0\n\tvpxor %2, %0, %0" : "=x"(u) : "m"(HIGH_BITS), "m"(*line));
@@ -73,12 +76,12 @@ typedef struct {
     const int32_t *start, *sums; /* start: NULL but for the first piece */
     const int8_t *a;
     int64_t a_stride;
-    const int8_t *b;
-    int64_t b_step; /* from a line's first vector to its second */
+    const int8_t *b; /* weights, or weights + 128 */
+    int64_t b_step;  /* from a line's first vector to its second */
     int64_t groups;
     int32_t *acc;
     const int8_t *next; /* the next panel: next_step bytes of it are a tile's share with every two groups */
-    int64_t next_step;
+    int64_t next_step, panel_stride;
 } clipped_product;
 
 /* What a tile brings into the second-level cache: its own weight, where it is the only one that reads it; its share of
@@ -86,7 +89,7 @@ typedef struct {
 enum { FETCH_OWN, FETCH_NEXT, FETCH_NOTHING, NEXT_ROWS = 64 };
 
 /* Rows row .. row + R - 1. The sums of a line's two vectors are c and d. */
-INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o, int64_t row) {
+INLINE void tile_clipped(const int R, const int fetch, const int is_raised, const clipped_product *o, int64_t row) {
     const int full = R >= FULL_FROM;
     const int64_t half = (o->groups + 1) / 2, a_stride = o->a_stride, step = o->b_step;
     const int8_t *a = o->a + row * a_stride, *a2 = a + 4 * half, *end = a + 4 * (o->groups - half);
@@ -109,14 +112,14 @@ INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o,
         EIGHT_ROWS(GET)
     }
     for (; a < end; a += 4, a2 += 4, b += 64, b2 += 64) {
-        const line_part lo = raised(full, b), hi = raised(full, b + step);
-        const line_part lo2 = raised(full, b2), hi2 = raised(full, b2 + step);
+        const line_part lo = raised(is_raised, full, b), hi = raised(is_raised, full, b + step);
+        const line_part lo2 = raised(is_raised, full, b2), hi2 = raised(is_raised, full, b2 + step);
         if (fetch == FETCH_OWN) {
             FETCH_AT(b), FETCH_AT(b2);
             if (AT_ONCE > 1) FETCH_AT(b + step), FETCH_AT(b2 + step);
         } else if (fetch == FETCH_NEXT) {
             __builtin_prefetch(ahead, 0, 2);
-            if (AT_ONCE > 1) __builtin_prefetch(ahead + step, 0, 2);
+            if (AT_ONCE > 1) __builtin_prefetch(ahead + o->panel_stride, 0, 2);
             ahead += o->next_step;
         }
 #define ADD_TWO_GROUPS(r) \
@@ -133,7 +136,7 @@ INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o,
         EIGHT_ROWS(ADD_TWO_GROUPS)
     }
     if (o->groups % 2) {
-        const line_part lo = raised(full, b), hi = raised(full, b + step);
+        const line_part lo = raised(is_raised, full, b), hi = raised(is_raised, full, b + step);
 #define ADD_LAST_GROUP(r) \
     if (R > r) { \
         const line_part x = four_codes(a + r * a_stride); \
@@ -154,19 +157,20 @@ INLINE void tile_clipped(const int R, const int fetch, const clipped_product *o,
 #undef EIGHT_ROWS
 }
 
-#define TILES(fetch) \
+#define TILES(fetch, is_raised) \
     int64_t row = 0; \
     if (MOST_ROWS == 8 && fetch != FETCH_OWN) \
-        for (; row + 8 <= rows; row += 8) tile_clipped(8, fetch, o, row); \
-    for (; row + 4 <= rows; row += 4) tile_clipped(4, fetch, o, row); \
+        for (; row + 8 <= rows; row += 8) tile_clipped(8, fetch, is_raised, o, row); \
+    for (; row + 4 <= rows; row += 4) tile_clipped(4, fetch, is_raised, o, row); \
     switch (rows - row) { \
-    case 1: tile_clipped(1, fetch, o, row); break; \
-    case 2: tile_clipped(2, fetch, o, row); break; \
-    case 3: tile_clipped(3, fetch, o, row); \
+    case 1: tile_clipped(1, fetch, is_raised, o, row); break; \
+    case 2: tile_clipped(2, fetch, is_raised, o, row); break; \
+    case 3: tile_clipped(3, fetch, is_raised, o, row); \
     }
-static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(FETCH_OWN) }
-static void tiles_of_some(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT) }
-static void tiles_of_many(int64_t rows, const clipped_product *o) { TILES(FETCH_NOTHING) }
+static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(FETCH_OWN, 0) }
+static void tiles_of_some(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT, 0) }
+static void tiles_of_more(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT, 1) }
+static void tiles_of_many(int64_t rows, const clipped_product *o) { TILES(FETCH_NOTHING, 1) }
 #undef TILES
 
 /* Groups of excess from `next` to before `end`, an even number, to add or to subtract. */
@@ -203,30 +207,44 @@ INLINE void add_excess(const int P, excess_span added, excess_span subtracted, c
 #undef EACH_HALF
 }
 
+static void raise_lines(const int8_t *b, int64_t lines, int8_t *to) {
+    for (int64_t i = 0; i < 64 * lines; i += (int64_t)sizeof(line_part))
+        *(line_part *)(void *)(to + i) = HIGH_BITS ^ load_part(b + i);
+}
+
 static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups,
                                const cq_strip *s) {
     _Alignas(64) int32_t acc[CQ_BLOCK_ROWS * CQ_TILE];
-    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL;
+    _Alignas(64) int8_t lines[AT_ONCE][64 * PIECE_GROUPS];
+    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, is_raised = s->rows >= RAISE_FROM;
     const int64_t piece = piece_of(groups);
     for (int64_t g = 0; g < groups; g += piece)
         for (int p = 0; p < panels; p += AT_ONCE) { /* where two go at once, the last of an odd number goes twice */
             const int8_t *here = b + p * panel_stride + 64 * g;
-            const clipped_product o = {.start = g ? NULL : s->start + p * CQ_PANEL,
-                                       .sums = a->clipped_sums,
-                                       .a = a->codes + 4 * g,
-                                       .a_stride = a->stride,
-                                       .b = here,
-                                       .b_step = AT_ONCE == 1     ? 32
-                                                 : p + 1 < panels ? panel_stride
-                                                                  : 0,
-                                       .groups = groups - g < piece ? groups - g : piece,
-                                       .acc = acc + p * CQ_PANEL,
-                                       .next = p + AT_ONCE < panels ? here + AT_ONCE * panel_stride
-                                               : g + piece < groups ? b + 64 * (g + piece)
-                                                                    : b + panels * panel_stride,
-                                       .next_step = 128 / ((s->rows + MOST_ROWS - 1) / MOST_ROWS)};
+            const int both = AT_ONCE > 1 && p + 1 < panels;
+            clipped_product o = {.start = g ? NULL : s->start + p * CQ_PANEL,
+                                 .sums = a->clipped_sums,
+                                 .a = a->codes + 4 * g,
+                                 .a_stride = a->stride,
+                                 .b = here,
+                                 .b_step = both           ? panel_stride
+                                           : AT_ONCE == 1 ? 32
+                                                          : 0,
+                                 .groups = groups - g < piece ? groups - g : piece,
+                                 .acc = acc + p * CQ_PANEL,
+                                 .next = p + AT_ONCE < panels ? here + AT_ONCE * panel_stride
+                                         : g + piece < groups ? b + 64 * (g + piece)
+                                                              : b + panels * panel_stride,
+                                 .next_step = 128 / ((s->rows + MOST_ROWS - 1) / MOST_ROWS),
+                                 .panel_stride = panel_stride};
+            if (is_raised) {
+                raise_lines(here, o.groups, lines[0]);
+                if (both) raise_lines(here + panel_stride, o.groups, lines[AT_ONCE - 1]), o.b_step = sizeof lines[0];
+                o.b = lines[0];
+            }
             if (s->rows <= FETCH_ROWS) tiles_of_few(s->rows, &o);
-            else if (s->rows <= NEXT_ROWS) tiles_of_some(s->rows, &o);
+            else if (!is_raised) tiles_of_some(s->rows, &o);
+            else if (s->rows <= NEXT_ROWS) tiles_of_more(s->rows, &o);
             else tiles_of_many(s->rows, &o);
         }
     for (int64_t r = 0; r < s->rows; r++) {
