@@ -243,7 +243,8 @@ def float_weight(rng, k: int, n: int) -> weights.FloatWeight:
 
 
 def linear_floats(rng) -> Iterator[Call]:
-    """A float32 weight: every tail, and what follows, by columns and by rows."""
+    """A float32 weight: every tail, and what follows, by columns and by rows; and where k is so long that a part of it
+    serves several tiles of columns."""
     shapes = cycle([*product((1, 3, 6, 13), TAILS, (1, 5, 33)), (20, 600, 300), (150, 70, 260)])
     variants = [*product(ACTIVATIONS, (None, "float32", "int8"), (None, *FIXED))] * 4
     for i, ((act, kind, form), (m, n, k)) in enumerate(zip(variants, shapes)):
@@ -264,6 +265,13 @@ def linear_floats(rng) -> Iterator[Call]:
                 activation=ACTIVATIONS[i % 5],
                 residual=residual(rng, (None, "float32", "uint8")[i % 3], m, n),
             ),
+        )
+    for m, n, more in ((100, 2049, {}), (60, 300, row_wise(rng, 0, 300))):
+        yield Call(
+            f"long {m}x{n}",
+            _core.linear,
+            (floats(rng, m, 1553), float_weight(rng, 1553, n)),
+            dict(bias=floats(rng, n)) | more,
         )
 
 
