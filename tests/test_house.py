@@ -326,6 +326,10 @@ def test_files_fit_a_sitting():
         assert max(map(len, lines)) <= 120, path
 
 
+def test_the_door_to_c_stays_short():
+    assert sum(len(path.read_text().splitlines()) for path in CORE if path.suffix != ".pxd") < 800
+
+
 def test_public_names_have_docstrings():
     import cq
 
