@@ -183,41 +183,35 @@ static void multiply_f32(const gemm_job *job, const cq_strip *s, int64_t row, in
     cq_multiply_block_f32(&block, NULL);
 }
 
-/* Part k0 .. k0 + count - 1 of k, of a float32 weight's columns; `finish` as in cq_multiply_block_f32. */
-static void multiply_floats(const gemm_job *job, float *acc, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                            int64_t k0, int64_t count, const float *next, const cq_strip *finish) {
-    const int64_t panel_stride = job->w->k * CQ_PANEL;
-    const cq_block_f32 block = {.o = {.a = job->x + row * job->x_stride + k0,
-                                      .a_row = job->x_stride,
-                                      .a_step = 1,
-                                      .b = job->w->floats + column / CQ_PANEL * panel_stride + k0 * CQ_PANEL,
-                                      .b_step = CQ_PANEL,
-                                      .panel_stride = panel_stride},
-                                .rows = rows,
-                                .k = count,
-                                .panels = (int)((columns + CQ_PANEL - 1) / CQ_PANEL),
-                                .add = k0 > 0,
-                                .c = acc,
-                                .c_row = job->span * CQ_TILE,
-                                .next = next};
-    cq_multiply_block_f32(&block, finish);
-}
-
-/* Of a float32 weight. All parts of k but the last are worked off for a whole span of tiles when its first one is due,
- * so that each part of A stays in the second-level cache for all of them. */
+/* Of a float32 weight. When the first tile of a span is due, all parts of k but the last are multiplied with the whole
+ * span, so that each part of A stays in the second-level cache for all of its tiles. */
 static void product_floats(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row,
                            int64_t column) {
     (void)queue;
     const int64_t k = job->w->k, depth = cq_depth_f32(k), last = k > depth ? (k - 1) / depth * depth : 0;
-    const int64_t first = column / CQ_TILE / job->span * job->span * CQ_TILE;
-    const float *b = job->w->floats + first * k;
-    const int64_t columns = min(job->span * CQ_TILE, job->n - first);
-    if (column == first)
-        for (int64_t k0 = 0; k0 < last; k0 += depth)
-            multiply_floats(job, work->acc, row, s->rows, first, columns, k0, depth, b + (k0 + depth) * CQ_PANEL, NULL);
-    b = job->w->floats + (column + CQ_TILE) * k;
-    multiply_floats(job, work->acc + (column - first), row, s->rows, column, s->columns, last, k - last,
-                    column + CQ_TILE < first + columns ? b + last * CQ_PANEL : b, s);
+    const int64_t width = job->span * CQ_TILE, first = column / width * width, end = min(first + width, job->n);
+    const float *a = job->x + row * job->x_stride, *b = job->w->floats;
+    cq_block_f32 block = {.o = {.a = a,
+                                .a_row = job->x_stride,
+                                .a_step = 1,
+                                .b = b + first * k,
+                                .b_step = CQ_PANEL,
+                                .panel_stride = k * CQ_PANEL},
+                          .rows = s->rows,
+                          .k = depth,
+                          .panels = (int)((end - first + CQ_PANEL - 1) / CQ_PANEL),
+                          .c = work->acc,
+                          .c_row = width};
+    for (int64_t k0 = 0; column == first && k0 < last; k0 += depth, block.add = 1) {
+        block.next = block.o.b + depth * CQ_PANEL;
+        cq_multiply_block_f32(&block, NULL);
+        block.o.a += depth, block.o.b += depth * CQ_PANEL;
+    }
+    block.o.a = a + last, block.o.b = b + column * k + last * CQ_PANEL;
+    block.k = k - last, block.add = last > 0, block.panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL;
+    block.c = work->acc + (column - first);
+    block.next = column + CQ_TILE < end ? block.o.b + CQ_TILE * k : b + end * k;
+    cq_multiply_block_f32(&block, s);
 }
 
 static void product_f32(const gemm_job *job, gemm_work *work, cq_queue *queue, cq_strip *s, int64_t row,

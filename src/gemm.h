@@ -54,9 +54,9 @@ static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 #define WAITING_BYTES (512 << 10) /* of a block's float32 rows that wait for their last column: half of that cache */
 #define EVEN_BELOW 16             /* tasks of a member */
 #define ROWS_EACH 24              /* rows that a member should have, or tiles are shared out */
-/* Above LONG_K, CQ_BLOCK_ROWS rows of A are a megabyte and more. A block of a float32 product has then, where tiles are
- * four panels wide, more rows, so that fewer blocks read the weight anew; where they are one panel wide, fewer, and
- * each part of their k serves LONG_SPAN tiles of columns while the second-level cache holds it. */
+/* With k above LONG_K, CQ_BLOCK_ROWS rows of A are a megabyte and more. Blocks of a float32 product then have other
+ * sizes: more rows where tiles are four panels wide, so that fewer blocks read the weight anew; fewer rows where tiles
+ * are one panel wide, and the second-level cache holds a part of their k for LONG_SPAN tiles of columns. */
 enum { LONG_K = 1536, LONG_ROWS_WIDE = 516, LONG_ROWS = 72, LONG_SPAN = 4 };
 
 /* Decides what a task is: blocks of rows by spans of tiles. Returns whether it is whole blocks. */

@@ -147,7 +147,8 @@ def to_codes(
         return codes, stored, clipped.view(np.bool_)
     codes = np.rint(x / scales)
     clipped = ((codes < lows) | (codes > highs)).any(axis=1)
-    return sum(shifts, np.clip(codes, lows, highs)), None, clipped
+    centered = np.clip(codes, lows, highs)
+    return centered + shifts[0] if shifts else centered, None, clipped
 
 
 def rescale(
