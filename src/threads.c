@@ -25,9 +25,8 @@ typedef struct {
     _Alignas(64) _Atomic uint32_t wake,
         left; /* futexes: a round was opened; the last helper of a closed one has left */
     _Atomic int sleepers, waiting, taken, forked;
-    _Atomic int
-        room; /* how many may join this round; a helper that reads the next round's cannot join, as `state` has changed */
-    int helpers; /* threads that exist */
+    _Atomic int room; /* of this round; a helper that reads the next one's cannot join, as `state` has changed */
+    int helpers;      /* threads that exist */
     void (*member)(void *context, cq_queue *queue);
     void *context;
     cq_tasks *tasks;
