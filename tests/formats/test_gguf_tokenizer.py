@@ -84,8 +84,9 @@ def trained(cut) -> Tokenizer:
 
 
 def parts(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges."""
-    return tokenizer.get_vocab(), [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    """Vocabulary and merges, which tokenizers writes as pairs from 0.20 on, and before as strings."""
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return tokenizer.get_vocab(), [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges]
 
 
 def vocabulary(tokenizer: Tokenizer, pre: str | None, **entries):
