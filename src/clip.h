@@ -1,5 +1,6 @@
-/* Rows of codes for the products of tiles_clipped.h: centred and clipped. Included by kernel_avx2.c after it. */
-enum { CLIP = 127 };
+/* Rows of codes for the products of tiles_clipped.h: centred, or counted from a floor, and clipped. A part of
+ * kernel_avx2.c, after it. */
+enum { CLIP = 127, CLIP_UNSIGNED = 255, FLOOR = 32 }; /* FLOOR: how far below the centre */
 
 /* Of 8 groups in int16: bytes 0 and 2 of each group, then bytes 1 and 3. */
 typedef struct {
@@ -29,8 +30,8 @@ INLINE code_pairs positive_pairs(code_pairs x) { return (code_pairs){positive(x.
 INLINE __m256i sum_of(code_pairs x, code_pairs y) {
     return _mm256_add_epi16(_mm256_add_epi16(x.even, x.odd), _mm256_add_epi16(y.even, y.odd));
 }
-/* Of x >= 0, one after another, what fits. *sum starts CLIP below 65535, where additions saturate. */
-INLINE __m256i first_fit(void) { return _mm256_set1_epi16((int16_t)(65535 - CLIP)); }
+/* Of x >= 0, one after another, what fits below `most`. *sum starts that far below 65535, where additions saturate. */
+INLINE __m256i first_fit(int most) { return _mm256_set1_epi16((int16_t)(65535 - most)); }
 INLINE __m256i fit(__m256i *sum, __m256i x) {
     const __m256i before = *sum;
     *sum = _mm256_adds_epu16(before, x);
@@ -41,9 +42,12 @@ INLINE code_pairs fit_pairs(__m256i *sum, code_pairs x) {
     return (code_pairs){even, fit(sum, x.odd)};
 }
 
-/* Where a block's next groups of excess go: those to add upwards, those to subtract downwards. */
+/* Where a block's next groups of excess go. */
 typedef struct {
-    cq_excess *up, *down;
+    int32_t *groups, *codes;
+} excess_end;
+typedef struct {
+    excess_end added, subtracted;
     int64_t left; /* how many more may come */
 } excess_list;
 
@@ -51,30 +55,31 @@ typedef struct {
     code_pairs up1, up2, down1, down2; /* >= 0, of two times 8 groups: to add, and to subtract */
 } excess_codes;
 
-INLINE __m256i keep(code_pairs x, int32_t *codes) {
-    const __m256i bytes = as_bytes(x);
-    _mm256_storeu_si256((__m256i *)codes, bytes);
-    return bytes;
-}
+/* Of four lanes those that a mask names, in front. */
+static const uint8_t in_front[16][4] = {{0}, {0},    {1},    {0, 1},    {2},    {0, 2},    {1, 2},    {0, 1, 2},
+                                        {3}, {0, 3}, {1, 3}, {0, 1, 3}, {2, 3}, {0, 2, 3}, {1, 2, 3}, {0, 1, 2, 3}};
 
-/* Adds those that are not all 0. Which they are cannot be foreseen, so that every group is written, and the next one
- * over it where it holds nothing. */
+/* Adds those of four groups that are not 0. Which they are cannot be foreseen, so that nothing branches on it. */
+INLINE void list_four(excess_end *end, int64_t group, __m128i codes) {
+    const __m128i none = _mm_cmpeq_epi32(codes, _mm_setzero_si128());
+    const int some = 15 & ~_mm_movemask_ps(_mm_castsi128_ps(none));
+    int32_t lanes;
+    memcpy(&lanes, in_front[some], 4);
+    const __m128i order = _mm_cvtepu8_epi32(_mm_cvtsi32_si128(lanes));
+    _mm_storeu_ps((float *)end->codes, _mm_permutevar_ps(_mm_castsi128_ps(codes), order));
+    _mm_storeu_si128((__m128i *)end->groups, _mm_add_epi32(order, _mm_set1_epi32((int32_t)group)));
+    end->codes += __builtin_popcount((unsigned)some), end->groups += __builtin_popcount((unsigned)some);
+}
+INLINE void list_eight(excess_end *end, int64_t group, code_pairs x) {
+    const __m256i codes = as_bytes(x);
+    list_four(end, group, _mm256_castsi256_si128(codes));
+    list_four(end, group + 4, _mm256_extracti128_si256(codes, 1));
+}
 INLINE void list_groups(excess_list *list, int64_t group1, int64_t group2, const excess_codes *x) {
-    int32_t up1[8], up2[8], down1[8], down2[8];
-    cq_excess *up = list->up, *down = list->down;
-    const __m256i all = _mm256_or_si256(_mm256_or_si256(keep(x->up1, up1), keep(x->up2, up2)),
-                                        _mm256_or_si256(keep(x->down1, down1), keep(x->down2, down2)));
-    const __m256i none = _mm256_cmpeq_epi32(all, _mm256_setzero_si256());
-    for (int some = 255 & ~_mm256_movemask_ps(_mm256_castsi256_ps(none)); some; some &= some - 1) {
-        const int i = __builtin_ctz((unsigned)some);
-        const int32_t first = (int32_t)group1 + i, second = (int32_t)group2 + i;
-        *up = (cq_excess){first, up1[i]}, up += up1[i] != 0;
-        *up = (cq_excess){second, up2[i]}, up += up2[i] != 0;
-        *down = (cq_excess){first, down1[i]}, down -= down1[i] != 0;
-        *down = (cq_excess){second, down2[i]}, down -= down2[i] != 0;
-    }
-    list->left -= (up - list->up) + (list->down - down);
-    list->up = up, list->down = down;
+    const int32_t *const up = list->added.codes, *const down = list->subtracted.codes;
+    list_eight(&list->added, group1, x->up1), list_eight(&list->added, group2, x->up2);
+    list_eight(&list->subtracted, group1, x->down1), list_eight(&list->subtracted, group2, x->down2);
+    list->left -= (list->added.codes - up) + (list->subtracted.codes - down);
 }
 
 /* Whether two codes of a group are above CLIP together. */
@@ -91,7 +96,8 @@ INLINE int any_over(const excess_codes *x) {
 INLINE int list_excess(excess_list *list, int64_t group1, int64_t group2, excess_codes x) {
     while (any_over(&x)) {
         if (list->left < CQ_EXCESS_AT_ONCE) return 0;
-        __m256i sums[4] = {first_fit(), first_fit(), first_fit(), first_fit()};
+        const __m256i first = first_fit(CLIP);
+        __m256i sums[4] = {first, first, first, first};
         const excess_codes part = {fit_pairs(sums, x.up1), fit_pairs(sums + 1, x.up2), fit_pairs(sums + 2, x.down1),
                                    fit_pairs(sums + 3, x.down2)};
         list_groups(list, group1, group2, &part);
@@ -104,31 +110,37 @@ INLINE int list_excess(excess_list *list, int64_t group1, int64_t group2, excess
 }
 
 /* A piece of a row: k codes, `half` groups and as many or one fewer; `group` is its first one's place in the row. */
-INLINE int clip_piece(const uint8_t *a, int64_t k, int64_t half, uint8_t centre, int64_t group, int8_t *out,
-                      __m256i *sums, __m256i *clipped_sums, excess_list *list) {
+INLINE int clip_piece(const int is_unsigned, const uint8_t *a, int64_t k, int64_t half, uint8_t centre, int64_t group,
+                      int8_t *out, __m256i *sums, __m256i *clipped_sums, excess_list *list) {
     const __m256i middle = _mm256_set1_epi16(centre), bytes = _mm256_set1_epi8((char)centre);
-    const __m256i one = _mm256_set1_epi16(1), most = _mm256_set1_epi16(CLIP);
+    const __m256i one = _mm256_set1_epi16(1), most = _mm256_set1_epi16(is_unsigned ? CLIP_UNSIGNED : CLIP);
     for (int64_t i = 0, j = 4 * half; i < 4 * half; i += 32, j += 32, group += 8) {
         const int64_t n = 4 * half - i < 32 ? 4 * half - i : 32;
         const __m256i c1 = load_codes(a + i, n < k - i ? n : k - i, centre);
         const __m256i c2 = load_codes(a + j, n < k - j ? n : k - j, centre);
         const code_pairs x1 = centred(c1, middle), up1 = positive_pairs(x1);
         const code_pairs x2 = centred(c2, middle), up2 = positive_pairs(x2);
-        const __m256i all = sum_of(x1, x2), up = sum_of(up1, up2);
-        const __m256i over = _mm256_cmpgt_epi16(_mm256_max_epi16(up, _mm256_sub_epi16(up, all)), most);
+        const __m256i all = sum_of(x1, x2), up = sum_of(up1, up2), down = _mm256_sub_epi16(up, all);
+        const __m256i over = is_unsigned ? _mm256_or_si256(_mm256_cmpgt_epi16(up, most), down)
+                                         : _mm256_cmpgt_epi16(_mm256_max_epi16(up, down), most);
         const __m256i sum = _mm256_madd_epi16(all, one);
         __m256i y1 = _mm256_sub_epi8(c1, bytes), y2 = _mm256_sub_epi8(c2, bytes), clipped_sum = sum;
         if (!_mm256_testz_si256(over, over)) {
-            const code_pairs down1 = minus(up1, x1), down2 = minus(up2, x2);
-            __m256i sum_up = first_fit(), sum_down = sum_up;
-            const code_pairs u1 = fit_pairs(&sum_up, up1), u2 = fit_pairs(&sum_up, up2);
-            const code_pairs d1 = fit_pairs(&sum_down, down1), d2 = fit_pairs(&sum_down, down2);
-            const excess_codes excess = {minus(up1, u1), minus(up2, u2), minus(down1, d1), minus(down2, d2)};
+            excess_codes excess = {.down1 = minus(up1, x1), .down2 = minus(up2, x2)};
+            __m256i sum_up = first_fit(is_unsigned ? CLIP_UNSIGNED : CLIP), sum_down = sum_up;
+            code_pairs u1 = fit_pairs(&sum_up, up1), u2 = fit_pairs(&sum_up, up2);
+            excess.up1 = minus(up1, u1), excess.up2 = minus(up2, u2);
+            if (!is_unsigned) {
+                const code_pairs d1 = fit_pairs(&sum_down, excess.down1), d2 = fit_pairs(&sum_down, excess.down2);
+                excess.down1 = minus(excess.down1, d1), excess.down2 = minus(excess.down2, d2);
+                u1 = minus(u1, d1), u2 = minus(u2, d2);
+                clipped_sum = _mm256_madd_epi16(_mm256_sub_epi16(sum_up, sum_down), one);
+            }
             if (!list_excess(list, group, group + half, excess)) return 0;
-            y1 = as_bytes(minus(u1, d1)), y2 = as_bytes(minus(u2, d2));
-            clipped_sum = _mm256_madd_epi16(_mm256_sub_epi16(sum_up, sum_down), one);
+            y1 = as_bytes(u1), y2 = as_bytes(u2);
         }
-        *sums = _mm256_add_epi32(*sums, sum), *clipped_sums = _mm256_add_epi32(*clipped_sums, clipped_sum);
+        *sums = _mm256_add_epi32(*sums, sum);
+        if (!is_unsigned) *clipped_sums = _mm256_add_epi32(*clipped_sums, clipped_sum);
         if (n == 32) {
             _mm256_storeu_si256((__m256i *)(out + i), y1), _mm256_storeu_si256((__m256i *)(out + j), y2);
         } else {
@@ -138,6 +150,30 @@ INLINE int clip_piece(const uint8_t *a, int64_t k, int64_t half, uint8_t centre,
         }
     }
     return 1;
+}
+
+/* How many more pairs of codes hold excess in a row counted from `below` under the centre than in a centred one. */
+static int64_t more_excess(const uint8_t *a, int64_t k, uint8_t centre, int32_t below) {
+    const int64_t half = (k + 7) / 8 * 4;
+    const __m256i middle = _mm256_set1_epi16(centre), shift = _mm256_set1_epi16((int16_t)below);
+    const __m256i most = _mm256_set1_epi16(CLIP), most_unsigned = _mm256_set1_epi16(CLIP_UNSIGNED);
+    __m256i more = _mm256_setzero_si256();
+    for (int64_t i = 0; i < half; i += 32) {
+        const int64_t n = half - i;
+        const code_pairs x1 = centred(load_codes(a + i, n, centre), middle);
+        const code_pairs x2 = centred(load_codes(a + half + i, n < k - half - i ? n : k - half - i, centre), middle);
+        const __m256i all = sum_of(x1, x2), up = sum_of(positive_pairs(x1), positive_pairs(x2));
+        more = _mm256_add_epi16(more, _mm256_cmpgt_epi16(up, most));
+        more = _mm256_add_epi16(more, _mm256_cmpgt_epi16(_mm256_sub_epi16(up, all), most));
+#define UP(x) _mm256_add_epi16(x, shift)
+        const code_pairs v1 = {UP(x1.even), UP(x1.odd)}, v2 = {UP(x2.even), UP(x2.odd)};
+#undef UP
+        const __m256i above = sum_of(positive_pairs(v1), positive_pairs(v2));
+        more = _mm256_sub_epi16(more, _mm256_cmpgt_epi16(above, most_unsigned));
+        more = _mm256_add_epi16(more, _mm256_srli_epi16(_mm256_min_epi16(v1.even, v1.odd), 15));
+        more = _mm256_add_epi16(more, _mm256_srli_epi16(_mm256_min_epi16(v2.even, v2.odd), 15));
+    }
+    return i32_sum((i32x16){_mm256_madd_epi16(more, _mm256_set1_epi16(1)), _mm256_setzero_si256()});
 }
 
 /* Rounded to the nearest; 0 of nothing. */
@@ -153,37 +189,60 @@ static int32_t mean_code(const uint8_t *a, int64_t a_stride, int64_t rows, int64
     return k ? (int32_t)((all + rows * k / 2) / (rows * k)) : 0;
 }
 
-/* A row's groups go in twos. */
-INLINE void end_row(excess_list *list, cq_clipped *out, int64_t r) {
-    const int64_t up = list->up - out->excess, down = out->excess + out->room - 1 - list->down;
-    const cq_excess nothing = {0, 0};
-    if (up % 2) *list->up++ = nothing;
-    if (down % 2) *list->down-- = nothing;
-    out->added[r] = list->up - out->excess, out->subtracted[r] = list->down + 1 - out->excess;
+/* How far below their centres codes are counted from; -1: they are centred. By some of the rows: whether the excess that
+ * there is more of then takes less time than raising weights. Zero points of rows must be low, as an activation
+ * function's are, and alike. */
+static int32_t floor_of(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros,
+                        int32_t mean) {
+    const double raising = rows >= RAISE_FROM ? 0.02 : 0.2 / (double)(rows < MOST_ROWS ? rows : MOST_ROWS);
+    const int64_t step = rows < 128 ? (rows + 3) / 4 : 32;
+    int32_t below = zeros ? zeros[0] : mean < FLOOR ? mean : FLOOR, highest = below;
+    int64_t more = 0, looked = 0;
+    for (int64_t r = 1; zeros && r < rows; r++) {
+        below = zeros[r] < below ? zeros[r] : below;
+        highest = zeros[r] > highest ? zeros[r] : highest;
+    }
+    if (below < 0 || highest > FLOOR || highest - below > FLOOR / 4) return -1;
+    for (int64_t r = step / 2; r < rows; r += step, looked++)
+        more += more_excess(a + r * a_stride, k, (uint8_t)(zeros ? zeros[r] : mean), below);
+    return (double)more <= raising * (double)(looked * k / 4) ? below : -1;
+}
+
+/* A row's groups go in twos. Returns where they end. */
+INLINE int64_t end_row(excess_end *end, const int32_t *start) {
+    if ((end->codes - start) % 2) *end->codes++ = 0, *end->groups++ = 0;
+    return end->codes - start;
 }
 
 /* Rows with a zero point each are centred there. One for all is not always in the middle, as where features have scales
- * and offsets of their own: then the centre is the codes' mean, and what is left of the zero point stays one. */
+ * and offsets of their own: then the centre is the codes' mean. What is left of the zero point stays one. */
 static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros, int32_t zero,
                      cq_clipped *out) {
     const int64_t groups = (k + 3) / 4, piece = piece_of(groups);
     const int32_t mean = zeros ? 0 : mean_code(a, a_stride, rows, k);
-    out->zero = zeros ? 0 : zero - mean;
-    excess_list list = {.up = out->excess, .down = out->excess + out->room - 1};
+    const int32_t floor = floor_of(a, a_stride, rows, k, zeros, mean), below = floor < 0 ? 0 : floor;
+    out->zero = (zeros ? 0 : zero - mean) + below, out->is_unsigned = floor >= 0;
+    const cq_excess *const added = &out->added, *const subtracted = &out->subtracted;
+    excess_list list = {{added->groups, added->codes}, {subtracted->groups, subtracted->codes}, 0};
     for (int64_t r = 0; r < rows; r++, a += a_stride) {
-        const int32_t centre = zeros ? zeros[r] : mean;
+        const int32_t centre = (zeros ? zeros[r] : mean) - below;
         if (centre < 0 || centre > 255) return 0;
         /* The room is for all rows alike, more or less: it is soon clear where it will not do. */
         const int64_t by_now = out->room * (r + 1) / rows + out->room / 8 + CQ_EXCESS_AT_ONCE;
-        list.left = (by_now < out->room ? by_now : out->room) - (out->room - 1 - (list.down - list.up));
+        list.left = (by_now < out->room ? by_now : out->room) - (list.added.codes - added->codes) -
+                    (list.subtracted.codes - subtracted->codes);
         __m256i sums = _mm256_setzero_si256(), clipped_sums = sums;
         for (int64_t g = 0; g < groups; g += piece) {
             const int64_t some = groups - g < piece ? groups - g : piece, left = k - 4 * g;
-            if (!clip_piece(a + 4 * g, left < 4 * some ? left : 4 * some, (some + 1) / 2, (uint8_t)centre, g,
-                            out->codes + r * out->stride + 4 * g, &sums, &clipped_sums, &list))
-                return 0;
+            const int64_t codes = left < 4 * some ? left : 4 * some;
+            int8_t *to = out->codes + r * out->stride + 4 * g;
+#define CLIP_PIECE(is_unsigned) \
+    clip_piece(is_unsigned, a + 4 * g, codes, (some + 1) / 2, (uint8_t)centre, g, to, &sums, &clipped_sums, &list)
+            if (!(out->is_unsigned ? CLIP_PIECE(1) : CLIP_PIECE(0))) return 0;
+#undef CLIP_PIECE
         }
-        end_row(&list, out, r);
+        added->ends[r] = end_row(&list.added, added->codes);
+        subtracted->ends[r] = end_row(&list.subtracted, subtracted->codes);
         out->sums[r] = i32_sum((i32x16){sums, _mm256_setzero_si256()});
         out->clipped_sums[r] = i32_sum((i32x16){clipped_sums, _mm256_setzero_si256()});
     }

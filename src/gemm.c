@@ -243,13 +243,14 @@ static void close_work(gemm_work *work) {
 
 /* One piece of memory, which starts with the codes. */
 static int open_clipped(const gemm_job *job, cq_clipped *c) {
-    const int64_t rows = job->block_rows, bytes = up(rows * up(job->k4, 8), 64);
+    const int64_t rows = job->block_rows, bytes = up(rows * up(job->k4, 8), 64), room = excess_room(job, rows);
     c->stride = up(job->k4, 8);
-    c->codes = cq_scratch(bytes + rows * 24 + excess_room(job, rows) * (int64_t)sizeof(cq_excess));
+    c->codes = cq_scratch(bytes + rows * 24 + room * 16);
     if (!c->codes) return 0;
-    c->added = (int64_t *)(void *)(c->codes + bytes), c->subtracted = c->added + rows;
-    c->sums = (int32_t *)(c->subtracted + rows), c->clipped_sums = c->sums + rows;
-    c->excess = (cq_excess *)(c->clipped_sums + rows);
+    c->added.ends = (int64_t *)(void *)(c->codes + bytes), c->subtracted.ends = c->added.ends + rows;
+    c->sums = (int32_t *)(c->subtracted.ends + rows), c->clipped_sums = c->sums + rows;
+    c->added.groups = c->clipped_sums + rows, c->added.codes = c->added.groups + room;
+    c->subtracted.groups = c->added.codes + room, c->subtracted.codes = c->subtracted.groups + room;
     return 1;
 }
 

@@ -45,24 +45,24 @@ typedef struct {
     float qmin, qmax;
 } cq_strip;
 
-/* A group of 4 codes, all >= 0, of which two that are multiplied by the same pair of weights are at most 127 together,
- * and its place in a row. */
+/* Groups of 4 codes, all >= 0, of which two that are multiplied by the same pair of weights are at most 127 together,
+ * and their places in a row; row by row an even number. */
 typedef struct {
-    int32_t group, codes;
+    int32_t *groups, *codes; /* (room) */
+    int64_t *ends;           /* (rows) */
 } cq_excess;
 #define CQ_EXCESS_AT_ONCE 40 /* there is no more excess where there is no room for so many */
 
-/* Rows of codes minus a centre, clipped so that a product's int16 sums cannot overflow; what was clipped off each row,
- * its excess; and a row's sums. */
+/* Rows of codes minus a centre, or minus a floor below most of them, clipped so that a product's int16 sums cannot
+ * overflow; what was clipped off each row, its excess; and a row's sums. */
 typedef struct {
     int8_t *codes; /* (rows, stride): k of them, then zeros, up to a multiple of 8 */
     int64_t stride;
-    int32_t *sums, *clipped_sums; /* (rows): of codes minus the centre, and of `codes` */
+    int is_unsigned;              /* minus a floor: `codes` are uint8 */
+    int32_t *sums, *clipped_sums; /* (rows): of codes minus the centre or floor; of `codes`, or 0 where unsigned */
     int32_t zero;                 /* what is left of the zero point, for all rows */
-    /* (room): row by row an even number of groups, what is to be added from the start on, what is to be subtracted from
-     * the end back. */
-    cq_excess *excess;
-    int64_t room, *added, *subtracted; /* (rows): where each row's groups to add end, and those to subtract begin */
+    cq_excess added, subtracted;
+    int64_t room;
 } cq_clipped;
 
 /* What a query sees of a row of scores: first .. end - 1, at least one. */

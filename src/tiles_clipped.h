@@ -8,6 +8,9 @@
  *
  *     sum x w  =  sum y (w + 128) - 128 sum y + sum e w
  *
+ * Where most codes lie above a floor and not far from it, as those of an activation function do, y counts from there,
+ * four y >= 0 are at most 255 together, and weights count as they are: sum x w = sum y w + sum e w.
+ *
  * K is cut into pieces, and a piece into halves. Group i of the first half and group i of the second are added. */
 #include "tiles.h"
 
@@ -34,7 +37,9 @@ enum { MOST_ROWS = 4, RAISE_FROM = 24, FULL_FROM = 4 };
 #endif
 enum { LANES = sizeof(line_part) / 4, AT_ONCE = 2 * LANES / CQ_PANEL }; /* panels of a tile */
 
+typedef line_part loose_part __attribute__((aligned(1))); /* weights that came from elsewhere may lie anyhow */
 INLINE line_part load_part(const void *p) { return *(const line_part *)p; }
+INLINE line_part load_weights(const int8_t *b) { return *(const loose_part *)b; }
 INLINE void store_part(int32_t *p, line_part x) { *(line_part *)(void *)p = x; }
 INLINE line_part four_codes(const int8_t *a) {
     int32_t x;
@@ -50,13 +55,15 @@ static const struct {
 #define ONES (*(const line_part *)in_memory.ones)
 #define HIGH_BITS (*(const line_part *)in_memory.high_bits)
 
-/* w + 128, as b may hold it already. */
-INLINE line_part raised(const int is_raised, const int full, const int8_t *b) {
-    const line_part *line = (const line_part *)b;
-    if (is_raised) return *line;
-    if (!full) return HIGH_BITS ^ *line;
+/* What tiles make of weights: w + 128, by themselves or laid down before, or w for unsigned codes. */
+enum { RAISE, RAISED, UNRAISED };
+
+INLINE line_part weights(const int as, const int full, const int8_t *b) {
+    if (as == RAISED) return load_part(b);
+    if (as == UNRAISED) return load_weights(b);
+    if (!full) return HIGH_BITS ^ load_weights(b);
     line_part u;
-    __asm__("vmovdqa %1, %0\n\tvpxor %2, %0, %0" : "=x"(u) : "m"(HIGH_BITS), "m"(*line));
+    __asm__("vmovdqa %1, %0\n\tvpxor %2, %0, %0" : "=x"(u) : "m"(HIGH_BITS), "m"(*(const loose_part *)b));
     return u;
 }
 
@@ -77,21 +84,22 @@ typedef struct {
     const int8_t *a;
     int64_t a_stride;
     const int8_t *b; /* weights, or weights + 128 */
-    int64_t b_step;  /* from a line's first vector to its second */
+    int64_t b_step;  /* from a panel to the second one, where a tile is two wide */
     int64_t groups;
     int32_t *acc;
     const int8_t *next; /* the next panel: next_step bytes of it are a tile's share with every two groups */
     int64_t next_step, panel_stride;
 } clipped_product;
 
-/* What a tile brings into the second-level cache: its own weight, where it is the only one that reads it; its share of
- * the next panel; or nothing, where so many tiles read a panel that they do not wait for it. */
-enum { FETCH_OWN, FETCH_NEXT, FETCH_NOTHING, NEXT_ROWS = 64 };
+/* What a tile brings into the second-level cache: its own weight, where it is the only one that reads it, or its share
+ * of the next panel. */
+enum { FETCH_OWN, FETCH_NEXT };
 
 /* Rows row .. row + R - 1. The sums of a line's two vectors are c and d. */
-INLINE void tile_clipped(const int R, const int fetch, const int is_raised, const clipped_product *o, int64_t row) {
+INLINE void tile_clipped(const int R, const int fetch, const int as, const clipped_product *o, int64_t row) {
     const int full = R >= FULL_FROM;
-    const int64_t half = (o->groups + 1) / 2, a_stride = o->a_stride, step = o->b_step;
+    const int64_t half = (o->groups + 1) / 2, a_stride = o->a_stride;
+    const int64_t step = AT_ONCE == 1 ? (int64_t)sizeof(line_part) : o->b_step;
     const int8_t *a = o->a + row * a_stride, *a2 = a + 4 * half, *end = a + 4 * (o->groups - half);
     const int8_t *b = o->b, *b2 = b + 64 * half;
     int32_t *const acc = o->acc + row * CQ_TILE;
@@ -112,36 +120,37 @@ INLINE void tile_clipped(const int R, const int fetch, const int is_raised, cons
         EIGHT_ROWS(GET)
     }
     for (; a < end; a += 4, a2 += 4, b += 64, b2 += 64) {
-        const line_part lo = raised(is_raised, full, b), hi = raised(is_raised, full, b + step);
-        const line_part lo2 = raised(is_raised, full, b2), hi2 = raised(is_raised, full, b2 + step);
+        const line_part lo = weights(as, full, b), hi = weights(as, full, b + step);
+        const line_part lo2 = weights(as, full, b2), hi2 = weights(as, full, b2 + step);
         if (fetch == FETCH_OWN) {
             FETCH_AT(b), FETCH_AT(b2);
             if (AT_ONCE > 1) FETCH_AT(b + step), FETCH_AT(b2 + step);
-        } else if (fetch == FETCH_NEXT) {
+        } else {
             __builtin_prefetch(ahead, 0, 2);
             if (AT_ONCE > 1) __builtin_prefetch(ahead + o->panel_stride, 0, 2);
             ahead += o->next_step;
         }
+#define ADD(sum, w, w2) { \
+    if (as == UNRAISED && full) ADD_FOUR(sum, x, w, y, w2, ONES, REGISTER, "m") \
+    else if (as == UNRAISED) ADD_FOUR(sum, x, w, y, w2, ONES, REGISTER, REGISTER) \
+    else if (full) ADD_FOUR(sum, w, x, w2, y, ONES, REGISTER, "m") \
+    else ADD_FOUR(sum, w, x, w2, y, ONES, REGISTER, REGISTER) }
 #define ADD_TWO_GROUPS(r) \
     if (R > r) { \
         const line_part x = four_codes(a + r * a_stride), y = four_codes(a2 + r * a_stride); \
-        if (full) { \
-            ADD_FOUR(c##r, lo, x, lo2, y, ONES, REGISTER, "m") \
-            ADD_FOUR(d##r, hi, x, hi2, y, ONES, REGISTER, "m") \
-        } else { \
-            ADD_FOUR(c##r, lo, x, lo2, y, ONES, REGISTER, REGISTER) \
-            ADD_FOUR(d##r, hi, x, hi2, y, ONES, REGISTER, REGISTER) \
-        } \
+        ADD(c##r, lo, lo2) \
+        ADD(d##r, hi, hi2) \
     }
         EIGHT_ROWS(ADD_TWO_GROUPS)
     }
     if (o->groups % 2) {
-        const line_part lo = raised(is_raised, full, b), hi = raised(is_raised, full, b + step);
+        const line_part lo = weights(as, full, b), hi = weights(as, full, b + step);
+#define PRODUCTS(w, x) (as == UNRAISED ? OP(maddubs_epi16)(x, w) : OP(maddubs_epi16)(w, x))
 #define ADD_LAST_GROUP(r) \
     if (R > r) { \
         const line_part x = four_codes(a + r * a_stride); \
-        c##r = OP(add_epi32)(c##r, OP(madd_epi16)(OP(maddubs_epi16)(lo, x), ONES)); \
-        d##r = OP(add_epi32)(d##r, OP(madd_epi16)(OP(maddubs_epi16)(hi, x), ONES)); \
+        c##r = OP(add_epi32)(c##r, OP(madd_epi16)(PRODUCTS(lo, x), ONES)); \
+        d##r = OP(add_epi32)(d##r, OP(madd_epi16)(PRODUCTS(hi, x), ONES)); \
     }
         EIGHT_ROWS(ADD_LAST_GROUP)
     }
@@ -150,33 +159,41 @@ INLINE void tile_clipped(const int R, const int fetch, const int is_raised, cons
     EIGHT_ROWS(PUT)
 #undef PUT
 #undef ADD_LAST_GROUP
+#undef PRODUCTS
 #undef ADD_TWO_GROUPS
+#undef ADD
 #undef GET
 #undef BEGIN
 #undef LET
 #undef EIGHT_ROWS
 }
 
-#define TILES(fetch, is_raised) \
+#define TILES(fetch, as) \
     int64_t row = 0; \
     if (MOST_ROWS == 8 && fetch != FETCH_OWN) \
-        for (; row + 8 <= rows; row += 8) tile_clipped(8, fetch, is_raised, o, row); \
-    for (; row + 4 <= rows; row += 4) tile_clipped(4, fetch, is_raised, o, row); \
+        for (; row + 8 <= rows; row += 8) tile_clipped(8, fetch, as, o, row); \
+    for (; row + 4 <= rows; row += 4) tile_clipped(4, fetch, as, o, row); \
     switch (rows - row) { \
-    case 1: tile_clipped(1, fetch, is_raised, o, row); break; \
-    case 2: tile_clipped(2, fetch, is_raised, o, row); break; \
-    case 3: tile_clipped(3, fetch, is_raised, o, row); \
+    case 1: tile_clipped(1, fetch, as, o, row); break; \
+    case 2: tile_clipped(2, fetch, as, o, row); break; \
+    case 3: tile_clipped(3, fetch, as, o, row); \
     }
-static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(FETCH_OWN, 0) }
-static void tiles_of_some(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT, 0) }
-static void tiles_of_more(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT, 1) }
-static void tiles_of_many(int64_t rows, const clipped_product *o) { TILES(FETCH_NOTHING, 1) }
+static void tiles_of_few(int64_t rows, const clipped_product *o) { TILES(FETCH_OWN, RAISE) }
+static void tiles_of_some(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT, RAISE) }
+static void tiles_of_many(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT, RAISED) }
+static void unsigned_tiles_of_few(int64_t rows, const clipped_product *o) { TILES(FETCH_OWN, UNRAISED) }
+static void unsigned_tiles_of_some(int64_t rows, const clipped_product *o) { TILES(FETCH_NEXT, UNRAISED) }
 #undef TILES
 
-/* Groups of excess from `next` to before `end`, an even number, to add or to subtract. */
+/* An even number of groups of excess, to add or to subtract. */
 typedef struct {
-    const cq_excess *next, *end;
+    const int32_t *groups, *codes, *end; /* end: of codes */
 } excess_span;
+
+static excess_span span_of(const cq_excess *e, int64_t row) {
+    const int64_t start = row ? e->ends[row - 1] : 0;
+    return (excess_span){e->groups + start, e->codes + start, e->codes + e->ends[row]};
+}
 
 /* acc (16 P) += a row's excess x P panels. */
 INLINE void add_excess(const int P, excess_span added, excess_span subtracted, const int8_t *b, int64_t panel_stride,
@@ -185,13 +202,13 @@ INLINE void add_excess(const int P, excess_span added, excess_span subtracted, c
 #define IS_THERE(p, h) (P > p && (h == 0 || LANES < CQ_PANEL))
 #define GET(p, h) line_part c##p##h = IS_THERE(p, h) ? load_part(acc + CQ_PANEL * p + LANES * h) : ONES;
     EACH_HALF(GET)
-#define LINE(b, p, h) *(const line_part *)(b + p * panel_stride + 4 * LANES * h)
+#define LINE(b, p, h) *(const loose_part *)(b + p * panel_stride + 4 * LANES * h)
 #define ADD(p, h) if (IS_THERE(p, h)) ADD_FOUR(c##p##h, x, LINE(b1, p, h), y, LINE(b2, p, h), sign, "m", REGISTER)
 #define ADD_SPAN(span, times) { \
         const line_part sign = times; \
-        for (const cq_excess *e = span.next; e < span.end; e += 2) { \
-            const line_part x = OP(set1_epi32)(e[0].codes), y = OP(set1_epi32)(e[1].codes); \
-            const int8_t *b1 = b + 64 * (int64_t)e[0].group, *b2 = b + 64 * (int64_t)e[1].group; \
+        for (const int32_t *e = span.codes, *g = span.groups; e < span.end; e += 2, g += 2) { \
+            const line_part x = OP(set1_epi32)(e[0]), y = OP(set1_epi32)(e[1]); \
+            const int8_t *b1 = b + 64 * (int64_t)g[0], *b2 = b + 64 * (int64_t)g[1]; \
             EACH_HALF(ADD) \
         } }
     ADD_SPAN(added, OP(set1_epi16)(1))
@@ -209,14 +226,14 @@ INLINE void add_excess(const int P, excess_span added, excess_span subtracted, c
 
 static void raise_lines(const int8_t *b, int64_t lines, int8_t *to) {
     for (int64_t i = 0; i < 64 * lines; i += (int64_t)sizeof(line_part))
-        *(line_part *)(void *)(to + i) = HIGH_BITS ^ load_part(b + i);
+        *(line_part *)(void *)(to + i) = HIGH_BITS ^ load_weights(b + i);
 }
 
 static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups,
                                const cq_strip *s) {
     _Alignas(64) int32_t acc[CQ_BLOCK_ROWS * CQ_TILE];
     _Alignas(64) int8_t lines[AT_ONCE][64 * PIECE_GROUPS];
-    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, is_raised = s->rows >= RAISE_FROM;
+    const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, is_raised = !a->is_unsigned && s->rows >= RAISE_FROM;
     const int64_t piece = piece_of(groups);
     for (int64_t g = 0; g < groups; g += piece)
         for (int p = 0; p < panels; p += AT_ONCE) { /* where two go at once, the last of an odd number goes twice */
@@ -227,9 +244,7 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
                                  .a = a->codes + 4 * g,
                                  .a_stride = a->stride,
                                  .b = here,
-                                 .b_step = both           ? panel_stride
-                                           : AT_ONCE == 1 ? 32
-                                                          : 0,
+                                 .b_step = both ? panel_stride : 0,
                                  .groups = groups - g < piece ? groups - g : piece,
                                  .acc = acc + p * CQ_PANEL,
                                  .next = p + AT_ONCE < panels ? here + AT_ONCE * panel_stride
@@ -242,15 +257,20 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
                 if (both) raise_lines(here + panel_stride, o.groups, lines[AT_ONCE - 1]), o.b_step = sizeof lines[0];
                 o.b = lines[0];
             }
-            if (s->rows <= FETCH_ROWS) tiles_of_few(s->rows, &o);
-            else if (!is_raised) tiles_of_some(s->rows, &o);
-            else if (s->rows <= NEXT_ROWS) tiles_of_more(s->rows, &o);
-            else tiles_of_many(s->rows, &o);
+            if (a->is_unsigned) {
+                if (s->rows <= FETCH_ROWS) unsigned_tiles_of_few(s->rows, &o);
+                else unsigned_tiles_of_some(s->rows, &o);
+            } else if (s->rows <= FETCH_ROWS) {
+                tiles_of_few(s->rows, &o);
+            } else if (is_raised) {
+                tiles_of_many(s->rows, &o);
+            } else {
+                tiles_of_some(s->rows, &o);
+            }
         }
     for (int64_t r = 0; r < s->rows; r++) {
-        const excess_span added = {a->excess + (r ? a->added[r - 1] : 0), a->excess + a->added[r]};
-        const excess_span subtracted = {a->excess + a->subtracted[r], a->excess + (r ? a->subtracted[r - 1] : a->room)};
-        if (added.next == added.end && subtracted.next == subtracted.end) continue;
+        const excess_span added = span_of(&a->added, r), subtracted = span_of(&a->subtracted, r);
+        if (added.codes == added.end && subtracted.codes == subtracted.end) continue;
         if (panels == CQ_TILE / CQ_PANEL) add_excess(4, added, subtracted, b, panel_stride, acc + r * CQ_TILE);
         else
             for (int p = 0; p < panels; p++)

@@ -117,6 +117,18 @@ def test_codes_around_their_zero_point(dtype, deviation, rng):
         assert_sum(a, codes(rng, "int8", k, n), a_zero, b_zero)
 
 
+@pytest.mark.parametrize("dtype, deviation", [*product(["uint8", "int8"], DEVIATIONS)])
+def test_codes_above_their_zero_point(dtype, deviation, rng):
+    """As an activation function leaves them: few lie below the zero point, and not far. AVX2 counts them from there."""
+    low, high = affine.RANGES[dtype]
+    for i, (m, k) in enumerate(product((1, 3, 8, 13, 50, 150), (1, 7, 64, 130, 384, 1025, 2051))):
+        n = (64, 70, 144)[i % 3]
+        a_zero = low + [0, 5, 32, rng.integers(20, 28, m), rng.integers(0, 40, m)][i % 5]
+        x = np.abs(rng.standard_normal((m, k))) * deviation * (rng.random((m, k)) < 0.7) - rng.random((m, k)) * 16
+        a = np.clip(np.rint(x) + np.reshape(a_zero, (-1, 1)), low, high).astype(dtype)
+        assert_sum(a, codes(rng, "int8", k, n), a_zero, codes(rng, "int8", n) if i % 5 == 0 else 0)
+
+
 @pytest.mark.parametrize("b, zero_point", [*product([-128, 127], [0, 128, 255])])
 def test_clipped_sums_do_not_saturate(b, zero_point):
     """Any four codes that are added in int16, around what is clipped, where the weight is as large as can be."""
