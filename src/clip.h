@@ -189,8 +189,8 @@ static int32_t mean_code(const uint8_t *a, int64_t a_stride, int64_t rows, int64
     return k ? (int32_t)((all + rows * k / 2) / (rows * k)) : 0;
 }
 
-/* How far below their centres codes are counted from; -1: they are centred. By some of the rows: whether the excess that
- * there is more of then takes less time than raising weights. Zero points of rows must be low, as an activation
+/* How far below their centres codes are counted from; -1: they are centred. Some of the rows tell: whether the excess
+ * that there is more of then takes less time than raising weights. Zero points of rows must be low, as an activation
  * function's are, and alike. */
 static int32_t floor_of(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros,
                         int32_t mean) {
