@@ -55,30 +55,38 @@ typedef struct {
     code_pairs up1, up2, down1, down2; /* >= 0, of two times 8 groups: to add, and to subtract */
 } excess_codes;
 
-/* Of four lanes those that a mask names, in front. */
-static const uint8_t in_front[16][4] = {{0}, {0},    {1},    {0, 1},    {2},    {0, 2},    {1, 2},    {0, 1, 2},
-                                        {3}, {0, 3}, {1, 3}, {0, 1, 3}, {2, 3}, {0, 2, 3}, {1, 2, 3}, {0, 1, 2, 3}};
+/* Of eight lanes those that a mask names, in front: a byte each, the first one lowest. */
+#define NAMED(mask, i) ((mask) >> (i) & 1)
+#define NAMED_BEFORE(mask, i) \
+    ((i > 0) * NAMED(mask, 0) + (i > 1) * NAMED(mask, 1) + (i > 2) * NAMED(mask, 2) + (i > 3) * NAMED(mask, 3) + \
+     (i > 4) * NAMED(mask, 4) + (i > 5) * NAMED(mask, 5) + (i > 6) * NAMED(mask, 6))
+#define LANE(mask, i) ((uint64_t)i * NAMED(mask, i) << 8 * NAMED_BEFORE(mask, i))
+#define LANES_OF(mask) \
+    LANE(mask, 1) | LANE(mask, 2) | LANE(mask, 3) | LANE(mask, 4) | LANE(mask, 5) | LANE(mask, 6) | LANE(mask, 7)
+#define OF_4(mask) LANES_OF(mask), LANES_OF(mask + 1), LANES_OF(mask + 2), LANES_OF(mask + 3)
+#define OF_16(mask) OF_4(mask), OF_4(mask + 4), OF_4(mask + 8), OF_4(mask + 12)
+#define OF_64(mask) OF_16(mask), OF_16(mask + 16), OF_16(mask + 32), OF_16(mask + 48)
+static const uint64_t in_front[256] = {OF_64(0), OF_64(64), OF_64(128), OF_64(192)};
 
-/* Adds those of four groups that are not 0. Which they are cannot be foreseen, so that nothing branches on it. */
-INLINE void list_four(excess_end *end, int64_t group, __m128i codes) {
-    const __m128i none = _mm_cmpeq_epi32(codes, _mm_setzero_si128());
-    const int some = 15 & ~_mm_movemask_ps(_mm_castsi128_ps(none));
-    int32_t lanes;
-    memcpy(&lanes, in_front[some], 4);
-    const __m128i order = _mm_cvtepu8_epi32(_mm_cvtsi32_si128(lanes));
-    _mm_storeu_ps((float *)end->codes, _mm_permutevar_ps(_mm_castsi128_ps(codes), order));
-    _mm_storeu_si128((__m128i *)end->groups, _mm_add_epi32(order, _mm_set1_epi32((int32_t)group)));
-    end->codes += __builtin_popcount((unsigned)some), end->groups += __builtin_popcount((unsigned)some);
-}
+/* Adds those of eight groups that are not 0. Which they are cannot be foreseen, so that nothing branches on it. */
 INLINE void list_eight(excess_end *end, int64_t group, code_pairs x) {
-    const __m256i codes = as_bytes(x);
-    list_four(end, group, _mm256_castsi256_si128(codes));
-    list_four(end, group + 4, _mm256_extracti128_si256(codes, 1));
+    const __m256i codes = as_bytes(x), none = _mm256_cmpeq_epi32(codes, _mm256_setzero_si256());
+    const unsigned some = 255 & ~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(none));
+    const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)in_front[some]));
+    _mm256_storeu_si256((__m256i *)end->codes, _mm256_permutevar8x32_epi32(codes, order));
+    _mm256_storeu_si256((__m256i *)end->groups, _mm256_add_epi32(order, _mm256_set1_epi32((int32_t)group)));
+    end->codes += __builtin_popcount(some), end->groups += __builtin_popcount(some);
 }
-INLINE void list_groups(excess_list *list, int64_t group1, int64_t group2, const excess_codes *x) {
+INLINE int is_none(code_pairs x, code_pairs y) {
+    const __m256i all = _mm256_or_si256(_mm256_or_si256(x.even, x.odd), _mm256_or_si256(y.even, y.odd));
+    return _mm256_testz_si256(all, all);
+}
+INLINE void list_groups(const int is_unsigned, excess_list *list, int64_t group1, int64_t group2,
+                        const excess_codes *x) {
     const int32_t *const up = list->added.codes, *const down = list->subtracted.codes;
     list_eight(&list->added, group1, x->up1), list_eight(&list->added, group2, x->up2);
-    list_eight(&list->subtracted, group1, x->down1), list_eight(&list->subtracted, group2, x->down2);
+    if (!is_unsigned || !is_none(x->down1, x->down2)) /* few codes lie below a floor */
+        list_eight(&list->subtracted, group1, x->down1), list_eight(&list->subtracted, group2, x->down2);
     list->left -= (list->added.codes - up) + (list->subtracted.codes - down);
 }
 
@@ -93,19 +101,19 @@ INLINE int any_over(const excess_codes *x) {
 }
 
 /* Adds them, in as many parts as it takes. Returns 0 where the list may not hold them. */
-INLINE int list_excess(excess_list *list, int64_t group1, int64_t group2, excess_codes x) {
+INLINE int list_excess(const int is_unsigned, excess_list *list, int64_t group1, int64_t group2, excess_codes x) {
     while (any_over(&x)) {
         if (list->left < CQ_EXCESS_AT_ONCE) return 0;
         const __m256i first = first_fit(CLIP);
         __m256i sums[4] = {first, first, first, first};
         const excess_codes part = {fit_pairs(sums, x.up1), fit_pairs(sums + 1, x.up2), fit_pairs(sums + 2, x.down1),
                                    fit_pairs(sums + 3, x.down2)};
-        list_groups(list, group1, group2, &part);
+        list_groups(is_unsigned, list, group1, group2, &part);
         x = (excess_codes){minus(x.up1, part.up1), minus(x.up2, part.up2), minus(x.down1, part.down1),
                            minus(x.down2, part.down2)};
     }
     if (list->left < CQ_EXCESS_AT_ONCE) return 0;
-    list_groups(list, group1, group2, &x);
+    list_groups(is_unsigned, list, group1, group2, &x);
     return 1;
 }
 
@@ -136,7 +144,7 @@ INLINE int clip_piece(const int is_unsigned, const uint8_t *a, int64_t k, int64_
                 u1 = minus(u1, d1), u2 = minus(u2, d2);
                 clipped_sum = _mm256_madd_epi16(_mm256_sub_epi16(sum_up, sum_down), one);
             }
-            if (!list_excess(list, group, group + half, excess)) return 0;
+            if (!list_excess(is_unsigned, list, group, group + half, excess)) return 0;
             y1 = as_bytes(u1), y2 = as_bytes(u2);
         }
         *sums = _mm256_add_epi32(*sums, sum);
