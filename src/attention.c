@@ -205,10 +205,8 @@ static void lay_keys(const attention_job *job, const place *at, int32_t q_zero, 
         lay_key(key, dim, flip_of(k) ^ 0x80, s->keys + t / CQ_PANEL * panel + t % CQ_PANEL * 4);
     }
     memset(s->q.queries, q_zero, (size_t)dim4); /* the sums of all keys times q's zero point are a product too */
-    const int width = cq_active->panels;
-    for (int64_t p = 0, panels = up(at->length, CQ_PANEL) / CQ_PANEL; p < panels; p += width)
-        cq_active->tile_i8(s->q.queries, dim4, 1, s->keys + p * panel, panel, (int)min(width, panels - p), dim4 / 4,
-                           nothing, s->start + p * CQ_PANEL, 0);
+    cq_active->tile_i8(s->q.queries, dim4, 1, s->keys, panel, (int)(up(at->length, CQ_PANEL) / CQ_PANEL), dim4 / 4,
+                       NULL, s->start, 0);
     for (int64_t t = 0; t < at->length; t++) s->start[t] = -s->start[t];
 }
 

@@ -10,8 +10,6 @@
 static inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static const int32_t nothing[CQ_TILE];
-
 static inline uint8_t flip_of(const cq_coded *c) { return c->is_signed ? 0x80 : 0; }
 
 /* At least log2(x), x positive: its exponent and mantissa read as one number lie below it by 0.0861 at most. */
@@ -192,10 +190,10 @@ static inline float cap_scores(const attention_i8 *a, const cq_span *seen, int r
 
 static inline void attend_rows(const attention_i8 *a, const laid_i8 *at, const query_rows *rows, const query_scratch *s,
                                cq_strip *strip) {
-    const int width = cq_active->panels, n = rows->rows, scaled = rows->scales != NULL;
+    const int n = rows->rows, scaled = rows->scales != NULL;
     const int64_t dim = a->dim, dim4 = up(dim, 4);
     const cq_span all = span_of_all(&rows->sight, n, CQ_PANEL);
-    const int64_t first = all.first, keys = all.end - first, panels = up(keys, 16) / 16;
+    const int64_t first = all.first, keys = all.end - first;
     const float base = a->scale * LOG2_E, *bias = rows->bias ? rows->bias + first : NULL;
     cq_key_scales scales = at->scales;
     int32_t sums[CQ_TILE_ROWS];
@@ -206,10 +204,8 @@ static inline void attend_rows(const attention_i8 *a, const laid_i8 *at, const q
         if (flip_of(&a->q)) cq_active->flip(q, dim, s->queries + r * dim4);
         else memcpy(s->queries + r * dim4, q, (size_t)dim);
     }
-    for (int64_t p = 0; p < panels; p += width)
-        cq_active->tile_i8(s->queries, dim4, n, at->keys + (first + p * CQ_PANEL) * dim4, dim4 * CQ_PANEL,
-                           (int)min(width, panels - p), dim4 / 4, at->start + first + p * CQ_PANEL,
-                           s->scores + p * CQ_PANEL, s->length64);
+    cq_active->tile_i8(s->queries, dim4, n, at->keys + first * dim4, dim4 * CQ_PANEL,
+                       (int)(up(keys, CQ_PANEL) / CQ_PANEL), dim4 / 4, at->start + first, s->scores, s->length64);
     for (int r = 0; r < n; r++) {
         seen[r] = behind(span_of(&rows->sight, r), first);
         factors[r] = scaled ? base * rows->scales[r * rows->scale_step] : base * a->q.scale * a->k.scale;
@@ -238,11 +234,9 @@ static inline void attend_rows(const attention_i8 *a, const laid_i8 *at, const q
     strip->stride = rows->to_step;
     for (int64_t d = 0; d < dim; d += CQ_TILE) {
         if (dim > CQ_TILE || !strip->columns) set_strip(a, d, strip);
-        for (int p = 0; p * CQ_PANEL < strip->columns; p += width)
-            cq_active->tile_i8(s->weights, s->length64, n,
-                               at->values + first * CQ_PANEL + (d / CQ_PANEL + p) * at->value_stride, at->value_stride,
-                               (int)min(width, up(strip->columns, CQ_PANEL) / CQ_PANEL - p), up(keys, 4) / 4, nothing,
-                               acc + p * CQ_PANEL, CQ_TILE);
+        cq_active->tile_i8(s->weights, s->length64, n, at->values + first * CQ_PANEL + d / CQ_PANEL * at->value_stride,
+                           at->value_stride, (int)up(strip->columns, CQ_PANEL) / CQ_PANEL, up(keys, 4) / 4, NULL, acc,
+                           CQ_TILE);
         if (a->codes) strip->codes = (uint8_t *)a->codes->codes + rows->to + d;
         else strip->out = a->y + rows->to + d;
         cq_active->store_i8(acc, CQ_TILE, n, strip, 0);

@@ -140,12 +140,10 @@ static void product_i8(const gemm_job *job, gemm_work *work, cq_queue *queue, cq
         return;
     }
     _Alignas(64) int32_t acc[CQ_TILE_ROWS * CQ_TILE];
-    const int32_t nothing[CQ_PANEL] = {0};
     for (int64_t i = 0; i < s->rows; i += CQ_TILE_ROWS) {
         const int rows = (int)min(CQ_TILE_ROWS, s->rows - i);
-        for (int p = 0; p * CQ_PANEL < s->columns; p++)
-            cq_active->tile_i8(a + i * work->stride, work->stride, rows, b + p * panel_stride, panel_stride, 1,
-                               job->k4 / 4, nothing, acc + p * CQ_PANEL, CQ_TILE);
+        cq_active->tile_i8(a + i * work->stride, work->stride, rows, b, panel_stride,
+                           (int)(up(s->columns, CQ_PANEL) / CQ_PANEL), job->k4 / 4, NULL, acc, CQ_TILE);
         store_checked(job, queue, acc, s, i, rows, column);
     }
 }

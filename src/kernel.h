@@ -110,8 +110,8 @@ typedef struct {
     int rows_f32, panels; /* shape of the tiles that this set is fastest with */
     int align_from; /* 0, or: from so many rows on products read A fastest where its rows begin with a cache line */
 
-    /* acc (rows, 16 * panels) = start (16 * panels) + a (rows, 4 * groups) uint8 x panels. a's rows hold 4 * groups
-     * bytes. */
+    /* acc (rows, 16 * panels) = start (16 * panels), or 0 where it is NULL, + a (rows, 4 * groups) uint8 x panels. At most
+     * CQ_TILE_ROWS rows, which hold 4 * groups bytes. */
     void (*tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
                     int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride);
     /* All rows of a strip: products and what follows them. */

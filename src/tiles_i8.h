@@ -29,7 +29,7 @@
 INLINE void tile_i8(const int R, const int P, const int is_whole, const uint8_t *a, int64_t a_stride, const int8_t *b,
                     int64_t panel_stride, int64_t groups, const int8_t *next, int64_t next_bytes, const int32_t *start,
                     int32_t *acc, int64_t acc_stride) {
-#define FROM(r, p) i32x16 c##r##p = R > r && P > p ? i32_load(start + 16 * p) : i32_set(0);
+#define FROM(r, p) i32x16 c##r##p = R > r && P > p && start ? i32_load(start + 16 * p) : i32_set(0);
     EVERY_ACC(FROM)
     MULTIPLY(R, P, is_whole)
 #define PUT(r, p) i32_store(acc + r * acc_stride + 16 * p, c##r##p)
@@ -40,9 +40,18 @@ INLINE void tile_i8(const int R, const int P, const int is_whole, const uint8_t 
 #undef FROM
 }
 
+static void few_panels(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
+                       int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride) {
+    CHOOSE(tile_i8, 0, a, a_stride, b, panel_stride, groups, NULL, 0, start, acc, acc_stride)
+}
+
 static void ISA(tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride,
-                         int panels, int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride){
-    CHOOSE(tile_i8, 0, a, a_stride, b, panel_stride, groups, NULL, 0, start, acc, acc_stride)}
+                         int panels, int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride) {
+    const int width = rows <= 2 ? FEW_PANELS : TILE_PANELS;
+    for (int p = 0; p < panels; p += width)
+        few_panels(a, a_stride, rows, b + p * panel_stride, panel_stride, panels - p < width ? panels - p : width,
+                   groups, start ? start + p * CQ_PANEL : NULL, acc + p * CQ_PANEL, acc_stride);
+}
 #if TILE_PANELS == 4
 /* A whole tile, what follows included, from the registers that hold its sums. */
 INLINE void full_tile(const int to, const cq_activation activation, const int residual, const int per_row,
@@ -113,12 +122,6 @@ static int64_t from_registers(const uint8_t *a, int64_t a_stride, const int8_t *
 
 static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, int64_t panel_stride, int64_t groups,
                           const cq_strip *s) {
-#ifdef WIDE_STRIPS
-    if (s->rows >= WIDE_FROM) {
-        strip_wide(a, a_stride, b, panel_stride, groups, s);
-        return;
-    }
-#endif
     enum {
         AT_ONCE = TILE_PANELS == 4 ? TILE_ROWS : 48
     }; /* rows that one panel multiplies before the next one's turn */
@@ -142,14 +145,13 @@ static void ISA(strip_i8)(const uint8_t *a, int64_t a_stride, const int8_t *b, i
                             panel + panel_stride + r / TILE_ROWS * groups * next_bytes, next_bytes, start, to,
                             sum_stride);
                 else
-                    ISA(tile_i8)(from, a_stride, some, panel, panel_stride, panels - p < width ? panels - p : width,
-                                 groups, start, to, sum_stride);
+                    few_panels(from, a_stride, some, panel, panel_stride, panels - p < width ? panels - p : width,
+                               groups, start, to, sum_stride);
             }
         if (!bare) ISA(store_i8)(acc, CQ_TILE, rows, s, row);
     }
 }
 
-#ifndef CLIPPED
 static double ISA(peak_i8)(int64_t repeats) {
     const uint8_t ones[4] = {1, 1, 1, 1};
     const int8_t b_bytes[64] = {1};
@@ -170,4 +172,3 @@ static double ISA(peak_i8)(int64_t repeats) {
 #undef ZERO
     return (double)repeats * 1024 * (double)steps * 16 * 4 * 2;
 }
-#endif
