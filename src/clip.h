@@ -252,7 +252,7 @@ static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k
         added->ends[r] = end_row(&list.added, added->codes);
         subtracted->ends[r] = end_row(&list.subtracted, subtracted->codes);
         out->sums[r] = i32_sum((i32x16){sums, _mm256_setzero_si256()});
-        out->clipped_sums[r] = i32_sum((i32x16){clipped_sums, _mm256_setzero_si256()});
+        out->raising[r] = (int32_t)(128 * (uint32_t)i32_sum((i32x16){clipped_sums, _mm256_setzero_si256()}));
     }
     return 1;
 }

@@ -246,8 +246,8 @@ static int open_clipped(const gemm_job *job, cq_clipped *c) {
     c->codes = cq_scratch(bytes + rows * 24 + room * 16);
     if (!c->codes) return 0;
     c->added.ends = (int64_t *)(void *)(c->codes + bytes), c->subtracted.ends = c->added.ends + rows;
-    c->sums = (int32_t *)(c->subtracted.ends + rows), c->clipped_sums = c->sums + rows;
-    c->added.groups = c->clipped_sums + rows, c->added.codes = c->added.groups + room;
+    c->sums = (int32_t *)(c->subtracted.ends + rows), c->raising = c->sums + rows;
+    c->added.groups = c->raising + rows, c->added.codes = c->added.groups + room;
     c->subtracted.groups = c->added.codes + room, c->subtracted.codes = c->subtracted.groups + room;
     return 1;
 }

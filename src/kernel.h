@@ -58,9 +58,10 @@ typedef struct {
 typedef struct {
     int8_t *codes; /* (rows, stride): k of them, then zeros, up to a multiple of 8 */
     int64_t stride;
-    int is_unsigned;              /* minus a floor: `codes` are uint8 */
-    int32_t *sums, *clipped_sums; /* (rows): of codes minus the centre or floor; of `codes`, or 0 where unsigned */
-    int32_t zero;                 /* what is left of the zero point, for all rows */
+    int is_unsigned;  /* minus a floor: `codes` are uint8, and weights are not raised */
+    int32_t *sums;    /* (rows): of codes minus the centre or floor */
+    int32_t *raising; /* (rows): 128 times the sum of `codes`, which weights + 128 add to each product */
+    int32_t zero;     /* what is left of the zero point, for all rows */
     cq_excess added, subtracted;
     int64_t room;
 } cq_clipped;
@@ -110,8 +111,8 @@ typedef struct {
     int rows_f32, panels; /* shape of the tiles that this set is fastest with */
     int align_from; /* 0, or: from so many rows on products read A fastest where its rows begin with a cache line */
 
-    /* acc (rows, 16 * panels) = start (16 * panels), or 0 where it is NULL, + a (rows, 4 * groups) uint8 x panels. At most
-     * CQ_TILE_ROWS rows, which hold 4 * groups bytes. */
+    /* acc (rows, 16 * panels) = start (16 * panels), or 0 where it is NULL, + a (rows, 4 * groups) uint8 x panels. At
+     * most CQ_TILE_ROWS rows, which hold 4 * groups bytes. */
     void (*tile_i8)(const uint8_t *a, int64_t a_stride, int rows, const int8_t *b, int64_t panel_stride, int panels,
                     int64_t groups, const int32_t *start, int32_t *acc, int64_t acc_stride);
     /* All rows of a strip: products and what follows them. */

@@ -77,10 +77,10 @@ INLINE line_part weights(const int as, const int full, const int8_t *b) {
 
 #define FETCH_AT(p) __builtin_prefetch((p) + 64 * FETCH_GROUPS, 0, 2)
 
-/* A piece of a panel, or of two, times rows of a: acc (rows, columns) = start (columns) - 128 sums (rows), or what acc
+/* A piece of a panel, or of two, times rows of a: acc (rows, columns) = start (columns) - raising (rows), or what acc
  * held, + a (rows, groups) x b. */
 typedef struct {
-    const int32_t *start, *sums; /* start: NULL but for the first piece */
+    const int32_t *start, *raising; /* start: NULL but for the first piece */
     const int8_t *a;
     int64_t a_stride;
     const int8_t *b; /* weights, or weights + 128 */
@@ -108,8 +108,11 @@ INLINE void tile_clipped(const int R, const int fetch, const int as, const clipp
 #define LET(r) line_part c##r = ONES, d##r = ONES;
 #define BEGIN(r) \
     if (R > r) { \
-        const line_part shift = OP(set1_epi32)((int32_t)(128 * (uint32_t)o->sums[row + r])); \
-        c##r = OP(sub_epi32)(load_part(o->start), shift), d##r = OP(sub_epi32)(load_part(o->start + LANES), shift); \
+        c##r = load_part(o->start), d##r = load_part(o->start + LANES); \
+        if (as != UNRAISED) { \
+            const line_part raising = OP(set1_epi32)(o->raising[row + r]); \
+            c##r = OP(sub_epi32)(c##r, raising), d##r = OP(sub_epi32)(d##r, raising); \
+        } \
     }
 #define GET(r) \
     if (R > r) c##r = load_part(acc + r * CQ_TILE), d##r = load_part(acc + r * CQ_TILE + LANES);
@@ -240,7 +243,7 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
             const int8_t *here = b + p * panel_stride + 64 * g;
             const int both = AT_ONCE > 1 && p + 1 < panels;
             clipped_product o = {.start = g ? NULL : s->start + p * CQ_PANEL,
-                                 .sums = a->clipped_sums,
+                                 .raising = a->raising,
                                  .a = a->codes + 4 * g,
                                  .a_stride = a->stride,
                                  .b = here,

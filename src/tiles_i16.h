@@ -1,6 +1,6 @@
-/* Integer products for an instruction set that multiplies int16 pairs: A's rows are widened into scratch, a piece of K at
- * a time; for many rows the weight's panels are as well, so that the inner loop holds nothing but loads, products and
- * sums. Included by kernel_avx2.c. */
+/* Integer products for an instruction set that multiplies int16 pairs: A's rows are widened into scratch, a piece of K
+ * at a time; for many rows the weight's panels are as well, so that the inner loop holds nothing but loads, products
+ * and sums. Included by kernel_avx2.c. */
 #include "tiles.h"
 
 /* Rows and groups of 4 in a piece; from how many rows on it pays to widen panels. */
