@@ -30,7 +30,8 @@ INLINE code_pairs positive_pairs(code_pairs x) { return (code_pairs){positive(x.
 INLINE __m256i sum_of(code_pairs x, code_pairs y) {
     return _mm256_add_epi16(_mm256_add_epi16(x.even, x.odd), _mm256_add_epi16(y.even, y.odd));
 }
-/* Of x >= 0, one after another, what fits below `most`. *sum starts that far below 65535, where additions saturate. */
+/* Of x >= 0, one after another, what fits into a sum of `most`. *sum starts that far below 65535, where additions
+ * saturate. */
 INLINE __m256i first_fit(int most) { return _mm256_set1_epi16((int16_t)(65535 - most)); }
 INLINE __m256i fit(__m256i *sum, __m256i x) {
     const __m256i before = *sum;
@@ -197,9 +198,9 @@ static int32_t mean_code(const uint8_t *a, int64_t a_stride, int64_t rows, int64
     return k ? (int32_t)((all + rows * k / 2) / (rows * k)) : 0;
 }
 
-/* How far below their centres codes are counted from; -1: they are centred. Some of the rows tell: whether the excess
- * that there is more of then takes less time than raising weights. Zero points of rows must be low, as an activation
- * function's are, and alike. */
+/* How far below their centres the floor lies that codes are counted from; -1: they are centred. A floor is taken where,
+ * in some of the rows, the excess that it adds costs less than raising weights. Zero points of rows must be low, as an
+ * activation function's are, and alike. */
 static int32_t floor_of(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros,
                         int32_t mean) {
     const double raising = rows >= RAISE_FROM ? 0.02 : 0.2 / (double)(rows < MOST_ROWS ? rows : MOST_ROWS);
