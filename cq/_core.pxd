@@ -212,7 +212,7 @@ cdef extern from "cq.h" nogil:
     ctypedef cq_status cq_call(int, const cq_args *, int64_t, int64_t, int64_t *)
     cq_call cq_pack_i8, cq_pack_f32, cq_min_max, cq_quantize, cq_dequantize, cq_matmul_i8, cq_linear, cq_multiply_f32
     cq_call cq_multiply_f64, cq_norm_rows, cq_gate, cq_cap, cq_hadamard, cq_rope, cq_embed, cq_attention
-    cq_call cq_attention_kept, cq_run_pass
+    cq_call cq_attention_kept, cq_run_pass, cq_find_code_form
 
     # --- the machine ---
 

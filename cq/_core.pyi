@@ -157,6 +157,11 @@ class Packed:
 def matmul_integer(a: Coded, w: Packed) -> np.ndarray:
     """int32 (m, n) = (a - a.zero_point) (w - w.zero_points); scales are not used."""
 
+def code_form(a: Coded, w: Packed) -> tuple[str, int]:
+    """How this CPU multiplies the first block of rows (at most 144) of a product of codes: "whole", or clipped,
+    "centred" or counted "from floor"; and how many groups of 4 codes have excess then, an even number for each row and
+    sign. See src/README.md."""
+
 @overload
 def linear(
     x: np.ndarray | Coded,

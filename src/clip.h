@@ -227,7 +227,9 @@ INLINE int64_t end_row(excess_end *end, const int32_t *start) {
  * and offsets of their own: then the centre is the codes' mean. What is left of the zero point stays one. */
 static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros, int32_t zero,
                      cq_clipped *out) {
-    const int64_t groups = (k + 3) / 4, piece = piece_of(groups);
+    const int64_t groups = (k + 3) / 4, piece = piece_of(groups), first = (rows + 7) / 8;
+    const int64_t room = out->room - CQ_EXCESS_AT_ONCE, more = out->pays + out->pays / 8;
+    const int64_t most = more < room ? more : room;
     const int32_t mean = zeros ? 0 : mean_code(a, a_stride, rows, k);
     const int32_t floor = floor_of(a, a_stride, rows, k, zeros, mean), below = floor < 0 ? 0 : floor;
     out->zero = (zeros ? 0 : zero - mean) + below, out->is_unsigned = floor >= 0;
@@ -236,9 +238,10 @@ static int ISA(clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k
     for (int64_t r = 0; r < rows; r++, a += a_stride) {
         const int32_t centre = (zeros ? zeros[r] : mean) - below;
         if (centre < 0 || centre > 255) return 0;
-        /* The room is for all rows alike, more or less: it is soon clear where it will not do. */
-        const int64_t by_now = out->room * (r + 1) / rows + out->room / 8 + CQ_EXCESS_AT_ONCE;
-        list.left = (by_now < out->room ? by_now : out->room) - (list.added.codes - added->codes) -
+        /* The first eighth of the rows decides. Where the others have a little more, to go on costs less than to go
+         * back, but it is soon clear where they have far more. */
+        const int64_t by_now = r < first ? out->pays * first / rows : most * (r + 1) / rows + most / 8;
+        list.left = (by_now < most ? by_now : most) + CQ_EXCESS_AT_ONCE - (list.added.codes - added->codes) -
                     (list.subtracted.codes - subtracted->codes);
         __m256i sums = _mm256_setzero_si256(), clipped_sums = sums;
         for (int64_t g = 0; g < groups; g += piece) {

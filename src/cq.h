@@ -191,6 +191,10 @@ typedef struct {
     int32_t *c;
 } cq_matmul_args;
 cq_call cq_matmul_i8;
+/* How the first block of rows of such a product is multiplied, into c[0]; how many groups of excess it has, into c[1].
+ * See clip.h. */
+enum { CQ_WHOLE, CQ_CENTRED, CQ_FROM_FLOOR };
+cq_call cq_find_code_form;
 /* y = epilogue(x w), x (rows, k) in one of three ways:
  *   codes in `coded`: a_scale * w_scale * (integer product), where w has one scale per column (group_size == k);
  *   float32 with `coding`: the same, coded on the way in; `coding` says how, its arrays are not used;

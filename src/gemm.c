@@ -4,16 +4,10 @@
  * them; where there are too few rows for that, in tiles first and then, after a barrier, in rows. */
 #include "floats.h"
 #include "gemm.h"
+#include "gemm_codes.h"
 
 #define FEW_ROWS 4              /* up to here float32 products read int8 weights directly */
-#define CLIP_COLUMNS 64         /* from here on it pays to clip A */
-#define EXCESS_SHARE 9          /* with a group of excess for so many codes, clipped rows take as long as others */
 #define WIDEN_ROWS 256          /* rows of a weight tile that are float32 at a time: 64 KB */
-
-static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
-    cq_first_bad(&job->bad, row);
-    cq_fail(queue, CQ_NOT_FINITE);
-}
 
 /* What is left to do for a row whose columns are all there. */
 static void finish_row(gemm_job *job, cq_queue *queue, float *y, float *normed, int64_t row) {
@@ -35,74 +29,6 @@ static void finish_row(gemm_job *job, cq_queue *queue, float *y, float *normed, 
     }
     if (e->codes) finite &= cq_active->quantize(y, n, e->codes, row);
     if (!finite) note_bad(job, queue, row);
-}
-
-/* --- A's rows as the tiles read them ------------------------------------------------------------------------------ */
-
-static int is_unaligned(const gemm_job *job) {
-    return cq_active->align_from && job->m >= cq_active->align_from &&
-           ((uintptr_t)job->a->codes | (uintptr_t)job->a->stride) % CQ_LINE;
-}
-static int needs_copy(const gemm_job *job) {
-    return job->form || (job->a && (job->a->is_signed || job->w->k % 4 || is_unaligned(job)));
-}
-
-static void copy_row(gemm_job *job, const gemm_work *work, cq_queue *queue, int64_t row, int64_t i) {
-    const int64_t k = job->w->k;
-    uint8_t *to = work->codes + i * job->line;
-    if (job->form) {
-        cq_codes out = *job->form;
-        out.codes = to, out.scales = work->scales + i, out.zero_points = work->zeros + i, out.row_sums = NULL;
-        work->scales[i] = out.scale, work->zeros[i] = out.zero_point;
-        if (!cq_active->quantize(job->x + row * job->x_stride, k, &out, 0)) note_bad(job, queue, row);
-        if (out.is_signed) cq_active->flip(to, k, to);
-    } else if (job->a->is_signed) {
-        cq_active->flip((const uint8_t *)job->a->codes + row * job->a->stride, k, to);
-    } else {
-        memcpy(to, (const uint8_t *)job->a->codes + row * job->a->stride, (size_t)k);
-    }
-    memset(to + k, 0, (size_t)(job->line - k));
-}
-
-/* Results that may not fit int32 are checked. */
-static int is_checked(const gemm_job *job) { return job->c && job->w->zero_points && job->w->k > CQ_MAX_K / 2; }
-static int may_clip(const gemm_job *job) { return cq_active->clip && job->n >= CLIP_COLUMNS && !is_checked(job); }
-static int64_t excess_room(const gemm_job *job, int64_t rows) {
-    return rows * job->w->k / EXCESS_SHARE + CQ_EXCESS_AT_ONCE;
-}
-
-static void ready_block(gemm_job *job, gemm_work *work, cq_queue *queue, int64_t block) {
-    if (work->block == block || !(job->a || job->form)) return;
-    const int64_t first = first_row(job, block), rows = first_row(job, block + 1) - first;
-    const int is_signed = job->form ? job->form->is_signed : job->a->is_signed;
-    work->block = block;
-    if (work->codes) {
-        for (int64_t i = 0; i < rows; i++) copy_row(job, work, queue, first + i, i);
-        work->a = work->codes, work->stride = job->line;
-    } else {
-        work->a = (const uint8_t *)job->a->codes + first * job->a->stride, work->stride = job->a->stride;
-    }
-    if (job->form) {
-        work->row_scales = work->scales, work->row_zeros = work->zeros;
-    } else {
-        work->row_scales = job->a->scales ? job->a->scales + first : NULL;
-        work->row_zeros = job->a->zero_points ? job->a->zero_points + first : NULL;
-    }
-    if (is_signed && work->row_zeros) {
-        for (int64_t i = 0; i < rows; i++) work->zeros[i] = work->row_zeros[i] + 128;
-        work->row_zeros = work->zeros;
-    }
-    work->zero = job->a && !job->a->zero_points ? job->a->zero_point + (is_signed ? 128 : 0) : 0;
-    work->clipped.room = excess_room(job, rows);
-    work->is_clipped = may_clip(job) && cq_active->clip(work->a, work->stride, rows, job->w->k, work->row_zeros,
-                                                        work->zero, &work->clipped);
-    if (work->is_clipped) {
-        work->row_zeros = NULL, work->zero = work->clipped.zero;
-        work->row_sums = work->sums ? work->clipped.sums : NULL;
-    } else if (work->sums) {
-        for (int64_t i = 0; i < rows; i++) work->sums[i] = cq_active->sum_codes(work->a + i * work->stride, job->w->k);
-        work->row_sums = work->sums;
-    }
 }
 
 /* --- the products of a strip -------------------------------------------------------------------------------------- */
@@ -239,19 +165,6 @@ static void close_work(gemm_work *work) {
     free(work->normed), free(work->clipped.codes);
 }
 
-/* One piece of memory, which starts with the codes. */
-static int open_clipped(const gemm_job *job, cq_clipped *c) {
-    const int64_t rows = job->block_rows, bytes = up(rows * up(job->k4, 8), 64), room = excess_room(job, rows);
-    c->stride = up(job->k4, 8);
-    c->codes = cq_scratch(bytes + rows * 24 + room * 16);
-    if (!c->codes) return 0;
-    c->added.ends = (int64_t *)(void *)(c->codes + bytes), c->subtracted.ends = c->added.ends + rows;
-    c->sums = (int32_t *)(c->subtracted.ends + rows), c->raising = c->sums + rows;
-    c->added.groups = c->raising + rows, c->added.codes = c->added.groups + room;
-    c->subtracted.groups = c->added.codes + room, c->subtracted.codes = c->subtracted.groups + room;
-    return 1;
-}
-
 /* Returns 0, and says so to the queue, where there is no memory. */
 static int open_work(const gemm_job *job, gemm_work *work, cq_queue *queue) {
     const int64_t rows = job->block_rows, coded = job->a || job->form, floats = !coded;
@@ -336,9 +249,7 @@ static void rows_member(void *context, cq_queue *queue) {
 static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     const cq_epilogue *e = job->e;
     if (!job->m || !job->n) return CQ_OK;
-    const int64_t k = job->w->k;
-    const double work = (double)job->m * (double)job->n * (double)k;
-    job->k4 = up(k, 4), job->line = cq_active->align_from ? up(k, CQ_LINE) : job->k4;
+    const double work = (double)job->m * (double)job->n * (double)job->w->k;
     job->whole_rows = e && (e->norm || e->gated || (e->codes && (e->codes->dynamic || e->codes->stretched || e->out)));
     atomic_init(&job->bad, INT64_MAX);
     const int by_blocks = share_out(job, threads);
@@ -355,6 +266,28 @@ static cq_status run_gemm(int threads, gemm_job *job, int64_t *bad) {
     }
     if (status == CQ_NOT_FINITE) *bad = atomic_load(&job->bad);
     return status;
+}
+
+cq_status cq_find_code_form(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {
+    const cq_matmul_args *a = &args->matmul;
+    gemm_job job = {.m = rows, .n = a->w->n, .w = a->w, .a = a->a};
+    gemm_work work;
+    cq_tasks tasks = {0};
+    cq_queue queue = {.tasks = &tasks};
+    (void)threads, (void)sequences, (void)bad;
+    a->c[0] = CQ_WHOLE, a->c[1] = 0;
+    if (!rows) return CQ_OK;
+    share_out(&job, 1);
+    if (!open_work(&job, &work, &queue)) return CQ_NO_MEMORY;
+    ready_block(&job, &work, &queue, 0);
+    if (work.is_clipped) {
+        const cq_clipped *c = &work.clipped;
+        const int64_t last = first_row(&job, 1) - 1;
+        a->c[0] = c->is_unsigned ? CQ_FROM_FLOOR : CQ_CENTRED;
+        a->c[1] = (int32_t)(c->added.ends[last] + c->subtracted.ends[last]);
+    }
+    close_work(&work);
+    return CQ_OK;
 }
 
 cq_status cq_matmul_i8(int threads, const cq_args *args, int64_t rows, int64_t sequences, int64_t *bad) {

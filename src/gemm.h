@@ -47,6 +47,11 @@ struct gemm_work {
     float *rows, *normed;      /* (block_rows, n) and (n) */
 };
 
+static void note_bad(gemm_job *job, cq_queue *queue, int64_t row) {
+    cq_first_bad(&job->bad, row);
+    cq_fail(queue, CQ_NOT_FINITE);
+}
+
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -59,10 +64,13 @@ static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
  * are one panel wide, and the second-level cache holds a part of their k for LONG_SPAN tiles of columns. */
 enum { LONG_K = 1536, LONG_ROWS_WIDE = 516, LONG_ROWS = 72, LONG_SPAN = 4 };
 
-/* Decides what a task is: blocks of rows by spans of tiles. Returns whether it is whole blocks. */
+/* Lays out rows of A and decides what a task is: blocks of rows by spans of tiles. Returns whether it is whole
+ * blocks. */
 static int share_out(gemm_job *job, int threads) {
+    const int64_t k = job->w->k;
+    job->k4 = up(k, 4), job->line = cq_active->align_from ? up(k, CQ_LINE) : job->k4;
     const int by_blocks = job->whole_rows && (threads == 1 || job->m >= threads * ROWS_EACH);
-    const int is_long = job->w->floats && job->w->k > LONG_K, is_wide = cq_active->panels > 1;
+    const int is_long = job->w->floats && k > LONG_K, is_wide = cq_active->panels > 1;
     const int64_t tiles = (job->n + CQ_TILE - 1) / CQ_TILE;
     int64_t most = !is_long ? CQ_BLOCK_ROWS : is_wide ? LONG_ROWS_WIDE : LONG_ROWS;
     if (by_blocks) most = max(CQ_TILE_ROWS, min(most, WAITING_BYTES / (4 * job->n) / CQ_TILE_ROWS * CQ_TILE_ROWS));

@@ -51,6 +51,7 @@ typedef struct {
     int32_t *groups, *codes; /* (room) */
     int64_t *ends;           /* (rows) */
 } cq_excess;
+#define CQ_FEW_ROWS 4
 #define CQ_EXCESS_AT_ONCE 40 /* there is no more excess where there is no room for so many */
 
 /* Rows of codes minus a centre, or minus a floor below most of them, clipped so that a product's int16 sums cannot
@@ -63,7 +64,7 @@ typedef struct {
     int32_t *raising; /* (rows): 128 times the sum of `codes`, which weights + 128 add to each product */
     int32_t zero;     /* what is left of the zero point, for all rows */
     cq_excess added, subtracted;
-    int64_t room;
+    int64_t room, pays; /* for how much excess there is room, and how much all rows may have */
 } cq_clipped;
 
 /* What a query sees of a row of scores: first .. end - 1, at least one. */
@@ -122,6 +123,9 @@ typedef struct {
      * excess for that to pay, or a row's zero point is no code. */
     int (*clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros, int32_t zero,
                 cq_clipped *out);
+    /* With a group of excess for so many codes, clipped rows take as long as others: more rows than CQ_FEW_ROWS, and
+     * fewer. */
+    int excess_share, excess_share_few;
     /* As strip_i8, of clipped rows. */
     void (*strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups,
                           const cq_strip *s);

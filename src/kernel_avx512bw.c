@@ -14,5 +14,7 @@ INLINE void ISA(store_i8)(const int32_t *acc, int64_t acc_stride, int rows, cons
 #include "tiles_clipped.h"
 
 void cq_products_avx512bw(cq_kernels *to) {
-    to->name = "avx512bw", to->strip_clipped = ISA(strip_clipped), to->peak_i8 = ISA(peak_i8);
+    to->name = "avx512bw", to->strip_clipped = ISA(strip_clipped), to->excess_share = EXCESS_SHARE,
+    to->excess_share_few = EXCESS_SHARE_FEW;
+    to->peak_i8 = ISA(peak_i8);
 }

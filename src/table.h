@@ -9,6 +9,8 @@ const cq_kernels ISA(cq_kernels) = {
     .store_f32 = ISA(store_f32),
 #ifdef CLIPPED
     .clip = ISA(clip),
+    .excess_share = EXCESS_SHARE,
+    .excess_share_few = EXCESS_SHARE_FEW,
     .strip_clipped = ISA(strip_clipped),
 #endif
     .tile_f32 = ISA(tile_f32),

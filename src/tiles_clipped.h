@@ -23,17 +23,18 @@ static int64_t piece_of(int64_t groups) {
 
 /* A vector holds a panel's line, or half of it. A tile is two of them wide. From RAISE_FROM rows on, weights + 128 are
  * laid down before tiles read them: where additions take turns on the multipliers' ports, as on Intel, an exclusive or
- * for every vector of every tile is 9 % of the work. */
+ * for every vector of every tile is 9 % of the work. FULL_FROM: rows whose sums leave no register for constants.
+ * EXCESS_SHARE and EXCESS_SHARE_FEW: see kernel.h. */
 #ifdef __AVX512BW__
 typedef __m512i line_part;
 #define OP(name) _mm512_##name
 #define REGISTER "v"
-enum { MOST_ROWS = 8, RAISE_FROM = 96, FULL_FROM = 9 }; /* FULL_FROM: rows whose sums leave no register for constants */
+enum { MOST_ROWS = 8, RAISE_FROM = 96, FULL_FROM = 9, EXCESS_SHARE = 5, EXCESS_SHARE_FEW = 4 };
 #else
 typedef __m256i line_part;
 #define OP(name) _mm256_##name
 #define REGISTER "x"
-enum { MOST_ROWS = 4, RAISE_FROM = 24, FULL_FROM = 4 };
+enum { MOST_ROWS = 4, RAISE_FROM = 24, FULL_FROM = 4, EXCESS_SHARE = 9, EXCESS_SHARE_FEW = 7 };
 #endif
 enum { LANES = sizeof(line_part) / 4, AT_ONCE = 2 * LANES / CQ_PANEL }; /* panels of a tile */
 

@@ -79,7 +79,6 @@ cdef int read_matrices(cq_matrices *to, array, str name, char format, int64_t ro
     if not good:
         raise CqError(f"{name}: need {DTYPES[format]} matrices of shape {sizes(rows, columns)} with a contiguous axis, "
                       f"got {describe(array)}")
-    return 0
 
 
 cdef str sizes(int64_t rows, int64_t columns):

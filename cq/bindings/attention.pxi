@@ -43,7 +43,6 @@ cdef int read_relative(cq_relative *r, int64_t features, relative) except -1:
     if r.positions % 16 or distances % 2 == 0 or r.row[distances - 1] < 0 or r.row[0] >= r.positions:
         raise CqError(f"relative: need a multiple of 16 positions and an odd number of rows among them, got "
                       f"{r.positions} and {rows}")
-    return 0
 
 
 cdef object new_context(Step step, form, bint in_codes, int64_t features, float **y, const cq_codes **codes):
@@ -67,7 +66,6 @@ cdef int read_heads(cq_attention_args *a, Coded qkv) except -1:
         a.scale_stride, a.coded.scales = parts, floats(qkv.scale, "scale", qkv.rows, parts)
     else:
         raise CqError(f"qkv: need int8 codes with a scale per head, got scales of shape {qkv.scale.shape}")
-    return 0
 
 
 # --- generation ---
@@ -140,4 +138,3 @@ cdef int read_coding(Step step, cq_kept_args *a, coding) except -1:
     elif kind != "per_head" or not (form.is_signed and form.symmetric and form.group == a.dim):
         raise CqError(f"coding: codes of each head's own are int8 symmetric, got {coding}")
     a.form, a.coded.is_signed = form, form.is_signed
-    return 0

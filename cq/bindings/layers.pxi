@@ -93,4 +93,3 @@ cdef int read_turns(cq_turns *to, cosine, sine, int64_t dim, int64_t hadamard) e
         raise CqError(f"cosine: {to.turned} features turn, heads have {dim}")
     to.cosine = floats(cosine, "cosine", to.positions, to.turned // 2)
     to.sine = floats(sine, "sine", to.positions, to.turned // 2)
-    return 0

@@ -1,16 +1,23 @@
 # Matrix products, with what follows one.
 
-def matmul_integer(Coded a not None, Packed w not None):
+cdef multiply_codes(cq_call *function, str what, Coded a, Packed w, int64_t rows, int64_t columns):
     cdef cq_args args
-    cdef cq_matmul_args *p = &args.matmul
     check_factors(a, "a", a.columns, w)
-    p.a, p.w = &a.c, w.ready()
-    if p.w.panels == NULL:
+    c = empty(rows, columns, INT32)
+    args.matmul = cq_matmul_args(&a.c, w.ready(), int32s(c, "result", rows, columns, CQ_WRITE))
+    if args.matmul.w.panels == NULL:
         raise CqError("w: int8 products take an int8 weight")
-    c = empty(a.rows, w.n, INT32)
-    p.c = int32s(c, "result", a.rows, w.n, CQ_WRITE)
-    call(cq_matmul_i8, "matmul_integer", &args, a.rows)
+    call(function, what, &args, a.rows)
     return c
+
+
+def matmul_integer(Coded a not None, Packed w not None):
+    return multiply_codes(cq_matmul_i8, "matmul_integer", a, w, a.rows, w.n)
+
+
+def code_form(Coded a not None, Packed w not None):
+    form, excess = multiply_codes(cq_find_code_form, "code_form", a, w, 1, 2)[0].tolist()
+    return ("whole", "centred", "from floor")[form], excess
 
 
 def linear(x, Packed w not None, bias=None, bias_i32=None, activation=None, residual=None, form=None, norm=None,
@@ -38,7 +45,6 @@ cdef int check_factors(x, str name, int64_t columns, Packed w) except -1:
         raise CqError(f"{name}: {columns} columns do not match the {w.k} rows of the packed weight")
     if isinstance(x, Coded) and not (<Coded>x).by_rows:
         raise CqError(f"{name}: products take one scale and zero point, or one per row")
-    return 0
 
 
 cdef int read_factors(Step step, x, Packed w, coding) except -1:
@@ -56,7 +62,6 @@ cdef int read_factors(Step step, x, Packed w, coding) except -1:
         if a.coded != NULL or (coding.kind != "per_token" and coding.kind != "fixed"):
             raise CqError(f"coding: is for float32 x, with one scale or one per row; got {coding}")
         a.coding = read_form(&step.coding, coding, step.columns)
-    return 0
 
 
 cdef int read_residual(Step step, cq_epilogue *e, residual) except -1:
@@ -67,7 +72,6 @@ cdef int read_residual(Step step, cq_epilogue *e, residual) except -1:
                       f"{residual.shape}")
     else:
         e.residual_coded = &(<Coded>residual).c
-    return 0
 
 
 cdef object new_results(Step step, cq_epilogue *e, form, str keep, sum_form):

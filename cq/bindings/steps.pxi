@@ -13,7 +13,6 @@ cdef int call(cq_call *function, str what, const cq_args *args, int64_t rows=0, 
     if status != CQ_OK:
         kind = MemoryError if status == CQ_NO_MEMORY else CqError
         raise kind(f"{what}: {cq_status_text(status).decode().format(bad)}")
-    return 0
 
 
 @final

@@ -48,6 +48,7 @@ def test_every_function_is_compared(kernel_bits):
         "get_threads",
         "set_threads",
         "peak",
+        "code_form",  # every instruction set has its own
         "keep_freed",
     }
     public = {
@@ -69,13 +70,15 @@ def run_again(isa: str, marks: str, *names: str) -> None:
 def test_other_instruction_sets_compute_right(isa):
     """The tests of products and attention again, whose kernels every instruction set has of its own, in a process that
     is forced to it; under scalar those of rows, codes and epilogues too, whose bits all others have."""
-    run_again(isa, "not sweep", "gemm", "attention", *("rows", "codes", "epilogue", "onnx") * (isa == "scalar"))
+    run_again(
+        isa, "not sweep", "gemm", "clipping", "attention", *("rows", "codes", "epilogue", "onnx") * (isa == "scalar")
+    )
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("isa", OTHERS)
 def test_other_instruction_sets_multiply_every_shape(isa):
-    run_again(isa, "sweep", "gemm")
+    run_again(isa, "sweep", "gemm", "clipping")
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------
