@@ -29,11 +29,14 @@ static int64_t piece_of(int64_t groups) {
 typedef __m512i line_part;
 #define OP(name) _mm512_##name
 #define REGISTER "v"
+/* Of a loop's constants: GCC would keep them in vector registers, and a move from there takes a multiplication's turn. */
+#define IN_MEMORY volatile
 enum { MOST_ROWS = 8, RAISE_FROM = 96, FULL_FROM = 9, EXCESS_SHARE = 5, EXCESS_SHARE_FEW = 4 };
 #else
 typedef __m256i line_part;
 #define OP(name) _mm256_##name
 #define REGISTER "x"
+#define IN_MEMORY
 enum { MOST_ROWS = 4, RAISE_FROM = 24, FULL_FROM = 4, EXCESS_SHARE = 9, EXCESS_SHARE_FEW = 7 };
 #endif
 enum { LANES = sizeof(line_part) / 4, AT_ONCE = 2 * LANES / CQ_PANEL }; /* panels of a tile */
@@ -101,10 +104,12 @@ INLINE void tile_clipped(const int R, const int fetch, const int as, const clipp
     const int full = R >= FULL_FROM;
     const int64_t half = (o->groups + 1) / 2, a_stride = o->a_stride;
     const int64_t step = AT_ONCE == 1 ? (int64_t)sizeof(line_part) : o->b_step;
-    const int8_t *a = o->a + row * a_stride, *a2 = a + 4 * half, *end = a + 4 * (o->groups - half);
+    const int8_t *a = o->a + row * a_stride, *a2 = a + 4 * half;
+    const int8_t *const IN_MEMORY end = a + 4 * (o->groups - half);
+    const IN_MEMORY int64_t next_step = o->next_step, panel_stride = o->panel_stride;
     const int8_t *b = o->b, *b2 = b + 64 * half;
     int32_t *const acc = o->acc + row * CQ_TILE;
-    const int8_t *ahead = o->next + row / MOST_ROWS * (o->next_step * half);
+    const int8_t *ahead = o->next + row / MOST_ROWS * (next_step * half);
 #define EIGHT_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define LET(r) line_part c##r = ONES, d##r = ONES;
 #define BEGIN(r) \
@@ -131,8 +136,8 @@ INLINE void tile_clipped(const int R, const int fetch, const int as, const clipp
             if (AT_ONCE > 1) FETCH_AT(b + step), FETCH_AT(b2 + step);
         } else {
             __builtin_prefetch(ahead, 0, 2);
-            if (AT_ONCE > 1) __builtin_prefetch(ahead + o->panel_stride, 0, 2);
-            ahead += o->next_step;
+            if (AT_ONCE > 1) __builtin_prefetch(ahead + panel_stride, 0, 2);
+            ahead += next_step;
         }
 #define ADD(sum, w, w2) { \
     if (as == UNRAISED && full) ADD_FOUR(sum, x, w, y, w2, ONES, REGISTER, "m") \
