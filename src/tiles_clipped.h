@@ -29,7 +29,7 @@ static int64_t piece_of(int64_t groups) {
 typedef __m512i line_part;
 #define OP(name) _mm512_##name
 #define REGISTER "v"
-/* Of a loop's constants: GCC would keep them in vector registers, and a move from there takes a multiplication's turn. */
+/* A loop's constants: GCC would keep them in vector registers, and a move from there delays a multiplication. */
 #define IN_MEMORY volatile
 enum { MOST_ROWS = 8, RAISE_FROM = 96, FULL_FROM = 9, EXCESS_SHARE = 5, EXCESS_SHARE_FEW = 4 };
 #else
@@ -41,10 +41,12 @@ enum { MOST_ROWS = 4, RAISE_FROM = 24, FULL_FROM = 4, EXCESS_SHARE = 9, EXCESS_S
 #endif
 enum { LANES = sizeof(line_part) / 4, AT_ONCE = 2 * LANES / CQ_PANEL }; /* panels of a tile */
 
-typedef line_part loose_part __attribute__((aligned(1))); /* weights that came from elsewhere may lie anyhow */
+/* Weights that came from elsewhere, and results, may lie anyhow. */
+typedef line_part loose_part __attribute__((aligned(1)));
 INLINE line_part load_part(const void *p) { return *(const line_part *)p; }
+INLINE line_part load_sums(const int32_t *p) { return *(const loose_part *)(const void *)p; }
 INLINE line_part load_weights(const int8_t *b) { return *(const loose_part *)b; }
-INLINE void store_part(int32_t *p, line_part x) { *(line_part *)(void *)p = x; }
+INLINE void store_sums(int32_t *p, line_part x) { *(loose_part *)(void *)p = x; }
 INLINE line_part four_codes(const int8_t *a) {
     int32_t x;
     memcpy(&x, a, 4);
@@ -91,6 +93,7 @@ typedef struct {
     int64_t b_step;  /* from a panel to the second one, where a tile is two wide */
     int64_t groups;
     int32_t *acc;
+    int64_t acc_stride;
     const int8_t *next; /* the next panel: next_step bytes of it are a tile's share with every two groups */
     int64_t next_step, panel_stride;
 } clipped_product;
@@ -108,7 +111,8 @@ INLINE void tile_clipped(const int R, const int fetch, const int as, const clipp
     const int8_t *const IN_MEMORY end = a + 4 * (o->groups - half);
     const IN_MEMORY int64_t next_step = o->next_step, panel_stride = o->panel_stride;
     const int8_t *b = o->b, *b2 = b + 64 * half;
-    int32_t *const acc = o->acc + row * CQ_TILE;
+    const int64_t acc_stride = o->acc_stride;
+    int32_t *const acc = o->acc + row * acc_stride;
     const int8_t *ahead = o->next + row / MOST_ROWS * (next_step * half);
 #define EIGHT_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define LET(r) line_part c##r = ONES, d##r = ONES;
@@ -121,7 +125,7 @@ INLINE void tile_clipped(const int R, const int fetch, const int as, const clipp
         } \
     }
 #define GET(r) \
-    if (R > r) c##r = load_part(acc + r * CQ_TILE), d##r = load_part(acc + r * CQ_TILE + LANES);
+    if (R > r) c##r = load_sums(acc + r * acc_stride), d##r = load_sums(acc + r * acc_stride + LANES);
     EIGHT_ROWS(LET)
     if (o->start) {
         EIGHT_ROWS(BEGIN)
@@ -164,7 +168,7 @@ INLINE void tile_clipped(const int R, const int fetch, const int as, const clipp
         EIGHT_ROWS(ADD_LAST_GROUP)
     }
 #define PUT(r) \
-    if (R > r) store_part(acc + r * CQ_TILE, c##r), store_part(acc + r * CQ_TILE + LANES, d##r);
+    if (R > r) store_sums(acc + r * acc_stride, c##r), store_sums(acc + r * acc_stride + LANES, d##r);
     EIGHT_ROWS(PUT)
 #undef PUT
 #undef ADD_LAST_GROUP
@@ -209,7 +213,7 @@ INLINE void add_excess(const int P, excess_span added, excess_span subtracted, c
                        int32_t *acc) {
 #define EACH_HALF(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
 #define IS_THERE(p, h) (P > p && (h == 0 || LANES < CQ_PANEL))
-#define GET(p, h) line_part c##p##h = IS_THERE(p, h) ? load_part(acc + CQ_PANEL * p + LANES * h) : ONES;
+#define GET(p, h) line_part c##p##h = IS_THERE(p, h) ? load_sums(acc + CQ_PANEL * p + LANES * h) : ONES;
     EACH_HALF(GET)
 #define LINE(b, p, h) *(const loose_part *)(b + p * panel_stride + 4 * LANES * h)
 #define ADD(p, h) if (IS_THERE(p, h)) ADD_FOUR(c##p##h, x, LINE(b1, p, h), y, LINE(b2, p, h), sign, "m", REGISTER)
@@ -222,7 +226,7 @@ INLINE void add_excess(const int P, excess_span added, excess_span subtracted, c
         } }
     ADD_SPAN(added, OP(set1_epi16)(1))
     ADD_SPAN(subtracted, OP(set1_epi16)(-1))
-#define PUT(p, h) if (IS_THERE(p, h)) store_part(acc + CQ_PANEL * p + LANES * h, c##p##h);
+#define PUT(p, h) if (IS_THERE(p, h)) store_sums(acc + CQ_PANEL * p + LANES * h, c##p##h);
     EACH_HALF(PUT)
 #undef PUT
 #undef ADD_SPAN
@@ -240,10 +244,13 @@ static void raise_lines(const int8_t *b, int64_t lines, int8_t *to) {
 
 static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups,
                                const cq_strip *s) {
-    _Alignas(64) int32_t acc[CQ_BLOCK_ROWS * CQ_TILE];
+    _Alignas(64) int32_t scratch[CQ_BLOCK_ROWS * CQ_TILE];
     _Alignas(64) int8_t lines[AT_ONCE][64 * PIECE_GROUPS];
     const int panels = (s->columns + CQ_PANEL - 1) / CQ_PANEL, is_raised = !a->is_unsigned && s->rows >= RAISE_FROM;
     const int64_t piece = piece_of(groups);
+    const int bare = s->c && !s->row_sums && s->columns == CQ_TILE; /* sums are written where they belong */
+    int32_t *const acc = bare ? s->c : scratch;
+    const int64_t acc_stride = bare ? s->stride : CQ_TILE;
     for (int64_t g = 0; g < groups; g += piece)
         for (int p = 0; p < panels; p += AT_ONCE) { /* where two go at once, the last of an odd number goes twice */
             const int8_t *here = b + p * panel_stride + 64 * g;
@@ -256,6 +263,7 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
                                  .b_step = both ? panel_stride : 0,
                                  .groups = groups - g < piece ? groups - g : piece,
                                  .acc = acc + p * CQ_PANEL,
+                                 .acc_stride = acc_stride,
                                  .next = p + AT_ONCE < panels ? here + AT_ONCE * panel_stride
                                          : g + piece < groups ? b + 64 * (g + piece)
                                                               : b + panels * panel_stride,
@@ -280,12 +288,12 @@ static void ISA(strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t pan
     for (int64_t r = 0; r < s->rows; r++) {
         const excess_span added = span_of(&a->added, r), subtracted = span_of(&a->subtracted, r);
         if (added.codes == added.end && subtracted.codes == subtracted.end) continue;
-        if (panels == CQ_TILE / CQ_PANEL) add_excess(4, added, subtracted, b, panel_stride, acc + r * CQ_TILE);
+        if (panels == CQ_TILE / CQ_PANEL) add_excess(4, added, subtracted, b, panel_stride, acc + r * acc_stride);
         else
             for (int p = 0; p < panels; p++)
-                add_excess(1, added, subtracted, b + p * panel_stride, 0, acc + r * CQ_TILE + p * CQ_PANEL);
+                add_excess(1, added, subtracted, b + p * panel_stride, 0, acc + r * acc_stride + p * CQ_PANEL);
     }
-    ISA(store_i8)(acc, CQ_TILE, (int)s->rows, s, 0);
+    if (!bare) ISA(store_i8)(acc, CQ_TILE, (int)s->rows, s, 0);
 }
 
 static double ISA(peak_i8)(int64_t repeats) {
