@@ -51,7 +51,6 @@ typedef struct {
     int32_t *groups, *codes; /* (room) */
     int64_t *ends;           /* (rows) */
 } cq_excess;
-#define CQ_FEW_ROWS 4
 #define CQ_EXCESS_AT_ONCE 40 /* there is no more excess where there is no room for so many */
 
 /* Rows of codes minus a centre, or minus a floor below most of them, clipped so that a product's int16 sums cannot
@@ -123,8 +122,9 @@ typedef struct {
      * excess for that to pay, or a row's zero point is no code. */
     int (*clip)(const uint8_t *a, int64_t a_stride, int64_t rows, int64_t k, const int32_t *zeros, int32_t zero,
                 cq_clipped *out);
-    /* With a group of excess for so many codes, clipped rows take as long as others: more rows than CQ_FEW_ROWS, and
-     * fewer. */
+    /* With a group of excess for so many codes, clipped rows take as long as others. The second number is for up to
+     * CQ_FEW_ROWS rows. */
+#define CQ_FEW_ROWS 4
     int excess_share, excess_share_few;
     /* As strip_i8, of clipped rows. */
     void (*strip_clipped)(const cq_clipped *a, const int8_t *b, int64_t panel_stride, int64_t groups,
